@@ -1,0 +1,48 @@
+"""Every way in which a run can end, in one place: one exception and one exit code each.
+
+A message is one line that says what was found (file and row where there is one), what was
+wanted, and what to do. `experiment.main` prints it and exits with the code; nothing else in the
+package calls `sys.exit`.
+"""
+
+
+class MufinError(Exception):
+    """Ends a run with `exit_code` and, instead of a traceback, its one-line message."""
+
+    exit_code = 1
+
+
+class InputError(MufinError):
+    """Wrong use, or input that cannot be read."""
+
+    exit_code = 2
+
+
+class TooManyBadRows(MufinError):
+    """More rows of the input are unusable than the configuration tolerates."""
+
+    exit_code = 65
+
+
+class NonFinite(MufinError):
+    """Training produced NaN or infinity more often than a skipped step can mend."""
+
+    exit_code = 70
+
+
+class Held(MufinError):
+    """The folder belongs to another run that is still alive."""
+
+    exit_code = 73
+
+
+class DiskError(MufinError):
+    """The disk is full, read-only or failing."""
+
+    exit_code = 74
+
+
+class Stopped(MufinError):
+    """A signal asked the run to stop; its state is saved and the same command resumes it."""
+
+    exit_code = 75
