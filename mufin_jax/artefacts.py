@@ -1,0 +1,118 @@
+"""What stages hand to one another of the model: `model.json`, its sizes, and `weights/`."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from mufin_jax import classifiers
+from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.encoders.distilbert import DistilBertConfig
+from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.encoders.vit import ViTConfig
+from mufin_jax.errors import InputError
+from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.files import read_json, write_json
+from mufin_jax.sharding import put, replicated
+
+
+def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> Mufin:
+    """Return the model before any training: from checkpoints where they are named, else random.
+
+    Raises:
+        InputError: if a checkpoint cannot be read, or belongs to another kind of data.
+    """
+    vectors = dataset.image_vectors
+    if config.image_checkpoint and vectors is not None:
+        raise InputError(
+            f"--model.image-checkpoint={config.image_checkpoint}: the data hold ready image vectors, "
+            "not pixels; leave the checkpoint out"
+        )
+    encoders = {}
+    if config.image_checkpoint and config.modalities != "text":
+        from mufin_jax.encoders.pretrained import load_vit
+
+        encoders["image_encoder"] = vit = load_vit(config.image_checkpoint, dataset.processing.size)
+        config = dataclasses.replace(config, image=vit.config)
+    if config.text_checkpoint and config.modalities != "images":
+        from mufin_jax.encoders.pretrained import load_distilbert
+
+        encoders["text_encoder"] = bert = load_distilbert(config.text_checkpoint)
+        config = dataclasses.replace(config, text=bert.config)
+    model = Mufin(
+        config,
+        vocab=config.text.vocab if config.text_checkpoint else dataset.tokenizer.vocab_size,
+        vector_width=None if vectors is None else vectors.shape[1],
+        processing=dataset.processing,
+        mesh=mesh,
+        rngs=nnx.Rngs(seed),
+    )
+    for name, encoder in encoders.items():
+        setattr(model, name, encoder)
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, put(state, replicated(mesh)))
+
+
+def save_model(model: Mufin, folder: Path) -> None:
+    """Write the model's sizes and weights; the folder holds nothing else."""
+    sizes = {
+        "config": dataclasses.asdict(model.config),
+        "vocab": model.vocab,
+        "vector_width": model.vector_width,
+        "processing": dataclasses.asdict(model.processing),
+    }
+    Checkpoints(folder / "weights").save(0, _weights(model), {})
+    write_json(folder / "model.json", sizes)
+
+
+def load_model(folder: Path, mesh: Mesh) -> Mufin:
+    """Return the model that `save_model` wrote.
+
+    Raises:
+        InputError: if there is none, or it is incomplete.
+    """
+    if not (folder / "model.json").exists():
+        raise InputError(f"{folder}: no model there; run the stage that writes it first")
+    sizes = read_json(folder / "model.json")
+    config, processing = sizes["config"], sizes["processing"]
+    config |= {"image": ViTConfig(**config["image"]), "text": DistilBertConfig(**config["text"])}
+    processing |= {key: tuple(processing[key]) for key in ("mean", "std")}
+
+    def shell() -> Mufin:
+        return Mufin(
+            ModelConfig(**config),
+            vocab=sizes["vocab"],
+            vector_width=sizes["vector_width"],
+            processing=ImageProcessing(**processing),
+            mesh=mesh,
+            rngs=nnx.Rngs(0),
+        )
+
+    abstract = nnx.eval_shape(shell)
+    weights = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
+        _weights(abstract),
+    )
+    found = Checkpoints(folder / "weights").restore(weights)
+    if found is None:
+        raise InputError(f"{folder}/weights: no readable weights; run the stage that writes them")
+    return nnx.merge(nnx.graphdef(abstract), found[1])
+
+
+def _weights(model: Mufin) -> dict:
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+def load_table(folder: Path, num_labels: int, dim: int, mesh: Mesh) -> classifiers.LabelTable:
+    """Return the label table that a stage wrote, its rows split over the devices.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found = Checkpoints(folder).restore(classifiers.abstract(num_labels, dim, mesh))
+    if found is None:
+        raise InputError(f"{folder}: no readable label table; run the stage that writes it first")
+    return found[1]

@@ -1,0 +1,74 @@
+"""Bags of descriptors: what a datapoint or a label is made of (paper, section 3).
+
+A datapoint's bag holds its texts and its images. A batch keeps the *distinct* descriptors of all its
+items in one `Pool`, so that a picture shown by several items, or by a datapoint and a label, is
+encoded once; `Bags` says which row of the pool fills which slot of which bag. True in a mask means
+real.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """The distinct descriptors of a batch; texts come first in the order of the rows.
+
+    Attributes:
+        tokens: token ids of the texts.
+        lengths: number of real tokens of each text.
+        images: pixels 0-255, or ready vectors, or None when the model sees no images.
+    """
+
+    tokens: Int[Array, "t s"] | None
+    lengths: Int[Array, "t"] | None
+    images: UInt8[Array, "i h w 3"] | Float[Array, "i v"] | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bags:
+    """For each item, the pool rows of its descriptors.
+
+    Attributes:
+        slots: rows of the pool (texts first, then images); 0 where the mask is False.
+        mask: True where the slot holds a descriptor.
+    """
+
+    slots: Int[Array, "b n"]
+    mask: Bool[Array, "b n"]
+
+
+def fill(vectors: Float[Array, "p d"], bags: Bags) -> Float[Array, "b n d"]:
+    """Return the descriptor vectors of each bag, zero where there is none."""
+    return vectors[bags.slots] * bags.mask[..., None]
+
+
+def unit(vectors: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """Sphere-normalise: v / |v|; a zero vector stays zero, and so does its gradient."""
+    square = jnp.square(vectors).sum(-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def masked_sum(vectors: Float[Array, "*b n d"], mask: Bool[Array, "*#b n"]) -> Float[Array, "*b d"]:
+    """Sum the vectors of each bag over its real descriptors."""
+    return jnp.where(mask[..., None], vectors, 0).sum(-2)
+
+
+def pool_maximum(vectors: Float[Array, "*b w"], dim: int) -> Float[Array, "*b d"]:
+    """Adaptive max-pooling: the maximum of each of `dim` runs of neighbouring entries.
+
+    Run j covers entries floor(j*w/d) to ceil((j+1)*w/d) - 1, as in torch's AdaptiveMaxPool1d; for
+    768 -> 192 these are runs of 4 (paper, section 3).
+    """
+    width = vectors.shape[-1]
+    if width % dim == 0:
+        return vectors.reshape(*vectors.shape[:-1], dim, width // dim).max(-1)
+    starts = [j * width // dim for j in range(dim)]
+    stops = [-(-(j + 1) * width // dim) for j in range(dim)]
+    runs = [vectors[..., a:b].max(-1) for a, b in zip(starts, stops, strict=True)]
+    return jnp.stack(runs, axis=-1)

@@ -1,0 +1,215 @@
+"""Checkpoints: what a run needs to continue as if it had never been stopped.
+
+The one home of Orbax, which commits a step in one piece and restores it to any placement, but
+loads damaged bytes as if nothing were amiss. Hence each step has a manifest of sizes and SHA-256,
+which is written last and checked before anything is read:
+
+    <folder>/<step>/state/         the arrays, by Orbax
+    <folder>/<step>/facts.json     what the caller added, and name, path, shape, dtype of each array
+    <folder>/<step>/manifest.json  {relative path: [size, sha256]}; a step without one is unfinished
+"""
+
+import dataclasses
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mufin_jax import files
+from mufin_jax.errors import InputError
+
+log = logging.getLogger(__name__)
+
+_MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one stage, newest `keep` of them; one process at a time may save."""
+
+    folder: Path
+    keep: int = 2
+
+    def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
+        """Writes a state (a pytree of arrays, on any devices) and JSON-able facts, durably.
+
+        Later steps, abandoned by a run that resumed before them, and those beyond `keep` are
+        deleted afterwards. Raises DiskError, and leaves nothing behind, if the disk is full.
+        """
+        leaves = _named_leaves(state)
+        arrays = {
+            name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+            for name, (_, leaf) in leaves.items()
+        }
+        described = {
+            name: {"path": leaves[name][0], "shape": array.shape, "dtype": array.dtype.name}
+            for name, array in arrays.items()
+        }
+        needed = sum(array.nbytes for array in arrays.values())
+        self._remove_unfinished()
+        unfinished = self.folder.absolute() / f".{step}.tmp"
+        try:
+            with files.disk_errors(self.folder, needed):
+                unfinished.mkdir(parents=True)
+                _save_arrays(unfinished / "state", arrays)
+                files.write_json(unfinished / "facts.json", {"facts": facts, "arrays": described})
+                for path in unfinished.rglob("*"):
+                    files.sync(path)
+                files.write_json(unfinished / _MANIFEST, files.manifest(unfinished))
+                target = self.folder / str(step)
+                if target.exists():
+                    shutil.rmtree(target)
+                os.replace(unfinished, target)
+                files.sync(self.folder)
+        except BaseException:
+            self._remove_unfinished()
+            raise
+        kept = [other for other in self._steps() if other <= step][: self.keep]
+        for other in set(self._steps()) - set(kept):
+            shutil.rmtree(self.folder / str(other))
+
+    def restore(
+        self, abstract: Any = None, step: int | None = None
+    ) -> tuple[int, Any, dict[str, Any]] | None:
+        """Reads a step, by default the newest undamaged one; None if there is none.
+
+        The state comes in the structure of `abstract`, whose leaves say where arrays go: a
+        jax.ShapeDtypeStruct with a sharding (or a jax.Array) makes a jax.Array placed that way,
+        any other leaf with shape and dtype a numpy array. Without `abstract` it comes as nested
+        dicts of numpy arrays. Raises InputError if a step that was asked for is damaged, or if
+        names, shapes or dtypes differ from those of `abstract`.
+        """
+        if step is None:
+            step = self.latest()
+            if step is None:
+                return None
+        elif reason := self._damage(step):
+            raise InputError(f"{self.folder / str(step)}: {reason}; restore another step")
+        folder = self.folder.absolute() / str(step)
+        stored = files.read_json(folder / "facts.json")
+        described, facts = stored["arrays"], stored["facts"]
+        if abstract is None:
+            targets = {n: np.empty(d["shape"], jnp.dtype(d["dtype"])) for n, d in described.items()}
+            arrays = _load_arrays(folder / "state", targets)
+            return step, _nest({n: (d["path"], arrays[n]) for n, d in described.items()}), facts
+        wanted = {name: leaf for name, (_, leaf) in _named_leaves(abstract).items()}
+        _check_same(wanted, described, folder)
+        arrays = _load_arrays(folder / "state", {n: _target(leaf) for n, leaf in wanted.items()})
+        leaves = [
+            jnp.array(arrays[name]) if _is_anywhere(leaf) else arrays[name]
+            for name, leaf in wanted.items()
+        ]
+        return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), facts
+
+    def latest(self) -> int | None:
+        """The newest step whose files all match its manifest; damaged ones are reported."""
+        for step in self._steps():
+            if not (reason := self._damage(step)):
+                return step
+            log.warning("%s: %s; using an older step", self.folder / str(step), reason)
+        return None
+
+    def _steps(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(
+            (int(p.name) for p in self.folder.iterdir() if p.name.isdigit()), reverse=True
+        )
+
+    def _damage(self, step: int) -> str | None:
+        folder = self.folder / str(step)
+        if not (folder / _MANIFEST).is_file():
+            return "unfinished (it has no manifest)"
+        try:
+            return files.damage(folder, files.read_json(folder / _MANIFEST), ignore={_MANIFEST})
+        except (InputError, TypeError, ValueError, AttributeError):
+            return f"{_MANIFEST} is damaged"
+
+    def _remove_unfinished(self) -> None:
+        for leftover in self.folder.glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    from orbax.checkpoint import v1 as ocp  # 2 s to import
+
+    context = ocp.Context()
+    context.array.saving.use_compression = False  # weights hardly shrink; it takes most of the time
+    try:
+        with context:
+            ocp.save(str(path), arrays)
+    except (ValueError, RuntimeError) as error:
+        # TensorStore does not raise OSError, but says what the system said.
+        if not (code := re.search(r"os_error_code='(\d+)'", str(error))):
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def _load_arrays(path: Path, targets: dict[str, Any]) -> dict[str, Any]:
+    from orbax.checkpoint import v1 as ocp
+
+    return ocp.load(str(path), targets)
+
+
+def _named_leaves(tree: Any) -> dict[str, tuple[list[str | int], Any]]:
+    """Leaves by name, such as optimizer/0/mu, in the tree's order, each with its path of keys."""
+    named = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        path = [_plain(key) for key in keys]
+        name = "/".join(map(str, path))
+        if name in named:
+            raise ValueError(f"two arrays of the state are called {name}")
+        named[name] = path, leaf
+    return named
+
+
+def _plain(key: Any) -> str | int:
+    match key:
+        case jax.tree_util.SequenceKey(idx=plain) | jax.tree_util.GetAttrKey(name=plain):
+            return plain
+        case jax.tree_util.DictKey(key=plain) | jax.tree_util.FlattenedIndexKey(key=plain):
+            return plain
+    raise ValueError(f"{key!r} should be a string or a number")
+
+
+def _nest(named: dict[str, tuple[list[str | int], Any]]) -> Any:
+    nested: dict[str | int, Any] = {}
+    for path, leaf in named.values():
+        place = nested
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = leaf
+    return nested
+
+
+def _target(leaf: Any) -> Any:
+    """What Orbax wants to be told of an array: shape, dtype, and a placement or numpy."""
+    if getattr(leaf, "sharding", None) is None or _is_anywhere(leaf):
+        return np.empty(leaf.shape, leaf.dtype)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _is_anywhere(leaf: Any) -> bool:
+    """Whether an array was put on no particular device, and so may meet sharded ones in a step."""
+    return isinstance(leaf, jax.Array) and not leaf.committed
+
+
+def _check_same(wanted: dict[str, Any], stored: dict[str, dict], folder: Path) -> None:
+    """Refuses a state of another model before Orbax pads, casts or fails in its own words."""
+    for name in sorted(wanted.keys() | stored.keys()):
+        asked = there = None
+        if name in wanted:
+            asked = f"{np.dtype(wanted[name].dtype).name}{list(wanted[name].shape)}"
+        if name in stored:
+            there = f"{stored[name]['dtype']}{stored[name]['shape']}"
+        if asked != there:
+            raise InputError(
+                f"{folder}: {name} is {there or 'not there'}, but this configuration has "
+                f"{asked or 'none'}; use the configuration it was made with, or another --workdir"
+            )

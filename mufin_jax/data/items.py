@@ -1,0 +1,144 @@
+"""From the rows of a raw catalogue to the items that stay, numbered anew."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Int32, Int64
+from tqdm import tqdm
+
+from mufin_jax.data.readers import SIDES, Catalogue
+from mufin_jax.data.resizing import Bag, JpegSpool
+from mufin_jax.data.strings import Strings
+from mufin_jax.data.tally import Tally
+from mufin_jax.errors import InputError
+
+
+@dataclasses.dataclass
+class Items:
+    """The items of one side that stay; see `dataset.Side` for the arrays."""
+
+    ids: Strings
+    titles: Strings
+    text: Int32[np.ndarray, " n"]
+    image_offsets: Int64[np.ndarray, " n_plus_1"]
+    image_rows: Int64[np.ndarray, " images"]
+
+    def __len__(self) -> int:
+        """The number of items."""
+        return len(self.text)
+
+    def save(self, folder: Path, name: str) -> None:
+        """Writes `<name>_ids.npz`, `<name>_titles.npz` and `<name>_items.npz`."""
+        self.ids.save(folder / f"{name}_ids.npz")
+        self.titles.save(folder / f"{name}_titles.npz")
+        np.savez(
+            folder / f"{name}_items.npz",
+            text=self.text,
+            image_offsets=self.image_offsets,
+            image_rows=self.image_rows,
+        )
+
+    def records(self, name: str, spool: JpegSpool | None) -> Iterator[dict[str, Any]]:
+        """The items as `write_records` takes them, with the images that the spool holds."""
+        for i in tqdm(range(len(self)), f"{name} records", unit=" items", disable=None):
+            rows = self.image_rows[self.image_offsets[i] : self.image_offsets[i + 1]]
+            images = spool.read(rows.tolist()) if spool else []
+            yield {"uid": self.ids[i], "title": self.titles[i], "images": images}
+
+
+def drop_empty(catalogue: Catalogue, bags: dict[str, Bag], tally: Tally) -> None:
+    """Marks the items that have neither text nor image as not kept.
+
+    Raises:
+      InputError: if a side has no item left, or training no relevant pair.
+    """
+    for name in SIDES:
+        side = catalogue.sides[name]
+        titled = np.array([bool(title) for title in side.titles], bool)
+        empty = side.kept & ~titled & (bags[name].counts() == 0)
+        for item in np.flatnonzero(empty):
+            reason = f"{side.ids[item]} has neither a title nor a usable image"
+            tally.note("empty item", side.file, int(side.rows[item]), reason)
+        side.kept &= ~empty
+        if not side.kept.any():
+            raise InputError(
+                f"{side.file}: none of the {len(side):,} {name} items has a title or a usable "
+                f"image: {tally.summary()}"
+            )
+    if not compact_pairs(catalogue, catalogue.relevance["train"], "train").nnz:
+        raise InputError("no training point has a label: check the relevance and the label ids")
+
+
+def compact_pairs(
+    catalogue: Catalogue, pairs: scipy.sparse.csr_matrix, name: str
+) -> scipy.sparse.csr_matrix:
+    """A points x labels matrix without the rows and columns of items that are not kept."""
+    kept = pairs[catalogue.sides[name].kept][:, catalogue.sides["label"].kept]
+    kept = scipy.sparse.csr_matrix(kept, dtype=np.float32)
+    kept.sort_indices()
+    return kept
+
+
+def distinct_titles(catalogue: Catalogue) -> tuple[list[str], dict[str, Int32[np.ndarray, " n"]]]:
+    """The distinct titles in the order of first mention; and by side, each item's, or -1."""
+    rows: dict[str, int] = {}
+    text = {}
+    for name in SIDES:
+        side = catalogue.sides[name]
+        text[name] = np.array(
+            [
+                rows.setdefault(title, len(rows)) if title and kept else -1
+                for title, kept in zip(side.titles, side.kept, strict=True)
+            ],
+            np.int32,
+        )
+    return list(rows), text
+
+
+def compact(catalogue: Catalogue, name: str, bag: Bag, text: np.ndarray) -> Items:
+    """The kept items of a side; `text` are the rows that `distinct_titles` gave."""
+    side = catalogue.sides[name]
+    counts = bag.counts()
+    offsets = np.zeros(side.kept.sum() + 1, np.int64)
+    np.cumsum(counts[side.kept], out=offsets[1:])
+    kept = np.flatnonzero(side.kept)
+    return Items(
+        Strings.pack(side.ids[i] for i in kept),
+        Strings.pack(side.titles[i] for i in kept),
+        text[side.kept],
+        offsets,
+        bag.rows[np.repeat(side.kept, counts)],
+    )
+
+
+def image_homes(items: dict[str, Items]) -> Int64[np.ndarray, "i 3"]:
+    """Split, item and position of the first mention of each image."""
+    homes = []
+    for split, name in enumerate(SIDES):
+        offsets = items[name].image_offsets
+        item = np.repeat(np.arange(len(items[name])), np.diff(offsets))
+        position = np.arange(len(item)) - offsets[item]
+        homes.append(np.stack([np.full(len(item), split), item, position], axis=1))
+    rows = np.concatenate([items[name].image_rows for name in SIDES])
+    _, first = np.unique(rows, return_index=True)
+    return np.concatenate(homes)[first].astype(np.int64)
+
+
+def save_categories(catalogue: Catalogue, folder: Path) -> None:
+    """Writes label_categories.npz (a code each, and the codes' names), if labels have them."""
+    label = catalogue.sides["label"]
+    if label.categories is None:
+        return
+    kept = [label.categories[i] for i in np.flatnonzero(label.kept)]
+    names, codes = np.unique(kept, return_inverse=True)
+    packed = Strings.pack(names.tolist())
+    np.savez(
+        folder / "label_categories.npz",
+        codes=codes.astype(np.int32),
+        blob=packed.blob,
+        offsets=packed.offsets,
+    )

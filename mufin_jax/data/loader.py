@@ -1,0 +1,120 @@
+"""From item numbers to `Pool` and `Bags`: the one door between numpy and JAX.
+
+A batch names items; the loader collects the distinct texts and images among them, of datapoints and
+labels together, pads both to a bucket, and says which descriptor fills which slot. What is encoded is
+therefore proportional to the true number of distinct descriptors (paper, section 4: 4.9 images a
+product, 15 at most), and the shapes that are compiled are few.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from mufin_jax.bags import Bags, Pool
+from mufin_jax.sharding import round_up
+from mufin_jax.data.dataset import Dataset, Side
+
+T = TypeVar("T")
+Items = tuple[Side, Int[np.ndarray, "b"]]
+
+
+class Loader:
+    """Reads batches of one dataset for a model that sees the given modalities.
+
+    Descriptors are numbered over the whole dataset, texts first: text r is r, image r is
+    `num_texts + r`. `slots` speaks in these numbers, `batch` in rows of a pool.
+
+    Args:
+        dataset: a prepared folder.
+        modalities: which descriptors the model sees.
+        mesh_size: number of devices that the flat axes of a pool must divide over.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        modalities: Literal["both", "text", "images"] = "both",
+        mesh_size: int = 1,
+    ):
+        self.dataset, self.modalities, self.mesh_size = dataset, modalities, mesh_size
+        self.num_texts = len(dataset.texts)
+        vectors = dataset.image_vectors
+        self.pixels = dataset.images if vectors is None else vectors
+        self.num_descriptors = self.num_texts + len(self.pixels)
+        sides = (dataset.train, dataset.test, dataset.labels)
+        self.max_images = max(int(np.diff(side.image_offsets).max(initial=0)) for side in sides)
+
+    def slots(
+        self, side: Side, rows: Int[np.ndarray, "b"]
+    ) -> tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, "b n"]]:
+        """Return the descriptor numbers of some items, and which of them are real."""
+        columns = []
+        if self.modalities != "images":
+            columns.append(side.text[rows][:, None].astype(np.int64))
+        if self.modalities != "text" and self.max_images:
+            start, stop = side.image_offsets[rows], side.image_offsets[rows + 1]
+            place = start[:, None] + np.arange(self.max_images)
+            real = place < stop[:, None]
+            images = np.full(place.shape, -1, np.int64)
+            images[real] = self.num_texts + side.image_rows[place[real]]
+            columns.append(images)
+        slots = np.concatenate(columns, 1)
+        return np.maximum(slots, 0), slots >= 0
+
+    def batch(self, groups: Sequence[Items]) -> tuple[Pool, list[Bags]]:
+        """Return one pool for all groups of items, and the bags of each group, as numpy arrays."""
+        grids = [self.slots(side, rows) for side, rows in groups]
+        numbers = np.unique(np.concatenate([slots[mask] for slots, mask in grids]))
+        split = int(np.searchsorted(numbers, self.num_texts))
+        pool = self.pool(numbers[:split], numbers[split:] - self.num_texts)
+        first_image = 0 if pool.tokens is None else len(pool.tokens)
+        bags = []
+        for slots, mask in grids:
+            place = np.searchsorted(numbers, slots)
+            place = np.where(place < split, place, place - split + first_image)
+            bags.append(Bags(np.where(mask, place, 0).astype(np.int32), mask))
+        return pool, bags
+
+    def pool(self, texts: Int[np.ndarray, "t"], images: Int[np.ndarray, "i"]) -> Pool:
+        """Return the pool of these texts and images, each axis padded to its bucket."""
+        tokens = lengths = pixels = None
+        if self.modalities != "images":
+            tokens, lengths = pad_texts(
+                np.asarray(self.dataset.texts[texts]),
+                np.asarray(self.dataset.text_lengths[texts]),
+                self.mesh_size,
+            )
+        if self.modalities != "text":
+            pixels = pad_rows(np.asarray(self.pixels[images]), self.mesh_size)
+        return Pool(tokens, lengths, pixels)  # pyright: ignore[reportArgumentType]
+
+
+def pad_rows(array: np.ndarray, mesh_size: int = 1) -> np.ndarray:
+    """Append rows of zeros up to the next bucket."""
+    padded = np.zeros((round_up(len(array), mesh_size), *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded
+
+
+def pad_texts(
+    tokens: Int[np.ndarray, "t s"], lengths: Int[np.ndarray, "t"], mesh_size: int = 1
+) -> tuple[Int[np.ndarray, "t s"], Int[np.ndarray, "t"]]:
+    """Pad the number of texts to its bucket, and cut their length to a multiple of 8 tokens."""
+    longest = max(8, -(-int(lengths.max(initial=1)) // 8) * 8)
+    return pad_rows(tokens[:, :longest], mesh_size), pad_rows(lengths, mesh_size)
+
+
+def prefetch(make: Callable[[int], T], start: int, stop: int, threads: int = 2) -> Iterator[T]:
+    """Yield make(start), ..., make(stop - 1) in order, made ahead of use by a few threads.
+
+    `make` must be a pure function of the step: a resumed run then replays the same batches without
+    any state of the input pipeline in its checkpoint.
+    """
+    import grain
+
+    if start < stop:
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        steps = grain.MapDataset.range(start, stop)
+        yield from steps.map(make).to_iter_dataset(options)

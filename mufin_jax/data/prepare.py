@@ -1,0 +1,249 @@
+"""The stage `prepare`: a catalogue as users hold it becomes a folder that training reads.
+
+Writes (see `Dataset` for how they are opened)
+    texts.npy, text_lengths.npy     token ids int32 (t, max_tokens) of the distinct titles
+    images.npy                      uint8 (i, size, size, 3), the distinct images; or
+    image_vectors.npy               float32 (i, width), where the user has vectors
+    records/                        the items as a TensorFlow Dataset, images as JPEG
+    image_homes.npy                 int64 (i, 3): split, record and position of each image there
+    {train,test,label}_items.npz    text, image_offsets, image_rows of each item
+    {train,test,label}_{ids,titles}.npz
+    {train,test}_{relevance,filter}.npz    CSR of points x labels
+    label_categories.npz, ceiling.json     where the catalogue has them
+    tokenizer.json, prepare_report.json, records.json, and at last manifest.json
+"""
+
+import dataclasses
+import errno
+import functools
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+
+from mufin_jax.data import images as pictures
+from mufin_jax.data import readers
+from mufin_jax.data.items import (
+    compact,
+    compact_pairs,
+    distinct_titles,
+    drop_empty,
+    image_homes,
+    save_categories,
+)
+from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, write_json, write_manifest
+from mufin_jax.data.overlap import Overlap, overlap_filter
+from mufin_jax.data.readers import SIDES, Catalogue
+from mufin_jax.data.records import write_records
+from mufin_jax.data.resizing import Bag, JpegSpool, copy_vectors, resize_images
+from mufin_jax.data.tally import Tally
+from mufin_jax.data.text import Tokenizer, write_texts
+from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
+from mufin_jax.errors import DiskError, InputError
+
+REPORT = "prepare_report.json"
+_FILES = (
+    *("texts.npy", "text_lengths.npy", "tokenizer.json", REPORT),
+    *("images.npy", "image_vectors.npy", "image_homes.npy"),
+    *(f"{side}_{part}.npz" for side in SIDES for part in ("items", "ids", "titles")),
+    *(f"{side}_{part}.npz" for side in SIDES[:2] for part in ("relevance", "filter")),
+    *("label_categories.npz", "ceiling.json"),
+)
+_log = logging.getLogger(__name__)
+_SPOOL = "images.spool"
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """How a catalogue is prepared."""
+
+    image_size: int = 224
+    """Height and width of the prepared pictures, in pixels."""
+    fit: Fit = "pad"
+    """pad: keep the proportions, on white; stretch: resize both sides to the image size."""
+    resample: Resample = "bilinear"
+    """The filter that resizes pictures."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Subtracted from each channel before the encoder, on the scale 0 to 1."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Divides each channel after that."""
+    max_images: int = 15
+    """The most images of an item; the first ones are kept."""
+    max_bytes: int = pictures.MAX_BYTES
+    """Pictures whose file is larger are left out."""
+    max_pixels: int = pictures.MAX_PIXELS
+    """Pictures with more pixels are left out, before they are decoded."""
+    image_array_gb: float = 32.0
+    """Above this size the decoded pictures are not stored; training then decodes the records."""
+    records: bool = True
+    """Whether to write the TensorFlow Dataset of array records too."""
+    tokenizer: str | None = None
+    """Checkpoint (folder or hub name) or tokenizer.json; else one is trained on the titles."""
+    vocab_size: int = 8192
+    """The most tokens of a trained tokenizer."""
+    max_tokens: int = 32
+    """Longer titles are cut, the tokens at both ends included."""
+    filter: Overlap = "given"
+    """Pairs left out of scoring. given: the filter files, else as reciprocal; self: each point's
+    own item; reciprocal: that, and relevant test pairs whose reverse is in training."""
+    max_bad: float = 0.05
+    """The largest share of bad lines, or of broken images, that is skipped."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant."""
+        for name in ("max_images", "max_bytes", "max_pixels", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}: wanted at least 1")
+        if self.vocab_size < 64:
+            raise InputError(f"vocab_size is {self.vocab_size}: wanted at least 64")
+        if self.max_tokens < 3:
+            raise InputError(f"max_tokens is {self.max_tokens}: wanted at least 3, one a word")
+        if not 0 <= self.max_bad < 1:
+            raise InputError(f"max_bad is {self.max_bad}: wanted a share from 0 to below 1")
+        if self.image_array_gb < 0:
+            raise InputError(f"image_array_gb is {self.image_array_gb}: wanted 0 or more")
+        if self.image_array_gb == 0 and not self.records:
+            raise InputError("image_array_gb=0 and records=False leave no pictures: allow one")
+        if self.filter not in ("given", "self", "reciprocal"):
+            raise InputError(f"filter is {self.filter!r}: wanted given, self or reciprocal")
+        _ = self.processing
+
+    @property
+    def processing(self) -> ImageProcessing:
+        """The image fields in the encoder's terms; raises InputError if they make no sense."""
+        return ImageProcessing(self.image_size, self.fit, self.resample, self.mean, self.std)
+
+
+def prepare(
+    config: PrepareConfig, source: Path, out: Path, processing: ImageProcessing | None = None
+) -> None:
+    """Reads the catalogue in `source` and writes the prepared folder `out`.
+
+    The same input gives the same bytes, except for those of the records. A folder without a
+    manifest is unfinished, and started anew; a finished one is prepared again.
+
+    Args:
+      config: how.
+      source: a folder in one of the forms of `readers`.
+      out: where to write; its other files are left alone.
+      processing: a checkpoint's own preprocessing, in place of the config's image fields.
+
+    Raises:
+      InputError: if the source cannot be used as a whole.
+      TooManyBadRows: if more of it is bad than `config.max_bad`.
+      DiskError: if the disk is full, read-only or failing.
+    """
+    source, out = Path(source), Path(out)
+    if out.resolve() == source.resolve():
+        raise InputError(f"{out} is both the catalogue and the output: name another output folder")
+    try:
+        _prepare(config, source, out, processing or config.processing)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
+            raise DiskError(
+                f"{out} cannot be written ({error}): free space or go elsewhere"
+            ) from None
+        raise
+
+
+def _prepare(config: PrepareConfig, source: Path, out: Path, processing: ImageProcessing) -> None:
+    tally = Tally(config.max_bad)
+    catalogue = readers.read(source, tally, config.max_images, config.max_bytes)
+    ceiling = readers.read_ceiling(source)
+    out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
+    spool = JpegSpool(out / _SPOOL) if config.records and not catalogue.vectors else None
+    if catalogue.vectors:
+        bags = copy_vectors(catalogue, out / "image_vectors.npy")
+    else:
+        bags = _images(config, catalogue, processing, out, tally, spool)
+    drop_empty(catalogue, bags, tally)
+    titles, text = distinct_titles(catalogue)
+    tokenizer = _tokenizer(config, catalogue)
+    tokenizer.save(out / "tokenizer.json")
+    write_texts(tokenizer, titles, config.max_tokens, out)
+    items = {name: compact(catalogue, name, bags[name], text[name]) for name in SIDES}
+    for name in SIDES:
+        items[name].save(out, name)
+    if not catalogue.vectors:
+        np.save(out / "image_homes.npy", image_homes(items))
+    save_categories(catalogue, out)
+    overlap, filters = overlap_filter(catalogue, config.filter)
+    counts = {name: len(items[name]) for name in SIDES}
+    for kind, matrices in (("relevance", catalogue.relevance), ("filter", filters)):
+        for name, matrix in matrices.items():
+            pairs = compact_pairs(catalogue, matrix, name)
+            scipy.sparse.save_npz(out / f"{name}_{kind}.npz", pairs)
+            counts[f"{name}_{kind}"] = pairs.nnz
+    counts["texts"] = _rows(out / "texts.npy")
+    counts["images"] = _rows(
+        out / ("image_vectors.npy" if catalogue.vectors else "image_homes.npy")
+    )
+    if config.records:
+        splits = {name: items[name].records(name, spool) for name in SIDES}
+        write_records(splits, out / "records")
+        (out / _SPOOL).unlink(missing_ok=True)
+    if ceiling is not None:
+        write_json(out / "ceiling.json", ceiling)
+    write_json(out / REPORT, {"form": catalogue.form, "kept": counts, **tally.as_dict()})
+    if tally.counts:
+        _log.warning("%s; see %s", tally.summary(), out / REPORT)
+    content = {
+        "form": catalogue.form,
+        "counts": counts,
+        "processing": dataclasses.asdict(processing),
+        "max_tokens": config.max_tokens,
+        "filter": overlap,
+        "config": dataclasses.asdict(config),
+    }
+    write_manifest(out, content, [name for name in _FILES if (out / name).is_file()])
+
+
+def _clear(out: Path) -> None:
+    """Removes what an earlier preparation left, the manifest first."""
+    for name in (MANIFEST, RECORDS_CHECKSUMS, _SPOOL, *_FILES):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "records", ignore_errors=True)
+
+
+def _images(
+    config: PrepareConfig,
+    catalogue: Catalogue,
+    processing: ImageProcessing,
+    out: Path,
+    tally: Tally,
+    spool: JpegSpool | None,
+) -> dict[str, Bag]:
+    read = functools.partial(
+        pictures.read_image,
+        processing=processing,
+        max_bytes=config.max_bytes,
+        max_pixels=config.max_pixels,
+    )
+    named = sum(len(catalogue.sides[name].image_keys) for name in SIDES)
+    too_large = named * 3 * processing.size**2 > config.image_array_gb * 1e9
+    if too_large and not config.records:
+        raise InputError(
+            f"{named:,} pictures exceed image_array_gb={config.image_array_gb}: "
+            "raise it, or let records be written"
+        )
+    array = None if too_large else out / "images.npy"
+    return resize_images(catalogue, read, processing.size, tally, array, spool)
+
+
+def _tokenizer(config: PrepareConfig, catalogue: Catalogue) -> Tokenizer:
+    if config.tokenizer is not None:
+        return Tokenizer.load(config.tokenizer)
+    # Where the training points are all pictures, the labels' titles are left to learn from.
+    for name in ("train", "label", "test"):
+        side = catalogue.sides[name]
+        titles = [title for title, kept in zip(side.titles, side.kept, strict=True) if kept]
+        if any(titles):
+            return Tokenizer.train(titles, config.vocab_size)
+    return Tokenizer.train([], config.vocab_size)
+
+
+def _rows(path: Path) -> int:
+    return len(np.load(path, mmap_mode="r", allow_pickle=False))

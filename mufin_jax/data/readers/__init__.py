@@ -1,0 +1,55 @@
+"""The forms in which catalogues come; each reader recognises its own and returns a `Catalogue`."""
+
+import json
+from pathlib import Path
+
+from mufin_jax.data.readers import jsonlines, repository, vectors
+from mufin_jax.data.readers.catalogue import SIDES, Catalogue, RawSide
+from mufin_jax.data.readers.files import SourceFolder
+from mufin_jax.data.tally import Tally
+from mufin_jax.errors import InputError
+
+__all__ = ["READERS", "SIDES", "Catalogue", "RawSide", "read", "read_ceiling"]
+
+# Vectors first: the repository's own titles may stand beside them.
+READERS = (vectors, repository, jsonlines)
+
+
+def read(path: Path, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
+    """Recognises the form of a folder by its files, and reads it.
+
+    Raises:
+      InputError: if no reader knows the form, or the files do not fit together.
+      TooManyBadRows: if more lines are unusable than the tally tolerates.
+    """
+    source = SourceFolder(path)
+    for reader in READERS:
+        if reader.recognises(source):
+            catalogue = reader.read(source, tally, max_images, max_bytes)
+            tally.check()
+            return catalogue
+    found = sorted(entry.name for entry in source.path.iterdir())
+    shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+    raise InputError(
+        f"{path} holds {shown or 'nothing'}: wanted raw_data/{{train,test,label}}.raw.txt with "
+        "{trn,tst}_X_Y.txt, or {trn,tst,lbl}.raw.txt with <split>_embs_imgs_*.npy, "
+        "or products.jsonl, or {trn,tst,lbl}.jsonl"
+    )
+
+
+def read_ceiling(path: Path) -> dict[str, float] | None:
+    """The best reachable scores in percent, where the inventor of a catalogue left ceiling.json.
+
+    Remarks in it (strings) are left out.
+
+    Raises:
+      InputError: if the file is not an object of numbers.
+    """
+    path = path / "ceiling.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text("utf-8")).items()
+        return {name: float(score) for name, score in found if not isinstance(score, str)}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f'{path} is not as {{"P@1": percent}} ({error})') from None

@@ -1,0 +1,96 @@
+"""Reading untrusted folders: no path leads out, no line is unbounded, every error names its row."""
+
+import gzip
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from mufin_jax.data.images import BadImage
+from mufin_jax.errors import InputError
+
+MAX_LINE = 64 * 2**20
+
+
+class SourceFolder:
+    """A user's folder, from which only regular files inside it are read."""
+
+    def __init__(self, path: Path):
+        """Refuses what is not a folder."""
+        if not path.is_dir():
+            raise InputError(f"{path} is not a folder: name the folder that holds the catalogue")
+        self.path = path.resolve()
+
+    def find(self, *names: str) -> Path | None:
+        """The first of these relative names that is a file."""
+        return next((self.path / name for name in names if (self.path / name).is_file()), None)
+
+    def require(self, *names: str) -> Path:
+        """Like `find`, but its absence is an InputError."""
+        found = self.find(*names)
+        if found is None:
+            raise InputError(f"{self.path} lacks {' or '.join(names)}")
+        return found
+
+    def name(self, path: Path) -> str:
+        """A file's name relative to the folder, for messages."""
+        return path.relative_to(self.path).as_posix()
+
+    def image(self, name: str) -> Path:
+        """The file that a path in the data means.
+
+        Raises:
+          BadImage: if it is absolute, leads out of the folder (by "..", "~" or a link), or is no
+            regular file.
+        """
+        try:
+            relative = PurePosixPath(name)
+            if relative.is_absolute() or name.startswith("~") or "\\" in name:
+                raise BadImage("not a path relative to the data folder")
+            if ".." in relative.parts or "\0" in name:
+                raise BadImage("a path that leads out of the data folder")
+            path = (self.path / relative).resolve(strict=True)
+            if not path.is_relative_to(self.path):
+                raise BadImage("a link that leads out of the data folder")
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise BadImage("not a regular file")
+        except FileNotFoundError:
+            raise BadImage("no such file") from None
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BadImage(f"not a usable path ({type(error).__name__})") from None
+        return path
+
+
+def lines(path: Path, trailing_blanks: bool = False) -> Iterator[tuple[int, bytes]]:
+    """1-based row numbers and lines without their ends; unpacks .gz.
+
+    Blank lines at the end are left out, unless `trailing_blanks`.
+
+    Raises:
+      InputError: if a line is longer than 64 MB, or the file cannot be read.
+    """
+    blank = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            row = 0
+            while line := file.readline(MAX_LINE + 1):
+                row += 1
+                if len(line) > MAX_LINE:
+                    raise InputError(f"{path}:{row}: a line of more than {MAX_LINE:,} bytes")
+                line = line.rstrip(b"\r\n")
+                if not trailing_blanks and not line.strip():
+                    blank += 1
+                    continue
+                for missed in range(row - blank, row):
+                    yield missed, b""
+                blank = 0
+                yield row, line
+    except (OSError, EOFError) as error:  # gzip raises both on a damaged file
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def decode(line: bytes) -> str:
+    """UTF-8, else latin-1, in which some released files are written."""
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return line.decode("latin-1")

@@ -1,0 +1,140 @@
+"""Relevance and filter files: the repository's sparse text form, pair lists, and scipy's npz."""
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import coo_matrix, csr_matrix, load_npz
+
+from mufin_jax.data.readers.files import SourceFolder, lines
+from mufin_jax.data.tally import Tally
+from mufin_jax.errors import InputError
+
+# An archive may unfold to this many bytes, and this many times its size beyond.
+_FREE, _TIMES = 2**30, 100
+
+
+def from_rows(rows: Iterable[Sequence[int] | np.ndarray], num_columns: int) -> csr_matrix:
+    """A CSR matrix of ones from the column numbers of each row; repeats count once."""
+    indptr, indices = [0], []
+    for row in rows:
+        indices.append(np.unique(np.asarray(row, np.int64)))
+        indptr.append(indptr[-1] + len(indices[-1]))
+    flat = np.concatenate(indices) if indices else np.zeros(0, np.int64)
+    return _ones(flat, np.asarray(indptr), (len(indptr) - 1, num_columns))
+
+
+def read_relevance(
+    source: SourceFolder, path: Path, shape: tuple[int, int], tally: Tally
+) -> csr_matrix:
+    """Reads `rows columns`, then one line of `label:value` a row; a line may be empty.
+
+    Args:
+      source: the folder the file lies in.
+      path: the file.
+      shape: the numbers of points and labels that the other files say.
+      tally: takes labels that do not exist; their pairs are dropped.
+
+    Raises:
+      InputError: if the header is broken or does not fit, if there are too few or too many lines,
+        or if more rows than tolerated name labels that do not exist.
+    """
+    name = source.name(path)
+    rows: list[np.ndarray] = []
+    bad = 0
+    tally.seen("relevance rows", shape[0])
+    numbered = lines(path, trailing_blanks=True)
+    _check_header(name, next(numbered, (1, b""))[1], shape)
+    for number, line in numbered:
+        if len(rows) == shape[0]:
+            if line.strip():
+                raise InputError(f"{name}:{number}: more lines than the {shape[0]:,} of its header")
+            continue
+        try:
+            pairs = np.array(line.replace(b":", b" ").split(), np.float64).reshape(-1, 2)
+            labels = pairs[:, 0].astype(np.int64)
+            if not np.isfinite(pairs).all() or (labels != pairs[:, 0]).any():
+                raise ValueError
+        except ValueError:
+            tally.bad(
+                "relevance rows", "bad line", name, number, "wanted `label:value label:value ...`"
+            )
+            pairs, labels = np.zeros((0, 2)), np.zeros(0, np.int64)
+        known = (labels >= 0) & (labels < shape[1])
+        if not known.all():
+            bad += 1
+            reason = f"label {labels[~known][0]}, but there are {shape[1]:,} labels"
+            tally.bad("relevance rows", "unknown label", name, number, reason)
+            if bad > tally.max_bad * shape[0]:
+                raise InputError(
+                    f"{name}:{number}: {reason} ({bad:,} such rows so far): "
+                    "this file and the label file do not belong together"
+                )
+        rows.append(labels[known & (pairs[:, 1] > 0)])
+    if len(rows) < shape[0]:
+        raise InputError(f"{name} has {len(rows):,} rows, but its header says {shape[0]:,}")
+    return from_rows(rows, shape[1])
+
+
+def read_pairs(
+    source: SourceFolder, path: Path, shape: tuple[int, int], tally: Tally
+) -> csr_matrix:
+    """Reads a filter file: one `point label` pair of row numbers a line."""
+    name = source.name(path)
+    pairs = []
+    for number, line in lines(path):
+        tally.seen("filter pairs", 1)
+        try:
+            point, label = (int(part) for part in line.split())
+        except ValueError:
+            tally.bad(
+                "filter pairs", "bad line", name, number, "wanted `point label`, two row numbers"
+            )
+            continue
+        if 0 <= point < shape[0] and 0 <= label < shape[1]:
+            pairs.append((point, label))
+        else:
+            reason = f"pair ({point}, {label}) outside {shape[0]:,} points x {shape[1]:,} labels"
+            tally.bad("filter pairs", "unknown pair", name, number, reason)
+    points, labels = np.array(pairs, np.int64).reshape(-1, 2).T
+    matrix = coo_matrix((np.ones(len(points), np.float32), (points, labels)), shape)
+    matrix = csr_matrix(matrix)
+    matrix.data[:] = 1
+    return matrix
+
+
+def read_csr(source: SourceFolder, path: Path, num_rows: int) -> csr_matrix:
+    """Reads a CSR matrix that scipy saved, checking sizes before and structure after loading."""
+    name = source.name(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > _FREE + _TIMES * path.stat().st_size:
+            raise InputError(f"{name} would unpack to {unpacked:,} bytes: wanted a CSR matrix")
+        matrix = csr_matrix(load_npz(path))
+        matrix.check_format(full_check=True)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{name} is not a CSR matrix as scipy saves it ({error})") from None
+    found = len(matrix.indptr) - 1
+    if found != num_rows:
+        raise InputError(f"{name} has {found:,} rows, but there are {num_rows:,} items")
+    if not np.isfinite(matrix.data).all():
+        raise InputError(f"{name} holds NaN or infinity")
+    return matrix
+
+
+def _ones(indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]):
+    return csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape)
+
+
+def _check_header(name: str, line: bytes, shape: tuple[int, int]) -> None:
+    try:
+        rows, columns = (int(part) for part in line.split())
+    except ValueError:
+        raise InputError(f"{name}:1: wanted a header `rows columns`, found {line[:40]!r}") from None
+    if (rows, columns) != shape:
+        raise InputError(
+            f"{name}:1: the header says {rows:,} rows and {columns:,} columns, but there are "
+            f"{shape[0]:,} points and {shape[1]:,} labels"
+        )

@@ -1,0 +1,172 @@
+"""Lists of integers out of a npy file of objects, without running what the file says.
+
+NumPy stores an object array as a pickle, and loading a pickle runs any code that it names. The
+opcodes that such an array of integers, lists and integer arrays needs are few: they are followed
+here over inert values, and anything else is refused.
+"""
+
+import dataclasses
+import pickletools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mufin_jax.errors import InputError
+
+_RECONSTRUCT = {f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_core")}
+_SCALAR = {f"numpy.{core}.multiarray scalar" for core in ("core", "_core")}
+_INTEGERS = {"i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_IGNORED = {"PROTO", "FRAME", "STOP"}
+_LITERALS = {
+    *("BININT", "BININT1", "BININT2", "INT", "LONG", "LONG1", "LONG4"),
+    *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+
+
+@dataclasses.dataclass
+class _Call:
+    """What the pickle wanted called, and with what: never called."""
+
+    name: str
+    arguments: tuple = ()
+    state: Any = None
+
+
+class _Mark:
+    """The marker of the pickle machine's stack."""
+
+
+def read_lists(path: Path) -> list[list[int]]:
+    """The entries of a one-dimensional object array; an integer n counts as [n].
+
+    A plain integer array of one or two dimensions will do too. Negative numbers, which stand for
+    "no image", are left out.
+
+    Raises:
+      InputError: if the file is damaged, or holds anything but integers in lists or arrays.
+    """
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+            shape, _, dtype = read_header(file)
+            if not dtype.hasobject:
+                file.seek(0)
+                return [_entry(value) for value in np.load(file, allow_pickle=False).tolist()]
+            array = _interpret(file.read())
+        entries = _elements(array)
+        if len(shape) != 1 or len(entries) != shape[0]:
+            raise ValueError(f"wanted one dimension of {len(entries)} entries, found {shape}")
+        return [_entry(entry) for entry in entries]
+    except Exception as error:  # damage shows in many ways, first of all in the header
+        raise InputError(f"{path.name} is no array of lists of integers ({_line(error)})") from None
+
+
+def _interpret(pickled: bytes) -> Any:
+    """Follows the opcodes over inert values."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+
+    def since_mark() -> list[Any]:
+        start = max(i for i, value in enumerate(stack) if value is _Mark)
+        values = stack[start + 1 :]
+        del stack[start:]
+        return values
+
+    for opcode, argument, _ in pickletools.genops(pickled):
+        name = opcode.name
+        if name in _IGNORED:
+            continue
+        if name in _LITERALS:
+            stack.append(argument)
+        elif name in _CONSTANTS:
+            stack.append(_CONSTANTS[name])
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            memo[argument] = stack[-1]  # pyright: ignore[reportArgumentType]
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(memo[argument])  # pyright: ignore[reportArgumentType]
+        elif name == "MARK":
+            stack.append(_Mark)
+        elif name == "EMPTY_LIST":
+            stack.append([])
+        elif name == "EMPTY_TUPLE":
+            stack.append(())
+        elif name == "APPEND":
+            value = stack.pop()
+            stack[-1].append(value)
+        elif name == "APPENDS":
+            values = since_mark()
+            stack[-1].extend(values)
+        elif name == "TUPLE":
+            stack.append(tuple(since_mark()))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            stack[-count:] = [tuple(stack[-count:])]
+        elif name == "GLOBAL":
+            stack.append(_Call(str(argument)))
+        elif name == "STACK_GLOBAL":
+            module, attribute = stack[-2:]
+            stack[-2:] = [_Call(f"{module} {attribute}")]
+        elif name == "REDUCE":
+            function, arguments = stack[-2:]
+            stack[-2:] = [_Call(function.name, arguments)]
+        elif name == "BUILD":
+            state = stack.pop()
+            stack[-1].state = state
+        else:
+            raise ValueError(f"it uses the pickle operation {name}, which lists never need")
+    return stack[-1]
+
+
+def _entry(value: Any) -> list[int]:
+    values = [value] if isinstance(value, int) else value
+    if isinstance(values, _Call):
+        values = _elements(values)
+    integers = [_integer(value) for value in values]
+    return [integer for integer in integers if integer >= 0]
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, _Call) and value.name in _SCALAR:
+        kind, data = value.arguments
+        return int(np.frombuffer(_raw(data), _dtype(kind))[0])
+    raise ValueError(f"found {getattr(value, 'name', type(value).__name__)} instead of an integer")
+
+
+def _elements(array: Any) -> list[Any]:
+    """The elements of a reconstructed array or scalar."""
+    if isinstance(array, _Call) and array.name in _SCALAR:
+        return [_integer(array)]
+    if not isinstance(array, _Call) or array.name not in _RECONSTRUCT:
+        raise ValueError(f"found {getattr(array, 'name', type(array).__name__)}")
+    _, _, kind, _, data = array.state
+    if isinstance(data, list):
+        return data
+    return np.frombuffer(_raw(data), _dtype(kind)).tolist()
+
+
+def _dtype(kind: Any) -> np.dtype:
+    if not isinstance(kind, _Call) or kind.name != "numpy dtype":
+        raise ValueError("an array without a dtype")
+    if kind.arguments[0] not in _INTEGERS:
+        raise ValueError(f"an array of {kind.arguments[0]!r} instead of integers")
+    order = kind.state[1] if kind.state[1] in "<>" else "="
+    return np.dtype(kind.arguments[0]).newbyteorder(order)
+
+
+def _raw(data: Any) -> Any:
+    """Bytes, which old protocols spell as a call that encodes a latin-1 string."""
+    if isinstance(data, _Call) and data.name == "_codecs encode":
+        return data.arguments[0].encode("latin-1")
+    return data
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,208 @@
+"""The Extreme Classification Repository's form, in which MM-AmazonTitles-300K is published.
+
+raw_data/{train,test,label}.raw.txt   `UID->title` a line
+{trn,tst}_X_Y.txt                     `rows columns`, then `label:value ...` a line
+filter_labels_{train,test}.txt        `point label` a line; optional
+images/img.bin                        `UID<TAB>base64 of a JPEG` a line; optional
+images/{train,test,label}.img.bin.npz CSR of items x image slots, value = byte offset of the
+                                      image's line in img.bin, plus one
+img.urls.txt                          `UID<TAB>URL` a line; never fetched
+categories.txt                        one category name a label; optional
+"""
+
+import base64
+import binascii
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from mufin_jax.data.images import BadImage
+from mufin_jax.data.readers import matrices
+from mufin_jax.data.readers.catalogue import SIDES, Catalogue, NoImages, RawSide
+from mufin_jax.data.readers.files import SourceFolder, decode, lines
+from mufin_jax.data.tally import Tally
+from mufin_jax.errors import InputError
+
+FORM = "repository"
+_PAIRS = {"train": "trn_X_Y.txt", "test": "tst_X_Y.txt"}
+_FILTERS = {
+    "train": ("filter_labels_train.txt", "trn_filter_labels.txt"),
+    "test": ("filter_labels_test.txt", "tst_filter_labels.txt"),
+}
+
+
+class ImageBin:
+    """img.bin, read at one offset after the other."""
+
+    def __init__(self, path: Path, name: str, max_bytes: int):
+        """Looks at the size of the file only; `name` is for messages."""
+        self._path = path
+        self._size = path.stat().st_size
+        self._name = name
+        # base64 takes 4 bytes for 3, and the UID stands before it.
+        self._max_line = max_bytes * 4 // 3 + 4096
+        self._max_bytes = max_bytes
+
+    def name(self, key: int) -> str:
+        """The byte offset of the image's line."""
+        return f"{self._name} at byte {key}"
+
+    def read(self, key: int) -> bytes:
+        """The JPEG in the line that starts at byte `key`.
+
+        Raises:
+          BadImage: if no line starts there, it is too long, or not base64.
+        """
+        if not 0 <= key < self._size:
+            raise BadImage(f"byte {key} lies outside the {self._size:,} bytes of {self._name}")
+        with self._path.open("rb") as file:  # of its own: threads do not share a position
+            file.seek(max(key - 1, 0))
+            if key and file.read(1) != b"\n":
+                raise BadImage(f"no line starts at byte {key} of {self._name}")
+            line = file.readline(self._max_line + 1)
+        if len(line) > self._max_line:
+            raise BadImage(f"larger than {self._max_bytes:,} bytes")
+        _, tab, encoded = line.rstrip(b"\r\n").partition(b"\t")
+        if not tab:
+            raise BadImage("wanted `UID<TAB>base64`, found no tab")
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except binascii.Error as error:
+            raise BadImage(f"not base64 ({error})") from None
+
+
+def recognises(source: SourceFolder) -> bool:
+    """Whether the folder is in this form."""
+    return source.find("raw_data/label.raw.txt", "label.raw.txt") is not None
+
+
+def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
+    """Reads everything but the images' bytes.
+
+    Args:
+      source: the folder.
+      tally: takes bad lines, labels that do not exist, and URLs.
+      max_images: of an item; further ones are left out.
+      max_bytes: of an encoded image.
+
+    Raises:
+      InputError: if a file is missing or does not fit the others.
+    """
+    paths = {name: source.require(f"raw_data/{name}.raw.txt", f"{name}.raw.txt") for name in SIDES}
+    sides = {name: read_titles(source, path, tally) for name, path in paths.items()}
+    bin_path = source.find("images/img.bin")
+    images = NoImages()
+    if bin_path is None:
+        note_urls(source, tally)
+    else:
+        images = ImageBin(bin_path, source.name(bin_path), max_bytes)
+        for name, side in sides.items():
+            _read_offsets(source, name, side, tally, max_images)
+    read_categories(source, sides["label"])
+    relevance, filters = read_pairs(source, sides, tally)
+    return Catalogue(FORM, sides, relevance, filters, images)
+
+
+def read_pairs(
+    source: SourceFolder, sides: dict[str, RawSide], tally: Tally
+) -> tuple[dict[str, csr_matrix], dict[str, csr_matrix] | None]:
+    """The relevance of both sides, and the filters if either has a file (else None)."""
+    shapes = {name: (len(sides[name]), len(sides["label"])) for name in _PAIRS}
+    relevance = {
+        name: matrices.read_relevance(source, source.require(file), shapes[name], tally)
+        for name, file in _PAIRS.items()
+    }
+    return relevance, read_filters(source, sides, tally)
+
+
+def read_filters(
+    source: SourceFolder, sides: dict[str, RawSide], tally: Tally
+) -> dict[str, csr_matrix] | None:
+    """The filter files by side, an absent one as an empty filter; None if both are absent."""
+    found = {name: source.find(*files) for name, files in _FILTERS.items()}
+    if not any(found.values()):
+        return None
+    shapes = {name: (len(sides[name]), len(sides["label"])) for name in found}
+    return {
+        name: matrices.read_pairs(source, path, shapes[name], tally)
+        if path
+        else matrices.from_rows([()] * shapes[name][0], shapes[name][1])
+        for name, path in found.items()
+    }
+
+
+def read_categories(source: SourceFolder, label: RawSide) -> None:
+    """Gives the labels their categories, if there is a file of them."""
+    path = source.find("categories.txt")
+    if path is None:
+        return
+    names = [decode(line).strip() for _, line in lines(path, trailing_blanks=True)]
+    if len(names) != len(label):
+        raise InputError(
+            f"{source.name(path)} has {len(names):,} lines, but there are {len(label):,} labels"
+        )
+    label.categories = names
+
+
+def read_titles(
+    source: SourceFolder, path: Path, tally: Tally, ids_optional: bool = False
+) -> RawSide:
+    """Reads `UID->title` lines; a side without images comes back.
+
+    Args:
+      source: the folder.
+      path: the file in it.
+      tally: takes bad lines.
+      ids_optional: accept a file in which no line has `->`, as titles whose ids are made up
+        from the file's name and row.
+    """
+    name = source.name(path)
+    numbered = [(row, decode(line)) for row, line in lines(path)]
+    if not numbered:
+        raise InputError(f"{name} is empty: wanted `UID->title` lines")
+    bare = ids_optional and not any("->" in line for _, line in numbered)
+    tally.seen("lines", len(numbered))
+    known: set[str] = set()
+    ids, titles, kept = [], [], np.ones(len(numbered), bool)
+    for i, (row, line) in enumerate(numbered):
+        uid, arrow, title = (f"{path.stem}-{row}", "->", line) if bare else line.partition("->")
+        if not arrow or not uid.strip():
+            tally.bad("lines", "bad line", name, row, "wanted `UID->title`")
+            kept[i] = False
+        elif uid.strip() in known:
+            tally.bad("lines", "repeated id", name, row, f"{uid.strip()} stands above already")
+            kept[i] = False
+        known.add(uid.strip())
+        ids.append(uid.strip())
+        titles.append(title.strip())
+    rows = np.array([row for row, _ in numbered], np.int64)
+    none = np.zeros(0, np.int64)
+    return RawSide(name, rows, ids, titles, kept, np.zeros(len(ids) + 1, np.int64), none)
+
+
+def note_urls(source: SourceFolder, tally: Tally) -> None:
+    """Counts the images that are known by URL only."""
+    path = source.find("img.urls.txt")
+    if path is None:
+        return
+    reason = "not fetched: download the pictures and write them to images/img.bin"
+    for row, _ in lines(path):
+        tally.note("image by URL", source.name(path), row, reason)
+
+
+def _read_offsets(
+    source: SourceFolder, name: str, side: RawSide, tally: Tally, max_images: int
+) -> None:
+    path = source.require(f"images/{name}.img.bin.npz", f"images/{name}.npz")
+    matrix = matrices.read_csr(source, path, len(side))
+    matrix.sort_indices()
+    matrix.eliminate_zeros()
+    keep = np.ones(matrix.nnz, bool)
+    counts = np.diff(matrix.indptr)
+    for row in np.flatnonzero(counts > max_images):
+        keep[matrix.indptr[row] + max_images : matrix.indptr[row + 1]] = False
+        reason = f"{counts[row] - max_images} images beyond the first {max_images} left out"
+        tally.note("more images than max_images", side.file, int(side.rows[row]), reason)
+    side.image_keys = matrix.data[keep].astype(np.int64) - 1
+    np.cumsum(np.minimum(counts, max_images), out=side.image_offsets[1:])

@@ -1,0 +1,121 @@
+"""Ready image vectors, as ViXML releases them, in place of pictures.
+
+{trn,tst,lbl}.raw.txt            titles, as `UID->title` or alone; or the repository's files
+<split>_embs_imgs_*.npy          float rows, one an image
+<split>_imgs_*_map.npy           for each item the list of its rows, or -1
+{trn,tst}_X_Y.txt, filter_labels_{train,test}.txt, categories.txt as in the repository's form
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from mufin_jax.data.readers import repository
+from mufin_jax.data.readers.catalogue import Catalogue, RawSide
+from mufin_jax.data.readers.files import SourceFolder
+from mufin_jax.data.readers.objects import read_lists
+from mufin_jax.data.tally import Tally
+from mufin_jax.errors import InputError
+
+FORM = "image vectors"
+_SPLITS = {"train": ("trn", "train"), "test": ("tst", "test"), "label": ("lbl", "label")}
+_CHUNK = 65_536
+
+
+def recognises(source: SourceFolder) -> bool:
+    """Whether the folder is in this form."""
+    return source.find("lbl.raw.txt") is not None or any(source.path.glob("*_embs_imgs_*.npy"))
+
+
+def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
+    """Reads titles, relevance and which vectors belong to which item.
+
+    Without any vector file the catalogue is one of titles only.
+
+    Args:
+      source: the folder.
+      tally: takes bad lines and labels that do not exist.
+      max_images: of an item; further ones are left out.
+      max_bytes: unused, there are no encoded images.
+
+    Raises:
+      InputError: if a file is missing, does not fit the others, or a vector is not finite.
+    """
+    del max_bytes
+    sides = {}
+    for name, stems in _SPLITS.items():
+        path = source.require(f"{stems[0]}.raw.txt", f"raw_data/{stems[1]}.raw.txt")
+        sides[name] = repository.read_titles(source, path, tally, ids_optional=True)
+    vectors: list[Path] = []
+    widths: dict[str, int] = {}
+    first = 0
+    for name, side in sides.items():
+        path = _one(source, name, "_embs_imgs_*.npy")
+        if path is None:
+            continue
+        array = open_vectors(path)
+        widths[path.name] = array.shape[1]
+        _read_map(source, name, side, tally, max_images, first, len(array))
+        vectors.append(path)
+        first += len(array)
+    if len(set(widths.values())) > 1:
+        raise InputError(f"image vectors of different widths: {widths}")
+    repository.read_categories(source, sides["label"])
+    relevance, filters = repository.read_pairs(source, sides, tally)
+    return Catalogue(FORM, sides, relevance, filters, vectors=vectors)
+
+
+def open_vectors(path: Path) -> np.memmap:
+    """Maps a vector file, after checking that it is a finite float matrix, a piece at a time."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header fails in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path.name} is no npy file of vectors ({reason})") from None
+    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+        raise InputError(f"{path.name} holds {array.dtype} {array.shape}: wanted floats, 2 axes")
+    for start in range(0, len(array), _CHUNK):
+        finite = np.isfinite(array[start : start + _CHUNK]).all(axis=1)
+        if not finite.all():
+            row = start + int(np.argmin(finite))
+            raise InputError(f"{path.name}: row {row} holds NaN or infinity: mend or remove it")
+    return array
+
+
+def _one(source: SourceFolder, side: str, ending: str) -> Path | None:
+    found = sorted({path for stem in _SPLITS[side] for path in source.path.glob(stem + ending)})
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"{source.path} holds {names}: leave the one to be used")
+    return found[0] if found else None
+
+
+def _read_map(
+    source: SourceFolder,
+    name: str,
+    side: RawSide,
+    tally: Tally,
+    max_images: int,
+    first: int,
+    num_vectors: int,
+) -> None:
+    """Fills the side's image keys, which count the rows of all vector files from `first` on."""
+    path = _one(source, name, "_imgs_*_map.npy")
+    if path is None:
+        raise InputError(f"{source.path} lacks the map beside the {name} vectors: *_imgs_*_map.npy")
+    lists = read_lists(path)
+    if len(lists) != len(side):
+        raise InputError(
+            f"{path.name} has {len(lists):,} entries, but {side.file} has {len(side):,} items"
+        )
+    keys: list[int] = []
+    tally.seen("images", num_vectors)
+    for item, rows in enumerate(lists):
+        for row in rows[:max_images]:
+            if 0 <= row < num_vectors:
+                keys.append(first + row)
+            else:
+                reason = f"vector {row} of {num_vectors:,}"
+                tally.bad("images", "unknown vector", path.name, item, reason)
+        side.image_offsets[item + 1] = len(keys)
+    side.image_keys = np.array(keys, np.int64)

@@ -1,0 +1,137 @@
+"""The prepared items as a TensorFlow Dataset in array records, without TensorFlow.
+
+Record i of split train, test or label is item i: `uid`, `title`, and `images`, each the bytes of a
+JPEG at training size. Any TFDS or grain pipeline can read them; `Dataset` does where the decoded
+pixels would not fit on the disk. The bytes of these files differ from run to run (protocol buffers
+order a map as they please), their content does not.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Int64, UInt8
+
+from mufin_jax.data.images import decode_jpeg
+from mufin_jax.errors import InputError
+
+SPLITS = ("train", "test", "label")
+_NAME, _VERSION = "records", "1.0.0"
+
+Record = Mapping[str, Any]
+
+
+def write_records(splits: Mapping[str, Iterable[Record]], folder: Path) -> None:
+    """Writes one split after the other, in the order of its records.
+
+    Args:
+      splits: by name; records of `uid`, `title` (str) and `images` (list of bytes). A split
+        without records is left out, since TFDS cannot hold one.
+      folder: where to write; nothing is written or fetched elsewhere.
+    """
+    import tensorflow_datasets as tfds  # half a second; only preparation and a large set need it
+
+    class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """A builder over given iterables; unregistered, since a process may prepare twice."""
+
+        name = _NAME
+        VERSION = tfds.core.Version(_VERSION)
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            text = tfds.features.Text
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Items of a prepared mufin_jax folder.",
+                features=tfds.features.FeaturesDict(
+                    # Text holds bytes as they are; the Image feature would decode on reading.
+                    {"uid": text(), "title": text(), "images": tfds.features.Sequence(text())}
+                ),
+                disable_shuffling=True,  # record i must be item i
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+            del dl_manager
+            return {name: self._generate_examples(records) for name, records in splits.items()}
+
+        def _generate_examples(self, records: Iterable[Record]) -> Iterator[tuple[int, Record]]:
+            yield from enumerate(records)
+
+    with _quiet(tfds):
+        # Without TensorFlow the default format fails, at the very end.
+        builder = Records(data_dir=folder, file_format="array_record")
+        builder.download_and_prepare()
+
+
+class RecordImages:
+    """Distinct images, decoded from the records on demand; indexed like an array.
+
+    Args:
+      folder: what `write_records` filled.
+      homes: image r lies in split `SPLITS[homes[r, 0]]`, record `homes[r, 1]`, there the
+        `homes[r, 2]`-th.
+      size: height and width of the images.
+    """
+
+    def __init__(self, folder: Path, homes: Int64[np.ndarray, "i 3"], size: int):
+        """Opens nothing yet."""
+        self.shape = (len(homes), size, size, 3)
+        self.dtype = np.dtype(np.uint8)
+        self._homes = homes
+        self._folder = folder
+        self._sources: dict[int, Sequence[Any]] = {}
+
+    def __len__(self) -> int:
+        """The number of distinct images."""
+        return len(self._homes)
+
+    def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
+        """Decodes images; each record is read once, however many of its images are asked for."""
+        rows = np.asarray(rows)
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        records: dict[tuple[int, int], list[bytes]] = {}
+        for i, (split, row, position) in enumerate(self._homes[rows].tolist()):
+            if (split, row) not in records:
+                records[split, row] = list(self._source(split)[row]["images"])
+            out[i] = decode_jpeg(records[split, row][position])
+        return out
+
+    def _source(self, split: int) -> Sequence[Any]:
+        if split not in self._sources:
+            self._sources[split] = open_split(self._folder, SPLITS[split])
+        return self._sources[split]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay behind when a copy goes to another process."""
+        return self.__dict__ | {"_sources": {}}
+
+
+def open_split(folder: Path, split: str) -> Sequence[Any]:
+    """The records of a split, for random access; text comes back as bytes.
+
+    Raises:
+      InputError: if the folder has no such records.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(folder / _NAME / _VERSION)
+        return builder.as_data_source(split=split)  # pyright: ignore
+    except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
+        raise InputError(f"{folder} has no split {split} ({error}): prepare it anew") from None
+
+
+@contextlib.contextmanager
+def _quiet(tfds: Any) -> Iterator[None]:
+    """TFDS prints and draws progress bars of its own; ours say the same once."""
+    logger, level = logging.getLogger("absl"), logging.getLogger("absl").level
+    tfds.disable_progress_bar()
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(None):
+            yield
+    finally:
+        logger.setLevel(level)
+        tfds.enable_progress_bar()

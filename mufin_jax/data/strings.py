@@ -1,0 +1,54 @@
+"""Millions of short strings (ids, titles) as two arrays instead of millions of Python objects."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+
+class Strings:
+    """An immutable list of strings: one UTF-8 blob and the offsets that cut it.
+
+    Args:
+      blob: the bytes of all strings, one after the other.
+      offsets: string i is `blob[offsets[i]:offsets[i + 1]]`.
+    """
+
+    def __init__(self, blob: UInt8[np.ndarray, " bytes"], offsets: Int64[np.ndarray, " n_plus_1"]):
+        """Takes the arrays as they are."""
+        self.blob = blob
+        self.offsets = offsets
+
+    @classmethod
+    def pack(cls, strings: Iterable[str]) -> "Strings":
+        """Packs strings; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
+        parts = [string.encode("utf-8", "replace") for string in strings]
+        offsets = np.zeros(len(parts) + 1, np.int64)
+        np.cumsum([len(part) for part in parts], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(parts), np.uint8), offsets)
+
+    def __len__(self) -> int:
+        """The number of strings."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> str:
+        """String i; negative i count from the end, as in a list."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"string {i} of {len(self)}")
+        i %= len(self)
+        return self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes().decode("utf-8")
+
+    def __iter__(self) -> Iterator[str]:
+        """The strings in their order."""
+        return (self[i] for i in range(len(self)))
+
+    def save(self, path: Path) -> None:
+        """Writes `blob` and `offsets` to an npz file without objects."""
+        np.savez(path, blob=self.blob, offsets=self.offsets)
+
+    @classmethod
+    def load(cls, path: Path) -> "Strings":
+        """Reads what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["blob"], arrays["offsets"])

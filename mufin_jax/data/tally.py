@@ -1,0 +1,69 @@
+"""What preparation dropped or repaired: counted by kind, listed by file and row."""
+
+from collections import Counter, defaultdict
+from typing import Any
+
+from mufin_jax.errors import TooManyBadRows
+
+LISTED = 10_000
+
+
+class Tally:
+    """Counts and lists defects, and stops preparation when too much of the input is bad.
+
+    Args:
+      max_bad: the largest tolerated share of bad members of any population (lines, images ...).
+    """
+
+    def __init__(self, max_bad: float):
+        """Starts at zero."""
+        self.max_bad = max_bad
+        self.counts: Counter[str] = Counter()
+        self.listed: list[dict[str, Any]] = []
+        self._seen: Counter[str] = Counter()
+        self._bad: dict[str, Counter[str]] = defaultdict(Counter)
+        self._first: dict[str, str] = {}
+
+    def note(self, kind: str, file: str, row: int, reason: str) -> None:
+        """Records something that users should know of but that makes no row bad."""
+        self.counts[kind] += 1
+        self._first.setdefault(kind, f"{file}:{row}: {reason}")
+        if len(self.listed) < LISTED:
+            self.listed.append({"kind": kind, "file": file, "row": row, "reason": reason})
+
+    def seen(self, population: str, number: int) -> None:
+        """Adds to the size of a population, of which `bad` counts the bad members."""
+        self._seen[population] += number
+
+    def bad(self, population: str, kind: str, file: str, row: int, reason: str) -> None:
+        """Records a bad member of a population, such as "lines" or "images"."""
+        self.note(kind, file, row, reason)
+        self._bad[population][kind] += 1
+
+    def check(self) -> None:
+        """Stops if more than `max_bad` of any population is bad.
+
+        Raises:
+          TooManyBadRows: naming the most frequent kind and its first file and row.
+        """
+        for population, bad in self._bad.items():
+            total = self._seen[population]
+            if bad.total() > self.max_bad * total:
+                worst, times = min(bad.items(), key=lambda item: (-item[1], item[0]))
+                raise TooManyBadRows(
+                    f"{bad.total():,} of {total:,} {population} are bad, more than the tolerated "
+                    f"{self.max_bad:.0%}; most often ({times:,} times) {worst}, first at "
+                    f"{self._first[worst]}. Mend the data, or raise max_bad"
+                )
+
+    def summary(self) -> str:
+        """One line of counts by kind."""
+        return ", ".join(f"{count:,} x {kind}" for kind, count in sorted(self.counts.items()))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the report: counts by kind, the list, and how many the list left out."""
+        return {
+            "counts": dict(sorted(self.counts.items())),
+            "listed": self.listed,
+            "not_listed": self.counts.total() - len(self.listed),
+        }

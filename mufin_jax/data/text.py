@@ -1,0 +1,185 @@
+"""Titles to token ids: a checkpoint's own tokenizer, or a WordPiece trained on the titles.
+
+Built on the `tokenizers` library alone; neither JAX nor `transformers` is needed.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int32
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from tqdm import tqdm
+
+from mufin_jax.data.npy import NpyWriter
+from mufin_jax.errors import InputError
+
+PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_AT_ONCE = 8192
+
+
+class Tokenizer:
+    """BERT's way of cutting text: uncased WordPiece between [CLS] and [SEP]."""
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        """Wraps a `tokenizers` pipeline, without its padding and truncation."""
+        self.backend = backend
+        self.backend.no_padding()
+        self.backend.no_truncation()
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of token ids, special tokens included."""
+        return self.backend.get_vocab_size()
+
+    @classmethod
+    def train(
+        cls, titles: Sequence[str], vocab_size: int = 8192, max_alphabet: int = 1000
+    ) -> "Tokenizer":
+        """Learns a vocabulary; the same titles give the same vocabulary in every process.
+
+        Args:
+          titles: of the training points.
+          vocab_size: the most tokens to keep, special ones included.
+          max_alphabet: the most distinct characters; words with a rarer one become [UNK], so
+            that a few titles in a large script do not use up the vocabulary.
+        """
+        learner = tokenizers.Tokenizer(models.WordPiece(unk_token=UNK))
+        learner.normalizer = normalizers.BertNormalizer(lowercase=True)
+        learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        # A normalizer of its own: while the trainer draws from us, it holds the learner's lock.
+        normalizer = normalizers.BertNormalizer(lowercase=True)
+        counts = Counter(c for t in titles for c in normalizer.normalize_str(_clean(t)))
+        counts.pop(" ", None)
+        by_frequency = sorted(counts, key=lambda c: (-counts[c], c))
+        alphabet = sorted(by_frequency[: min(max_alphabet, (vocab_size - len(SPECIAL)) // 2)])
+        # The trainer numbers characters in the order of a randomly seeded hash map and breaks
+        # ties by those numbers. Naming them all as special tokens fixes their numbers.
+        characters = alphabet + [f"##{c}" for c in alphabet]
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            show_progress=False,
+            special_tokens=[*SPECIAL, *characters],
+        )
+        learner.train_from_iterator(_known_words(normalizer, titles, set(alphabet)), trainer)
+        return cls(_assemble(learner.get_vocab(), lowercase=True))
+
+    @classmethod
+    def load(cls, source: str | Path) -> "Tokenizer":
+        """Reads a tokenizer.json, or the tokenizer of a Hugging Face checkpoint.
+
+        Args:
+          source: a tokenizer.json, a folder with tokenizer.json or vocab.txt, or a hub name.
+
+        Raises:
+          InputError: if there is no tokenizer, or it cannot be read.
+        """
+        path = Path(source)
+        if not path.exists():
+            from mufin_jax.encoders.pretrained import resolve  # may download, and imports JAX
+
+            path = Path(resolve(str(source)))
+        if path.is_dir():
+            found = [path / name for name in ("tokenizer.json", "vocab.txt")]
+            found = [file for file in found if file.is_file()]
+            if not found:
+                raise InputError(
+                    f"{path} has neither tokenizer.json nor vocab.txt: "
+                    "name a tokenizer file or the folder of a checkpoint that has one"
+                )
+            path = found[0]
+        try:
+            if path.suffix == ".txt":
+                return cls(_from_vocabulary(path))
+            return cls(tokenizers.Tokenizer.from_file(str(path)))
+        except InputError:
+            raise
+        except Exception as error:  # the Rust side raises bare Exception
+            raise InputError(
+                f"{path} is not a tokenizer ({error}): wanted tokenizer.json"
+            ) from None
+
+    def save(self, path: Path) -> None:
+        """Writes a tokenizer.json."""
+        self.backend.no_truncation()
+        self.backend.save(str(path))
+
+    def encode(
+        self, titles: Sequence[str], max_tokens: int
+    ) -> tuple[Int32[np.ndarray, "t s"], Int32[np.ndarray, " t"]]:
+        """Cuts titles into token ids, [CLS] and [SEP] included.
+
+        Args:
+          titles: t texts.
+          max_tokens: longer texts lose their end and keep [SEP].
+
+        Returns:
+          ids, padded with 0 to s = max_tokens; and the number of real tokens of each.
+        """
+        self.backend.enable_truncation(max_tokens)
+        encodings = self.backend.encode_batch_fast([_clean(title) for title in titles])
+        ids = np.zeros((len(titles), max_tokens), np.int32)
+        lengths = np.zeros(len(titles), np.int32)
+        for row, encoding in enumerate(encodings):
+            lengths[row] = len(encoding.ids)
+            ids[row, : lengths[row]] = encoding.ids
+        return ids, lengths
+
+
+def write_texts(tokenizer: Tokenizer, titles: Sequence[str], max_tokens: int, folder: Path) -> None:
+    """Writes texts.npy (t, max_tokens) and text_lengths.npy (t,), a chunk at a time."""
+    lengths = [np.zeros(0, np.int32)]
+    with (
+        NpyWriter(folder / "texts.npy", (max_tokens,), np.int32) as writer,
+        tqdm(total=len(titles), desc="titles", unit=" titles", disable=None) as progress,
+    ):
+        for start in range(0, len(titles), _AT_ONCE):
+            ids, counts = tokenizer.encode(titles[start : start + _AT_ONCE], max_tokens)
+            writer.append(ids)
+            lengths.append(counts)
+            progress.update(len(counts))
+    np.save(folder / "text_lengths.npy", np.concatenate(lengths))
+
+
+def _clean(title: str) -> str:
+    """Lone surrogates cannot cross to Rust."""
+    return title.encode("utf-8", "replace").decode("utf-8")
+
+
+def _known_words(
+    normalizer: normalizers.Normalizer, titles: Iterable[str], alphabet: set[str]
+) -> Iterable[str]:
+    """The titles, lower-cased, without the words that hold a character outside the alphabet."""
+    for title in titles:
+        words = normalizer.normalize_str(_clean(title)).split()
+        yield " ".join(word for word in words if alphabet.issuperset(word))
+
+
+def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
+    words = path.read_text("utf-8").splitlines()
+    missing = [token for token in (UNK, CLS, SEP) if token not in words]
+    if missing:
+        raise InputError(f"{path} lacks {missing}: wanted a BERT vocab.txt, one token a line")
+    settings = path.with_name("tokenizer_config.json")
+    lowercase = True
+    if settings.is_file():
+        lowercase = json.loads(settings.read_text("utf-8")).get("do_lower_case", True)
+    return _assemble({word: i for i, word in enumerate(words)}, lowercase)
+
+
+def _assemble(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
+    """BERT's pipeline around a vocabulary, as a checkpoint's tokenizer.json describes it."""
+    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=UNK))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{CLS} $A {SEP}",
+        pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
+        special_tokens=[(CLS, vocabulary[CLS]), (SEP, vocabulary[SEP])],
+    )
+    backend.add_special_tokens([token for token in SPECIAL if token in vocabulary])
+    return backend

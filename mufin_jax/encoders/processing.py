@@ -1,0 +1,109 @@
+"""How a picture becomes numbers: its size, how it is fitted into the square, its normalisation.
+
+Preparation resizes pictures once and stores them as uint8 (`size`, `fit`, `resample`); `normalise`
+runs just before the encoder, on the device, so that a quarter of the bytes cross to it.
+This file needs neither JAX nor an accelerator, so that preparation doesn't either.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from mufin_jax.errors import InputError
+
+Fit = Literal["pad", "stretch"]
+Resample = Literal["bilinear", "bicubic", "lanczos"]
+
+# By the numbers that Pillow gives them, which Hugging Face writes into its files.
+_PILLOW_FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageProcessing:
+    """The preprocessing that an image encoder expects.
+
+    Raises:
+        InputError: a size below 1, an unknown fit or filter, or a mean or std that isn't three
+            finite numbers (std above 0).
+    """
+
+    size: int = 224
+    """Height and width of a prepared picture, in pixels."""
+    fit: Fit = "pad"
+    """pad: keep the proportions and fill up with a border; stretch: resize both sides to `size`."""
+    resample: Resample = "bilinear"
+    """The filter that resizes."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Subtracted from each channel (R, G, B), on the scale 0 to 1."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Divides each channel after that."""
+
+    def __post_init__(self) -> None:
+        """Refuse nonsense; accept lists for mean and std, since JSON has no tuples."""
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
+        if self.size < 1:
+            raise InputError(f"image size is {self.size}; want at least 1 pixel")
+        if self.fit not in get_args(Fit):
+            raise InputError(f"image fit is {self.fit!r}; want one of {', '.join(get_args(Fit))}")
+        if self.resample not in get_args(Resample):
+            allowed = ", ".join(get_args(Resample))
+            raise InputError(f"image resample is {self.resample!r}; want one of {allowed}")
+        if min(self.std) <= 0:
+            raise InputError(f"image std is {self.std}; want three numbers above 0")
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "ImageProcessing":
+        """Read a Hugging Face `preprocessor_config.json` of a ViT.
+
+        Raises:
+            InputError: it lacks the size, or asks for what preparation doesn't do.
+        """
+        size = config.get("size", 224)
+        if isinstance(size, Mapping):
+            size = {size.get("height"), size.get("width")}
+            size = size.pop() if len(size) == 1 else None
+        if not isinstance(size, int):
+            raise InputError(f"size={config['size']}; want a square's height and width")
+        if config.get("do_center_crop"):
+            raise InputError("do_center_crop is set; only resizing of the whole image is supported")
+        if not config.get("do_resize", True):
+            raise InputError("do_resize is off; only checkpoints that resize images are supported")
+        if not math.isclose(config.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3):
+            raise InputError(f"rescale_factor={config['rescale_factor']}; want 1/255")
+        resample = _PILLOW_FILTERS.get(config.get("resample", 2))
+        if resample is None:
+            known = ", ".join(f"{n} ({name})" for n, name in _PILLOW_FILTERS.items())
+            raise InputError(f"resample={config['resample']}; want one of {known}")
+        if not config.get("do_normalize", True):
+            return cls(size, "stretch", resample, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        mean = _three_numbers("mean", config.get("image_mean") or cls.mean)
+        std = _three_numbers("std", config.get("image_std") or cls.std)
+        return cls(size, "stretch", resample, mean, std)
+
+    def normalise(self, pixels: Any) -> Any:
+        """(pixels / 255 - mean) / std, in float32, by whichever library made `pixels`.
+
+        Args:
+            pixels: uint8, (..., 3): a numpy array or a JAX array, traced ones included.
+
+        Returns:
+            The same kind of array, float32, of the same shape.
+        """
+        # One multiplication and one addition; reshaped because rank promotion may be forbidden.
+        shape = (1,) * (pixels.ndim - 1) + (3,)
+        mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.std))
+        return pixels.astype(np.float32) * (1 / (np.float32(255) * std)) - mean / std
+
+
+def _three_numbers(name: str, values: Any) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise InputError(f"image {name} is {values!r}; want three numbers (R, G, B)") from None
+    if not all(map(math.isfinite, (red, green, blue))):
+        raise InputError(f"image {name} is {values!r}; want three finite numbers")
+    return red, green, blue

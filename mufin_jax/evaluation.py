@@ -1,0 +1,204 @@
+"""Section 4 of the paper: what is scored, and the tables that say how well.
+
+The overlap filter leaves out (datapoint, label) pairs that would be too easy: an item as its own
+recommendation, and (b, a) where (a, b) was trained on. Such pairs leave the predictions *and* the
+ground truth. Lists must therefore be made longer than the `DEPTH` places that count, by
+`spare_places(filter)`, if 100 are to remain.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from scipy.sparse import csr_matrix
+
+from mufin_jax import metrics
+from mufin_jax.errors import InputError
+from mufin_jax.metrics import DEPTH, Csr, remove
+from mufin_jax.metrics import spare_places as spare_places
+
+METRICS = (
+    *("P@1", "P@3", "P@5", "nDCG@1", "nDCG@3", "nDCG@5"),
+    *("PSP@1", "PSP@3", "PSP@5", "R@10", "R@100", "AUC"),
+)
+
+PAPER_MUFIN = {"P@1": 52.30, "P@5": 34.76, "nDCG@5": 50.46, "R@10": 50.63, "AUC": 0.60}
+"""MUFIN on MM-AmazonTitles-300K under the given filter, as published: Mittal et al., Multi-modal
+Extreme Classification, CVPR 2022, with its supplement. What they do not report is absent."""
+
+
+class Scored(NamedTuple):
+    """What the overlap filter leaves to be scored.
+
+    without_positive: the number of datapoints that have no relevant label, left or from the
+    start. They score 0; print the number beside the results.
+    """
+
+    ranking: Int[np.ndarray, "b k"]
+    relevance: csr_matrix
+    without_positive: int
+
+
+def drop(ranking: Int[np.ndarray, "b k"], relevance: Csr, filter: Csr | None) -> Scored:
+    """Takes the filter's pairs out of predictions and ground truth; places below move up.
+
+    Lists keep their width: what moved up leaves -1 behind. Zeros stored in the relevance go too.
+
+    Raises:
+        InputError: the shapes do not fit each other.
+    """
+    relevance = metrics.relevant_pairs(relevance)
+    if filter is not None and filter.shape != relevance.shape:
+        raise InputError(
+            "the overlap filter is {} x {} and the relevance {} x {}, wanted equal shapes: take "
+            "both from the same split".format(*metrics.shape(filter), *metrics.shape(relevance))
+        )
+    if filter is not None and filter.nnz:
+        points = np.repeat(np.arange(len(relevance.indptr) - 1), np.diff(relevance.indptr))
+        relevance.data[metrics.stored(filter, points, relevance.indices)] = 0
+        relevance.eliminate_zeros()
+    without_positive = int(np.count_nonzero(np.diff(relevance.indptr) == 0))
+    return Scored(remove(ranking, filter), relevance, without_positive)
+
+
+def evaluate_ranking(
+    ranking: Int[np.ndarray, "b k"], relevance: Csr, filter: Csr | None, train_relevance: Csr
+) -> dict[str, float]:
+    """All of `METRICS` after the overlap filter, in percent, AUC as a share.
+
+    Args:
+        ranking: label ids, best first, -1 in free places; `spare_places(filter)` wider
+            than `DEPTH`, or R@100 and AUC are of fewer than 100 places; more do not count.
+        relevance: of the test datapoints, unfiltered.
+        filter: the pairs that do not count, or None.
+        train_relevance: of the training datapoints, unfiltered, for the propensities.
+
+    Raises:
+        InputError: the shapes do not fit each other, or a list names a label twice.
+    """
+    trained, tested = metrics.shape(train_relevance)[1], metrics.shape(relevance)[1]
+    if trained != tested:
+        raise InputError(
+            f"train has {trained} labels and test {tested}, "
+            "wanted as many: take both from the same data"
+        )
+    _refuse_repeats(ranking)
+    ranking, relevance, _ = drop(ranking, relevance, filter)
+    weights = metrics.inverse_propensity(train_relevance)
+    values = [metrics.precision(ranking, relevance, k) for k in (1, 3, 5)]
+    values += [metrics.ndcg(ranking, relevance, k) for k in (1, 3, 5)]
+    values += [metrics.psp(ranking, relevance, weights, k) for k in (1, 3, 5)]
+    values += [metrics.recall(ranking, relevance, k) for k in (10, 100)]
+    values += [metrics.auc(ranking, relevance, DEPTH)]
+    return dict(zip(METRICS, values, strict=True))
+
+
+def by_category(
+    ranking: Int[np.ndarray, "b k"],
+    relevance: Csr,
+    codes: Int[np.ndarray, " labels"],
+    names: Sequence[str],
+    k: int = 5,
+) -> dict[str, dict[str, float | int]]:
+    """P@k by category (the supplement's table 6), of a ranking and relevance as `drop` left them.
+
+    A datapoint is of the category that most of its relevant labels have, among equals the one
+    of smaller code; without any relevant label of a known category it is of none and left out.
+
+    Args:
+        ranking: label ids, best first.
+        relevance: of the same datapoints.
+        codes: the category of each label, -1 where it is unknown.
+        names: of the categories; the result keeps their order, without those that are empty.
+        k: places that count.
+
+    Returns:
+        Category -> {"P@k": percent, "points": their number}.
+    """
+    known = np.flatnonzero(codes >= 0)
+    one = np.ones(len(known), np.float32)
+    of_label = csr_matrix((one, (known, codes[known])), (len(codes), len(names)))
+    held = metrics.relevant_pairs(relevance)
+    category = metrics.rank(csr_matrix(held @ of_label), 1)[:, 0]
+    result = {}
+    for code in np.unique(category[category >= 0]):
+        rows = np.flatnonzero(category == code)
+        value = metrics.precision(ranking[rows], held[rows], k)
+        result[names[code]] = {f"P@{k}": value, "points": len(rows)}
+    return result
+
+
+def by_popularity(
+    ranking: Int[np.ndarray, "b k"],
+    relevance: Csr,
+    train_relevance: Csr,
+    k: int = 10,
+    bins: int = 5,
+) -> list[dict[str, float | int]]:
+    """What each popularity bin gives to R@k (figure 4), of what `drop` left.
+
+    Labels by falling number of training datapoints are cut into bins of equal volume, which is
+    the sum of those numbers: the first bin has few, frequent labels, the last many, rare ones
+    (and those never trained on). The bins' parts add up to R@k.
+
+    Returns:
+        One row per bin, the most popular first: {"R@k": percent, "labels": their number,
+        "volume": their training pairs}.
+    """
+    frequency = metrics.frequencies(train_relevance)
+    order = np.argsort(-frequency, kind="stable")
+    # A label lies where the middle of its own volume does.
+    middle = np.cumsum(frequency[order]) - frequency[order] / 2
+    bin_of = np.empty(len(order), int)
+    bin_of[order] = np.minimum(middle * bins // max(frequency.sum(), 1), bins - 1)
+
+    top = ranking[:, :k]
+    held = metrics.relevant_pairs(relevance)
+    hit_points, places = np.nonzero(metrics.listed_in(top, held))
+    share = 100 / np.maximum(np.diff(held.indptr), 1)[hit_points] / max(len(top), 1)
+    parts = np.bincount(bin_of[top[hit_points, places]], share, minlength=bins)
+    labels = np.bincount(bin_of, minlength=bins)
+    volume = np.bincount(bin_of, frequency, minlength=bins)
+    return [
+        {f"R@{k}": float(parts[i]), "labels": int(labels[i]), "volume": int(volume[i])}
+        for i in range(bins)
+    ]
+
+
+def table(
+    rows: Mapping[str, Mapping[str, float | int]], columns: Sequence[str] = METRICS, head: str = ""
+) -> str:
+    """An aligned text table: a line per row name, a column per metric, a dash for what is missing.
+
+    Two decimals; three for AUC, which is a share, and for milliseconds.
+    """
+    lines = [[head, *columns]]
+    for name, values in rows.items():
+        lines.append([name, *(_cell(column, values.get(column)) for column in columns)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = []
+    for name, *cells in lines:
+        padded = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        text.append("  ".join([name.ljust(widths[0]), *padded]).rstrip())
+    text.insert(1, "-" * (sum(widths) + 2 * len(columns)))
+    return "\n".join(text)
+
+
+def _cell(column: str, value: float | int | None) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.3f}" if column == "AUC" or column.startswith("ms") else f"{value:.2f}"
+
+
+def _refuse_repeats(ranking: Int[np.ndarray, "b k"]) -> None:
+    """A label listed twice would be a hit twice."""
+    for rows in metrics.blocks(*ranking.shape):
+        ordered = np.sort(ranking[rows], axis=1)
+        repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        if repeated.any():
+            row, place = (int(where[0]) for where in np.nonzero(repeated))
+            raise InputError(
+                f"row {rows.start + row} of the ranking names label {ordered[row, place]} twice, "
+                "wanted distinct labels: keep the better of its places"
+            )

@@ -1,0 +1,201 @@
+"""An experiment: a dataset and one configuration per stage; `run` takes it through the stages.
+
+    prepare -> pretrain (I) -> retrieve (II) -> initialize (III) -> finetune (IV) -> evaluate
+
+Each stage reads the folders of those before it and writes its own, `<workdir>/<stage>/`. A finished
+stage is skipped, an interrupted one goes on from its last checkpoint.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from jax.sharding import Mesh
+
+from mufin_jax.data.miniature import MiniatureConfig, write_miniature
+from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.errors import InputError
+from mufin_jax.files import read_json
+from mufin_jax.model import ModelConfig
+from mufin_jax.runs import Run, environment
+from mufin_jax.sharding import make_mesh
+from mufin_jax.stages.evaluate import EvaluateConfig, evaluate
+from mufin_jax.stages.finetune import FinetuneConfig, finetune
+from mufin_jax.stages.initialize import InitializeConfig, initialize
+from mufin_jax.stages.pretrain import PretrainConfig, pretrain
+from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
+
+log = logging.getLogger(__name__)
+
+Stage = Literal["prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate", "all"]
+STAGES = ("prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A dataset and one configuration per stage."""
+
+    name: str = "experiment"
+    """Names the run's default folder, runs/NAME."""
+    seed: int = 0
+    """Of every random draw; a draw's address is (seed, stage, step)."""
+    data: Path | None = None
+    """The raw data folder, in any of the forms of the README; the built-in catalogue without."""
+    workdir: Path | None = None
+    """The run's folder; runs/NAME by default."""
+    miniature: MiniatureConfig = dataclasses.field(default_factory=MiniatureConfig)
+    """The built-in catalogue, made where no data are given."""
+    prepare: PrepareConfig = dataclasses.field(default_factory=PrepareConfig)
+    """Raw data to the prepared folder."""
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    """Sizes and kinds of the encoders and attention blocks."""
+    pretrain: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
+    """Module I."""
+    retrieve: RetrieveConfig = dataclasses.field(default_factory=RetrieveConfig)
+    """Module II."""
+    initialize: InitializeConfig = dataclasses.field(default_factory=InitializeConfig)
+    """Module III."""
+    finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
+    """Module IV."""
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
+    """The test set's metrics."""
+
+    def __post_init__(self) -> None:
+        """Refuse seeds that numpy and JAX cannot both take, and a data folder that is none."""
+        if not 0 <= self.seed < 2**31:
+            raise InputError(f"seed={self.seed}: wanted a whole number from 0 to 2147483647")
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.workdir or Path("runs") / self.name
+
+
+def run(
+    experiment: Experiment, stage: Stage = "all", mesh: Mesh | None = None
+) -> dict[str, Any] | None:
+    """Run one stage, or all of them, and return the metrics where there are any.
+
+    Args:
+        experiment: what to run, and where.
+        stage: "all", or one of STAGES, whose predecessors must be finished.
+        mesh: the devices; all of them by default.
+
+    Raises:
+        InputError: wrong data, or a folder made with another configuration.
+        Held: another run has the folder.
+        Stopped: after a signal; the same call goes on.
+    """
+    if stage != "all" and stage not in STAGES:
+        raise InputError(f"stage={stage!r}: wanted all or one of {', '.join(STAGES)}")
+    if experiment.data is not None and not experiment.data.is_dir():
+        raise InputError(f"--data={experiment.data}: no such folder")
+    with Run(experiment.folder) as held:
+        _use_compile_cache(experiment.folder)
+        held.record(experiment=dataclasses.asdict(experiment), **environment())
+        runner = _Runner(experiment, held, mesh or make_mesh())
+        for name in STAGES if stage == "all" else (stage,):
+            runner.take(name)
+        path = experiment.folder / "metrics.json"
+        return read_json(path) if held.finished("evaluate") and path.exists() else None
+
+
+class _Runner:
+    """Takes a held folder through stages; each method below is a stage with its arguments."""
+
+    def __init__(self, experiment: Experiment, held: Run, mesh: Mesh):
+        self.experiment, self.held, self.mesh = experiment, held, mesh
+        self.folders = {name: experiment.folder / name for name in STAGES}
+
+    def take(self, name: str) -> None:
+        """Run a stage unless it is finished; what it was made with must be what is asked for."""
+        for earlier in STAGES[: STAGES.index(name)]:
+            if not self.held.finished(earlier):
+                raise InputError(
+                    f"stage {name} needs {earlier}, which is not finished in "
+                    f"{self.held.workdir}: run --stage={earlier} or --stage=all"
+                )
+        self.held.guard(name, self.settings(name))
+        if self.held.finished(name):
+            log.info("%s: finished already", name)
+            return
+        log.info("%s", name)
+        with self.held.timed(name):
+            getattr(self, name)(self.folders[name])
+        self.held.mark_finished(name)
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return the part of the experiment that decides what a stage writes."""
+        experiment = self.experiment
+        settings = dataclasses.asdict(getattr(experiment, name))
+        settings.pop("fit", None)  # intervals of logs and checkpoints change no result
+        settings["seed"] = experiment.seed
+        if name == "prepare":
+            settings["data"] = str(experiment.data.resolve()) if experiment.data else None
+            if experiment.data is None:
+                settings["miniature"] = dataclasses.asdict(experiment.miniature)
+            settings["image_checkpoint"] = experiment.model.image_checkpoint
+        if name == "pretrain":
+            settings["model"] = dataclasses.asdict(experiment.model)
+        return settings
+
+    def prepare(self, out: Path) -> None:
+        """Raw data, or the miniature, to the prepared folder."""
+        experiment, source = self.experiment, self.experiment.data
+        config, processing = experiment.prepare, None
+        if experiment.model.image_checkpoint:
+            from mufin_jax.encoders.pretrained import image_processing
+
+            processing = image_processing(experiment.model.image_checkpoint)
+        if source is None:
+            source = experiment.folder / "miniature"
+            write_miniature(experiment.miniature, source)
+        prepare(config, source, out, processing)
+
+    def pretrain(self, out: Path) -> None:
+        """Module I."""
+        experiment = self.experiment
+        pretrain(
+            experiment.pretrain, experiment.model, self.folders["prepare"], out, self.mesh,
+            experiment.seed,
+        )  # fmt: skip
+
+    def retrieve(self, out: Path) -> None:
+        """Module II."""
+        folders = self.folders
+        retrieve(
+            self.experiment.retrieve, folders["prepare"], folders["pretrain"], out, self.mesh
+        )
+
+    def initialize(self, out: Path) -> None:
+        """Module III."""
+        experiment, folders = self.experiment, self.folders
+        initialize(
+            experiment.initialize, folders["prepare"], folders["pretrain"], out, self.mesh,
+            experiment.seed,
+        )  # fmt: skip
+
+    def finetune(self, out: Path) -> None:
+        """Module IV."""
+        experiment, folders = self.experiment, self.folders
+        finetune(
+            experiment.finetune, folders["prepare"], folders["retrieve"], folders["initialize"],
+            out, self.mesh, experiment.seed, experiment.retrieve.index,
+        )  # fmt: skip
+
+    def evaluate(self, out: Path) -> None:
+        """Metrics, floors, ceiling."""
+        folders = self.folders
+        evaluate(
+            self.experiment.evaluate, folders["prepare"], folders["retrieve"],
+            self.experiment.folder, out, self.mesh,
+        )  # fmt: skip
+
+
+def _use_compile_cache(folder: Path) -> None:
+    """Keep compiled programs in the run's folder, so that a resumed run does not compile again."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").resolve()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,138 @@
+"""Files that are whole or absent: replaced in one step, checked by SHA-256, errors in one line."""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Set
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mufin_jax.errors import DiskError, InputError
+
+_DISK = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turns errors of a full, read-only or failing disk into DiskError, naming path and space."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        raise disk_error(path, error.strerror or str(error), needed) from error
+
+
+def is_disk_error(error: OSError) -> bool:
+    """Whether the disk is at fault, rather than a name that is wrong."""
+    return error.errno in _DISK
+
+
+def disk_error(path: Path, reason: str, needed: int | None = None) -> DiskError:
+    """The DiskError that says what is lacking where; `needed` in bytes."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    space = f"{shutil.disk_usage(there).free / 1e6:,.1f} MB free"
+    if needed is not None:
+        space = f"{needed / 1e6:,.1f} MB needed, {space}"
+    return DiskError(f"{path}: {reason} ({space}); make room or choose another --workdir")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path`, on disk, only when it is complete."""
+    unfinished = path.with_name(path.name + ".tmp")
+    with disk_errors(path):
+        try:
+            with open(unfinished, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+            sync(path.parent)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+def sync(path: Path) -> None:
+    """Makes a file's content, or the names in a folder, survive a power cut, too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a JSON file in one step. Arrays become lists, paths text, NaN and infinity null."""
+    with replacing(path) as file:
+        file.write(json.dumps(jsonable(value), indent=1, allow_nan=False).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file; InputError, with the line, if it is missing or broken."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(
+            f"{path}: not JSON ({error}); delete it and run the command again"
+        ) from error
+
+
+def jsonable(value: Any) -> Any:
+    """The value as JSON knows it, so that comparing it with what was read back makes sense."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return jsonable(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def manifest(folder: Path, ignore: Set[str] = frozenset()) -> dict[str, list]:
+    """Size and SHA-256 of every file under a folder, by its path relative to the folder."""
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    names = (path.relative_to(folder).as_posix() for path in files)
+    return {
+        name: [path.stat().st_size, _sha256(path)]
+        for name, path in zip(names, files, strict=True)
+        if name not in ignore
+    }
+
+
+def damage(folder: Path, files: dict[str, list], ignore: Set[str] = frozenset()) -> str | None:
+    """What distinguishes a folder from its manifest, in a few words; None if nothing does."""
+    present = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+    } - ignore
+    if missing := sorted(set(files) - present):
+        return f"{missing[0]} is missing"
+    if strange := sorted(present - set(files)):
+        return f"{strange[0]} does not belong here"
+    for name, (size, digest) in files.items():
+        if (found := (folder / name).stat().st_size) != size:
+            return f"{name} has {found} bytes instead of {size}"
+        if _sha256(folder / name) != digest:
+            return f"{name} is damaged (wrong SHA-256)"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,141 @@
+"""What any result must stand above: three rankings that no training is needed for.
+
+- `popularity`: the labels of most training datapoints, the same for every datapoint.
+- `nearest_title`: the labels whose titles are most like the datapoint's.
+- `title_neighbours`: the labels of the 20 training datapoints with the most similar titles,
+  each vote weighted by its similarity.
+
+Similarity is the cosine of TF-IDF vectors of whole words (scikit-learn's defaults: lower case,
+words of two letters and more), with document frequencies from the training and label titles.
+Places that a datapoint's title leaves free, all of them where it has none, go to popular labels.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Int
+from scipy.sparse import csr_matrix
+
+from mufin_jax import metrics
+from mufin_jax.evaluation import evaluate_ranking
+from mufin_jax.metrics import DEPTH, Csr, remove, spare_places
+
+NEIGHBOURS = 20
+
+COMMON_WORD = 10_000
+"""Words of more titles than this are left out: they say little and cost most of the time."""
+
+PRODUCTS = 1 << 24
+"""Bound on the multiplications of one block of similarities, and so on its memory (~0.5 GB)."""
+
+
+def floors(
+    train_titles: Iterable[str],
+    test_titles: Iterable[str],
+    label_titles: Iterable[str],
+    train_relevance: Csr,
+    test_relevance: Csr,
+    filter: Csr | None = None,
+) -> dict[str, dict[str, float]]:
+    """Floor -> all of `evaluation.METRICS` under the overlap filter.
+
+    Titles may be empty; `test_relevance` and `filter` are of the test datapoints.
+    """
+    found = floor_rankings(train_titles, test_titles, label_titles, train_relevance, filter)
+    return {
+        name: evaluate_ranking(ranking, test_relevance, filter, train_relevance)
+        for name, ranking in found.items()
+    }
+
+
+def floor_rankings(
+    train_titles: Iterable[str],
+    test_titles: Iterable[str],
+    label_titles: Iterable[str],
+    train_relevance: Csr,
+    filter: Csr | None = None,
+    depth: int = DEPTH,
+) -> dict[str, Int[np.ndarray, "b k"]]:
+    """Floor -> the first `depth` labels of each test datapoint, filtered pairs left out.
+
+    Empty titles are welcome; `filter`, of test datapoints x labels, may be None.
+    """
+    tests = list(test_titles)
+    train, test, labels = _tfidf(list(train_titles), tests, list(label_titles))
+    votes = metrics.relevant_pairs(train_relevance)
+    popular = np.argsort(-metrics.frequencies(train_relevance), kind="stable").astype(np.int32)
+    wanted = min(depth, len(popular))
+    names = ("popularity", "nearest_title", "title_neighbours")
+    rankings = {name: np.full((len(tests), wanted), -1, np.int32) for name in names}
+    by_word = {"labels": csr_matrix(labels.T), "train": csr_matrix(train.T)}
+    for rows in _blocks(test, *by_word.values()):
+        dropped = filter[rows] if filter is not None else None
+        reach = min(wanted + spare_places(dropped), len(popular))
+        neighbours = _only_best(csr_matrix(test[rows] @ by_word["train"]), NEIGHBOURS)
+        drafts = (
+            np.full((rows.stop - rows.start, reach), -1, np.int32),
+            metrics.rank(csr_matrix(test[rows] @ by_word["labels"]), reach),
+            metrics.rank(csr_matrix(neighbours @ votes), reach),
+        )
+        for name, draft in zip(names, drafts, strict=True):
+            rankings[name][rows] = remove(_filled(draft, popular), dropped)[:, :wanted]
+    return rankings
+
+
+def _filled(
+    ranking: Int[np.ndarray, "b k"], popular: Int[np.ndarray, " labels"]
+) -> Int[np.ndarray, "b k"]:
+    """The ranking with its free places given to the most popular labels it does not list."""
+    reach = ranking.shape[1]
+    short = np.flatnonzero((ranking < 0).any(axis=1))
+    offered = np.tile(popular[:reach], (len(short), 1))
+    point, place = np.nonzero(ranking[short] >= 0)
+    labels = ranking[short][point, place]
+    listed = csr_matrix(
+        (np.ones(len(labels), bool), (point, labels)), shape=(len(short), len(popular))
+    )
+    offered[metrics.listed_in(offered, listed)] = -1
+    filled = ranking.copy()
+    filled[short] = remove(np.hstack([ranking[short], offered]), None)[:, :reach]
+    return filled
+
+
+def _only_best(similarities: csr_matrix, k: int) -> csr_matrix:
+    """The k largest of each row."""
+    labels, values = metrics.best(similarities, k)
+    rows, places = np.nonzero(labels >= 0)
+    kept = (values[rows, places], (rows, labels[rows, places]))
+    return csr_matrix(kept, shape=metrics.shape(similarities))
+
+
+def _tfidf(
+    train_titles: list[str], test_titles: list[str], label_titles: list[str]
+) -> tuple[csr_matrix, csr_matrix, csr_matrix]:
+    """Unit rows of word weights for each of the three."""
+    # scikit-learn takes a second to import, and only evaluation needs it.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(max_df=COMMON_WORD)
+    sides = (train_titles, test_titles, label_titles)
+    try:
+        words.fit(train_titles + label_titles)
+    except ValueError:  # not one word in the titles
+        empty = [csr_matrix((len(titles), 1), dtype=np.float32) for titles in sides]
+        return empty[0], empty[1], empty[2]
+    train, test, labels = (
+        csr_matrix(words.transform(titles), dtype=np.float32) for titles in sides
+    )
+    return train, test, labels
+
+
+def _blocks(test: csr_matrix, *by_word: csr_matrix) -> Iterator[slice]:
+    """Runs of test rows whose similarities to all rows of the others cost about `PRODUCTS`."""
+    per_word = sum(np.diff(other.indptr) for other in by_word)
+    # A row without words still takes its places in the ranking.
+    cost = np.cumsum(metrics.relevant_pairs(test) @ per_word + DEPTH)
+    start = 0
+    while start < len(cost):
+        spent = cost[start - 1] if start else 0
+        stop = max(int(np.searchsorted(cost, spent + PRODUCTS, "right")), start + 1)
+        yield slice(start, stop)
+        start = stop

@@ -1,0 +1,241 @@
+"""The measures of the paper's tables, by the Extreme Classification Repository's conventions.
+
+Means are over *all* datapoints: one without a relevant label scores 0 and counts. Results are in
+percent, except AUC, which the paper prints as a share. Relevance is a CSR matrix of datapoints x
+labels in which every value but 0 means relevant. A ranking holds label ids, best first, -1 in
+its free places; where it is shorter than k, the rest of the k places are misses. NumPy and SciPy
+only, so that anyone can check a number; long lists are walked in blocks of rows, never through a
+dense matrix of datapoints x labels.
+"""
+
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt
+from scipy.sparse import csr_array, csr_matrix
+
+from mufin_jax.errors import InputError
+
+Csr = csr_matrix | csr_array
+
+DEPTH = 100
+"""Places of a ranked list that count: as many as the paper's shortlists have."""
+
+BLOCK_CELLS = 1 << 22
+"""Cells of a block's temporaries: some tens of MB, whatever the number of datapoints."""
+
+
+def precision(ranking: Int[np.ndarray, "b k"], relevance: Csr, k: int) -> float:
+    """P@k: the share of the first k places that hold a relevant label, in percent."""
+    hits = listed_in(ranking[:, :k], relevance)
+    return _percent(hits.sum(), len(hits) * k)
+
+
+def ndcg(ranking: Int[np.ndarray, "b k"], relevance: Csr, k: int) -> float:
+    """nDCG@k: gain 1 / log2(place + 1), over that of min(k, relevant labels) hits, in percent."""
+    hits = listed_in(ranking[:, :k], relevance)
+    discounts = 1 / np.log2(np.arange(k) + 2)
+    ideal = np.concatenate([[1], np.cumsum(discounts)])[np.minimum(_positives(relevance), k)]
+    return _percent((hits @ discounts[: hits.shape[1]] / ideal).sum(), len(hits))
+
+
+def psp(
+    ranking: Int[np.ndarray, "b k"],
+    relevance: Csr,
+    inverse_propensities: Float[np.ndarray, " labels"],
+    k: int,
+) -> float:
+    """PSP@k: the hits' inverse propensities, summed over all datapoints, in percent of the most.
+
+    A ratio of sums, not a mean of ratios: the ideal ranking of a datapoint begins with its
+    relevant labels of largest inverse propensity.
+    """
+    top = ranking[:, :k]
+    gained = inverse_propensities[top[listed_in(top, relevance)]].sum()
+    worth = relevant_pairs(relevance)
+    worth.data = inverse_propensities[worth.indices]
+    ideal = rank(worth, k)
+    return _percent(gained, inverse_propensities[ideal[ideal >= 0]].sum())
+
+
+def recall(ranking: Int[np.ndarray, "b k"], relevance: Csr, k: int) -> float:
+    """R@k: the share of a datapoint's relevant labels among its first k places, in percent."""
+    hits = listed_in(ranking[:, :k], relevance)
+    return _percent((hits.sum(1) / np.maximum(_positives(relevance), 1)).sum(), len(hits))
+
+
+def auc(ranking: Int[np.ndarray, "b k"], relevance: Csr, k: int = DEPTH) -> float:
+    """AUC: the share of (relevant, irrelevant) pairs of a list of k that stand in right order.
+
+    0 for a list that lacks one of the two kinds; a mean over datapoints, a share of 1. Free
+    places are no labels and make no pairs, where the repository's script counts them as
+    irrelevant ones and so would reward a retriever for coming back with less; on full lists the
+    two agree.
+    """
+    top = ranking[:, :k]
+    hits, total = listed_in(top, relevance), 0.0
+    for rows in blocks(*top.shape):
+        misses = ~hits[rows] & (top[rows] >= 0)
+        hits_above = np.cumsum(hits[rows], axis=1, dtype=np.int32)
+        pairs = hits[rows].sum(1) * misses.sum(1)
+        total += ((hits_above * misses).sum(1) / np.maximum(pairs, 1)).sum()
+    return float(total / max(len(top), 1))
+
+
+def inverse_propensity(
+    train_relevance: Csr, A: float = 0.6, B: float = 2.6
+) -> Float[np.ndarray, " labels"]:
+    """1 / p_l = 1 + C (N_l + B)^-A with C = (ln N - 1)(B + 1)^A, from the *training* relevance.
+
+    N is the number of training datapoints and N_l that of label l. With fewer than three
+    datapoints C would be negative and is 0: every label then weighs 1.
+    """
+    points = max(shape(train_relevance)[0], 1)
+    C = max(np.log(points) - 1, 0) * (B + 1) ** A
+    return 1 + C * (frequencies(train_relevance) + B) ** -A
+
+
+def frequencies(relevance: Csr) -> Int[np.ndarray, " labels"]:
+    """The number of datapoints for which each label is relevant."""
+    return np.bincount(relevant_pairs(relevance).indices, minlength=shape(relevance)[1])
+
+
+def rank(scores: Csr, k: int) -> Int[np.ndarray, "b k"]:
+    """Each row's k labels of largest score; see `best`."""
+    return best(scores, k)[0]
+
+
+def best(scores: Csr, k: int) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
+    """Each row's k labels of largest score with their scores, compared as float32.
+
+    Every stored pair is a candidate, a stored 0 too, and is stored once. Equal scores go by the
+    smaller label id. Rows with fewer pairs end in labels -1 and scores -inf.
+
+    Raises:
+        InputError: a score is NaN.
+    """
+    values = np.asarray(scores.data, np.float32) + np.float32(0)  # + 0 makes one zero of -0 and 0
+    if np.isnan(values).any():
+        raise InputError("a score is NaN, wanted a number: look for it where scores are made")
+    widths = np.diff(scores.indptr)
+    labels = np.full((len(widths), k), -1, np.int32)
+    ranked = np.full((len(widths), k), -np.inf, np.float32)
+    # By falling width: a block's rows are of one size, so that padding them costs little.
+    order = np.argsort(-widths, kind="stable")[: np.count_nonzero(widths)]
+    start = 0
+    while start < len(order):
+        width = int(widths[order[start]])
+        rows = order[start : start + max(BLOCK_CELLS // width, 1)]
+        start += len(rows)
+        real = np.arange(width) < widths[rows, None]
+        at = (scores.indptr[rows].astype(np.int64)[:, None] + np.arange(width))[real]
+        keys = np.full((len(rows), width), np.iinfo(np.uint64).max, np.uint64)
+        keys[real] = _sort_keys(values[at], scores.indices[at])
+        if width > k:
+            keys = np.partition(keys, k - 1, axis=1)[:, :k]
+        keys.sort(axis=1)
+        labels[rows, : keys.shape[1]], ranked[rows, : keys.shape[1]] = _read_keys(keys)
+    return labels, ranked
+
+
+def listed_in(ranking: Int[np.ndarray, "b k"], pairs: Csr) -> Bool[np.ndarray, "b k"]:
+    """Which of the listed labels are stored, with another value than 0, in their row of pairs.
+
+    Raises:
+        InputError: the two differ in rows, or a label is not a column of pairs.
+    """
+    points, labels = shape(pairs)
+    if len(ranking) != points:
+        raise InputError(
+            f"the ranking has {len(ranking)} rows and the matrix beside it {points}, "
+            "wanted as many: take both from the same split"
+        )
+    if ranking.size and ranking.max() >= labels:
+        raise InputError(
+            f"the ranking names label {ranking.max()}, wanted ids below {labels}: "
+            "take ranking and relevance from the same data"
+        )
+    pairs = relevant_pairs(pairs)
+    found = np.zeros(ranking.shape, bool)
+    for rows in blocks(*ranking.shape):
+        line, place = np.nonzero(ranking[rows] >= 0)
+        found[rows][line, place] = stored(pairs, line + rows.start, ranking[rows][line, place])
+    return found
+
+
+def stored(
+    pairs: Csr, points: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Which (point, label) are stored in pairs with another value than 0."""
+    if not len(points):  # SciPy answers no question with a matrix, not with an array
+        return np.zeros(0, bool)
+    return np.asarray(csr_matrix(pairs)[points, labels]).ravel() != 0
+
+
+def remove(ranking: Int[np.ndarray, "b k"], pairs: Csr | None) -> Int[np.ndarray, "b k"]:
+    """The ranking without the pairs and without gaps: the rest moves up, -1 stands at the end."""
+    closed = np.full_like(ranking, -1)
+    kept = ranking >= 0
+    if pairs is not None and pairs.nnz:
+        kept &= ~listed_in(ranking, pairs)
+    for rows in blocks(*ranking.shape):
+        point, _ = np.nonzero(kept[rows])
+        place = (np.cumsum(kept[rows], axis=1, dtype=np.int32) - 1)[kept[rows]]
+        closed[rows][point, place] = ranking[rows][kept[rows]]
+    return closed
+
+
+def spare_places(filter: Csr | None) -> int:
+    """How much longer than `DEPTH` lists must be for the filter to leave `DEPTH` of them."""
+    return int(np.diff(filter.indptr).max(initial=0)) if filter is not None else 0
+
+
+def relevant_pairs(pairs: Csr) -> csr_matrix:
+    """The pairs whose value is not 0, sorted and each with value 1; the caller's stay as are."""
+    clean = csr_matrix(pairs, copy=True)
+    clean.sum_duplicates()
+    clean.eliminate_zeros()
+    return csr_matrix((np.ones(clean.nnz, np.float32), clean.indices, clean.indptr), shape(pairs))
+
+
+def shape(pairs: Csr) -> tuple[int, int]:
+    """Datapoints and labels (SciPy leaves open whether a matrix has a shape)."""
+    return cast(tuple[int, int], pairs.shape)
+
+
+def blocks(rows: int, width: int) -> Iterator[slice]:
+    """Slices that cover the rows, each of at most BLOCK_CELLS cells (and at least a row)."""
+    size = max(BLOCK_CELLS // max(width, 1), 1)
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def _positives(relevance: Csr) -> Int[np.ndarray, " b"]:
+    return np.diff(relevant_pairs(relevance).indptr)
+
+
+def _percent(part: float | np.number, whole: float | int | np.number) -> float:
+    return float(100 * part / whole) if whole else 0.0
+
+
+def _sort_keys(
+    scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
+) -> UInt[np.ndarray, " n"]:
+    """One integer per pair that sorts by falling score, then rising label, without an argsort.
+
+    As integers, the bits of negative floats already grow as the floats fall; those of positive
+    floats do once they are inverted, with the sign left clear so that they come first.
+    """
+    bits = scores.view(np.uint32)
+    falling = np.where(bits >> 31, bits, ~bits & 0x7FFFFFFF)
+    return falling.astype(np.uint64) << 32 | labels.astype(np.uint64)
+
+
+def _read_keys(
+    keys: UInt[np.ndarray, "b k"],
+) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
+    """Labels and scores back from their keys; the largest key is a free place."""
+    labels = keys.astype(np.uint32).view(np.int32)  # the low half, all ones reads as -1
+    falling = (keys >> 32).astype(np.uint32)
+    bits = np.where(falling >> 31, falling, ~falling & 0x7FFFFFFF)
+    return labels, np.where(labels >= 0, bits.view(np.float32), np.float32(-np.inf))

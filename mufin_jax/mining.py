@@ -1,0 +1,121 @@
+"""Which examples a step learns from: hard positives, hard negatives, batches of alike labels.
+
+Everything here is numpy, and a pure function of its arguments and of the random generator given.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import sparse
+
+from mufin_jax.data.dataset import Side
+
+
+def training_pairs(train: Side) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Return the pairs that serve as positives, and those that must not serve as negatives.
+
+    Pairs of the overlap filter are neither: the datapoint and the label are the same product.
+    """
+    relevance = train.relevance.astype(bool).tocsr()
+    if train.filter is None or not train.filter.nnz:
+        return relevance, relevance
+    overlap = train.filter.astype(bool).tocsr()
+    return (relevance > relevance.multiply(overlap)).tocsr(), (relevance + overlap).tocsr()
+
+
+def draw_positives(
+    points_of: sparse.csr_matrix,
+    labels: Int[np.ndarray, "c"],
+    count: int,
+    rng: np.random.Generator,
+    z: Float[np.ndarray, "l d"] | None = None,
+    x: Float[np.ndarray, "p d"] | None = None,
+    limit: float = 0.9,
+) -> tuple[Int[np.ndarray, "c k"], Bool[np.ndarray, "c k"]]:
+    """P_l of Module I: datapoints of each label, drawn uniformly among the hard ones.
+
+    Hard are those with z_l·x_i <= limit; where a label has none, its least similar ones are taken.
+    Short sets are masked, never repeated. Without embeddings (before the first refresh) all
+    positives count as hard.
+
+    Args:
+        points_of: relevance, labels x datapoints.
+        labels: l.
+        count: |P_l|.
+        rng: generator of the draw.
+        z: label vectors of the last refresh.
+        x: datapoint vectors of the last refresh.
+        limit: the largest similarity of a hard positive; 1 makes the draw uniform.
+    """
+    chosen = np.zeros((len(labels), count), np.int64)
+    real = np.zeros((len(labels), count), bool)
+    for place, label in enumerate(labels):
+        points = row(points_of, label)
+        if z is not None and x is not None and limit < 1 and len(points):
+            similarity = x[points] @ z[label]
+            hard = points[similarity <= limit]
+            points = hard if len(hard) else points[np.argsort(similarity, kind="stable")[:count]]
+        drawn = draw(points, count, rng)
+        chosen[place, : len(drawn)] = drawn
+        real[place, : len(drawn)] = True
+    return chosen, real
+
+
+def row(matrix: sparse.csr_matrix, index: int) -> Int[np.ndarray, "k"]:
+    """Return the column numbers of one row of a CSR matrix."""
+    return matrix.indices[matrix.indptr[index] : matrix.indptr[index + 1]]
+
+
+def draw(
+    candidates: Int[np.ndarray, "k"], count: int, rng: np.random.Generator
+) -> Int[np.ndarray, "j"]:
+    """Return min(count, k) distinct candidates, uniformly.
+
+    Without replacement, where the authors' code repeats: each row of the label table then appears
+    once in a batch of distinct labels.
+    """
+    return rng.permutation(candidates)[:count]
+
+
+def candidates(
+    shortlist: Int[np.ndarray, "k"], blocked: Int[np.ndarray, "j"], drop_best: bool = False
+) -> Int[np.ndarray, "i"]:
+    """T_i of Module IV: the labels of a shortlist that may serve as hard negatives.
+
+    Args:
+        shortlist: R_i, best first, -1 where there is none.
+        blocked: the datapoint's relevant labels, and its pairs in the overlap filter.
+        drop_best: leave out the best-scored candidate, too.
+    """
+    kept = shortlist[(shortlist >= 0) & ~np.isin(shortlist, blocked)]
+    return kept[1:] if drop_best else kept
+
+
+def clustered_order(
+    vectors: Float[np.ndarray, "l d"], size: int, rng: np.random.Generator
+) -> Int[np.ndarray, "l"]:
+    """Order labels so that alike ones are neighbours, in clusters whose own order is random.
+
+    Balanced spherical 2-means, applied again to each half until a cluster holds at most `size`
+    labels. An option for Module I: the negatives of a label are then harder (NGAME; the authors'
+    code uses it after 20 epochs, on datapoints).
+    """
+
+    def bisect(rows: np.ndarray) -> list[np.ndarray]:
+        if len(rows) <= size:
+            return [rows]
+        centres = vectors[rng.choice(rows, 2, replace=False)]
+        side = vectors[rows] @ (centres[0] - centres[1])
+        for _ in range(8):
+            order = np.argsort(-side, kind="stable")
+            half = len(rows) // 2
+            left, right = vectors[rows[order[:half]]].sum(0), vectors[rows[order[half:]]].sum(0)
+            side = vectors[rows] @ (left / _norm(left) - right / _norm(right))
+        order = np.argsort(-side, kind="stable")
+        return bisect(rows[order[: len(rows) // 2]]) + bisect(rows[order[len(rows) // 2 :]])
+
+    clusters = bisect(rng.permutation(len(vectors)))
+    return np.concatenate([clusters[i] for i in rng.permutation(len(clusters))])
+
+
+def _norm(vector: np.ndarray) -> float:
+    return max(float(np.linalg.norm(vector)), 1e-12)

@@ -1,0 +1,172 @@
+"""The model of MUFIN: describe, embed, adapt (paper, section 3).
+
+- describe: every descriptor, by the encoder of its kind, reduced to D entries: X0.
+- embed: self-attention A_S over the bag, X1 = A_S(X0, X0), and the vector embedding
+  x1 = unit(sum of X1). Labels go the same way with the same weights: Z1, z1.
+- adapt: cross-attention, x2_l = unit(sum of A_C(X1, Z1_l)): the datapoint as seen by label l.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from mufin_jax.attention import AttentionBlock, Memory
+from mufin_jax.bags import Bags, Pool, fill, masked_sum, pool_maximum, unit
+from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
+from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.encoders.vectors import ReadyVectors
+from mufin_jax.encoders.vit import ViT, ViTConfig
+from mufin_jax.errors import InputError
+from mufin_jax.sharding import BY_ROW, REPLICATED, over_devices, replicated
+
+Modalities = Literal["both", "text", "images"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What the model is made of; the defaults are the paper's.
+
+    Attributes:
+        dim: D, the width of every embedding.
+        heads: attention heads of A_S and of A_C; must divide dim.
+        modalities: what the model sees of an item: both, its text, or its images.
+        reduce: how 768 entries become D: adaptive max-pooling, or a learned linear map.
+        image: the ViT, when it is trained from scratch.
+        text: the DistilBERT, when it is trained from scratch; its vocabulary is the tokenizer's.
+        image_checkpoint: ViT weights to start from: a local directory or a name on the hub.
+        text_checkpoint: DistilBERT weights to start from, likewise, with their tokenizer.
+    """
+
+    dim: int = 192
+    heads: int = 1
+    modalities: Modalities = "both"
+    reduce: Literal["max_pool", "linear"] = "max_pool"
+    image: ViTConfig = dataclasses.field(default_factory=ViTConfig.base_32)
+    text: DistilBertConfig = dataclasses.field(default_factory=DistilBertConfig.base)
+    image_checkpoint: str | None = None
+    text_checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse widths that no attention block can have."""
+        if self.dim < 1 or self.heads < 1 or self.dim % self.heads:
+            raise InputError(
+                f"model.dim={self.dim} with model.heads={self.heads}: heads must divide dim; "
+                "choose, say, --model.heads=1"
+            )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+    """Items after self-attention.
+
+    Attributes:
+        bag: X1 (or Z1), one vector per descriptor.
+        mask: True where the descriptor exists.
+        vector: x1 (or z1), sphere-normalised.
+    """
+
+    bag: Float[Array, "b n d"]
+    mask: Bool[Array, "b n"]
+    vector: Float[Array, "b d"]
+
+
+class Mufin(nnx.Module):
+    """E_V, E_T, A_S and A_C. A Flax NNX module, used as a plain pytree.
+
+    Args:
+        config: sizes and kinds.
+        vocab: number of tokens of the tokenizer.
+        vector_width: width of ready image vectors, or None when images are pixels.
+        processing: how pixels are normalised before E_V.
+        mesh: the devices that the attention blocks are mapped over.
+        rngs: source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        vocab: int,
+        vector_width: int | None,
+        processing: ImageProcessing,
+        mesh: Mesh,
+        rngs: nnx.Rngs,
+    ):
+        self.config, self.dim, self.mesh, self.processing = config, config.dim, mesh, processing
+        self.vocab, self.vector_width = vocab, vector_width
+        image_encoder = text_encoder = image_reduce = text_reduce = None
+        if config.modalities != "text":
+            if vector_width is None:
+                image_encoder, width = ViT(config.image, rngs), config.image.width
+            else:
+                image_encoder, width = ReadyVectors(vector_width, rngs), vector_width
+            if config.reduce == "linear":
+                image_reduce = nnx.Linear(width, config.dim, rngs=rngs)
+        if config.modalities != "images":
+            text_encoder = DistilBert(dataclasses.replace(config.text, vocab=vocab), rngs)
+            if config.reduce == "linear":
+                text_reduce = nnx.Linear(config.text.width, config.dim, rngs=rngs)
+        self.image_encoder, self.text_encoder = image_encoder, text_encoder
+        self.image_reduce, self.text_reduce = image_reduce, text_reduce
+        self.self_attention = AttentionBlock(config.dim, config.heads, rngs=rngs)
+        self.cross_attention = AttentionBlock(config.dim, config.heads, rngs=rngs)
+
+    def describe(self, pool: Pool) -> Float[Array, "p d"]:
+        """Return the descriptor vectors X0 of a pool, texts first, on every device."""
+        parts = []
+        if self.text_encoder is not None and pool.tokens is not None:
+            hidden = self.text_encoder(pool.tokens, pool.lengths)
+            parts.append(self._reduce(hidden, self.text_reduce))
+        if self.image_encoder is not None and pool.images is not None:
+            images = pool.images
+            if images.ndim == 4:
+                images = self.processing.normalise(images)
+            parts.append(self._reduce(self.image_encoder(images), self.image_reduce))
+        # Encoded where the descriptor lies, then gathered: the vectors of a batch are small.
+        parts = [jax.lax.with_sharding_constraint(part, replicated(self.mesh)) for part in parts]
+        return jnp.concatenate(parts)
+
+    def embed(self, vectors: Float[Array, "p d"], bags: Bags) -> Embedding:
+        """Return X1 = A_S(X0, X0) and x1 = unit(sum X1); the bags are split over the devices."""
+
+        def local(block: AttentionBlock, vectors: Array, bags: Bags) -> Embedding:
+            x0 = fill(vectors, bags)
+            x1 = block(x0, x0, bags.mask)
+            return Embedding(x1, bags.mask, unit(masked_sum(x1, bags.mask)))
+
+        mapped = over_devices(local, self.mesh, (REPLICATED, REPLICATED, BY_ROW), BY_ROW)
+        return mapped(self.self_attention, vectors, bags)
+
+    def adapt(self, points: Embedding, pairs: Memory) -> Float[Array, "b c d"]:
+        """Return x2_l = unit(sum A_C(X1, Z1_l)) of each datapoint for each of its c labels.
+
+        Args:
+            points: datapoints, split over the devices.
+            pairs: for each datapoint the `memory` of its labels, axes (b, c, m, ...).
+        """
+
+        def local(block: AttentionBlock, points: Embedding, pairs: Memory) -> Array:
+            x2 = block.attend(points.bag[:, None], pairs)
+            return unit(masked_sum(x2, points.mask[:, None]))
+
+        mapped = over_devices(local, self.mesh, (REPLICATED, BY_ROW, BY_ROW), BY_ROW)
+        return mapped(self.cross_attention, points, pairs)
+
+    def memory(self, labels: Embedding) -> Memory:
+        """Return what cross-attention needs of each label, made once per label."""
+        return self.cross_attention.memory(labels.bag, labels.mask)
+
+    def depths(self) -> dict[str, int]:
+        """Return the number of blocks of each encoder, by its name in the model."""
+        encoders = {"image_encoder": self.image_encoder, "text_encoder": self.text_encoder}
+        return {name: getattr(e, "config").depth if hasattr(e, "config") else 1
+                for name, e in encoders.items() if e is not None}
+
+    def _reduce(self, hidden: Float[Array, "p w"], linear: nnx.Linear | None) -> Array:
+        return pool_maximum(hidden, self.dim) if linear is None else linear(hidden)

@@ -1,0 +1,105 @@
+"""Which parts of the model train, each with its own line in the optimizer (paper, App. D).
+
+AdamW, a cosine schedule after a linear warm-up counted in steps, weight decay on matrices only. The
+label table is not here: its row-sparse Adam is `classifiers.update`, at the rate of `schedule`.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import optax
+from flax import nnx
+
+from mufin_jax.encoders import trainable
+from mufin_jax.errors import InputError
+
+Mode = Literal["frozen", "last", "full"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """How a stage trains; the defaults are the paper's for Module I.
+
+    Attributes:
+        rate: peak learning rate of every part that has none of its own.
+        warmup: steps of linear warm-up from zero; counted in steps, at most half of all.
+        weight_decay: of matrices; biases, norms and the label table have none.
+        clip: largest global norm of the gradients of the parts that train; 0 for no clipping.
+        image_encoder: which blocks of E_V train: none, the last one, all.
+        text_encoder: which blocks of E_T train.
+        encoder_rate: own learning rate of the encoders (the authors' code: 1e-5 in Module IV).
+        attention_rate: own learning rate of A_S and A_C.
+        table_rate: own learning rate of the label table (the authors' code: 1e-3).
+    """
+
+    rate: float = 2e-4
+    warmup: int = 1000
+    weight_decay: float = 0.01
+    clip: float = 0.0
+    image_encoder: Mode = "last"
+    text_encoder: Mode = "full"
+    encoder_rate: float | None = None
+    attention_rate: float | None = None
+    table_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse rates that cannot train."""
+        for name in ("rate", "encoder_rate", "attention_rate", "table_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name}={value}: a learning rate is a positive number, say 2e-4")
+        if self.warmup < 0 or not 0 <= self.weight_decay < 1 or not 0 <= self.clip < float("inf"):
+            raise InputError(
+                f"warmup={self.warmup}, weight_decay={self.weight_decay}, clip={self.clip}: wanted "
+                "warmup >= 0, weight_decay in [0, 1) and clip >= 0"
+            )
+
+
+def schedule(peak: float, warmup: int, steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then half a cosine down to 0 at the last step."""
+    warmup = min(warmup, steps // 2)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
+
+
+def trains(config: OptimizerConfig, depths: dict[str, int], cross: bool) -> nnx.filterlib.Filter:
+    """Return the filter of the parameters that train in a stage.
+
+    Args:
+        config: modes of the two encoders.
+        depths: number of blocks of "image_encoder" and "text_encoder".
+        cross: whether A_C takes part in the stage.
+    """
+
+    def keep(path: tuple, _: object) -> bool:
+        part, rest = path[0], path[1:]
+        if part in ("image_encoder", "text_encoder"):
+            return trainable(rest, getattr(config, part), depths[part])
+        return cross or part != "cross_attention"
+
+    return keep
+
+
+def by_part(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Return the optimizer of the model: one AdamW per named part, on the parts that train."""
+
+    def adamw(rate: float | None) -> optax.GradientTransformation:
+        return optax.adamw(
+            schedule(rate or config.rate, config.warmup, steps),
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda array: array.ndim > 1, params),
+        )
+
+    rates = {
+        "image_encoder": config.encoder_rate,
+        "text_encoder": config.encoder_rate,
+        "image_reduce": config.encoder_rate,
+        "text_reduce": config.encoder_rate,
+        "self_attention": config.attention_rate,
+        "cross_attention": config.attention_rate,
+    }
+    parts = optax.partition(
+        {part: adamw(rate) for part, rate in rates.items()},
+        lambda params: {part: jax.tree.map(lambda _: part, tree) for part, tree in params.items()},
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip), parts) if config.clip else parts

@@ -1,0 +1,229 @@
+"""A run's folder and a run's end: who holds it, what is finished and how it was made, exit codes.
+
+<workdir>/lock, owner.json           one run at a time; the lock is the system's, freed by any death
+<workdir>/run.json                   configuration, versions, devices, seed, seconds by stage
+<workdir>/<stage>/settings.json      the configuration a stage is made with; another is refused
+<workdir>/<stage>/done.json          written last: the stage is finished
+"""
+
+import contextlib
+import datetime
+import errno
+import importlib.metadata
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import filelock
+
+from mufin_jax.errors import Held, InputError, MufinError, Stopped
+from mufin_jax.files import (
+    disk_error,
+    disk_errors,
+    is_disk_error,
+    jsonable,
+    read_json,
+    replacing,
+    write_json,
+)
+
+__all__ = ["Run", "main_guard", "read_json", "replacing", "stop_requested", "write_json"]
+
+_PACKAGES = ("mufin_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scann")
+
+
+class Run:
+    """Holds a working folder, as a context manager, for the time of a run.
+
+    Entering raises Held, which names the holder, if another living run has the folder, and
+    DiskError if the folder cannot be written.
+    """
+
+    def __init__(self, workdir: Path):
+        self.workdir = workdir
+        self._lock = filelock.FileLock(workdir / "lock")
+
+    def __enter__(self) -> "Run":
+        with disk_errors(self.workdir):
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=1)
+            except filelock.Timeout as error:
+                raise Held(
+                    f"{self.workdir} belongs to {self._owner()}; wait for it, stop it, or choose "
+                    "another --workdir"
+                ) from error
+        write_json(
+            self.workdir / "owner.json",
+            {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()},
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        (self.workdir / "owner.json").unlink(missing_ok=True)
+        self._lock.release()
+
+    def _owner(self) -> str:
+        try:
+            owner = read_json(self.workdir / "owner.json")
+            return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
+        except (InputError, KeyError, TypeError):
+            return "another run"
+
+    def stage_folder(self, stage: str) -> Path:
+        """The folder of a stage, made if need be."""
+        with disk_errors(self.workdir):
+            (self.workdir / stage).mkdir(exist_ok=True)
+        return self.workdir / stage
+
+    def finished(self, stage: str) -> bool:
+        """Whether `mark_finished` was reached."""
+        return (self.workdir / stage / "done.json").is_file()
+
+    def mark_finished(self, stage: str, facts: dict[str, Any] | None = None) -> None:
+        """Records, durably and as the last thing written, that a stage needs no repetition."""
+        write_json(self.stage_folder(stage) / "done.json", {"at": _now(), **(facts or {})})
+
+    def guard(self, stage: str, settings: Any) -> None:
+        """Records the settings (JSON-able, or a dataclass) that a stage is made with.
+
+        Raises InputError, which lists what differs, if its folder was begun with other settings.
+        """
+        path = self.stage_folder(stage) / "settings.json"
+        if not path.exists():
+            write_json(path, settings)
+            return
+        old, new = _flat(read_json(path)), _flat(jsonable(settings))
+        changes = [
+            f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name, ...) != new.get(name, ...)
+        ]
+        if changes:
+            raise InputError(
+                f"{path.parent} was made with other settings ({'; '.join(changes)}): "
+                f"choose another --workdir, or delete it and the folders of later stages"
+            )
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Adds the wall time of the block, however it ends, to the stage's in run.json."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = dict(self.facts().get("seconds", {}))
+            spent = seconds.get(stage, 0.0) + time.monotonic() - start
+            self.record(seconds=seconds | {stage: round(spent, 3)})
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds; empty before the first `record`."""
+        path = self.workdir / "run.json"
+        return read_json(path) if path.exists() else {}
+
+    def record(self, **facts: Any) -> None:
+        """Adds to run.json, or replaces in it."""
+        write_json(self.workdir / "run.json", self.facts() | facts)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, platform and devices, for run.json; starts JAX's backend."""
+    import jax
+
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    devices = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()]
+    return {"versions": versions, "platform": platform.platform(), "devices": devices}
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    prefix = f"{name}." if name else ""
+    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}{key}").items()}
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+_stop = threading.Event()
+
+
+def stop_requested() -> bool:
+    """Whether a signal asked the run to stop: save, then raise Stopped."""
+    return _stop.is_set()
+
+
+def check_stop(where: str) -> None:
+    """Raises Stopped in a phase that has nothing to save, if a signal asked for it."""
+    if _stop.is_set():
+        raise Stopped(f"{where}: stopped by a signal; run the same command to go on")
+
+
+@contextlib.contextmanager
+def signals_stop_gently() -> Iterator[None]:
+    """Makes SIGTERM and Ctrl-C requests that `stop_requested` answers; a second one kills.
+
+    Does nothing outside the main thread, where Python allows no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in wanted}
+
+    def request(number: int, frame: FrameType | None) -> None:
+        _stop.set()
+        for other in wanted:
+            signal.signal(other, signal.SIG_DFL)  # ends the process even inside a long C call
+        os.write(2, b"\nstopping after this step; once more to end at once\n")
+
+    _stop.clear()
+    for number in wanted:
+        signal.signal(number, request)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _stop.clear()
+
+
+def main_guard(main: Callable[[], Any]) -> int:
+    """Runs a command and returns its exit code, 0 when it ends well.
+
+    What a user can mend becomes one line on stderr; other exceptions are bugs and pass through.
+    """
+    try:
+        with signals_stop_gently():
+            main()
+        sys.stdout.flush()
+        return 0
+    except MufinError as error:
+        return _say(error)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        path = Path(os.fsdecode(error.filename or "."))
+        return _say(disk_error(path, error.strerror or os.strerror(error.errno or errno.EIO)))
+
+
+def _say(error: MufinError) -> int:
+    print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
+    return error.exit_code

@@ -1,0 +1,62 @@
+"""A predictor on a test set: all metrics, and the time that an answer takes."""
+
+import time
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation import evaluate_ranking, spare_places
+from mufin_jax.prediction import Predictor
+from mufin_jax.shortlist import Shortlist
+
+
+def evaluate(
+    predictor: Predictor, dataset: Dataset, lists: Shortlist | None = None
+) -> dict[str, float]:
+    """Return the metrics of the predictor on the dataset's test points, under its overlap filter.
+
+    Args:
+        predictor: a trained model with its label side.
+        dataset: a prepared folder with the same labels.
+        lists: shortlists to score in place of the predictor's own.
+
+    Returns:
+        "P@1" ... "R@100" in percent and "AUC" as a share, as `evaluation.evaluate_ranking` has them.
+    """
+    ranking, _, _ = rank_test(predictor, dataset, lists)
+    return measure(ranking, dataset)
+
+
+def measure(ranking: Int32[np.ndarray, "b k"], dataset: Dataset) -> dict[str, float]:
+    """Return the metrics of a ranking of the dataset's test points."""
+    test = dataset.test
+    return evaluate_ranking(ranking, test.relevance, test.filter, dataset.train.relevance)
+
+
+def rank_test(
+    predictor: Predictor, dataset: Dataset, lists: Shortlist | None = None
+) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"], float]:
+    """Return labels and scores for all test points, best first, and milliseconds a point.
+
+    The lists are longer than those that count, by as many labels as the overlap filter can take from
+    one datapoint. The time is of reading, encoding, retrieving and scoring, with everything compiled.
+    """
+    extra = spare_places(dataset.test.filter)
+    next(predictor.rank_side(dataset.test, extra, lists), None)  # compiles
+    start = time.perf_counter()
+    blocks = list(predictor.rank_side(dataset.test, extra, lists))
+    spent = time.perf_counter() - start
+    labels, scores = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    return labels, scores, 1e3 * spent / len(labels)
+
+
+def time_single(predictor: Predictor, dataset: Dataset, points: int) -> float:
+    """Return the median milliseconds of one answer to one test point, everything compiled."""
+    times = []
+    for point in np.arange(min(points, len(dataset.test))).repeat(2):  # the first may compile
+        start = time.perf_counter()
+        pool, (bags,) = predictor.loader.batch([(dataset.test, np.array([point]))])
+        predictor.rank(pool, bags, 1)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1::2]) * 1e3)

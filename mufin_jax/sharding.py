@@ -1,0 +1,66 @@
+"""The mesh, and the words for where an array lives.
+
+There is one mesh with one axis. Batches are split over it by rows, encoders are replicated, the
+label table is split by rows (paper, section 3: training on several GPUs). The same code runs on one
+device, on eight virtual ones and on a pod.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "devices"
+REPLICATED = PartitionSpec()
+BY_ROW = PartitionSpec(AXIS)
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """Return the mesh over `devices` (all of them by default), with the single axis "devices".
+
+    The axis is Auto: under Explicit axes, jax's own default since 0.10, `nnx.Embed` on a sharded
+    batch and gathers from a sharded table raise ShardingTypeError.
+    """
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the placement of an array that every device holds whole."""
+    return NamedSharding(mesh, REPLICATED)
+
+
+def by_row(mesh: Mesh) -> NamedSharding:
+    """Return the placement of an array whose rows are split over the devices."""
+    return NamedSharding(mesh, BY_ROW)
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Move the arrays of `tree`, which every process holds whole, to the devices."""
+
+    def one(array: Any) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(one, tree)
+
+
+def over_devices(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
+    """Map `function` over the devices: each call sees its own rows of the BY_ROW arguments."""
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+
+
+def round_up(count: int, mesh_size: int = 1) -> int:
+    """Round up to the next bucket, at most 25% larger, that divides over the devices.
+
+    Buckets (1, 1.25, 1.5, 1.75 times a power of two) bound both padding and the number of shapes
+    that are ever compiled. The bucket depends on the count alone, so a resumed run compiles, and
+    computes, what the first one did.
+    """
+    octave = max(8, 1 << count.bit_length() - 1 if count else 0)
+    size = next(octave * q // 4 for q in range(4, 9) if octave * q // 4 >= count)
+    return -(-size // mesh_size) * mesh_size

@@ -1,0 +1,102 @@
+"""Section 4 of the paper: the test set's metrics, beside the floors and the ceiling.
+
+Reads: a prepared folder, Module II's `test.npz`, Module IV's predictor. Writes: `metrics.json` (also
+at the top of the run's folder), `test.npz` (int32 labels and float32 scores (N', k), unfiltered).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.errors import InputError
+from mufin_jax.evaluation import METRICS, PAPER_MUFIN, drop, table
+from mufin_jax.floors import floors
+from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.shortlist import Shortlist
+from mufin_jax.files import replacing, write_json
+from mufin_jax.scoring import evaluate as score
+from mufin_jax.scoring import measure, rank_test, time_single
+
+
+MM_AMAZON_LABELS = 303_296
+"""L of MM-AmazonTitles-300K: the paper's row is printed beside results on so many labels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured.
+
+    Attributes:
+        predict: shortlist and mix of the final scores.
+        timed_points: datapoints answered one at a time to measure the time of a single answer.
+        own_shortlists: also score the shortlists made by Module I's encoders.
+    """
+
+    predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
+    timed_points: int = 50
+    own_shortlists: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse to time nothing."""
+        if self.timed_points < 1:
+            raise InputError(f"evaluate.timed_points={self.timed_points}: wanted at least 1")
+
+
+def evaluate(
+    config: EvaluateConfig, prepared: Path, retrieved: Path, workdir: Path, out: Path, mesh: Mesh
+) -> dict[str, Any]:
+    """Measure a finished run and return what `metrics.json` holds."""
+    dataset = Dataset.open(prepared)
+    test, train = dataset.test, dataset.train.relevance
+    if not len(test):
+        raise InputError(f"{prepared}: no test points to evaluate on; bring a test split")
+    predictor = Predictor.load(workdir, mesh, config.predict)
+    labels, scores, batched = rank_test(predictor, dataset)
+    with replacing(out / "test.npz") as file:
+        np.savez(file, labels=labels, scores=scores)
+    module_1 = Shortlist.load(retrieved / "test.npz")
+    rows = {
+        "MUFIN": measure(labels, dataset),
+        "Module I alone (P-I-bag)": measure(module_1.labels, dataset),
+    }
+    if config.own_shortlists:
+        rows["MUFIN on Module I's shortlists"] = score(predictor, dataset, module_1)
+    kept = drop(labels, test.relevance, test.filter)
+    found = floors(
+        list(dataset.train.titles), list(test.titles), list(dataset.labels.titles),
+        train, test.relevance, test.filter,
+    )  # fmt: skip
+    result: dict[str, Any] = dict(rows["MUFIN"])
+    result |= {
+        "ms_per_point": batched,
+        "ms_per_point_single": time_single(predictor, dataset, config.timed_points),
+        "floors": {name: values["P@1"] for name, values in found.items()},
+        "ceiling": dataset.ceiling["P@1"] if dataset.ceiling else None,
+        "rows": rows | found,
+        "points": len(test),
+        "labels": dataset.num_labels,
+        "points_without_positive": kept.without_positive,
+    }
+    write_json(out / "metrics.json", result)
+    write_json(workdir / "metrics.json", result)
+    return result
+
+
+def report(result: dict[str, Any]) -> str:
+    """Return the table of a run: its rows, the floors, the ceiling, and the paper's row."""
+    rows = {name.replace("_", " "): values for name, values in result["rows"].items()}
+    if result["ceiling"] is not None:
+        rows["ceiling: all attributes known"] = {"P@1": result["ceiling"]}
+    if result["labels"] == MM_AMAZON_LABELS:
+        rows["MUFIN, as published"] = PAPER_MUFIN
+    lines = [table(rows, METRICS)]
+    lines.append(
+        f"{result['points']} test points, {result['points_without_positive']} of them without a "
+        f"relevant label behind the overlap filter; {result['ms_per_point']:.2f} ms a point in "
+        f"batches, {result['ms_per_point_single']:.2f} ms alone"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,242 @@
+"""Module IV of the paper: cross-attention and classifiers, on labels sampled from the shortlists.
+
+Per datapoint, 2 random positives and 12 hard negatives from R_i; the cosine embedding loss of
+`losses.cosine_margin_loss` over x2_l·w_l. Encoders and A_S are fine-tuned; A_C and the label table
+are learned. Each label that a batch names is encoded once, and its row of the table gathered,
+differentiated and updated alone.
+
+Reads: a prepared folder, Module II's `train.npz`, Module III's model and table. Writes: `model/`,
+`table/` (absent for classifiers "labels"), `checkpoints/`, `metrics.jsonl`, TensorBoard events.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from mufin_jax import classifiers, losses, mining
+from mufin_jax.artefacts import load_model, load_table, save_model
+from mufin_jax.bags import Bags, Pool
+from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.loader import Loader
+from mufin_jax.errors import InputError
+from mufin_jax.logs import MetricsWriter
+from mufin_jax.model import Mufin
+from mufin_jax.optimizer import OptimizerConfig, by_part, schedule, trains
+from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.retrieval import IndexConfig
+from mufin_jax.shortlist import Shortlist
+from mufin_jax.sharding import by_row, put, replicated, round_up
+from mufin_jax.training import FitConfig, fit
+
+STAGE = 4
+"""Address of this stage's random draws, beside the seed and the step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Module IV; the defaults are the paper's (Tab. 5, App. D).
+
+    Attributes:
+        epochs: passes over the training points.
+        batch_size: datapoints a step.
+        positives: relevant labels drawn for each datapoint.
+        negatives: labels drawn for each datapoint from its shortlist.
+        margin: gamma of the cosine embedding loss.
+        drop_best: never draw the best-scored negative of a shortlist (the authors' code).
+        classifiers: "table", or "labels" for w = z without a table (the paper's alpha = 1).
+        optimizer: rates, and which parts train.
+        fit: logs and checkpoints.
+    """
+
+    epochs: int = 20
+    batch_size: int = 200
+    positives: int = 2
+    negatives: int = 12
+    margin: float = 0.5
+    drop_best: bool = False
+    classifiers: Literal["table", "labels"] = "table"
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(rate=5e-5)
+    )
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse counts below 1 and margins that are none."""
+        for name in ("epochs", "batch_size", "positives", "negatives"):
+            if getattr(self, name) < 1:
+                raise InputError(f"finetune.{name}={getattr(self, name)}: wanted a number >= 1")
+        if not -1 < self.margin < 1:
+            raise InputError(f"finetune.margin={self.margin}: wanted a cosine between -1 and 1")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """b datapoints and the u distinct labels drawn for them."""
+
+    pool: Pool
+    points: Bags
+    labels: Bags
+    ids: Any  # Int (u,): distinct label ids; pads lie beyond the table
+    chosen: Any  # Int (b, c): rows of `ids` drawn for each datapoint
+    positives: Any  # Bool (b, c)
+    negatives: Any  # Bool (b, c)
+
+
+class Batches:
+    """Makes batch i of Module IV; a pure function of (seed, i)."""
+
+    def __init__(
+        self, config: FinetuneConfig, dataset: Dataset, loader: Loader, lists: Shortlist, seed: int
+    ):
+        self.config, self.dataset, self.loader, self.lists, self.seed = (
+            config, dataset, loader, lists, seed,
+        )
+        self.relevance, self.blocked = mining.training_pairs(dataset.train)
+        self.usable = np.flatnonzero(np.diff(self.relevance.indptr))
+        size = min(config.batch_size, len(self.usable))
+        self.size = size - size % loader.mesh_size
+        if not self.size:
+            raise InputError(
+                f"{dataset.path}: {len(self.usable)} training points have a label, too few for "
+                f"{loader.mesh_size} devices; bring more data or fewer devices"
+            )
+        self.per_epoch = -(-len(self.usable) // self.size)
+        self.table_size = -(-dataset.num_labels // classifiers.ROWS) * classifiers.ROWS
+        self._order = functools.lru_cache(2)(
+            lambda epoch: np.random.default_rng([seed, STAGE, epoch, 0]).permutation(self.usable)
+        )
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step, as numpy arrays."""
+        config = self.config
+        epoch, index = divmod(step, self.per_epoch)
+        points = np.take(self._order(epoch), index * self.size + np.arange(self.size), mode="wrap")
+        rng = np.random.default_rng([self.seed, STAGE, step])
+        drawn = np.full((self.size, config.positives + config.negatives), -1, np.int64)
+        for row, point in enumerate(points):
+            likes = mining.draw(mining.row(self.relevance, point), config.positives, rng)
+            listed, blocked = self.lists.labels[point], mining.row(self.blocked, point)
+            others = mining.candidates(listed, blocked, config.drop_best)
+            others = mining.draw(others, config.negatives, rng)
+            drawn[row, : len(likes)] = likes
+            drawn[row, config.positives : config.positives + len(others)] = others
+        real = drawn >= 0
+        labels = np.unique(drawn[real])
+        chosen = np.where(real, np.searchsorted(labels, drawn), 0)
+        size = round_up(len(labels), self.loader.mesh_size)
+        pads = np.arange(size - len(labels))
+        ids = np.concatenate([labels, self.table_size + pads])
+        rows = np.concatenate([labels, np.full(len(pads), labels[0])])
+        pool, (point_bags, label_bags) = self.loader.batch(
+            [(self.dataset.train, points), (self.dataset.labels, rows)]
+        )
+        first = np.arange(real.shape[1]) < config.positives
+        return Batch(
+            pool, point_bags, label_bags, ids.astype(np.int32), chosen.astype(np.int32),
+            real & first, real & ~first,
+        )  # fmt: skip
+
+
+def finetune(
+    config: FinetuneConfig,
+    prepared: Path,
+    retrieved: Path,
+    initialized: Path,
+    out: Path,
+    mesh: Mesh,
+    seed: int,
+    index: IndexConfig = IndexConfig(),  # noqa: B008 (frozen)
+) -> None:
+    """Module IV: train cross-attention and classifiers, and write model and table to `out`.
+
+    Raises:
+        InputError: if the data cannot fill a batch.
+        Stopped: after a signal; the same call goes on.
+    """
+    dataset = Dataset.open(prepared)
+    model = load_model(initialized / "model", mesh)
+    loader = Loader(dataset, model.config.modalities, mesh.size)
+    batches = Batches(config, dataset, loader, Shortlist.load(retrieved / "train.npz"), seed)
+    steps = config.epochs * batches.per_epoch
+    graphdef, train, frozen = nnx.split(
+        model, trains(config.optimizer, model.depths(), cross=True), ...
+    )
+    train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    optimizer = by_part(config.optimizer, steps)
+    table = load_table(initialized / "table", dataset.num_labels, model.dim, mesh)
+    state = {"train": train, "opt": optimizer.init(train)}
+    if config.classifiers == "table":
+        state["table"] = table
+    step = make_step(config, graphdef, optimizer, steps, mesh)
+    state = fit(
+        state,
+        lambda state, batch: step(state, frozen, batch),
+        batches,
+        lambda batch: place(batch, mesh),
+        name="finetune",
+        steps=steps,
+        config=config.fit,
+        checkpoints=Checkpoints(out / "checkpoints"),
+        writer=MetricsWriter(out),
+    )
+    model = nnx.merge(graphdef, state["train"], frozen)
+    save_model(model, out / "model")
+    if "table" in state:
+        Checkpoints(out / "table").save(0, state["table"], {})
+    predictor = Predictor.build(model, state.get("table"), dataset, PredictConfig(), index)
+    predictor.save(out / "predictor")
+
+
+def place(batch: Batch, mesh: Mesh) -> Batch:
+    """Put a batch on the devices: everything by rows but the label ids, which all devices read."""
+    placed = put(dataclasses.replace(batch, ids=None), by_row(mesh))
+    return dataclasses.replace(placed, ids=put(batch.ids, replicated(mesh)))
+
+
+def make_step(
+    config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int, mesh: Mesh
+) -> Any:
+    """Return the jitted step of Module IV: (state, frozen, batch) -> (state, metrics)."""
+    rates = config.optimizer
+    table_rate = schedule(rates.table_rate or rates.rate, rates.warmup, steps)
+
+    def loss_of(train: Any, rows: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        model: Mufin = nnx.merge(graphdef, train, frozen)
+        vectors = model.describe(batch.pool)
+        points, labels = model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
+        memory, z = jax.lax.with_sharding_constraint(
+            (model.memory(labels), labels.vector), replicated(mesh)
+        )
+        x2 = model.adapt(points, jax.tree.map(lambda leaf: leaf[batch.chosen], memory))
+        w = z if rows is None else classifiers.combine(rows, z)
+        similarities = jnp.einsum("bcd,bcd->bc", x2, w[batch.chosen])
+        loss = losses.cosine_margin_loss(
+            similarities, batch.positives, batch.negatives, config.margin
+        )
+        cosine = jnp.where(batch.negatives, similarities, 0).sum() / batch.negatives.sum().clip(1)
+        return loss.mean(), cosine
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: dict, frozen: Any, batch: Batch) -> tuple[dict, dict[str, jax.Array]]:
+        table = state.get("table")
+        rows = None if table is None else classifiers.gather(table, batch.ids, mesh)
+        (loss, cosine), (gradients, row_gradients) = jax.value_and_grad(
+            loss_of, argnums=(0, 1), has_aux=True
+        )(state["train"], rows, frozen, batch)
+        updates, opt = optimizer.update(gradients, state["opt"], state["train"])
+        new = {"train": jax.tree.map(jnp.add, state["train"], updates), "opt": opt}
+        if table is not None:
+            rate = table_rate(table.steps)
+            new["table"] = classifiers.update(table, batch.ids, row_gradients, rate, mesh)
+        return new, {"loss": loss, "cosine": cosine}
+
+    return step

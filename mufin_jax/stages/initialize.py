@@ -1,0 +1,57 @@
+"""Module III of the paper: what Module IV starts from.
+
+Encoders and A_S are Module I's; A_C is the identity; every label gets a free vector eta,
+Xavier-uniform, and alpha = 1/2.
+
+Reads: a prepared folder and Module I's model. Writes: `model/` and `table/` (the label table: eta
+(L', D), alpha (L',), their moments, float32, L' = L padded to a multiple of 1,024).
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from mufin_jax import classifiers
+from mufin_jax.artefacts import load_model, save_model
+from mufin_jax.attention import AttentionBlock
+from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.errors import InputError
+from mufin_jax.sharding import put, replicated
+
+STAGE = 3
+"""Address of this stage's random draws, beside the seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InitializeConfig:
+    """Module III; the defaults are the paper's.
+
+    Attributes:
+        alpha: initial weight of the label's own embedding z in its classifier w.
+    """
+
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse weights outside [0, 1]."""
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"initialize.alpha={self.alpha}: wanted a weight between 0 and 1")
+
+
+def initialize(
+    config: InitializeConfig, prepared: Path, pretrained: Path, out: Path, mesh: Mesh, seed: int
+) -> None:
+    """Module III: write the model and the label table that Module IV starts from to `out`."""
+    dataset = Dataset.open(prepared)
+    model = load_model(pretrained / "model", mesh)
+    cross = AttentionBlock(model.dim, model.config.heads, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(cross)
+    model.cross_attention = nnx.merge(graphdef, put(state, replicated(mesh)))
+    save_model(model, out / "model")
+    key = jax.random.fold_in(jax.random.key(seed), STAGE)
+    table = classifiers.initialize(key, dataset.num_labels, model.dim, mesh, config.alpha)
+    Checkpoints(out / "table").save(0, table, {})

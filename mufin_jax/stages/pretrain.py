@@ -1,0 +1,228 @@
+"""Module I of the paper: Siamese pre-training of the encoders and of A_S.
+
+A batch is drawn over labels. For each label l, P_l holds 2 hard positives, N_l the 3 most similar
+datapoints drawn for other labels of the global batch; the loss is the hinge of `losses.hinge_loss`.
+
+Reads: a prepared folder. Writes: `model/` (all weights), `refresh-<step>.npz` (float32 z (L, D) and x
+(N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`, TensorBoard events.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from mufin_jax import losses, mining
+from mufin_jax.artefacts import new_model, save_model
+from mufin_jax.bags import Bags, Pool
+from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.loader import Loader
+from mufin_jax.embedding import describe_all, embed_side
+from mufin_jax.errors import InputError
+from mufin_jax.logs import MetricsWriter
+from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.optimizer import OptimizerConfig, by_part, trains
+from mufin_jax.files import replacing
+from mufin_jax.sharding import by_row, put
+from mufin_jax.training import FitConfig, fit
+
+STAGE = 1
+"""Address of this stage's random draws, beside the seed and the step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """Module I; the defaults are the paper's (Tab. 5, App. D).
+
+    Attributes:
+        epochs: passes over the labels that have a training point.
+        batch_size: labels a step.
+        positives: |P_l|, datapoints drawn for each label.
+        negatives: |N_l|, hardest in-batch negatives of each label.
+        margin: gamma of the hinge.
+        hard_limit: largest cosine of a hard positive; 1 draws among all positives.
+        refresh_epochs: epochs between two refreshes of the embeddings that positives are mined by.
+        batches: labels of a batch drawn uniformly, or as whole clusters of alike labels.
+        cluster_size: labels in a cluster, for clustered batches.
+        optimizer: rates, and which parts train.
+        fit: logs and checkpoints.
+    """
+
+    epochs: int = 200
+    batch_size: int = 1024
+    positives: int = 2
+    negatives: int = 3
+    margin: float = 0.2
+    hard_limit: float = 0.9
+    refresh_epochs: int = 5
+    batches: Literal["uniform", "clustered"] = "uniform"
+    cluster_size: int = 16
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse counts below 1 and a margin that is none."""
+        for name in ("epochs", "positives", "negatives", "refresh_epochs", "cluster_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"pretrain.{name}={getattr(self, name)}: wanted a number >= 1")
+        if self.batch_size < 2:
+            raise InputError(
+                f"pretrain.batch_size={self.batch_size}: wanted at least 2 labels, as a label's "
+                "negatives are drawn for the batch's other labels"
+            )
+        if not 0 < self.margin < 2:
+            raise InputError(f"pretrain.margin={self.margin}: wanted a number between 0 and 2")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """c labels, and c * |P_l| datapoints drawn for them (those of a label are neighbours)."""
+
+    pool: Pool
+    labels: Bags
+    points: Bags
+    positives: Any  # Bool (c, b): drawn for this label
+    negatives: Any  # Bool (c, b): may serve as its negative
+
+
+class Batches:
+    """Makes batch i of Module I; a pure function of (seed, i) and of the last refresh."""
+
+    def __init__(self, config: PretrainConfig, dataset: Dataset, loader: Loader, seed: int):
+        self.config, self.dataset, self.loader, self.seed = config, dataset, loader, seed
+        relevance, blocked = mining.training_pairs(dataset.train)
+        self.points_of, self.related = relevance.T.tocsr(), blocked.T.tocsr()  # labels x datapoints
+        self.usable = np.flatnonzero(np.diff(self.points_of.indptr))
+        size = min(config.batch_size, len(self.usable))
+        self.size = size - size % loader.mesh_size
+        if self.size < 2:
+            raise InputError(
+                f"{dataset.path}: {len(self.usable)} labels have a training point, too few for a "
+                f"batch on {loader.mesh_size} devices; bring more data or fewer devices"
+            )
+        self.per_epoch = -(-len(self.usable) // self.size)
+        self.z = self.x = None
+        self._order = functools.lru_cache(2)(self._make_order)
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step, as numpy arrays."""
+        config = self.config
+        epoch, index = divmod(step, self.per_epoch)
+        order = self._order(epoch)
+        labels = np.take(order, np.arange(index, index + 1) * self.size + np.arange(self.size), mode="wrap")
+        rng = np.random.default_rng([self.seed, STAGE, step])
+        points, real = mining.draw_positives(
+            self.points_of, labels, config.positives, rng, self.z, self.x, config.hard_limit
+        )
+        points, real = points.reshape(-1), real.reshape(-1)
+        owner = np.repeat(np.arange(self.size), config.positives)
+        own = (owner == np.arange(self.size)[:, None]) & real
+        related = self.related[labels][:, points].toarray() != 0
+        # A datapoint drawn for two labels is one candidate, not two.
+        first = np.zeros(len(points), bool)
+        first[np.unique(np.where(real, points, -1), return_index=True)[1]] = True
+        pool, (label_bags, point_bags) = self.loader.batch(
+            [(self.dataset.labels, labels), (self.dataset.train, points)]
+        )
+        return Batch(pool, label_bags, point_bags, own, ~related & real & first)
+
+    def _make_order(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, STAGE, epoch, 0])
+        if self.config.batches == "clustered" and self.z is not None:
+            z = self.z[self.usable]
+            return self.usable[mining.clustered_order(z, self.config.cluster_size, rng)]
+        return rng.permutation(self.usable)
+
+
+def pretrain(
+    config: PretrainConfig, model_config: ModelConfig, prepared: Path, out: Path, mesh: Mesh, seed: int
+) -> None:
+    """Module I: train the encoders and A_S, and write the model to `out`.
+
+    Raises:
+        InputError: if the data cannot fill a batch.
+        Stopped: after a signal; the same call goes on.
+    """
+    dataset = Dataset.open(prepared)
+    loader = Loader(dataset, model_config.modalities, mesh.size)
+    batches = Batches(config, dataset, loader, seed)
+    steps = config.epochs * batches.per_epoch
+    model = new_model(model_config, dataset, mesh, seed)
+    graphdef, train, frozen = nnx.split(
+        model, trains(config.optimizer, model.depths(), cross=False), ...
+    )
+    train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    optimizer = by_part(config.optimizer, steps)
+    step = make_step(config, graphdef, optimizer)
+
+    def refresh(at: int, state: dict) -> None:
+        if at == 0:  # nothing is learned yet: all positives count as hard
+            return
+        path = out / f"refresh-{at}.npz"
+        if not path.exists():
+            current = nnx.merge(graphdef, state["train"], frozen)
+            vectors = describe_all(current, loader)
+            z = embed_side(current, loader, vectors, dataset.labels).vector
+            x = embed_side(current, loader, vectors, dataset.train).vector
+            with replacing(path) as file:
+                np.savez(file, z=z, x=x)
+            for old in out.glob("refresh-*.npz"):
+                if int(old.stem.split("-")[1]) < at - config.refresh_epochs * batches.per_epoch:
+                    old.unlink()
+        with np.load(path, allow_pickle=False) as file:
+            batches.z, batches.x = file["z"], file["x"]
+
+    mines = config.hard_limit < 1 or config.batches == "clustered"
+    state = fit(
+        {"train": train, "opt": optimizer.init(train)},
+        lambda state, batch: step(state, frozen, batch),
+        batches,
+        lambda batch: put(batch, by_row(mesh)),
+        name="pretrain",
+        steps=steps,
+        config=config.fit,
+        checkpoints=Checkpoints(out / "checkpoints"),
+        writer=MetricsWriter(out),
+        refresh=refresh if mines else None,
+        refresh_every=config.refresh_epochs * batches.per_epoch if mines else None,
+        plateau=config.margin
+        * config.positives
+        * min(config.negatives, config.positives * (batches.size - 1)),
+    )
+    save_model(nnx.merge(graphdef, state["train"], frozen), out / "model")
+
+
+def make_step(config: PretrainConfig, graphdef: Any, optimizer: Any) -> Any:
+    """Return the jitted step of Module I: (state, frozen, batch) -> (state, metrics)."""
+
+    def loss_of(train: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        model: Mufin = nnx.merge(graphdef, train, frozen)
+        vectors = model.describe(batch.pool)
+        z = model.embed(vectors, batch.labels).vector
+        x = model.embed(vectors, batch.points).vector
+        similarities = z @ x.T  # over the global batch, whatever the number of devices
+        hardest = min(config.negatives, similarities.shape[1])
+        loss = losses.hinge_loss(
+            similarities, batch.positives, batch.negatives, hardest, config.margin
+        )
+        cosine = jnp.where(batch.negatives, similarities, 0).sum() / jnp.maximum(batch.negatives.sum(), 1)
+        return loss.mean(), cosine
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: dict, frozen: Any, batch: Batch) -> tuple[dict, dict[str, jax.Array]]:
+        (loss, cosine), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state["train"], frozen, batch
+        )
+        updates, opt = optimizer.update(gradients, state["opt"], state["train"])
+        train = jax.tree.map(jnp.add, state["train"], updates)
+        return {"train": train, "opt": opt}, {"loss": loss, "cosine": cosine}
+
+    return step

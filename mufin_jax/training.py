@@ -1,0 +1,172 @@
+"""The one training loop, used by Module I and Module IV.
+
+A stage brings a jitted step and a function that makes batch i; the loop brings progress, logs,
+checkpoints and resuming. Batch i is a pure function of (seed, stage, i), so a run that was killed and
+started again computes, to the bit, what an uninterrupted one does.
+"""
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.data.loader import prefetch
+from mufin_jax.errors import InputError, NonFinite, Stopped
+from mufin_jax.logs import MetricsWriter
+from mufin_jax.runs import stop_requested
+
+log = logging.getLogger(__name__)
+
+State = Any
+"""Any pytree of arrays: parameters, optimizer state, label table."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """How training is followed and saved; none of this changes what is learned.
+
+    Attributes:
+        log_every: steps between two lines of metrics.
+        checkpoint_every: steps between two checkpoints, at most.
+        checkpoint_seconds: seconds between two checkpoints, at most.
+        threads: threads that make batches ahead of use.
+    """
+
+    log_every: int = 20
+    checkpoint_every: int = 500
+    checkpoint_seconds: float = 60.0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse intervals that are no intervals."""
+        for name in ("log_every", "checkpoint_every", "threads"):
+            if getattr(self, name) < 1:
+                raise InputError(f"fit.{name}={getattr(self, name)}: wanted a whole number >= 1")
+        if not self.checkpoint_seconds > 0:
+            raise InputError(f"fit.checkpoint_seconds={self.checkpoint_seconds}: wanted more than 0")
+
+
+def fit(
+    state: State,
+    step: Callable[[State, Any], tuple[State, dict[str, jax.Array]]],
+    make_batch: Callable[[int], Any],
+    put_batch: Callable[[Any], Any],
+    *,
+    name: str,
+    steps: int,
+    config: FitConfig,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    refresh: Callable[[int, State], None] | None = None,
+    refresh_every: int | None = None,
+    plateau: float | None = None,
+) -> State:
+    """Train to `steps`, from the newest checkpoint if there is one, and return the last state.
+
+    Args:
+        state: the initial state; its buffers are donated to the steps.
+        step: jitted (state, batch) -> (state, metrics), with "loss" and "cosine" among the metrics.
+        make_batch: the numpy batch of a step; called ahead of time, in threads.
+        put_batch: moves a batch to the devices.
+        name: what the progress bar and the log lines call it.
+        steps: number of steps in all.
+        config: intervals.
+        checkpoints: where the state is kept.
+        writer: where metrics go.
+        refresh: called with (i, state) before step i for every multiple i of `refresh_every`, and
+            again with that i after a restart in between; batches made afterwards may depend on it.
+        refresh_every: steps between two refreshes.
+        plateau: the loss of the collapsed, all-equal solution; resting there gives a warning.
+
+    Raises:
+        NonFinite: if the loss is NaN or infinite.
+        Stopped: after a signal, once the state is saved.
+    """
+    start, state = _resume(state, checkpoints)
+    writer.resume(start)
+    follow = _Follower(name, config, plateau, writer)
+    segment = refresh_every or steps
+    saved, saved_at = start, time.monotonic()
+    with tqdm(total=steps, initial=start, desc=name, unit="step", disable=None) as bar:
+        done = start
+        while done < steps:
+            first = done - done % segment
+            if refresh is not None:
+                refresh(first, state)
+            last = min(first + segment, steps)
+            for batch in prefetch(make_batch, done, last, config.threads):
+                state, metrics = step(state, put_batch(batch))
+                done += 1
+                bar.update()
+                if done % config.log_every == 0 or done == steps:
+                    bar.set_postfix_str(follow(done, metrics, bar))
+                overdue = time.monotonic() - saved_at > config.checkpoint_seconds
+                if done % config.checkpoint_every == 0 or overdue or done == steps:
+                    _save(done, state, metrics, checkpoints)
+                    saved, saved_at = done, time.monotonic()
+                if stop_requested():
+                    if saved != done:
+                        _save(done, state, metrics, checkpoints)
+                    raise Stopped(
+                        f"{name}: stopped by a signal after step {done} of {steps}, which is saved; "
+                        "run the same command to go on"
+                    )
+    writer.close()
+    return state
+
+
+def _resume(state: State, checkpoints: Checkpoints) -> tuple[int, State]:
+    found = checkpoints.restore(state)
+    if found is None:
+        return 0, state
+    log.info("resuming at step %d", found[0])
+    return found[:2]
+
+
+def _save(step: int, state: State, metrics: dict[str, jax.Array], checkpoints: Checkpoints) -> None:
+    loss = float(metrics["loss"])
+    if not math.isfinite(loss):
+        raise NonFinite(
+            f"the loss is {loss} at step {step}; the last good checkpoint is kept: lower the "
+            "learning rate, or look for broken input"
+        )
+    checkpoints.save(step, state, {})
+
+
+class _Follower:
+    """Writes metrics, and warns once when training rests at the collapsed solution."""
+
+    def __init__(
+        self, name: str, config: FitConfig, plateau: float | None, writer: MetricsWriter
+    ):
+        self.name, self.config, self.plateau, self.writer = name, config, plateau, writer
+        self.resting, self.warned = 0, False
+
+    def __call__(self, step: int, metrics: dict[str, jax.Array], bar: tqdm) -> str:
+        values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+        rate = bar.format_dict.get("rate")
+        self.writer.write(step, values | ({"steps_per_second": float(rate)} if rate else {}))
+        loss, cosine = values["loss"], values["cosine"]
+        if not np.isfinite(loss):
+            raise NonFinite(
+                f"{self.name}: the loss is {loss} at step {step}; the last good checkpoint is kept: "
+                "lower the learning rate, or look for broken input"
+            )
+        at_rest = self.plateau is not None and abs(loss / self.plateau - 1) < 0.05
+        self.resting = self.resting + 1 if at_rest and cosine > 0.95 else 0
+        if self.resting * self.config.log_every >= 200 and not self.warned:
+            self.warned = True
+            log.warning(
+                "%s: the loss rests at %.3f, its value when all similarities are equal, and the mean "
+                "cosine is %.3f: training has collapsed. Try a smaller batch, a lower rate, a longer "
+                "warm-up, or start from pre-trained encoders",
+                self.name, loss, cosine,
+            )
+        return f"loss {loss:.4f}, cosine {cosine:.3f}"

@@ -1,0 +1,143 @@
+"""Builders of tiny raw catalogues, in each form that users hold, for tests of any file."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+from PIL import Image
+
+SIDES = ("train", "test", "label")
+_SHORT = {"train": "trn", "test": "tst", "label": "lbl"}
+
+Titles = Mapping[str, Sequence[tuple[str, str]]]
+Pairs = Sequence[Sequence[int]]
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """A colour of its own for each number below 512; JPEG moves it by far less than a step."""
+    return tuple(16 + 32 * (number >> shift & 7) for shift in (0, 3, 6))  # pyright: ignore
+
+
+def number_of(pixels: np.ndarray) -> int:
+    """The number whose `colour` a picture has in its middle."""
+    middle = pixels[pixels.shape[0] // 2, pixels.shape[1] // 2].astype(int)
+    return int(sum(round((middle[i] - 16) / 32) << 3 * i for i in range(3)))
+
+
+def picture(number: int, size: tuple[int, int] = (24, 24), form: str = "JPEG") -> bytes:
+    """A file of one `colour`."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour(number)).save(buffer, form)
+    return buffer.getvalue()
+
+
+def write_matrix(path: Path, rows: Pairs, num_columns: int) -> None:
+    """A relevance file in the repository's text form."""
+    lines = [f"{len(rows)} {num_columns}"]
+    lines += [" ".join(f"{label}:1.0" for label in row) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_pairs(path: Path, pairs: Sequence[tuple[int, int]]) -> None:
+    """A filter file."""
+    path.write_text("".join(f"{point} {label}\n" for point, label in pairs))
+
+
+def write_repository(
+    folder: Path,
+    titles: Titles,
+    relevance: Mapping[str, Pairs],
+    images: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    order: Sequence[int] | None = None,
+) -> Path:
+    """A catalogue in the Extreme Classification Repository's form.
+
+    Args:
+      folder: is made.
+      titles: by side, `(uid, title)` of each item.
+      relevance: by "train" and "test", the labels of each point.
+      images: by side, the numbers of each item's pictures (see `picture`).
+      order: the order of the pictures' lines in img.bin; by number if not given.
+    """
+    (folder / "raw_data").mkdir(parents=True)
+    for side in SIDES:
+        lines = "".join(f"{uid}->{title}\n" for uid, title in titles[side])
+        (folder / "raw_data" / f"{side}.raw.txt").write_text(lines)
+    for side in SIDES[:2]:
+        write_matrix(folder / f"{_SHORT[side]}_X_Y.txt", relevance[side], len(titles["label"]))
+    if images is not None:
+        (folder / "images").mkdir()
+        numbers = sorted({n for side in SIDES for item in images[side] for n in item})
+        offsets, bin_file = {}, b""
+        for number in order if order is not None else numbers:
+            offsets[number] = len(bin_file)
+            bin_file += b"P%d\t%s\n" % (number, base64.b64encode(picture(number)))
+        (folder / "images" / "img.bin").write_bytes(bin_file)
+        for side in SIDES:
+            flat = [offsets[number] + 1.0 for item in images[side] for number in item]
+            indptr = np.cumsum([0] + [len(item) for item in images[side]])
+            matrix = scipy.sparse.csr_matrix(
+                (np.array(flat, float), np.arange(len(flat)), indptr),
+                (len(images[side]), len(flat)),
+            )
+            scipy.sparse.save_npz(folder / "images" / f"{side}.img.bin.npz", matrix)
+    return folder
+
+
+def write_json_lines(folder: Path, **files: Sequence[Mapping]) -> Path:
+    """`<name>.jsonl` for each named list of objects; the pictures that they name are drawn.
+
+    A picture `images/7.jpg` gets the colour of number 7.
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for name, items in files.items():
+        lines = "".join(json.dumps(item) + "\n" for item in items)
+        (folder / f"{name}.jsonl").write_text(lines)
+        for path in (path for item in items for path in item.get("images") or ()):
+            stem = Path(path).stem
+            if path.startswith("images/") and stem.isdigit():
+                form = "PNG" if path.endswith(".png") else "JPEG"
+                (folder / path).write_bytes(picture(int(stem), form=form))
+    return folder
+
+
+def write_vectors(
+    folder: Path,
+    titles: Titles,
+    relevance: Mapping[str, Pairs],
+    vectors: Mapping[str, np.ndarray],
+    maps: Mapping[str, Sequence[Sequence[int] | int]],
+) -> Path:
+    """A catalogue with ready image vectors; `maps` are saved as arrays of objects."""
+    folder.mkdir(parents=True)
+    for side in SIDES:
+        lines = "".join(f"{uid}->{title}\n" for uid, title in titles[side])
+        (folder / f"{_SHORT[side]}.raw.txt").write_text(lines)
+        np.save(folder / f"{_SHORT[side]}_embs_imgs_3_{vectors[side].shape[1]}.npy", vectors[side])
+        entries = np.empty(len(maps[side]), object)
+        for i, rows in enumerate(maps[side]):
+            entries[i] = rows
+        np.save(folder / f"{_SHORT[side]}_imgs_384_3_map.npy", entries, allow_pickle=True)
+    for side in SIDES[:2]:
+        write_matrix(folder / f"{_SHORT[side]}_X_Y.txt", relevance[side], len(titles["label"]))
+    return folder
+
+
+def tiny_repository(folder: Path, num_items: int = 40) -> Path:
+    """A sound catalogue of `num_items` points a side and half as many labels, text and images.
+
+    Label l is relevant to the points 2 l and 2 l + 1; item i of a side shows picture i.
+    """
+    labels = num_items // 2
+    titles = {
+        "train": [(f"A{i}", f"red chair {i}") for i in range(num_items)],
+        "test": [(f"B{i}", f"blue table {i}") for i in range(num_items)],
+        "label": [(f"C{i}", f"green lamp {i}") for i in range(labels)],
+    }
+    relevance = {side: [[i // 2] for i in range(num_items)] for side in SIDES[:2]}
+    images = {side: [[i] for i in range(len(titles[side]))] for side in SIDES}
+    return write_repository(folder, titles, relevance, images)

@@ -1,0 +1,153 @@
+"""Claims about single pictures: orientation, colour, fit, and what is refused."""
+
+import io
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+from raw_folders import picture
+
+from mufin_jax.data.images import BadImage, decode_jpeg, encode_jpeg, read_image
+from mufin_jax.encoders.processing import ImageProcessing
+
+PAD = ImageProcessing(size=16, fit="pad")
+STRETCH = ImageProcessing(size=16, fit="stretch")
+WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def halves(left=RED, right=BLUE, size=(32, 16)) -> Image.Image:
+    image = Image.new("RGB", size, left)
+    image.paste(right, (size[0] // 2, 0, *size))
+    return image
+
+
+def test_padding_centres_the_picture_on_white():
+    pixels = read_image(encoded(Image.new("RGB", (32, 16), RED)), PAD)
+    assert pixels.shape == (16, 16, 3) and pixels.dtype == np.uint8
+    assert (pixels[:4] == WHITE).all() and (pixels[12:] == WHITE).all()
+    assert (pixels[4:12] == RED).all()
+
+
+def test_stretching_fills_the_square():
+    assert (read_image(encoded(Image.new("RGB", (32, 16), RED)), STRETCH) == RED).all()
+
+
+@pytest.mark.parametrize(
+    "orientation, corner",
+    [(1, 0), (2, 1), (3, 3), (4, 2), (5, 0), (6, 1), (7, 3), (8, 2)],
+)
+def test_exif_rotation_moves_the_marked_corner_where_the_camera_saw_it(orientation, corner):
+    image = Image.new("RGB", (32, 32), BLUE)
+    image.paste(RED, (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = read_image(encoded(image, "JPEG", exif=exif, quality=95), PAD)
+    corners = [pixels[3, 3], pixels[3, 12], pixels[12, 3], pixels[12, 12]]
+    assert int(np.argmax([int(c[0]) - int(c[2]) for c in corners])) == corner
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_transparency_becomes_white(form):
+    image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (0, 0, 8, 16))
+    pixels = read_image(encoded(image, form, **({"lossless": True} if form == "WEBP" else {})), PAD)
+    assert (pixels[:, 12] == WHITE).all() and (pixels[:, 2] == RED).all()
+
+
+def test_a_palette_with_transparency_becomes_white_where_it_is_transparent():
+    image = Image.new("P", (16, 16), 0)
+    image.putpalette([*RED, *BLUE])
+    image.paste(1, (8, 0, 16, 16))
+    pixels = read_image(encoded(image, transparency=0), PAD)
+    assert (pixels[:, 2] == WHITE).all() and (pixels[:, 12] == BLUE).all()
+
+
+def test_sixteen_bits_of_grey_keep_their_brightness():
+    grey = Image.fromarray(np.full((16, 16), 0x8000, np.uint16))
+    assert (read_image(encoded(grey), PAD) == 0x80).all()
+
+
+def test_cmyk_becomes_rgb():
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
+    pixels = read_image(encoded(image, "JPEG", quality=95), PAD).astype(int)
+    assert (pixels[..., 0] > 200).all() and (pixels[..., 1:] < 60).all()
+
+
+def test_an_animation_shows_its_first_frame():
+    frames = [Image.new("RGB", (16, 16), c) for c in (RED, BLUE)]
+    data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert (read_image(data, PAD) == RED).all()
+
+
+def test_a_file_its_bytes_and_an_opened_image_give_the_same_pixels(tmp_path):
+    data = encoded(halves())
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    opened = Image.open(path)
+    expected = read_image(data, PAD)
+    np.testing.assert_array_equal(read_image(path, PAD), expected)
+    np.testing.assert_array_equal(read_image(opened, PAD), expected)
+    assert opened.size == (32, 16)
+
+
+def test_a_picture_far_wider_than_high_keeps_a_row():
+    assert (read_image(encoded(Image.new("RGB", (400, 1), RED)), PAD) == RED).any()
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "BMP", "ICO"])
+def test_other_formats_are_refused(form):
+    with pytest.raises(BadImage, match="not a JPEG, PNG or WebP"):
+        read_image(encoded(Image.new("RGB", (16, 16), RED), form), PAD)
+
+
+def test_a_bomb_is_refused_before_it_unfolds():
+    bomb = encoded(Image.new("1", (9000, 9000)))
+    tracemalloc.start()
+    with pytest.raises(BadImage, match="9000 x 9000 is more than 16,000,000 pixels"):
+        read_image(bomb, PAD)
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def test_a_large_file_is_refused_without_being_read_whole(tmp_path):
+    path = tmp_path / "large.jpg"
+    with path.open("wb") as file:
+        file.truncate(2**33)  # sparse: takes no space
+    with pytest.raises(BadImage, match="larger than 10,000,000 bytes"):
+        read_image(path, PAD)
+
+
+def test_every_damage_raises_bad_image_and_nothing_else():
+    rng = np.random.default_rng(0)
+    sources = [encoded(halves(), form) for form in ("JPEG", "PNG", "WEBP")]
+    refused = 0
+    for trial in range(600):
+        data = bytearray(sources[trial % 3])
+        if trial % 2:
+            data = data[: rng.integers(len(data))]
+        else:
+            for place in rng.integers(len(data), size=4):
+                data[place] = rng.integers(256)
+        try:
+            assert read_image(bytes(data), PAD).shape == (16, 16, 3)
+        except BadImage:
+            refused += 1
+    assert refused > 200
+
+
+def test_prepared_jpegs_come_back_nearly_as_they_were():
+    pixels = np.asarray(halves().resize((16, 16)))
+    back = decode_jpeg(encode_jpeg(pixels)).astype(int)
+    assert np.abs(back - pixels).max() < 24 and np.abs(back - pixels).mean() < 4
+
+
+def test_a_damaged_prepared_jpeg_is_a_bad_image():
+    with pytest.raises(BadImage):
+        decode_jpeg(picture(1)[:20])

@@ -1,0 +1,316 @@
+"""Module II's index: distinct labels, exact similarities, and an index that survives its folder."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mufin_jax import scann_tree
+from mufin_jax.errors import InputError
+from mufin_jax.label_entries import LabelEntries
+from mufin_jax.retrieval import IndexConfig, LabelIndex, Shortlist, recall
+
+EXACT = IndexConfig(backend="exact")
+EVERYTHING = IndexConfig(backend="scann", leaves_searched=1.0, reorder=1_000)
+
+needs_scann = pytest.mark.skipif(not scann_tree.importable(), reason="no ScaNN on this platform")
+
+
+def unit(vectors):
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def catalogue(seed=0, labels=400, dimensions=12):
+    """Entries of `labels` labels, 1 to 6 each, in no order."""
+    rng = np.random.default_rng(seed)
+    carried = np.repeat(np.arange(labels), rng.integers(1, 7, labels))
+    centres = rng.normal(size=(labels, dimensions))
+    vectors = unit(centres[carried] + 0.7 * rng.normal(size=(len(carried), dimensions)))
+    order = rng.permutation(len(carried))
+    return vectors[order], carried[order], unit(rng.normal(size=(7, dimensions)))
+
+
+def by_brute_force(vectors, labels, query):
+    """Every label's largest cosine, by the definition."""
+    return {i: max(float(v @ query) for v in vectors[labels == i]) for i in np.unique(labels)}
+
+
+@pytest.mark.parametrize("config", [EXACT, pytest.param(EVERYTHING, marks=needs_scann)])
+def test_the_shortlist_is_the_labels_by_their_largest_cosine(config):
+    vectors, labels, queries = catalogue()
+    found = LabelIndex.build(vectors, labels, config).shortlist(queries, 5)
+    for query, row, similarities in zip(queries, found.labels, found.similarities, strict=True):
+        truth = by_brute_force(vectors, labels, query)
+        best = sorted(truth, key=truth.__getitem__, reverse=True)[:5]
+        assert row.tolist() == best
+        np.testing.assert_allclose(similarities, [truth[label] for label in best], atol=1e-6)
+
+
+@needs_scann
+def test_scann_at_full_search_equals_exact_search():
+    vectors, labels, queries = catalogue(seed=1)
+    index = LabelIndex.build(vectors, labels, EVERYTHING)
+    assert index.tree is not None
+    scann = index.shortlist(queries, 30)
+    exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 30)
+    np.testing.assert_array_equal(scann.labels, exact.labels)
+    np.testing.assert_allclose(scann.similarities, exact.similarities, atol=1e-6)
+    assert recall(scann, exact) == 1.0
+
+
+@needs_scann
+def test_a_label_that_owns_the_nearest_entries_takes_one_place():
+    vectors, labels, queries = catalogue(seed=2)
+    crowd = unit(queries[:1] + 0.01 * np.random.default_rng(0).normal(size=(300, 12)))
+    vectors, labels = np.concatenate([vectors, crowd]), np.append(labels, np.full(300, 400))
+    found = LabelIndex.build(vectors, labels).search(queries, 4)  # 3 * 4 entries: all of label 400
+    assert found.labels[0, 0] == 400
+    for row in found.labels:
+        assert len(set(row.tolist())) == 4 and -1 not in row
+
+
+@needs_scann
+@pytest.mark.parametrize("config", [EXACT, IndexConfig(leaves_searched=0.03, entries_searched=0)])
+def test_more_labels_than_there_are_leave_padding(config):
+    vectors, labels, queries = catalogue(labels=330)
+    keep = labels % 30 == 0  # 11 labels ...
+    vectors = np.concatenate([vectors[keep]] * 40)  # ... of enough entries for a tree
+    labels = np.concatenate([labels[keep]] * 40)
+    assert len(vectors) > scann_tree.FEWEST_VECTORS
+    found = LabelIndex.build(vectors, labels, config).shortlist(queries, 13)
+    assert (found.labels[:, 11:] == -1).all() and (found.similarities[:, 11:] == -np.inf).all()
+    assert (np.sort(found.labels[:, :11], axis=1) == np.arange(11) * 30).all()
+    assert np.isfinite(found.similarities[:, :11]).all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 15])
+def test_a_handful_of_vectors_is_enough(size):
+    vectors = unit(np.random.default_rng(3).normal(size=(size, 5)))
+    found = LabelIndex.build(vectors, np.arange(size)).shortlist(vectors, 1)
+    np.testing.assert_array_equal(found.labels[:, 0], np.arange(size))
+
+
+def test_an_empty_batch_has_an_empty_shortlist():
+    vectors, labels, queries = catalogue()
+    found = LabelIndex.build(vectors, labels).shortlist(queries[:0], 3)
+    assert found.labels.shape == found.similarities.shape == (0, 3)
+
+
+def test_an_index_without_entries_finds_nothing():
+    empty = np.empty((0, 12), np.float32)
+    index = LabelIndex.build(empty, np.empty(0, np.int64), num_labels=6)
+    assert (index.shortlist(catalogue()[2], 2).labels == -1).all()
+
+
+def test_labels_without_entries_are_never_retrieved():
+    vectors, labels, queries = catalogue(labels=40)
+    keep = labels % 4 == 2
+    found = LabelIndex.build(vectors[keep], labels[keep], num_labels=40).shortlist(queries, 10)
+    assert (np.sort(found.labels) == np.arange(2, 40, 4)).all()
+
+
+def test_equal_similarities_are_ordered_by_label():
+    vector = unit(np.ones((1, 5)))
+    vectors, labels = np.repeat(vector, 9, axis=0), np.array([8, 3, 5, 3, 0, 7, 2, 6, 1])
+    found = LabelIndex.build(vectors, labels).search(vector, 4)
+    assert found.labels.tolist() == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("backend", ["exact", "auto"])
+def test_vectors_that_are_not_finite_are_refused_by_row(poison, backend):
+    vectors, labels, queries = catalogue()
+    vectors[41, 3] = poison
+    with pytest.raises(InputError, match=r"entry 41 .*finite"):
+        LabelIndex.build(vectors, labels, IndexConfig(backend=backend))
+    queries[2, 0] = poison
+    index = LabelIndex.build(*catalogue()[:2], IndexConfig(backend=backend))
+    with pytest.raises(InputError, match=r"query 2 .*finite"):
+        index.search(queries, 3)
+
+
+def test_vectors_that_are_not_unit_normalised_are_refused():
+    vectors, labels, _ = catalogue()
+    vectors[5] *= 14
+    with pytest.raises(InputError, match="entry 5 has norm 14"):
+        LabelIndex.build(vectors, labels)
+
+
+def test_labels_out_of_range_are_refused():
+    vectors, labels, _ = catalogue()
+    with pytest.raises(InputError, match="carries label 399"):
+        LabelIndex.build(vectors, labels, num_labels=399)
+
+
+def test_queries_of_another_width_are_refused():
+    vectors, labels, queries = catalogue()
+    with pytest.raises(InputError, match=r"\(7, 11\).*\(b, 12\)"):
+        LabelIndex.build(vectors, labels).search(queries[:, :11], 3)
+
+
+def test_exact_similarity_is_the_maximum_over_all_entries_and_minus_infinity_for_padding():
+    vectors, labels, queries = catalogue(labels=20)
+    asked = np.array([[3, -1, 19, 0], [7, 7, 2, -1]], np.int32)
+    got = LabelEntries.group(vectors, labels, 20).exact_similarity(queries[:2], asked)
+    for i, query in enumerate(queries[:2]):
+        truth = by_brute_force(vectors, labels, query) | {-1: -np.inf}
+        np.testing.assert_allclose(got[i], [truth[label] for label in asked[i]], atol=1e-6)
+
+
+class Unlucky(scann_tree.Tree):
+    """A tree that returns the first entry of every third label, whatever the query."""
+
+    def search(self, queries, fetch, reorder, share_of_leaves):
+        entries = np.tile(self.searcher[::3], (len(queries), 1))
+        return entries, np.zeros(entries.shape, np.float32)
+
+
+def test_a_label_has_its_exact_similarity_whichever_of_its_entries_was_returned():
+    vectors, labels, queries = catalogue(labels=30)
+    index = LabelIndex.build(vectors, labels, EXACT)
+    tree = Unlucky(index.entries.offsets[:-1], len(vectors))
+    found = dataclasses.replace(index, tree=tree).shortlist(queries, 10)
+    for query, row, similarities in zip(queries, found.labels, found.similarities, strict=True):
+        truth = by_brute_force(vectors, labels, query)
+        assert row.tolist() == sorted(range(0, 30, 3), key=truth.__getitem__, reverse=True)
+        np.testing.assert_allclose(similarities, [truth[label] for label in row], atol=1e-6)
+
+
+@needs_scann
+@pytest.mark.parametrize("config", [EXACT, IndexConfig()])
+def test_a_saved_index_gives_the_same_shortlists_after_it_has_moved(tmp_path, config):
+    vectors, labels, queries = catalogue()
+    index = LabelIndex.build(vectors, labels, config, num_labels=407)
+    index.save(tmp_path / "before")
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    loaded = LabelIndex.load(tmp_path / "after")
+    assert (loaded.tree is None) == (index.tree is None) and loaded.config == config
+    for a, b in zip(
+        dataclasses.astuple(index.shortlist(queries, 6)),
+        dataclasses.astuple(loaded.shortlist(queries, 6)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def _lose(folder):
+    (folder / "offsets.npy").unlink()
+
+
+def _shorten(folder):
+    os.truncate(folder / "entries.npy", 2_000)
+
+
+def _flip(folder):
+    path = folder / "entries.npy"
+    content = bytearray(path.read_bytes())
+    content[3_000] ^= 4
+    path.write_bytes(content)
+
+
+def _lose_facts(folder):
+    (folder / "index.json").unlink()
+
+
+def _empty_facts(folder):
+    (folder / "index.json").write_text("{}")
+
+
+@pytest.mark.parametrize("harm", [_lose, _shorten, _flip, _lose_facts, _empty_facts])
+def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
+    LabelIndex.build(*catalogue()[:2]).save(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(InputError) as refusal:
+        LabelIndex.load(tmp_path)
+    assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["tree/scann_docids.pkl", "surprise.npy"])
+def test_a_file_that_is_not_the_indexs_is_refused_unread(tmp_path, name):
+    LabelIndex.build(*catalogue()[:2]).save(tmp_path)
+    (tmp_path / "tree").mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"cos\nabort\n(tR.")  # as a pickle, it would end the process
+    with pytest.raises(InputError, match=f"{name.split('/')[-1]} does not belong"):
+        LabelIndex.load(tmp_path)
+
+
+def test_without_scann_exact_search_takes_its_place_with_a_notice(monkeypatch, caplog, tmp_path):
+    vectors, labels, queries = catalogue()
+    LabelIndex.build(vectors, labels).save(tmp_path)
+    monkeypatch.setattr(scann_tree, "importable", lambda: False)
+    for make in (lambda: LabelIndex.build(vectors, labels), lambda: LabelIndex.load(tmp_path)):
+        index = make()
+        assert index.tree is None and "exact search takes its place" in caplog.text
+        caplog.clear()
+        assert (index.shortlist(queries, 3).labels >= 0).all()
+    with pytest.raises(InputError, match="not installed"):
+        LabelIndex.build(vectors, labels, IndexConfig(backend="scann"))
+
+
+_DIGEST = """
+import hashlib, sys
+sys.path.insert(0, sys.argv[1])
+from tests.test_retrieval import catalogue
+from mufin_jax.retrieval import IndexConfig, LabelIndex
+vectors, labels, queries = catalogue(seed=9)
+index = LabelIndex.build(vectors, labels, IndexConfig(threads=int(sys.argv[2]), entries_searched=0))
+found = index.shortlist(queries, 8)
+print(hashlib.sha256(found.labels.tobytes() + found.similarities.tobytes()).hexdigest())
+"""
+
+
+@needs_scann
+def test_two_processes_with_unlike_threads_build_the_same_index(request):
+    root = str(request.config.rootpath)
+    digests = [
+        subprocess.run(
+            [sys.executable, "-c", _DIGEST, root, threads],
+            cwd=root, capture_output=True, text=True, check=True,
+        ).stdout
+        for threads in "12"
+    ]  # fmt: skip
+    assert len(digests[0]) == 65 and digests[0] == digests[1]
+
+
+@needs_scann
+def test_building_prints_nothing(capfd):
+    LabelIndex.build(*catalogue()[:2])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_recall_is_the_share_of_the_exact_labels_that_were_found():
+    zeros = np.zeros((2, 3), np.float32)
+    exact = Shortlist(np.array([[1, 2, 3], [4, 0, -1]], np.int32), zeros)
+    found = Shortlist(np.array([[3, 9, 1], [2, 4, -1]], np.int32), zeros)
+    assert recall(found, exact) == 3 / 5
+
+
+def test_a_shortlist_reloads_as_it_was_saved(tmp_path):
+    vectors, labels, queries = catalogue()
+    saved = LabelIndex.build(vectors, labels).shortlist(queries, 3)
+    saved.save(tmp_path / "train.npz")
+    loaded = Shortlist.load(tmp_path / "train.npz")
+    np.testing.assert_array_equal(loaded.labels, saved.labels)
+    np.testing.assert_array_equal(loaded.similarities, saved.similarities)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.npz"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\3\4broken", b"\x93NUMPY"])
+def test_what_is_not_a_shortlist_is_refused(tmp_path, content):
+    path = tmp_path / "train.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="no shortlist"):
+        Shortlist.load(path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"leaves_searched": 0.0}, {"reorder": 0}, {"threads": -1}, {"over_fetch": 0}]
+)
+def test_nonsense_in_the_configuration_is_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        IndexConfig(**wrong)
