@@ -10,6 +10,7 @@ shortlist is scored.
 """
 
 import dataclasses
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 
+@no_type_check  # its leaves may also be numpy arrays, shapes or placements
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Memory:

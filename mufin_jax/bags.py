@@ -7,12 +7,14 @@ real.
 """
 
 import dataclasses
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 
+@no_type_check  # its leaves may also be numpy arrays, shapes or placements
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pool:
@@ -29,6 +31,7 @@ class Pool:
     images: UInt8[Array, "i h w 3"] | Float[Array, "i v"] | None
 
 
+@no_type_check  # its leaves may also be numpy arrays, shapes or placements
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bags:

@@ -10,6 +10,7 @@ the number of labels; its collectives carry rows, never the table.
 
 import dataclasses
 import functools
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from mufin_jax.sharding import AXIS, BY_ROW, REPLICATED, by_row, over_devices, r
 ROWS = 1024
 
 
+@no_type_check  # its leaves may also be numpy arrays, shapes or placements
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -33,6 +35,7 @@ class Rows:
     alpha: Float[Array, "u"]
 
 
+@no_type_check  # its leaves may also be numpy arrays, shapes or placements
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LabelTable:

@@ -7,7 +7,7 @@
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,7 @@ class ModelConfig:
             )
 
 
+@no_type_check  # its leaves may also be numpy arrays, shapes or placements
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Embedding:

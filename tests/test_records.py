@@ -62,13 +62,6 @@ def test_nothing_is_printed_fetched_or_written_elsewhere(tmp_path, monkeypatch, 
     assert not list(home.iterdir())
 
 
-def test_a_side_without_items_is_left_out(tmp_path):
-    write_records({"train": records(0, 2), "test": records(0, 0)}, tmp_path)
-    assert len(open_split(tmp_path, "train")) == 2
-    with pytest.raises(InputError, match="no split test"):
-        open_split(tmp_path, "test")
-
-
 def test_missing_records_are_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no split train"):
         open_split(tmp_path, "train")

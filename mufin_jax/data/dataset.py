@@ -139,7 +139,9 @@ class Dataset:
     @functools.cached_property
     def processing(self) -> ImageProcessing:
         """How `images` were brought to their size, and how to normalise them."""
-        return ImageProcessing(**self.manifest["processing"])
+        fields = self.manifest["processing"]
+        tuples = {name: tuple(fields[name]) for name in ("mean", "std")}  # JSON has lists only
+        return ImageProcessing(**(fields | tuples))
 
 
 def _load(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def pad_rows(array: np.ndarray, mesh_size: int = 1) -> np.ndarray:
 
 def pad_texts(
     tokens: Int[np.ndarray, "t s"], lengths: Int[np.ndarray, "t"], mesh_size: int = 1
-) -> tuple[Int[np.ndarray, "t s"], Int[np.ndarray, "t"]]:
+) -> tuple[Int[np.ndarray, "padded short"], Int[np.ndarray, "padded"]]:
     """Pad the number of texts to its bucket, and cut their length to a multiple of 8 tokens."""
     longest = max(8, -(-int(lengths.max(initial=1)) // 8) * 8)
     return pad_rows(tokens[:, :longest], mesh_size), pad_rows(lengths, mesh_size)

@@ -141,6 +141,8 @@ def prepare(
     try:
         _prepare(config, source, out, processing or config.processing)
     except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            raise InputError(f"{out} is not a folder: name another output folder") from None
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
             raise DiskError(
                 f"{out} cannot be written ({error}): free space or go elsewhere"
@@ -222,15 +224,8 @@ def _images(
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
     )
-    named = sum(len(catalogue.sides[name].image_keys) for name in SIDES)
-    too_large = named * 3 * processing.size**2 > config.image_array_gb * 1e9
-    if too_large and not config.records:
-        raise InputError(
-            f"{named:,} pictures exceed image_array_gb={config.image_array_gb}: "
-            "raise it, or let records be written"
-        )
-    array = None if too_large else out / "images.npy"
-    return resize_images(catalogue, read, processing.size, tally, array, spool)
+    limit = config.image_array_gb * 1e9
+    return resize_images(catalogue, read, processing.size, tally, out / "images.npy", limit, spool)
 
 
 def _tokenizer(config: PrepareConfig, catalogue: Catalogue) -> Tokenizer:

@@ -28,8 +28,8 @@ def write_records(splits: Mapping[str, Iterable[Record]], folder: Path) -> None:
     """Writes one split after the other, in the order of its records.
 
     Args:
-      splits: by name; records of `uid`, `title` (str) and `images` (list of bytes). A split
-        without records is left out, since TFDS cannot hold one.
+      splits: by name; records of `uid`, `title` (str) and `images` (list of bytes). TFDS
+        cannot hold a split without records.
       folder: where to write; nothing is written or fetched elsewhere.
     """
     import tensorflow_datasets as tfds  # half a second; only preparation and a large set need it

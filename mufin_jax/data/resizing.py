@@ -63,7 +63,8 @@ def resize_images(
     read: Callable[[bytes | Path], np.ndarray],
     size: int,
     tally: Tally,
-    array_file: Path | None,
+    array_file: Path,
+    array_bytes: float,
     spool: JpegSpool | None,
 ) -> dict[str, Bag]:
     """Writes the distinct images in the order in which the sides first name them.
@@ -73,21 +74,29 @@ def resize_images(
       read: from an encoded image to (size, size, 3) pixels; raises BadImage.
       size: height and width of the result.
       tally: takes broken images, which leave their items.
-      array_file: the npy file for the pixels, or None.
+      array_file: the npy file for the pixels.
+      array_bytes: if the pixels would take more, they are not written there.
       spool: takes the JPEGs, or None.
 
     Returns:
       by side, the rows of each item's images.
 
     Raises:
+      InputError: if the pixels take too much and there is no spool either.
       TooManyBadRows: as soon as more images are broken than the tally tolerates.
     """
     mentions = _Mentions(catalogue)
     _, first, inverse = np.unique(mentions.keys, return_index=True, return_inverse=True)
     seen = np.argsort(first)  # distinct images by first mention
+    fits = len(seen) * 3 * size**2 <= array_bytes
+    if not fits and spool is None:
+        raise InputError(
+            f"{len(seen):,} pictures exceed image_array_gb={array_bytes / 1e9:g}: "
+            "raise it, or let records be written"
+        )
     tally.seen("images", len(seen))
     row_of = np.full(len(seen), -1, np.int64)
-    source, rows, shape = catalogue.images, 0, (size, size, 3)
+    source, rows = catalogue.images, 0
 
     def prepare(mention: int) -> tuple[np.ndarray, bytes] | BadImage:
         key = int(mentions.keys[mention])
@@ -97,15 +106,13 @@ def resize_images(
         except BadImage as error:
             return BadImage(f"{source.name(key)}: {error}")
 
+    progress = tqdm(map(int, first[seen]), "images", len(seen), unit=" images", disable=None)
     with (
         warnings.catch_warnings(),  # Pillow's remarks on odd files; ours are in the report
-        NpyWriter(array_file, (size, size, 3), np.uint8)
-        if array_file
-        else _Nowhere() as pixel_rows,
+        _npy(array_file if fits else None, size) as pixel_rows,
         spool.path.open("wb") if spool else _Nowhere() as spool_file,
     ):
         warnings.simplefilter("ignore")
-        progress = tqdm(first[seen], "images", unit=" images", disable=None)
         for number, result in enumerate(_in_order(prepare, progress)):
             if isinstance(result, BadImage):
                 file, row = mentions.place(int(first[seen[number]]))
@@ -194,6 +201,10 @@ def _in_order(function: Callable[[T], R], values: Iterable[T]) -> Iterator[R]:
                 yield pending.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _npy(path: Path | None, size: int) -> "NpyWriter | _Nowhere":
+    return NpyWriter(path, (size, size, 3), np.uint8) if path else _Nowhere()
 
 
 class _Nowhere:

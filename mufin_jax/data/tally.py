@@ -6,6 +6,7 @@ from typing import Any
 from mufin_jax.errors import TooManyBadRows
 
 LISTED = 10_000
+_LONGEST = 300
 
 
 class Tally:
@@ -26,6 +27,8 @@ class Tally:
 
     def note(self, kind: str, file: str, row: int, reason: str) -> None:
         """Records something that users should know of but that makes no row bad."""
+        # Reasons quote the data, which may hold line breaks and what no terminal can print.
+        reason = " ".join(reason.encode("utf-8", "replace").decode("utf-8").split())[:_LONGEST]
         self.counts[kind] += 1
         self._first.setdefault(kind, f"{file}:{row}: {reason}")
         if len(self.listed) < LISTED:

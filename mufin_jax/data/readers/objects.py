@@ -15,6 +15,7 @@ import numpy as np
 from mufin_jax.errors import InputError
 
 _RECONSTRUCT = {f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_core")}
+_FROM_BUFFER = {f"numpy.{core}.numeric _frombuffer" for core in ("core", "_core")}
 _SCALAR = {f"numpy.{core}.multiarray scalar" for core in ("core", "_core")}
 _INTEGERS = {"i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -144,6 +145,9 @@ def _elements(array: Any) -> list[Any]:
     """The elements of a reconstructed array or scalar."""
     if isinstance(array, _Call) and array.name in _SCALAR:
         return [_integer(array)]
+    if isinstance(array, _Call) and array.name in _FROM_BUFFER:
+        data, kind, *_ = array.arguments
+        return np.frombuffer(_raw(data), _dtype(kind)).tolist()
     if not isinstance(array, _Call) or array.name not in _RECONSTRUCT:
         raise ValueError(f"found {getattr(array, 'name', type(array).__name__)}")
     _, _, kind, _, data = array.state

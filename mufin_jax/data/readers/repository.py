@@ -194,7 +194,7 @@ def note_urls(source: SourceFolder, tally: Tally) -> None:
 def _read_offsets(
     source: SourceFolder, name: str, side: RawSide, tally: Tally, max_images: int
 ) -> None:
-    path = source.require(f"images/{name}.img.bin.npz", f"images/{name}.npz")
+    path = source.require(f"images/{name}.img.bin.npz")
     matrix = matrices.read_csr(source, path, len(side))
     matrix.sort_indices()
     matrix.eliminate_zeros()

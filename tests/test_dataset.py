@@ -1,0 +1,111 @@
+"""Claims about opening a prepared folder."""
+
+import json
+
+import numpy as np
+import pytest
+from raw_folders import tiny_repository
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.manifest import MANIFEST
+from mufin_jax.data.npy import NpyWriter
+from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.strings import Strings
+from mufin_jax.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    raw = tiny_repository(tmp_path / "raw")
+    (raw / "ceiling.json").write_text('{"P@1": 86.5, "explanation": "how"}')
+    prepare(PrepareConfig(image_size=8, records=False), raw, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_prepared_folder_opens_with_all_its_parts(folder):
+    dataset = Dataset.open(folder)
+    assert len(dataset.train) == len(dataset.test) == 40 and dataset.num_labels == 20
+    assert dataset.train.ids[3] == "A3" and dataset.labels.titles[-1] == "green lamp 19"
+    assert dataset.texts.shape == (100, 32) and len(dataset.text_lengths) == 100
+    assert dataset.texts.dtype == np.int32
+    assert dataset.processing.size == 8 and dataset.ceiling == {"P@1": 86.5}
+    assert dataset.train.relevance is not None and dataset.train.filter is not None
+    assert dataset.train.relevance.shape == dataset.train.filter.shape == (40, 20)
+    assert dataset.labels.relevance is None and dataset.image_vectors is None
+    assert isinstance(dataset.texts, np.memmap)
+
+
+def test_images_come_as_copies_in_the_order_asked_for(folder):
+    images = Dataset.open(folder).images
+    pixels = images[np.array([3, 0, 3])]
+    np.testing.assert_array_equal(pixels[0], pixels[2])
+    assert (pixels[0] != pixels[1]).any() and pixels.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda f: (f / MANIFEST).unlink(), "has no manifest.json"),
+        (lambda f: (f / MANIFEST).write_text("{"), "is damaged"),
+        (lambda f: (f / MANIFEST).write_text("[]"), "is damaged"),
+        (lambda f: (f / "images.npy").unlink(), "images.npy: nothing found"),
+        (lambda f: (f / "texts.npy").write_bytes(b"short"), "texts.npy: 5 found"),
+    ],
+)
+def test_a_damaged_folder_is_one_clear_error(damage, message, folder):
+    damage(folder)
+    with pytest.raises(InputError, match=message):
+        Dataset.open(folder)
+
+
+def test_a_folder_of_another_version_asks_for_a_new_preparation(folder):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"version": 99}))
+    with pytest.raises(InputError, match=r"has version 99, wanted 1: prepare the data anew"):
+        Dataset.open(folder)
+
+
+def test_a_missing_folder_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="is not a folder"):
+        Dataset.open(tmp_path / "absent")
+
+
+def test_verification_finds_a_flipped_bit_that_sizes_do_not_show(folder):
+    data = bytearray((folder / "images.npy").read_bytes())
+    data[-7] ^= 1
+    (folder / "images.npy").write_bytes(data)
+    Dataset.open(folder)
+    with pytest.raises(InputError, match=r"images.npy has changed"):
+        Dataset.open(folder, verify=True)
+
+
+def test_pickled_arrays_are_not_loaded(folder):
+    items = folder / "train_items.npz"
+    np.savez(items, text=np.array([{}], object), allow_pickle=True)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"]["train_items.npz"]["bytes"] = items.stat().st_size
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="cannot be read"):
+        Dataset.open(folder)
+
+
+def test_strings_come_back_as_they_were(tmp_path):
+    texts = ["", "café", "日本", "a" * 300, ""]
+    Strings.pack(texts).save(tmp_path / "strings.npz")
+    strings = Strings.load(tmp_path / "strings.npz")
+    assert list(strings) == texts and len(strings) == 5
+    assert strings[-2] == "a" * 300 and strings[1] == "café"
+    assert Strings.pack(["\ud800"])[0] == "?"
+    with pytest.raises(IndexError):
+        strings[5]
+
+
+def test_rows_written_one_by_one_make_an_ordinary_npy_file(tmp_path):
+    rows = np.arange(2 * 3 * 1300, dtype=np.int32).reshape(1300, 3, 2)
+    with NpyWriter(tmp_path / "rows.npy", (3, 2), np.int32) as writer:
+        for start in range(0, 1300, 7):
+            writer.append(rows[start : start + 7])
+    np.testing.assert_array_equal(np.load(tmp_path / "rows.npy", mmap_mode="r"), rows)
+    with NpyWriter(tmp_path / "none.npy", (3, 2), np.int32):
+        pass
+    assert np.load(tmp_path / "none.npy").shape == (0, 3, 2)

@@ -1,0 +1,60 @@
+"""Claims about which pairs are left out of scoring."""
+
+import numpy as np
+import scipy.sparse
+from raw_folders import (
+    write_pairs,
+    write_repository,
+)
+
+from mufin_jax.data import readers
+from mufin_jax.data.overlap import overlap_filter
+from mufin_jax.data.tally import Tally
+
+
+def read(folder, max_bad=0.05, max_images=15):
+    tally = Tally(max_bad)
+    return readers.read(folder, tally, max_images, 10_000_000), tally
+
+
+TITLES = {
+    "train": [("A,B", "a -> b"), ("C", ""), ("D", "d")],
+    "test": [("E", "e"), ("F", "f")],
+    "label": [("A,B", "x"), ("G", "y"), ("E", "z"), ("D", "w")],
+}
+RELEVANCE = {"train": [[3, 1], [], [0, 2]], "test": [[2, 3], [0]]}
+
+
+def test_one_filter_file_leaves_the_other_side_unfiltered(tmp_path):
+    folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE)
+    write_pairs(folder / "filter_labels_test.txt", [(0, 2), (0, 2), (1, 3)])
+    choice, filters = overlap_filter(read(folder)[0], "given")
+    assert choice == "given" and filters["train"].nnz == 0
+    np.testing.assert_array_equal(filters["test"].toarray(), [[0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def test_self_filters_the_same_id_and_reciprocal_also_reversed_pairs(tmp_path):
+    # Training has (D, E) and (A,B -> D); testing asks for (E, E) and (E, D).
+    catalogue, _ = read(write_repository(tmp_path / "raw", TITLES, RELEVANCE))
+    _, own = overlap_filter(catalogue, "self")
+    np.testing.assert_array_equal(own["train"].toarray(), [[1, 0, 0, 0], [0] * 4, [0, 0, 0, 1]])
+    np.testing.assert_array_equal(own["test"].toarray(), [[0, 0, 1, 0], [0] * 4])
+    for choice in ("reciprocal", "given"):
+        effective, both = overlap_filter(catalogue, choice)
+        assert effective == "reciprocal"
+        np.testing.assert_array_equal(both["test"].toarray(), [[0, 0, 1, 1], [0] * 4])
+        np.testing.assert_array_equal(both["train"].toarray(), own["train"].toarray())
+
+
+def test_real_reciprocal_pairs_are_those_their_makers_counted(shared_data):
+    source = shared_data("ikea") / "converted"
+    catalogue, _ = read(source)
+    _, own = overlap_filter(catalogue, "self")
+    _, both = overlap_filter(catalogue, "reciprocal")
+    given = overlap_filter(catalogue, "given")[1]
+    for name in ("train", "test"):
+        np.testing.assert_array_equal(own[name].toarray(), given[name].toarray())
+    reversed_pairs = (both["test"] - own["test"]).tocoo()
+    found = {(int(i), int(j)) for i, j, v in zip(*scipy.sparse.find(reversed_pairs), strict=True)}
+    wanted = np.loadtxt(source / "tst_reciprocal_pairs.txt", dtype=int)
+    assert len(found) == 8124 and found == set(map(tuple, wanted.tolist()))

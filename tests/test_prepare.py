@@ -1,0 +1,292 @@
+"""Claims about preparation as a whole: from a raw folder to an opened data set."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from raw_folders import (
+    number_of,
+    picture,
+    tiny_repository,
+    write_json_lines,
+    write_repository,
+    write_vectors,
+)
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.images import decode_jpeg
+from mufin_jax.data.manifest import MANIFEST
+from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.records import open_split
+from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.errors import InputError, TooManyBadRows
+
+SIDES = ("train", "test", "label")
+CONFIG = PrepareConfig(image_size=16, max_tokens=8, vocab_size=200)
+
+
+def prepared(raw, out, config=CONFIG) -> Dataset:
+    prepare(config, raw, out)
+    return Dataset.open(out, verify=True)
+
+
+def sides(dataset: Dataset):
+    return {"train": dataset.train, "test": dataset.test, "label": dataset.labels}
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory):
+    """A catalogue whose picture numbers, img.bin lines and ids are in unrelated orders.
+
+    Products stand on several sides under one id, some share pictures, and some have none.
+    """
+    rng = np.random.default_rng(0)
+    bags = {f"P{i}": rng.permutation(300)[: i % 5].tolist() for i in range(60)}
+    bags["P7"] = bags["P8"]
+    ids = {
+        side: [f"P{i}" for i in rng.permutation(60)[:count]]
+        for side, count in zip(SIDES, (50, 30, 40), strict=True)
+    }
+    titles = {side: [(uid, f"title of {uid}") for uid in ids[side]] for side in SIDES}
+    relevance = {side: [[i % 40, (3 * i) % 40] for i in range(len(ids[side]))] for side in SIDES}
+    images = {side: [bags[uid] for uid in ids[side]] for side in SIDES}
+    order = rng.permutation(300).tolist()
+    raw = tmp_path_factory.mktemp("shuffled") / "raw"
+    write_repository(raw, titles, relevance, images, order)
+    return raw, ids, bags
+
+
+@pytest.mark.parametrize("store", ["array", "records"])
+def test_every_image_reaches_its_own_product(shuffled, store, tmp_path):
+    raw, ids, bags = shuffled
+    gigabytes = 1.0 if store == "array" else 0.0
+    dataset = prepared(raw, tmp_path, PrepareConfig(image_size=16, image_array_gb=gigabytes))
+    assert (tmp_path / "images.npy").exists() == (store == "array")
+    for name, side in sides(dataset).items():
+        assert list(side.ids) == ids[name]
+        # As a batch asks for them: in any order, items repeated.
+        for i in np.random.default_rng(1).integers(len(side), size=2 * len(side)):
+            pixels = dataset.images[side.images_of(int(i))]
+            assert [number_of(image) for image in pixels] == bags[ids[name][i]]
+
+
+def test_images_and_titles_are_stored_once_in_the_order_of_first_mention(shuffled, tmp_path):
+    raw, ids, bags = shuffled
+    dataset = prepared(raw, tmp_path)
+    mentioned = dict.fromkeys(n for side in SIDES for uid in ids[side] for n in bags[uid])
+    stored = dataset.images[np.arange(len(dataset.images))]
+    assert [number_of(image) for image in stored] == list(mentioned)
+    uids = dict.fromkeys(uid for side in SIDES for uid in ids[side])
+    assert len(dataset.texts) == len(dataset.text_lengths) == len(uids)
+    for side in sides(dataset).values():
+        for i, uid in enumerate(side.ids):
+            wanted, _ = dataset.tokenizer.encode([f"title of {uid}"], dataset.texts.shape[1])
+            np.testing.assert_array_equal(dataset.texts[side.text[i]], wanted[0])
+
+
+def test_records_hold_the_same_items(shuffled, tmp_path):
+    raw, ids, bags = shuffled
+    prepare(CONFIG, raw, tmp_path)
+    for name in SIDES:
+        for record, uid in zip(open_split(tmp_path / "records", name), ids[name], strict=True):
+            assert record["uid"].decode() == uid
+            assert record["title"].decode() == f"title of {uid}"
+            assert [number_of(decode_jpeg(image)) for image in record["images"]] == bags[uid]
+
+
+def test_two_preparations_of_the_same_data_are_byte_identical(shuffled, tmp_path):
+    raw = shuffled[0]
+    code = (
+        "import sys; from pathlib import Path;"
+        "from mufin_jax.data.prepare import PrepareConfig, prepare;"
+        "prepare(PrepareConfig(image_size=16), Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    for name in "ab":
+        subprocess.run([sys.executable, "-c", code, str(raw), str(tmp_path / name)], check=True)
+    names = [path.name for path in (tmp_path / "a").iterdir() if path.is_file()]
+    assert len(names) > 18
+    for name in set(names) - {"records.json"}:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_broken_images_leave_their_items_and_are_listed_by_row(tmp_path):
+    items = [{"ASIN": f"A{i}", "title": "t", "images": [f"images/{i}.jpg"]} for i in range(60)]
+    items[4]["images"] += ["images/200.jpg", "../x.jpg", "https://shop/x.jpg"]
+    for item in items:
+        item["also_buy"] = ["L"]
+    labels = [{"ASIN": "L", "images": ["images/300.jpg"]}]
+    raw = write_json_lines(tmp_path / "raw", trn=items, tst=items[:9], lbl=labels)
+    (raw / "images" / "2.jpg").write_bytes(picture(2)[:200])
+    dataset = prepared(raw, tmp_path / "out")
+    assert len(dataset.train.images_of(2)) == 0
+    found = [number_of(image) for image in dataset.images[dataset.train.images_of(4)]]
+    assert found == [4, 200]
+    report = json.loads((tmp_path / "out" / "prepare_report.json").read_text())
+    # Each distinct image is listed where it is first named; the URL on both sides.
+    assert report["counts"] == {"broken image": 2, "image by URL": 2}
+    places = [(entry["file"], entry["row"]) for entry in report["listed"]]
+    assert places == [("trn.jsonl", 5), ("tst.jsonl", 5), ("trn.jsonl", 3), ("trn.jsonl", 5)]
+
+
+def test_items_without_text_and_image_leave_rows_and_columns(tmp_path):
+    titles = {
+        "train": [("A", "a"), ("B", ""), ("C", ""), ("D", "d")],
+        "test": [("E", ""), ("F", "f")],
+        "label": [("X", "x"), ("Y", ""), ("Z", "z")],
+    }
+    relevance = {"train": [[0, 1], [1], [2], [1, 2]], "test": [[0], [1, 2]]}
+    images = {"train": [[], [], [5], []], "test": [[], []], "label": [[], [], [6]]}
+    raw = write_repository(tmp_path / "raw", titles, relevance, images)
+    dataset = prepared(raw, tmp_path / "out")
+    assert list(dataset.train.ids) == ["A", "C", "D"] and list(dataset.labels.ids) == ["X", "Z"]
+    assert dataset.train.relevance is not None and dataset.test.relevance is not None
+    np.testing.assert_array_equal(dataset.train.relevance.toarray(), [[1, 0], [0, 1], [0, 1]])
+    np.testing.assert_array_equal(dataset.test.relevance.toarray(), [[0, 1]])
+    assert dataset.train.text.tolist() == [0, -1, 1]
+    assert number_of(dataset.images[dataset.train.images_of(1)][0]) == 5
+    report = json.loads((tmp_path / "out" / "prepare_report.json").read_text())
+    assert report["counts"] == {"empty item": 3}
+
+
+def test_categories_follow_their_labels_when_others_are_dropped(tmp_path):
+    raw = tiny_repository(tmp_path / "raw")
+    names = [f"category {i % 3}" for i in range(20)]
+    (raw / "categories.txt").write_text("\n".join(names) + "\n")
+    text = (raw / "raw_data" / "label.raw.txt").read_text().replace("C4->", "C3->")
+    (raw / "raw_data" / "label.raw.txt").write_text(text)
+    dataset = prepared(raw, tmp_path / "out")
+    assert dataset.labels.categories is not None and dataset.num_labels == 19
+    codes, categories = dataset.labels.categories
+    for uid, code in zip(dataset.labels.ids, codes, strict=True):
+        assert categories[int(code)] == f"category {int(uid[1:]) % 3}"
+
+
+def test_too_many_broken_images_stop_with_the_first_one(tmp_path):
+    raw = tiny_repository(tmp_path / "raw")
+    path = raw / "images" / "img.bin"
+    path.write_bytes(path.read_bytes().replace(b"/9j/", b"AAAA", 5))
+    with pytest.raises(TooManyBadRows, match=r"3 of 40 images.*broken image.*train.raw.txt:1"):
+        prepare(CONFIG, raw, tmp_path / "out")
+    assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("damage", ["no text at all", "no relevant pair"])
+def test_a_catalogue_with_nothing_to_learn_is_refused(damage, tmp_path):
+    title = "" if damage == "no text at all" else "t"
+    titles = {side: [(f"{side}{i}", title) for i in range(3)] for side in SIDES}
+    relevance = {"train": [[], [], []], "test": [[0], [1], [2]]}
+    raw = write_repository(tmp_path / "raw", titles, relevance)
+    wanted = "none of the 3 train items" if damage == "no text at all" else "no training point"
+    with pytest.raises(InputError, match=wanted):
+        prepare(CONFIG, raw, tmp_path / "out")
+
+
+def test_ready_vectors_take_the_place_of_pictures(tmp_path):
+    titles = {side: [(f"{side}{i}", f"title {i}") for i in range(3)] for side in SIDES}
+    titles["train"][1] = ("", "bad line")
+    vectors = {
+        side: (100 * s + np.arange(12)).reshape(4, 3).astype(np.float16)
+        for s, side in enumerate(SIDES)
+    }
+    maps = {"train": [[3], [0], -1], "test": [[1, 0], -1, [2]], "label": [-1, [2], [3, 1]]}
+    relevance = {"train": [[0], [1], [2]], "test": [[0], [1], [2]]}
+    raw = write_vectors(tmp_path / "raw", titles, relevance, vectors, maps)
+    config = PrepareConfig(image_size=16, max_bad=0.2)
+    dataset = prepared(raw, tmp_path / "out", config)
+    assert dataset.image_vectors is not None and dataset.image_vectors.dtype == np.float32
+    assert len(dataset.images) == 0
+    kept = {"train": [[3], []], "test": [[1, 0], [], [2]], "label": [[], [2], [3, 1]]}
+    for name, side in sides(dataset).items():
+        for i, rows in enumerate(kept[name]):
+            found = dataset.image_vectors[side.images_of(i)]
+            np.testing.assert_array_equal(found, vectors[name][rows])
+
+
+def test_a_checkpoints_preprocessing_wins_over_the_config(tmp_path):
+    processing = ImageProcessing(size=8, fit="stretch", mean=(0.1, 0.2, 0.3))
+    prepare(CONFIG, tiny_repository(tmp_path / "raw"), tmp_path / "out", processing)
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.processing == processing
+    assert dataset.images[np.arange(2)].shape == (2, 8, 8, 3)
+
+
+def test_a_preparation_cut_short_is_started_anew_and_leaves_other_files_alone(tmp_path):
+    raw = tiny_repository(tmp_path / "raw")
+    out = tmp_path / "out"
+    first = prepared(raw, out).manifest
+    (out / MANIFEST).unlink()
+    (out / "images.npy").write_bytes(b"cut short")
+    (out / "label_categories.npz").write_bytes(b"of an earlier catalogue")
+    (out / "log.txt").write_text("not ours")
+    again = prepared(raw, out)
+    assert again.manifest == first and again.labels.categories is None
+    assert (out / "log.txt").read_text() == "not ours"
+
+
+def test_pictures_that_fit_nowhere_are_refused(tmp_path):
+    raw = tiny_repository(tmp_path / "raw")
+    config = PrepareConfig(image_size=16, image_array_gb=1e-5, records=False)
+    with pytest.raises(InputError, match="40 pictures exceed image_array_gb=1e-05"):
+        prepare(config, raw, tmp_path / "out")
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path):
+    raw = tiny_repository(tmp_path / "raw")
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match="is not a folder"):
+        prepare(CONFIG, raw, tmp_path / "out")
+
+
+def test_the_source_is_never_the_output(tmp_path):
+    raw = tiny_repository(tmp_path / "raw")
+    with pytest.raises(InputError, match="both the catalogue and the output"):
+        prepare(CONFIG, raw, raw)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("image_size", 0),
+        ("max_images", 0),
+        ("max_tokens", 2),
+        ("max_bad", 1.5),
+        ("vocab_size", 10),
+        ("filter", "some"),
+        ("fit", "crop"),
+        ("image_array_gb", -1.0),
+        ("std", (0.0, 1.0, 1.0)),
+    ],
+)
+def test_a_config_without_meaning_is_refused_with_the_value(field, value):
+    with pytest.raises((InputError, TypeError)):
+        PrepareConfig(**{field: value})
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    code = (
+        "import sys, resource; from pathlib import Path;"
+        "from mufin_jax.data.prepare import PrepareConfig, prepare;"
+        "prepare(PrepareConfig(image_size=96), Path(sys.argv[1]), Path(sys.argv[2]));"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = {}
+    for count in (100, 3000):  # 27 kB a picture: 80 MB if they were held
+        titles = {side: [(f"{side}{i}", "t") for i in range(count // 5)] for side in SIDES}
+        relevance = {side: [[0]] * (count // 5) for side in SIDES}
+        images = {side: [[]] * (count // 5) for side in SIDES}
+        images["train"] = np.arange(count).reshape(-1, 5).tolist()
+        raw = write_repository(tmp_path / f"raw{count}", titles, relevance, images)
+        command = [sys.executable, "-c", code, str(raw), str(tmp_path / f"out{count}")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[count] = int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+    assert peaks[3000] - peaks[100] < 40e6
+
+
+def test_real_photos_without_titles_are_prepared(shared_data, tmp_path):
+    dataset = prepared(shared_data("grocery") / "converted", tmp_path)
+    assert (len(dataset.train), len(dataset.test), dataset.num_labels) == (810, 405, 124)
+    assert len(dataset.images) == 810 + 405 + 81  # coarse classes share a photo with a fine one
+    assert (dataset.train.text == -1).all() and (dataset.labels.text >= 0).all()
+    assert dataset.train.relevance is not None and dataset.train.relevance.nnz == 1620
