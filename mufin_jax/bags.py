@@ -54,7 +54,8 @@ def fill(vectors: Float[Array, "p d"], bags: Bags) -> Float[Array, "b n d"]:
 def unit(vectors: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     """Sphere-normalise: v / |v|; a zero vector stays zero, and so does its gradient."""
     square = jnp.square(vectors).sum(-1, keepdims=True)
-    return vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+    real = square > 1e-12
+    return jnp.where(real, vectors * jax.lax.rsqrt(jnp.where(real, square, 1)), 0)
 
 
 def masked_sum(vectors: Float[Array, "*b n d"], mask: Bool[Array, "*#b n"]) -> Float[Array, "*b d"]:

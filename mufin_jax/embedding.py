@@ -5,6 +5,7 @@ picture that is shown by a datapoint of the test set and by a label is encoded o
 """
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Side
 from mufin_jax.data.loader import Loader, pad_rows, prefetch
+from mufin_jax.files import replacing
 from mufin_jax.model import Mufin
 from mufin_jax.sharding import by_row, put, replicated
 
@@ -37,7 +39,7 @@ class SideEmbedding:
 
 
 def describe_all(
-    model: Mufin, loader: Loader, numbers: Int[np.ndarray, "p"] | None = None, block: int = 512
+    model: Mufin, loader: Loader, numbers: Int[np.ndarray, "j"] | None = None, block: int = 512
 ) -> Float[np.ndarray, "p d"]:
     """Return the descriptor vectors of a dataset, row r holding descriptor number r.
 
@@ -71,6 +73,18 @@ def describe_all(
     return vectors
 
 
+def describe_once(model: Mufin, loader: Loader, path: Path) -> Float[np.ndarray, "p d"]:
+    """Return what `describe_all` returns, kept in a file for as long as the encoders are frozen.
+
+    Raises:
+        DiskError: if the file cannot be written.
+    """
+    if not path.exists():
+        with replacing(path) as file:
+            np.save(file, describe_all(model, loader))
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
 def embed_side(
     model: Mufin,
     loader: Loader,
@@ -91,7 +105,7 @@ def embed_side(
     """
     rows = np.arange(len(side))
     vector, bag, masks = [], [], []
-    for start in range(0, len(rows), block):
+    for start in range(0, max(1, len(rows)), block):
         part = rows[start : start + block]
         slots, mask = loader.slots(side, part)
         numbers, place = np.unique(slots, return_inverse=True)

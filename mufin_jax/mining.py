@@ -60,7 +60,7 @@ def draw_positives(
     return chosen, real
 
 
-def row(matrix: sparse.csr_matrix, index: int) -> Int[np.ndarray, "k"]:
+def row(matrix: sparse.csr_matrix, index: int | np.integer) -> Int[np.ndarray, "k"]:
     """Return the column numbers of one row of a CSR matrix."""
     return matrix.indices[matrix.indptr[index] : matrix.indptr[index + 1]]
 

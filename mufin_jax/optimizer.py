@@ -16,6 +16,8 @@ from mufin_jax.errors import InputError
 
 Mode = Literal["frozen", "last", "full"]
 
+_DESCRIBING = ("image_encoder", "text_encoder", "image_reduce", "text_reduce")
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -78,6 +80,11 @@ def trains(config: OptimizerConfig, depths: dict[str, int], cross: bool) -> nnx.
         return cross or part != "cross_attention"
 
     return keep
+
+
+def describes(train: dict) -> bool:
+    """Whether any parameter that descriptor vectors depend on is among those that train."""
+    return any(train.get(part) for part in _DESCRIBING)
 
 
 def by_part(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import minute
 import pytest
 
 # Both must precede the first array: the backend counts its devices once.
@@ -25,3 +26,55 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+# Imported where needed: the package's signatures are checked only if it is imported after
+# pytest_configure.
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    """The mesh over all eight devices."""
+    from mufin_jax.sharding import make_mesh
+
+    return make_mesh()
+
+
+@pytest.fixture(scope="session")
+def one_device():
+    """The mesh over the first device alone."""
+    from mufin_jax.sharding import make_mesh
+
+    return make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """The minute data set of small.py, opened."""
+    from small import prepared_folder
+
+    from mufin_jax.data.dataset import Dataset
+
+    return Dataset.open(prepared_folder(tmp_path_factory.mktemp("small")))
+
+
+@pytest.fixture(scope="session")
+def model(dataset, mesh):
+    """A random model over eight devices; not to be changed."""
+    from small import new_model
+
+    return new_model(dataset, mesh)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> Path:
+    """Where processes that tests start share their compiled programs."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="session")
+def minute_run(tmp_path_factory, compiled) -> Path:
+    """The folder of a finished run of the minute experiment on one device; not to be changed."""
+    workdir = tmp_path_factory.mktemp("minute") / "run"
+    minute.finish(workdir, cache=compiled)
+    return workdir

@@ -5,7 +5,14 @@
 Run as a script it is an experiment like those of `experiments/`, to be started, killed and resumed.
 """
 
+import json
+import os
+import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from mufin_jax.command import main
 from mufin_jax.data.miniature import MiniatureConfig
@@ -23,12 +30,13 @@ from mufin_jax.stages.retrieve import RetrieveConfig
 from mufin_jax.training import FitConfig
 
 _RATES = OptimizerConfig(rate=3e-3, warmup=2, image_encoder="full", text_encoder="full")
-_FIT = FitConfig(log_every=2, checkpoint_every=3)
+_FIT = FitConfig(log_every=1, checkpoint_every=1)
 
+# Sizes at which all batches fall into few buckets: compiling is nearly all of the time.
 MINUTE = Experiment(
     name="minute",
-    miniature=MiniatureConfig(labels=60, points=120, test_points=30, picture=32),
-    prepare=PrepareConfig(image_size=16, max_tokens=8, vocab_size=256),
+    miniature=MiniatureConfig(labels=30, points=80, test_points=24, picture=32),
+    prepare=PrepareConfig(image_size=16, max_tokens=8, vocab_size=256, max_images=2),
     model=ModelConfig(
         dim=8,
         image=ViTConfig(width=16, depth=1, heads=2, mlp=32, patch=8, image_size=16, init_std=None),
@@ -36,15 +44,70 @@ MINUTE = Experiment(
             vocab=256, width=16, depth=1, heads=2, mlp=32, max_positions=16, init_std=None
         ),
     ),
-    pretrain=PretrainConfig(
-        epochs=2, batch_size=16, refresh_epochs=1, optimizer=_RATES, fit=_FIT
-    ),
+    pretrain=PretrainConfig(epochs=2, batch_size=16, refresh_epochs=1, optimizer=_RATES, fit=_FIT),
     retrieve=RetrieveConfig(shortlist=20),
-    finetune=FinetuneConfig(epochs=2, batch_size=32, optimizer=_RATES, fit=_FIT),
-    evaluate=EvaluateConfig(predict=PredictConfig(shortlist=20), timed_points=5),
+    finetune=FinetuneConfig(epochs=2, batch_size=40, optimizer=_RATES, fit=_FIT),
+    evaluate=EvaluateConfig(predict=PredictConfig(shortlist=20), timed_points=3),
 )
 
 PRESETS = {"miniature": MINUTE, "paper": MINUTE}
+
+
+def environment(cache: Path, devices: int = 1) -> dict[str, str]:
+    """The variables of a process that shares its compiled programs and has so many devices."""
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+    }
+
+
+def start(workdir: Path, *flags: str, cache: Path, devices: int = 1) -> subprocess.Popen[str]:
+    """The experiment in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, __file__, f"--workdir={workdir}", *flags],
+        env=environment(cache, devices), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(workdir: Path, *flags: str, cache: Path, devices: int = 1) -> str:
+    """Runs the experiment, which must end well, and returns what it printed."""
+    process = start(workdir, *flags, cache=cache, devices=devices)
+    out, said = process.communicate()
+    assert process.returncode == 0, said
+    return out
+
+
+def metrics(workdir: Path) -> dict[str, Any]:
+    """What metrics.json holds, without the times."""
+    found = json.loads((workdir / "metrics.json").read_text())
+    return {name: value for name, value in found.items() if not name.startswith("ms_per_point")}
+
+
+def results(workdir: Path) -> dict[str, np.ndarray]:
+    """Every array that a run leaves: weights, label table, shortlists, rankings, by name."""
+    from mufin_jax.checkpoint import Checkpoints
+
+    found: dict[str, np.ndarray] = {}
+    for folder in sorted(path.parent for path in workdir.glob("*/**/[0-9]*/manifest.json")):
+        restored = Checkpoints(folder.parent).restore(step=int(folder.name))
+        assert restored is not None
+        _flatten(restored[1], folder.relative_to(workdir).as_posix(), found)
+    for path in sorted(workdir.glob("*/**/*.npz")):
+        if path.relative_to(workdir).parts[0] not in ("miniature", "prepare"):
+            with np.load(path, allow_pickle=False) as arrays:
+                found |= {f"{path.relative_to(workdir)}:{name}": arrays[name] for name in arrays}
+    return found
+
+
+def _flatten(tree: Any, name: str, found: dict[str, np.ndarray]) -> None:
+    if isinstance(tree, dict):
+        for key, branch in tree.items():
+            _flatten(branch, f"{name}/{key}", found)
+    else:
+        found[name] = np.asarray(tree)
+
 
 if __name__ == "__main__":
     sys.exit(main(PRESETS))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -14,69 +15,93 @@ from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.sharding import put, replicated
 
-SIZE = 8
-"""Pixels of a prepared picture's side."""
-POINTS, TESTS, LABELS = 26, 11, 13
-"""Sizes of the three sides: unlike one another, and multiples of nothing."""
+PIXELS = 8
+"""Side of a prepared picture."""
+SIZES = {"train": 26, "test": 11, "label": 13}
+"""Items of each side: unlike one another, and multiples of nothing."""
+MOST_IMAGES = 3
 COLOURS = "red blue green white black brown pink grey gold teal plum lime navy".split()
-THINGS = "chair table lamp".split()
 
-IMAGE = ViTConfig(width=12, depth=2, heads=2, mlp=10, patch=4, image_size=SIZE, init_std=None)
-TEXT = DistilBertConfig(width=12, depth=2, heads=2, mlp=10, max_positions=16, init_std=None)
-CONFIG = ModelConfig(dim=6, image=IMAGE, text=TEXT)
+CONFIG = ModelConfig(
+    dim=6,
+    image=ViTConfig(width=12, depth=2, heads=2, mlp=10, patch=4, image_size=PIXELS),
+    text=DistilBertConfig(width=12, depth=1, heads=2, mlp=10, max_positions=16),
+)
 
 
-def raw_folder(folder: Path) -> Path:
-    """A catalogue whose bags have zero to three pictures, with and without a title.
+def title(side: str, i: int) -> str:
+    """The title of an item, which no other has; every eighth item has none."""
+    return "" if i % 8 == 3 else f"{COLOURS[i % 13]} {('chair', 'lamp')[i // 13]} {side}"
 
-    Label l is relevant to the points 2 l and 2 l + 1, and to every fifth point from l on; pictures
-    are shared by neighbours, and by points and labels. Every descriptor has its own colour or words.
-    """
 
-    def title(side: str, i: int) -> str:
-        untitled = i % 8 == 3
-        return "" if untitled else f"{COLOURS[i % 13]} {THINGS[i // 13]} {side}"
+def pictures(side: str, i: int) -> list[int]:
+    """The numbers of an item's pictures: none to three, shared with neighbours and other sides."""
+    first = {"train": 0, "test": 40, "label": 20}[side] + i
+    return [] if i % 5 == 2 else [first + k for k in range(1 + i % MOST_IMAGES)]
 
-    def pictures(i: int, first: int) -> list[int]:
-        count = 0 if i % 5 == 2 else 1 + i % 3
-        return [first + i + k for k in range(count)]
 
-    sizes = {"train": POINTS, "test": TESTS, "label": LABELS}
-    firsts = {"train": 0, "test": 40, "label": 20}
-    titles = {s: [(f"{s}{i}", title(s, i)) for i in range(n)] for s, n in sizes.items()}
-    images = {s: [pictures(i, firsts[s]) for i in range(n)] for s, n in sizes.items()}
-    relevance = {
-        s: [sorted({i // 2 % LABELS, i % 5}) for i in range(sizes[s])] for s in ("train", "test")
-    }
-    return write_repository(folder, titles, relevance, images)
+def relevant(i: int) -> list[int]:
+    """The labels relevant to point i, of training and of test alike."""
+    return sorted({i // 2 % SIZES["label"], i % 5})
 
 
 def prepared_folder(folder: Path) -> Path:
-    """`raw_folder`, prepared below `folder`."""
-    config = PrepareConfig(image_size=SIZE, records=False, vocab_size=128, max_tokens=8)
-    prepare(config, raw_folder(folder / "raw"), folder / "prepared")
+    """Such a catalogue, prepared below `folder`."""
+    sides = {side: range(count) for side, count in SIZES.items()}
+    write_repository(
+        folder / "raw",
+        {side: [(f"{side}{i}", title(side, i)) for i in items] for side, items in sides.items()},
+        {side: [relevant(i) for i in sides[side]] for side in ("train", "test")},
+        {side: [pictures(side, i) for i in items] for side, items in sides.items()},
+    )
+    config = PrepareConfig(image_size=PIXELS, records=False, vocab_size=128, max_tokens=8)
+    prepare(config, folder / "raw", folder / "prepared")
     return folder / "prepared"
 
 
-def new_model(dataset: Dataset, mesh: Mesh, config: ModelConfig = CONFIG, seed: int = 0) -> Mufin:
-    """A model of `CONFIG`'s size whose attention blocks are far from the identity."""
-    model = Mufin(
-        config,
-        vocab=dataset.tokenizer.vocab_size,
-        vector_width=None,
-        processing=dataset.processing,
-        mesh=mesh,
-        rngs=nnx.Rngs(seed),
-    )
-    rng = np.random.default_rng(seed)
-    for block in (model.self_attention, model.cross_attention):
-        shake(block, rng)
-    graphdef, state = nnx.split(model)
+def new_model(
+    dataset: Dataset,
+    mesh: Mesh,
+    config: ModelConfig = CONFIG,
+    vector_width: int | None = None,
+    seed: int = 0,
+) -> Mufin:
+    """A model with random weights, in which no bias, norm or attention map is neutral."""
+
+    def shell() -> Mufin:
+        return Mufin(
+            config,
+            vocab=dataset.tokenizer.vocab_size,
+            vector_width=vector_width,
+            processing=dataset.processing,
+            mesh=mesh,
+            rngs=nnx.Rngs(0),
+        )
+
+    graphdef, state = nnx.split(nnx.eval_shape(shell))
+    state = random_weights(state, np.random.default_rng(seed))
     return nnx.merge(graphdef, put(state, replicated(mesh)))
 
 
-def shake(module: nnx.Module, rng: np.random.Generator, scale: float = 0.5) -> None:
-    """Adds noise to every weight, biases and norms too, so that none is its neutral value."""
-    for _, weight in nnx.to_flat_state(nnx.state(module)):
-        noise = scale * rng.normal(size=weight.shape)
-        weight[...] = weight[...] + np.asarray(noise, weight.dtype)
+def random_weights(state: nnx.State, rng: np.random.Generator) -> nnx.State:
+    """Normal weights of size 1/sqrt(inputs); norms scatter about one."""
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        noise = rng.normal(size=leaf.shape)
+        if any(getattr(key, "key", None) == "scale" for key in path):
+            return (1 + 0.2 * noise).astype(np.float32)
+        return (noise / max(1, leaf.shape[0]) ** 0.5).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, state)
+
+
+def shaken(module: nnx.Module, seed: int = 0) -> nnx.Module:
+    """The module with `random_weights`."""
+    graphdef, state = nnx.split(module)
+    return nnx.merge(graphdef, random_weights(state, np.random.default_rng(seed)))
+
+
+def weights(model: nnx.Module) -> dict[str, np.ndarray]:
+    """Copies of a model's weights by path, such as self_attention/query/kernel."""
+    flat = nnx.to_flat_state(nnx.state(model))
+    return {"/".join(map(str, path)): np.array(weight[...]) for path, weight in flat}

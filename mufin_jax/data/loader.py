@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.sharding import round_up
 from mufin_jax.data.dataset import Dataset, Side
 
 T = TypeVar("T")
-Items = tuple[Side, Int[np.ndarray, "b"]]
+Items = tuple[Side, Int[np.ndarray, "_"]]
 
 
 class Loader:
@@ -30,7 +30,13 @@ class Loader:
         dataset: a prepared folder.
         modalities: which descriptors the model sees.
         mesh_size: number of devices that the flat axes of a pool must divide over.
+
+    Attributes:
+        vectors: descriptor vectors (p, d) by number, if they are known and will not change: batches
+            then hold those of their descriptors in place of a pool.
     """
+
+    vectors: Float[np.ndarray, "p d"] | None = None
 
     def __init__(
         self,
@@ -63,13 +69,18 @@ class Loader:
         slots = np.concatenate(columns, 1)
         return np.maximum(slots, 0), slots >= 0
 
-    def batch(self, groups: Sequence[Items]) -> tuple[Pool, list[Bags]]:
+    def batch(
+        self, groups: Sequence[Items]
+    ) -> tuple[Pool | Float[np.ndarray, "p d"], list[Bags]]:
         """Return one pool for all groups of items, and the bags of each group, as numpy arrays."""
         grids = [self.slots(side, rows) for side, rows in groups]
         numbers = np.unique(np.concatenate([slots[mask] for slots, mask in grids]))
         split = int(np.searchsorted(numbers, self.num_texts))
-        pool = self.pool(numbers[:split], numbers[split:] - self.num_texts)
-        first_image = 0 if pool.tokens is None else len(pool.tokens)
+        if self.vectors is not None:
+            pool, first_image = pad_rows(self.vectors[numbers], self.mesh_size), split
+        else:
+            pool = self.pool(numbers[:split], numbers[split:] - self.num_texts)
+            first_image = 0 if pool.tokens is None else len(pool.tokens)
         bags = []
         for slots, mask in grids:
             place = np.searchsorted(numbers, slots)

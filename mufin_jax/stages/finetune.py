@@ -6,7 +6,8 @@ are learned. Each label that a batch names is encoded once, and its row of the t
 differentiated and updated alone.
 
 Reads: a prepared folder, Module II's `train.npz`, Module III's model and table. Writes: `model/`,
-`table/` (absent for classifiers "labels"), `checkpoints/`, `metrics.jsonl`, TensorBoard events.
+`table/` (absent for classifiers "labels"), `checkpoints/`, `metrics.jsonl`, TensorBoard events; `vectors.npy`
+(float32 (p, D), the descriptor vectors) where no encoder trains.
 """
 
 import dataclasses
@@ -26,10 +27,11 @@ from mufin_jax.bags import Bags, Pool
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
+from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
 from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import Mufin
-from mufin_jax.optimizer import OptimizerConfig, by_part, schedule, trains
+from mufin_jax.optimizer import OptimizerConfig, by_part, describes, schedule, trains
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
 from mufin_jax.shortlist import Shortlist
@@ -82,7 +84,7 @@ class FinetuneConfig:
 class Batch:
     """b datapoints and the u distinct labels drawn for them."""
 
-    pool: Pool
+    pool: Pool | Any  # or Float (p, d): the descriptor vectors, where they are known
     points: Bags
     labels: Bags
     ids: Any  # Int (u,): distinct label ids; pads lie beyond the table
@@ -171,6 +173,8 @@ def finetune(
         model, trains(config.optimizer, model.depths(), cross=True), ...
     )
     train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    if not describes(train):
+        loader.vectors = describe_once(model, loader, out / "vectors.npy")
     optimizer = by_part(config.optimizer, steps)
     table = load_table(initialized / "table", dataset.num_labels, model.dim, mesh)
     state = {"train": train, "opt": optimizer.init(train)}
@@ -211,7 +215,8 @@ def make_step(
 
     def loss_of(train: Any, rows: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model: Mufin = nnx.merge(graphdef, train, frozen)
-        vectors = model.describe(batch.pool)
+        known = not isinstance(batch.pool, Pool)
+        vectors = batch.pool if known else model.describe(batch.pool)
         points, labels = model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
         memory, z = jax.lax.with_sharding_constraint(
             (model.memory(labels), labels.vector), replicated(mesh)

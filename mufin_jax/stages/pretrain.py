@@ -4,7 +4,8 @@ A batch is drawn over labels. For each label l, P_l holds 2 hard positives, N_l 
 datapoints drawn for other labels of the global batch; the loss is the hinge of `losses.hinge_loss`.
 
 Reads: a prepared folder. Writes: `model/` (all weights), `refresh-<step>.npz` (float32 z (L, D) and x
-(N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`, TensorBoard events.
+(N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`, TensorBoard events; `vectors.npy`
+(float32 (p, D), the descriptor vectors) where no encoder trains.
 """
 
 import dataclasses
@@ -24,11 +25,11 @@ from mufin_jax.bags import Bags, Pool
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_all, embed_side
+from mufin_jax.embedding import describe_all, describe_once, embed_side
 from mufin_jax.errors import InputError
 from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import ModelConfig, Mufin
-from mufin_jax.optimizer import OptimizerConfig, by_part, trains
+from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
 from mufin_jax.files import replacing
 from mufin_jax.sharding import by_row, put
 from mufin_jax.training import FitConfig, fit
@@ -86,7 +87,7 @@ class PretrainConfig:
 class Batch:
     """c labels, and c * |P_l| datapoints drawn for them (those of a label are neighbours)."""
 
-    pool: Pool
+    pool: Pool | Any  # or Float (p, d): the descriptor vectors, where they are known
     labels: Bags
     points: Bags
     positives: Any  # Bool (c, b): drawn for this label
@@ -160,6 +161,8 @@ def pretrain(
         model, trains(config.optimizer, model.depths(), cross=False), ...
     )
     train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    if not describes(train):
+        loader.vectors = describe_once(model, loader, out / "vectors.npy")
     optimizer = by_part(config.optimizer, steps)
     step = make_step(config, graphdef, optimizer)
 
@@ -169,7 +172,9 @@ def pretrain(
         path = out / f"refresh-{at}.npz"
         if not path.exists():
             current = nnx.merge(graphdef, state["train"], frozen)
-            vectors = describe_all(current, loader)
+            vectors = loader.vectors
+            if vectors is None:
+                vectors = describe_all(current, loader)
             z = embed_side(current, loader, vectors, dataset.labels).vector
             x = embed_side(current, loader, vectors, dataset.train).vector
             with replacing(path) as file:
@@ -205,7 +210,8 @@ def make_step(config: PretrainConfig, graphdef: Any, optimizer: Any) -> Any:
 
     def loss_of(train: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model: Mufin = nnx.merge(graphdef, train, frozen)
-        vectors = model.describe(batch.pool)
+        known = not isinstance(batch.pool, Pool)
+        vectors = batch.pool if known else model.describe(batch.pool)
         z = model.embed(vectors, batch.labels).vector
         x = model.embed(vectors, batch.points).vector
         similarities = z @ x.T  # over the global batch, whatever the number of devices

@@ -1,0 +1,205 @@
+"""All stages, end to end: the same result by any road, and every way of configuring a run works."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import minute
+import numpy as np
+import pytest
+from raw_folders import SIDES, write_json_lines
+
+from mufin_jax import experiment as experiments
+from mufin_jax.data.miniature import write_miniature
+from mufin_jax.errors import InputError
+from mufin_jax.experiment import STAGES, run
+from mufin_jax.files import read_json
+
+GOLDEN = Path(__file__).parent / "golden"
+# One step a stage: every batch is the same bucket, so there is one program a stage to compile.
+BRIEF = ("--pretrain.epochs=1", "--pretrain.batch-size=30", "--finetune.epochs=1",
+         "--finetune.batch-size=80")  # fmt: skip
+
+_BY_STAGE = """
+import sys
+import minute
+for stage in sys.argv[2:]:
+    code = minute.main(minute.PRESETS, [sys.argv[1], f"--stage={stage}"])
+    assert code == 0, (stage, code)
+"""
+
+
+def test_stage_by_stage_gives_what_all_in_one_go_gives(minute_run, compiled, tmp_path):
+    subprocess.run(
+        [sys.executable, "-c", _BY_STAGE, f"--workdir={tmp_path}/run", *STAGES],
+        env=minute.environment(compiled) | {"PYTHONPATH": str(Path(__file__).parent)},
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert minute.metrics(tmp_path / "run") == minute.metrics(minute_run)
+    one, other = minute.results(tmp_path / "run"), minute.results(minute_run)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], name)
+
+
+def test_metrics_json_has_what_its_readers_rely_on(minute_run):
+    found = read_json(minute_run / "metrics.json")
+    percents = [f"{name}@{k}" for name in ("P", "nDCG", "PSP") for k in (1, 3, 5)]
+    for name in [*percents, "R@10", "R@100", "ceiling", *map("floors.{}".format, found["floors"])]:
+        value = found["floors"][name[7:]] if name.startswith("floors.") else found[name]
+        assert 0 <= value <= 100, name
+    assert 0 <= found["AUC"] <= 1
+    assert found["ms_per_point"] > 0 and found["ms_per_point_single"] > 0
+    assert len(found["floors"]) == 3 and max(found["floors"].values()) > 0
+
+
+def test_run_json_says_with_what_a_run_was_made(minute_run):
+    found = read_json(minute_run / "run.json")
+    assert found["experiment"]["pretrain"]["optimizer"]["rate"] == 3e-3
+    assert found["experiment"]["seed"] == 0 and found["experiment"]["miniature"]["seed"] == 0
+    assert {"jax", "flax", "numpy", "mufin_jax", "python"} <= found["versions"].keys()
+    assert found["devices"] == ["cpu:0 cpu"]
+    assert list(found["seconds"]) == list(STAGES) and min(found["seconds"].values()) > 0
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("pretrain", 4), ("finetune", 4)])
+def test_training_leaves_json_lines_and_events(minute_run, stage, steps):
+    lines = (minute_run / stage / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, steps + 1))
+    assert {"loss", "cosine"} <= json.loads(lines[0]).keys()
+    (events,) = (minute_run / stage / "tensorboard").iterdir()
+    assert events.stat().st_size > 200
+
+
+def test_a_finished_stage_is_not_touched_again(minute_run, monkeypatch):
+    monkeypatch.setattr(experiments, "_use_compile_cache", lambda folder: None)
+    changing = {"run.json", "lock", "owner.json"}
+
+    def state() -> dict[str, tuple[int, int]]:
+        files = (path for path in minute_run.rglob("*") if path.is_file())
+        stats = {path: path.stat() for path in files if path.name not in changing}
+        return {str(path): (stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
+
+    before = state()
+    found = run(dataclasses.replace(minute.MINUTE, workdir=minute_run))
+    assert found == read_json(minute_run / "metrics.json")
+    assert state() == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "part", "change", "said"),
+    [
+        ("prepare", "miniature", {"points": 81}, "miniature.points: 80 -> 81"),
+        ("pretrain", "model", {"heads": 2}, "model.heads: 1 -> 2"),
+        ("finetune", "finetune", {"margin": 0.4}, "margin: 0.5 -> 0.4"),
+    ],
+)
+def test_another_configuration_on_a_folder_is_refused_by_field(
+    minute_run, monkeypatch, stage, part, change, said
+):
+    monkeypatch.setattr(experiments, "_use_compile_cache", lambda folder: None)
+    before = read_json(minute_run / "run.json")["experiment"]
+    changed = dataclasses.replace(getattr(minute.MINUTE, part), **change)
+    other = dataclasses.replace(minute.MINUTE, workdir=minute_run, **{part: changed})
+    with pytest.raises(InputError, match=f"{stage} was made with other settings \\({said}\\)"):
+        run(other)
+    # What is recorded stays that with which the folder was made.
+    assert read_json(minute_run / "run.json")["experiment"] == before
+
+
+@pytest.mark.slow
+def test_eight_devices_give_what_one_gives(minute_run, compiled, tmp_path):
+    minute.finish(tmp_path / "run", cache=compiled, devices=8)
+    assert len(read_json(tmp_path / "run" / "run.json")["devices"]) == 8
+    for stage in ("pretrain", "finetune"):
+        one, eight = (
+            [json.loads(line)["loss"] for line in (at / stage / "metrics.jsonl").open()]
+            for at in (minute_run, tmp_path / "run")
+        )
+        np.testing.assert_allclose(one, eight, rtol=1e-4)
+    one, eight = minute.metrics(minute_run), minute.metrics(tmp_path / "run")
+    # A sum in another order may swap two labels with nearly equal scores, of 24 points: 4.2%.
+    for name in ("P@5", "nDCG@5", "R@10", "R@100"):
+        assert abs(one[name] - eight[name]) < 1.0, name
+    assert abs(one["AUC"] - eight["AUC"]) < 0.01
+
+
+def _stands(workdir: Path, cache: Path, *flags: str) -> dict:
+    minute.finish(workdir, *BRIEF, *flags, cache=cache)
+    return read_json(workdir / "metrics.json")
+
+
+def test_text_alone_without_a_table_on_clustered_batches(compiled, tmp_path):
+    found = _stands(
+        tmp_path / "run", compiled, "--model.modalities=text", "--finetune.classifiers=labels",
+        "--pretrain.batches=clustered", "--pretrain.cluster-size=4", "--pretrain.epochs=2",
+    )  # fmt: skip
+    assert found["R@100"] > 0
+    assert not (tmp_path / "run" / "finetune" / "table").exists()
+    steps = (tmp_path / "run" / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    assert len(steps) == 2  # the second epoch's batches are clustered by the refresh after the first
+
+
+def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
+    raw = json_lines(tmp_path / "raw")
+    found = _stands(
+        tmp_path / "run", compiled, f"--data={raw}", "--model.modalities=images",
+        *(f"--{stage}.optimizer.{kind}-encoder=frozen" for stage in ("pretrain", "finetune")
+          for kind in ("image", "text")),
+    )  # fmt: skip
+    assert found["R@100"] > 0 and found["ceiling"] is None
+    before, after = (
+        np.load(tmp_path / "run" / stage / "vectors.npy") for stage in ("pretrain", "finetune")
+    )
+    np.testing.assert_array_equal(before, after)  # nothing that describes has moved
+    assert np.abs(before).max() > 0
+
+
+def test_ready_vectors_with_a_learned_reduction(compiled, tmp_path):
+    found = _stands(
+        tmp_path / "run", compiled, "--miniature.pictures=vectors", "--model.reduce=linear",
+        "--model.heads=2", "--retrieve.pooled", "--finetune.drop-best",
+    )  # fmt: skip
+    assert found["R@100"] > 0
+    assert not (tmp_path / "run" / "prepare" / "images.npy").exists()
+
+
+def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
+    found = _stands(tmp_path / "run", compiled, *checkpoint_flags(tmp_path), *(
+        f"--{stage}.optimizer.{kind}-encoder=last" for stage in ("pretrain", "finetune")
+        for kind in ("image", "text")))  # fmt: skip
+    assert found["R@100"] > 0
+    trained = minute.results(tmp_path / "run")
+    start, end = (f"{stage}/model/weights/0/image_encoder" for stage in ("pretrain", "finetune"))
+    assert (trained[f"{start}/blocks/2/up/kernel"] != trained[f"{end}/blocks/2/up/kernel"]).any()
+    np.testing.assert_array_equal(trained[f"{start}/patches/kernel"],
+                                  trained[f"{end}/patches/kernel"])  # fmt: skip
+    # The picture's size and normalisation are the checkpoint's own.
+    manifest = read_json(tmp_path / "run" / "prepare" / "manifest.json")
+    assert manifest["processing"]["size"] == 24 and manifest["processing"]["std"] == [0.5, 0.6, 0.7]
+
+
+def checkpoint_flags(folder: Path) -> list[str]:
+    """The flags of a run from the tiny checkpoints in golden/, with a vocabulary for the text."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    words += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    text = folder / "text"
+    text.mkdir()
+    for file in (GOLDEN / "distilbert").iterdir():
+        os.symlink(file, text / file.name)
+    (text / "vocab.txt").write_text("\n".join(words) + "\n")
+    return [f"--model.image-checkpoint={GOLDEN / 'vit'}", f"--model.text-checkpoint={text}",
+            f"--prepare.tokenizer={text}"]  # fmt: skip
+
+
+def json_lines(folder: Path) -> Path:
+    """Fifty products of which every third is bought with the next, some without a title."""
+    products = [
+        {"ASIN": f"B{i:03}", "title": f"lamp {i}" if i % 4 else "", "images": [f"images/{i}.jpg"],
+         "also_buy": [f"B{(i + k) % 50:03}" for k in (1, 2, 3)]}
+        for i in range(50)
+    ]  # fmt: skip
+    return write_json_lines(folder, products=products)

@@ -1,0 +1,171 @@
+"""Claims about the model: describe, embed, adapt."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small import CONFIG, new_model
+
+from mufin_jax.attention import Memory
+from mufin_jax.bags import Bags, Pool
+from mufin_jax.data.loader import Loader
+from mufin_jax.errors import InputError
+from mufin_jax.model import Embedding, ModelConfig
+from mufin_jax.sharding import by_row, put
+
+COUNT, WIDTH, DIM = 8, 4, 6
+describe = jax.jit(lambda model, pool: model.describe(pool))
+embed = jax.jit(lambda model, vectors, bags: model.embed(vectors, bags))
+adapt = jax.jit(lambda model, points, pairs: model.adapt(points, pairs))
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return np.random.default_rng(0).normal(size=(20, DIM)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def bags():
+    """Bags of 3, 4, 0, 1, 2, ... descriptors."""
+    rng = np.random.default_rng(1)
+    mask = np.arange(WIDTH) < np.array([3, 4, 0, 1, 2, 3, 0, 4])[:, None]
+    slots = np.stack([rng.permutation(20)[:WIDTH] for _ in range(COUNT)])
+    return Bags(np.where(mask, slots, 0).astype(np.int32), mask)
+
+
+def test_padding_a_bag_leaves_its_embedding_unchanged(model, vectors, bags):
+    padding = np.full((COUNT, 3), 7, np.int32)  # a slot that another bag fills for real
+    wider = Bags(
+        np.concatenate([padding, bags.slots], 1),
+        np.concatenate([np.zeros((COUNT, 3), bool), bags.mask], 1),
+    )
+    plain, padded = embed(model, vectors, bags), embed(model, vectors, wider)
+    np.testing.assert_allclose(padded.vector, plain.vector, atol=1e-6)
+    real = np.asarray(plain.bag)[bags.mask]
+    np.testing.assert_allclose(np.asarray(padded.bag)[wider.mask], real, atol=1e-5)
+
+
+def test_the_order_of_descriptors_does_not_matter(model, vectors, bags):
+    order = [2, 0, 3, 1]
+    turned = Bags(bags.slots[:, order], bags.mask[:, order])
+    plain, moved = embed(model, vectors, bags), embed(model, vectors, turned)
+    np.testing.assert_allclose(moved.vector, plain.vector, atol=1e-6)
+    np.testing.assert_allclose(moved.bag, np.asarray(plain.bag)[:, order], atol=1e-5)
+
+
+def test_vector_embeddings_are_unit_sums_of_the_bag(model, vectors, bags):
+    result = embed(model, vectors, bags)
+    for i, mask in enumerate(bags.mask):
+        total = np.asarray(result.bag)[i, mask].sum(0)
+        expected = total / np.linalg.norm(total) if mask.any() else np.zeros(DIM)
+        np.testing.assert_allclose(result.vector[i], expected, atol=1e-6)
+
+
+def test_an_empty_bag_is_zero_and_its_gradients_are_finite(model, vectors, bags):
+    empty = ~bags.mask.any(1)
+    graphdef, state = nnx.split(model)
+    labels = embed(model, vectors, bags)
+    direction = np.random.default_rng(2).normal(size=DIM).astype(np.float32)
+
+    @jax.jit
+    def both(state, vectors):
+        model = nnx.merge(graphdef, state)
+        points = model.embed(vectors, bags)
+        memory = model.memory(labels)  # of the labels, two are empty
+        every = jax.tree.map(lambda leaf: jnp.stack([leaf] * COUNT), memory)
+        return points.vector, model.adapt(points, every)
+
+    def total(state, vectors):
+        x1, x2 = both(state, vectors)
+        return (x1 @ direction).sum() + (x2 @ direction).sum()
+
+    x1, x2 = both(state, vectors)
+    assert empty.sum() == 2 and not x1[empty].any() and not x2[empty].any()
+    np.testing.assert_allclose(np.linalg.norm(x2[~empty], axis=-1), 1, atol=1e-5)
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(state, vectors)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    used = np.unique(bags.slots[bags.mask])
+    moved = np.abs(gradients[1]).sum(1) > 0
+    assert set(np.flatnonzero(moved)) == set(used)
+
+
+def test_adapting_many_pairs_at_once_is_adapting_each_alone(model, vectors, bags):
+    points = embed(model, vectors, bags)
+    memory = jax.jit(lambda model, labels: model.memory(labels))(model, points)
+    chosen = np.random.default_rng(3).integers(0, COUNT, (COUNT, 3))
+    x2 = adapt(model, points, jax.tree.map(lambda leaf: leaf[chosen], memory))
+    block = jax.jit(lambda block, q, k, m: block(q, k, m))
+    for place in range(3):
+        labels = chosen[:, place]
+        pairs = block(model.cross_attention, points.bag, points.bag[labels], bags.mask[labels])
+        total = np.where(bags.mask[..., None], pairs, 0).sum(1)
+        norms = np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9)
+        np.testing.assert_allclose(x2[:, place], total / norms, atol=1e-5)
+
+
+def test_eight_devices_describe_embed_and_adapt_as_one_does(dataset, mesh, one_device):
+    results = []
+    for devices in (mesh, one_device):
+        model = new_model(dataset, devices)
+        pool, (bags,) = Loader(dataset, "both", 8).batch([(dataset.train, np.arange(COUNT))])
+        vectors = describe(model, put(pool, by_row(devices)))
+        points = embed(model, vectors, put(bags, by_row(devices)))
+        memory = jax.tree.map(lambda leaf: leaf[:, None], model.memory(points))
+        results.append((vectors, points, adapt(model, points, put(memory, by_row(devices)))))
+    eight, one = results
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), eight, one)
+    assert len(eight[1].vector.sharding.device_set) == 8
+
+
+def test_texts_come_first_and_every_descriptor_is_its_own_encoders(dataset, model):
+    pool, _ = Loader(dataset, "both", 8).batch([(dataset.labels, np.arange(6))])
+    vectors = describe(model, pool)
+    texts = describe(model, Pool(pool.tokens, pool.lengths, None))
+    images = describe(model, Pool(None, None, pool.images))
+    np.testing.assert_allclose(vectors, np.concatenate([texts, images]), atol=1e-6)
+    hidden = jax.jit(lambda model, tokens, lengths: model.text_encoder(tokens, lengths))(
+        model, pool.tokens, pool.lengths
+    )
+    # 12 wide to D = 6: the maximum of each pair of neighbours.
+    np.testing.assert_allclose(texts, np.asarray(hidden).reshape(-1, DIM, 2).max(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("modalities", ["text", "images"])
+def test_a_model_of_one_kind_has_no_encoder_for_the_other(dataset, mesh, modalities):
+    config = dataclasses.replace(CONFIG, modalities=modalities, reduce="linear")
+    model = new_model(dataset, mesh, config)
+    assert (model.image_encoder is None) == (modalities == "text")
+    assert (model.text_encoder is None) == (modalities == "images")
+    assert len(model.depths()) == 1
+    pool, _ = Loader(dataset, modalities, 8).batch([(dataset.train, np.arange(9))])
+    vectors = jax.eval_shape(lambda model, pool: model.describe(pool), model, pool)
+    used = pool.tokens if modalities == "text" else pool.images
+    assert vectors.shape == (len(used), DIM)
+
+
+def test_ready_vectors_take_the_place_of_pixels(dataset, mesh):
+    model = new_model(dataset, mesh, vector_width=9)
+    ready = np.random.default_rng(4).normal(size=(8, 9)).astype(np.float32)
+    vectors = describe(model, Pool(None, None, ready))
+    layer = model.image_encoder.blocks[0]
+    mapped = ready @ np.array(layer.kernel[...]) + np.array(layer.bias[...])
+    # 9 to 6: run j covers floor(1.5 j) to ceil(1.5 (j + 1)) - 1, two entries each.
+    starts = np.array([0, 1, 3, 4, 6, 7])
+    expected = np.maximum(mapped[:, starts], mapped[:, starts + 1])
+    np.testing.assert_allclose(vectors, expected, atol=1e-5)
+
+
+def test_embeddings_and_memories_are_pytrees():
+    tree = Embedding(jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool), jnp.ones((2, 4)))
+    assert jax.tree.map(lambda leaf: leaf[:1], tree).bag.shape == (1, 3, 4)
+    memory = Memory(jnp.ones((2, 3, 1, 4)), jnp.ones((2, 3, 1, 4)), jnp.ones((2, 3), bool))
+    assert len(jax.tree.leaves(memory)) == 3
+
+
+@pytest.mark.parametrize("wrong", [{"heads": 5}, {"heads": 0}, {"dim": 0}])
+def test_widths_that_no_attention_block_can_have_are_refused(wrong):
+    with pytest.raises(InputError, match="heads must divide dim"):
+        ModelConfig(**wrong)

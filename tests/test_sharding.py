@@ -1,0 +1,47 @@
+"""Claims about placements and about the buckets that bound what is compiled."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from mufin_jax.sharding import by_row, put, replicated, round_up
+
+
+def test_a_bucket_is_at_most_a_quarter_larger_than_what_it_holds():
+    for count in range(9, 3000):
+        assert count <= round_up(count) <= 1.25 * count
+
+
+def test_few_buckets_cover_many_counts():
+    # Four an octave: 8, 10, 12, 14, 16, 20 ... 2048.
+    assert len({round_up(count) for count in range(2049)}) == 4 * 8 + 1
+    assert [round_up(n) for n in (0, 1, 8, 9, 13, 15, 17)] == [8, 8, 8, 10, 14, 16, 20]
+
+
+@pytest.mark.parametrize("devices", [3, 8])
+def test_a_bucket_divides_over_the_devices(devices):
+    sizes = [round_up(count, devices) for count in range(500)]
+    assert all(size % devices == 0 and size >= count for count, size in enumerate(sizes))
+
+
+def test_the_mesh_has_one_auto_axis_over_all_devices(mesh):
+    assert mesh.size == jax.device_count() == 8
+    assert mesh.axis_names == ("devices",) and mesh.axis_types == (AxisType.Auto,)
+
+
+def test_rows_are_split_and_replicas_are_whole(mesh):
+    array = np.arange(48.0).reshape(16, 3)
+    split, whole = put(array, by_row(mesh)), put(array, replicated(mesh))
+    for device, shard in enumerate(split.addressable_shards):
+        np.testing.assert_array_equal(shard.data, array[2 * device : 2 * device + 2])
+    assert all(shard.data.shape == (16, 3) for shard in whole.addressable_shards)
+
+
+def test_several_processes_place_what_one_does(mesh, monkeypatch):
+    tree = {"a": np.arange(24).reshape(8, 3), "b": None}
+    expected = put(tree, by_row(mesh))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    placed = put(tree, by_row(mesh))
+    np.testing.assert_array_equal(placed["a"], expected["a"])
+    assert placed["a"].sharding == expected["a"].sharding and placed["b"] is None

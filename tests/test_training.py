@@ -1,0 +1,224 @@
+"""Claims about the one training loop, with a toy step in place of a model."""
+
+import json
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mufin_jax import training
+from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.errors import InputError, NonFinite, Stopped
+from mufin_jax.logs import MetricsWriter
+from mufin_jax.training import FitConfig, fit
+
+STEPS, SEGMENT = 23, 6
+
+
+@jax.jit
+def toy_step(state, batch):
+    """Mixes the batch into the state so that the order of steps shows in every bit."""
+    new = {"w": 0.9 * state["w"] + jnp.sin(batch * state["w"]), "n": state["n"] + 1}
+    return new, {"loss": jnp.abs(new["w"]).sum(), "cosine": new["w"][0]}
+
+
+class Toy:
+    """A toy stage: its batches depend on the state of the last refresh, as in Module I."""
+
+    def __init__(self, folder, step=toy_step, make=None, put=lambda batch: batch):
+        self.folder, self.step, self.put = folder, step, put
+        self.make = make or self.batch
+        self.offset, self.refreshes, self.made = None, [], []
+
+    def batch(self, step):
+        self.made.append(step)
+        noise = np.random.default_rng([3, step]).normal(size=4).astype(np.float32)
+        return noise + np.float32(self.offset)
+
+    def refresh(self, at, state):
+        """Computed once and kept in a file, as its state is gone after a restart."""
+        path = self.folder / f"refresh-{at}.npy"
+        if not path.exists():
+            np.save(path, np.asarray(state["w"]).sum())
+        self.offset = np.load(path)
+        self.refreshes.append(at)
+
+    def run(self, refresh=True, plateau=None, steps=STEPS, **intervals):
+        intervals = {"log_every": 4, "checkpoint_every": 5, "threads": 2} | intervals
+        self.folder.mkdir(exist_ok=True)
+        return fit(
+            {"w": jnp.array([0.1, -0.2, 0.3, 0.4]), "n": jnp.array(0)},
+            self.step,
+            self.make,
+            self.put,
+            name="toy",
+            steps=steps,
+            config=FitConfig(**intervals),
+            checkpoints=Checkpoints(self.folder / "checkpoints"),
+            writer=MetricsWriter(self.folder),
+            refresh=self.refresh if refresh else None,
+            refresh_every=SEGMENT if refresh else None,
+            plateau=plateau,
+        )
+
+
+def same(first, second):
+    for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def through(tmp_path_factory):
+    """The state that an uninterrupted run reaches, and its metrics."""
+    folder = tmp_path_factory.mktemp("through")
+    return Toy(folder).run(), metrics(folder)
+
+
+def without_speed(lines):
+    return [{k: v for k, v in line.items() if k != "steps_per_second"} for line in lines]
+
+
+@pytest.mark.parametrize("dies_at", [2, 12, 17])
+def test_a_killed_and_resumed_run_is_the_uninterrupted_one_to_the_bit(tmp_path, through, dies_at):
+    count = iter(range(100))
+
+    def killed(batch):
+        if next(count) == dies_at:
+            raise KeyboardInterrupt
+        return batch
+
+    with pytest.raises(KeyboardInterrupt):
+        Toy(tmp_path, put=killed).run()
+    toy = Toy(tmp_path)
+    state = toy.run()
+    same(state, through[0])
+    assert without_speed(metrics(tmp_path)) == without_speed(through[1])
+    resumed = dies_at - dies_at % 5  # the last checkpoint
+    assert sorted(toy.made) == list(range(resumed, STEPS))
+    assert toy.refreshes == list(range(resumed - resumed % SEGMENT, STEPS, SEGMENT))
+
+
+def test_a_stop_is_answered_after_the_step_and_costs_nothing(tmp_path, through, monkeypatch):
+    asked = iter([False] * 7 + [True] * 9)
+    monkeypatch.setattr(training, "stop_requested", lambda: next(asked))
+    with pytest.raises(Stopped, match="after step 8 of 23, which is saved; run the same command"):
+        Toy(tmp_path).run()
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 8
+    monkeypatch.undo()
+    toy = Toy(tmp_path)
+    same(toy.run(), through[0])
+    assert min(toy.made) == 8 and toy.refreshes[0] == 6
+    assert without_speed(metrics(tmp_path)) == without_speed(through[1])
+
+
+def test_a_finished_run_is_not_repeated(tmp_path, through):
+    Toy(tmp_path).run()
+    toy = Toy(tmp_path)
+    same(toy.run(), through[0])
+    assert toy.made == [] and toy.refreshes == []
+
+
+def test_refreshes_come_before_the_first_step_of_their_segment(tmp_path):
+    toy, order = Toy(tmp_path), []
+    toy.put = lambda batch: order.append("step") or batch
+    refresh = toy.refresh
+    toy.refresh = lambda at, state: order.append(at) or refresh(at, state)
+    toy.run(steps=8)
+    assert order == [0, *["step"] * 6, 6, *["step"] * 2]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
+    tmp_path, value, log_every
+):
+    def make(step):
+        return np.full(4, value if step == 12 else 0.1, np.float32)
+
+    with pytest.raises(NonFinite, match="the last good checkpoint is kept"):
+        Toy(tmp_path, make=make).run(refresh=False, log_every=log_every)
+    found = Checkpoints(tmp_path / "checkpoints").restore()
+    assert found is not None and found[0] == 10 and np.isfinite(found[1]["w"]).all()
+
+
+def test_weights_that_are_not_finite_are_not_saved_even_behind_a_finite_loss(tmp_path):
+    @jax.jit
+    def step(state, batch):
+        """The loss is of before the update, which overflows at the tenth step."""
+        weights = jnp.where(state["n"] == 9, jnp.inf, state["w"])
+        return {"w": weights, "n": state["n"] + 1}, {"loss": state["w"].sum(), "cosine": 0.0}
+
+    with pytest.raises(NonFinite, match="the last good checkpoint is kept"):
+        Toy(tmp_path, step, make=float).run(refresh=False)
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 5
+
+
+def test_metrics_are_written_at_intervals_and_at_the_end(tmp_path, through):
+    lines = through[1]
+    assert [line["step"] for line in lines] == [4, 8, 12, 16, 20, 23]
+    assert all({"loss", "cosine"} <= set(line) for line in lines)
+
+
+def resting(loss, cosine):
+    return lambda state, batch: (state, {"loss": jnp.float32(loss), "cosine": jnp.float32(cosine)})
+
+
+@pytest.mark.parametrize(
+    "loss, cosine, warnings",
+    [
+        (1.2, 0.99, 1),
+        (1.15, 0.97, 1),  # within 5%
+        (1.0, 0.99, 0),  # the loss is elsewhere
+        (1.2, 0.5, 0),  # by chance at that value, but nothing has collapsed
+    ],
+)
+def test_rest_at_the_collapsed_solution_gives_one_warning(tmp_path, caplog, loss, cosine, warnings):
+    with caplog.at_level(logging.WARNING):
+        Toy(tmp_path, resting(loss, cosine), make=float).run(
+            refresh=False, plateau=1.2, steps=700, log_every=50, checkpoint_every=10**6
+        )
+    assert sum("training has collapsed" in line for line in caplog.messages) == warnings
+
+
+def test_a_short_rest_gives_no_warning(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        Toy(tmp_path, resting(1.2, 0.99), make=float).run(
+            refresh=False, plateau=1.2, steps=150, log_every=10, checkpoint_every=10**6
+        )
+    assert not caplog.messages
+
+
+def test_seconds_bound_the_time_between_checkpoints(tmp_path):
+    saved = []
+
+    class Recorder(Checkpoints):
+        def save(self, step, state, facts):
+            saved.append(step)
+            super().save(step, state, facts)
+
+    toy = Toy(tmp_path, resting(1.0, 0.0), make=float)
+    original, training.Checkpoints = training.Checkpoints, Recorder
+    try:
+        fit(
+            {"w": jnp.ones(4)}, toy.step, toy.make, toy.put, name="toy", steps=4,
+            config=FitConfig(checkpoint_every=1000, checkpoint_seconds=1e-9),
+            checkpoints=Recorder(tmp_path / "checkpoints"), writer=MetricsWriter(tmp_path),
+        )  # fmt: skip
+    finally:
+        training.Checkpoints = original
+    assert saved == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"log_every": 0}, {"checkpoint_every": 0}, {"checkpoint_seconds": 0.0}, {"threads": 0}],
+)
+def test_intervals_that_are_none_are_refused(wrong):
+    with pytest.raises(InputError, match=f"fit.{next(iter(wrong))}="):
+        FitConfig(**wrong)
