@@ -14,8 +14,8 @@ from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.errors import InputError
-from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.files import read_json, write_json
+from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.sharding import put, replicated
 
 
@@ -42,6 +42,8 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
 
         encoders["text_encoder"] = bert = load_distilbert(config.text_checkpoint)
         config = dataclasses.replace(config, text=bert.config)
+    if config.modalities != "images":
+        _check_texts(dataset, config)
     model = Mufin(
         config,
         vocab=config.text.vocab if config.text_checkpoint else dataset.tokenizer.vocab_size,
@@ -54,6 +56,20 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
         setattr(model, name, encoder)
     graphdef, state = nnx.split(model)
     return nnx.merge(graphdef, put(state, replicated(mesh)))
+
+
+def _check_texts(dataset: Dataset, config: ModelConfig) -> None:
+    """Refuse token ids and lengths that the text encoder has no embeddings for (JAX gives NaN)."""
+    if (tokens := dataset.texts.shape[1]) > config.text.max_positions:
+        raise InputError(
+            f"{dataset.path}: texts have up to {tokens} tokens, but the text encoder takes "
+            f"{config.text.max_positions}; prepare with --prepare.max-tokens={config.text.max_positions}"
+        )
+    if config.text_checkpoint and (found := dataset.tokenizer.vocab_size) > config.text.vocab:
+        raise InputError(
+            f"{dataset.path}: its tokenizer knows {found} tokens, but {config.text_checkpoint} "
+            f"embeds {config.text.vocab}; prepare with --prepare.tokenizer={config.text_checkpoint}"
+        )
 
 
 def save_model(model: Mufin, folder: Path) -> None:

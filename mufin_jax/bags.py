@@ -71,8 +71,18 @@ def pool_maximum(vectors: Float[Array, "*b w"], dim: int) -> Float[Array, "*b d"
     """
     width = vectors.shape[-1]
     if width % dim == 0:
-        return vectors.reshape(*vectors.shape[:-1], dim, width // dim).max(-1)
+        return _maximum(vectors.reshape(*vectors.shape[:-1], dim, width // dim))
     starts = [j * width // dim for j in range(dim)]
     stops = [-(-(j + 1) * width // dim) for j in range(dim)]
-    runs = [vectors[..., a:b].max(-1) for a, b in zip(starts, stops, strict=True)]
+    runs = [_maximum(vectors[..., a:b]) for a, b in zip(starts, stops, strict=True)]
     return jnp.stack(runs, axis=-1)
+
+
+def _maximum(runs: Float[Array, "*b r"]) -> Float[Array, "*b"]:
+    """The maximum over the last axis.
+
+    Not `max`: its gradient goes to entries *equal* to the maximum, and XLA may compute the entries
+    anew, rounded otherwise, so that none is (seen on CPU: gradients wrong by a third).
+    """
+    chosen = jax.nn.one_hot(runs.argmax(-1), runs.shape[-1], dtype=bool)
+    return jnp.where(chosen, runs, 0).sum(-1)

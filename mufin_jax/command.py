@@ -5,12 +5,13 @@ Every field of every configuration is a flag; what is wrong is answered in one l
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -76,7 +77,7 @@ def parse(presets: Mapping[str, Experiment], arguments: list[str]) -> Command:
     except SystemExit as end:
         if not end.code:
             raise
-        raise InputError(_one_line(said.getvalue())) from None
+        raise InputError(_one_line(said.getvalue(), [*_flags(default)])) from None
     if command.filter is not None:
         prepare = dataclasses.replace(command.experiment.prepare, filter=command.filter)
         experiment = dataclasses.replace(command.experiment, prepare=prepare)
@@ -98,7 +99,49 @@ def _prog() -> str:
     return f"python -m experiments.{Path(sys.argv[0]).stem}"
 
 
-def _one_line(said: str) -> str:
-    """Condense tyro's boxed answer into one line."""
-    lines = (re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in said.splitlines())
-    return re.sub(r"\s+", " ", " ".join(line for line in lines if line)).strip()
+def _flags(default: Any, prefix: str = "--") -> Iterator[str]:
+    """Every flag that a configuration has."""
+    for field in dataclasses.fields(default):
+        value = getattr(default, field.name)
+        if not dataclasses.is_dataclass(value):
+            yield prefix + field.name.replace("_", "-")
+        else:
+            yield from _flags(
+                value, prefix if isinstance(value, Experiment) else f"{prefix}{field.name}."
+            )
+
+
+def _one_line(said: str, flags: Sequence[str]) -> str:
+    """Say in one line what tyro says in a box; in its own words where they are unexpected."""
+    words = re.sub("[╭╮╰╯│─]", " ", said).split()
+    text = " ".join(word for word in words if not re.fullmatch("[-+|]+", word))  # boxes in ASCII
+    if found := re.search("Unrecognized options?: (.*?)(?:,| Perhaps| For full|$)", text):
+        return _unknown(found[1], flags)
+    if found := re.search("Error parsing (--[^ :]+): (.*?)(?: Argument helptext|$)", text):
+        wanted = {"literal for int": "a whole number", "to float": "a number"}
+        value = found[2].rpartition(": ")[2]
+        for sign, kind in wanted.items():
+            if sign in found[2]:
+                return f"{found[1]}: {value} is not {kind}; see --help"
+        return f"{found[1]}: {found[2]}"
+    if found := re.search("invalid choice '(.*?)' .*?'(--.*?)'.* one of [(](.*?)[)]", text):
+        value, flag, choices = found[1], found[2], re.findall("'(.*?)'", found[3])
+        return f"{flag}={value}: wanted one of {', '.join(c for c in choices if c != 'None')}"
+    if found := re.search("Missing value for argument '(--.*?)'. Expected (.*?) values", text):
+        count = "a value" if found[2] == "1" else f"{found[2]} values"
+        return f"{found[1]}: wanted {count} after it; see --help"
+    return text
+
+
+def _unknown(argument: str, flags: Sequence[str]) -> str:
+    """The answer to an argument that no flag is."""
+    name = argument.partition("=")[0].replace("_", "-")
+    if not name.startswith("--"):
+        return (
+            f"unexpected argument {argument!r}: options are given as --name=value, switches as "
+            "--name or --no-name; see --help"
+        )
+    nearest = [flag for flag in flags if flag.endswith("." + name[2:])]
+    nearest = nearest or difflib.get_close_matches(name, flags, 1, 0.7)
+    advice = f"did you mean {' or '.join(nearest)}?" if nearest else "see --help"
+    return f"unrecognized option {name}; {advice}"

@@ -94,9 +94,12 @@ def run(
         raise InputError(f"--data={experiment.data}: no such folder")
     with Run(experiment.folder) as held:
         _use_compile_cache(experiment.folder)
-        held.record(experiment=dataclasses.asdict(experiment), **environment())
         runner = _Runner(experiment, held, mesh or make_mesh())
-        for name in STAGES if stage == "all" else (stage,):
+        names = STAGES if stage == "all" else (stage,)
+        for name in names:  # all of them first: hours of work are not begun to be refused
+            held.check(name, runner.settings(name))
+        held.record(experiment=dataclasses.asdict(experiment), **environment())
+        for name in names:
             runner.take(name)
         path = experiment.folder / "metrics.json"
         return read_json(path) if held.finished("evaluate") and path.exists() else None
@@ -121,6 +124,12 @@ class _Runner:
         if self.held.finished(name):
             log.info("%s: finished already", name)
             return
+        for later in STAGES[STAGES.index(name) + 1 :]:
+            if self.held.finished(later):
+                raise InputError(
+                    f"{self.folders[later]} was made from another {name}: delete it, and the "
+                    "folders of the stages after it, or choose another --workdir"
+                )
         log.info("%s", name)
         with self.held.timed(name):
             getattr(self, name)(self.folders[name])
@@ -129,7 +138,8 @@ class _Runner:
     def settings(self, name: str) -> dict[str, Any]:
         """Return the part of the experiment that decides what a stage writes."""
         experiment = self.experiment
-        settings = dataclasses.asdict(getattr(experiment, name))
+        config = self.preparing() if name == "prepare" else getattr(experiment, name)
+        settings = dataclasses.asdict(config)
         settings.pop("fit", None)  # intervals of logs and checkpoints change no result
         settings["seed"] = experiment.seed
         if name == "prepare":
@@ -141,10 +151,17 @@ class _Runner:
             settings["model"] = dataclasses.asdict(experiment.model)
         return settings
 
+    def preparing(self) -> PrepareConfig:
+        """Return how to prepare: a text checkpoint brings its own tokenizer."""
+        config, model = self.experiment.prepare, self.experiment.model
+        if config.tokenizer or model.text_checkpoint is None or model.modalities == "images":
+            return config
+        return dataclasses.replace(config, tokenizer=model.text_checkpoint)
+
     def prepare(self, out: Path) -> None:
         """Raw data, or the miniature, to the prepared folder."""
         experiment, source = self.experiment, self.experiment.data
-        config, processing = experiment.prepare, None
+        config, processing = self.preparing(), None
         if experiment.model.image_checkpoint:
             from mufin_jax.encoders.pretrained import image_processing
 
@@ -165,9 +182,7 @@ class _Runner:
     def retrieve(self, out: Path) -> None:
         """Module II."""
         folders = self.folders
-        retrieve(
-            self.experiment.retrieve, folders["prepare"], folders["pretrain"], out, self.mesh
-        )
+        retrieve(self.experiment.retrieve, folders["prepare"], folders["pretrain"], out, self.mesh)
 
     def initialize(self, out: Path) -> None:
         """Module III."""

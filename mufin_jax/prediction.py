@@ -26,12 +26,12 @@ from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.images import read_image
 from mufin_jax.data.loader import Loader, pad_rows, pad_texts, prefetch
 from mufin_jax.errors import InputError
+from mufin_jax.files import read_json, replacing, write_json
 from mufin_jax.label_side import build_index, embed_dataset, shortlist
 from mufin_jax.model import Embedding, Mufin
 from mufin_jax.retrieval import IndexConfig, LabelIndex
-from mufin_jax.shortlist import Shortlist
-from mufin_jax.files import read_json, replacing, write_json
 from mufin_jax.sharding import by_row, make_mesh, put, replicated
+from mufin_jax.shortlist import Shortlist
 
 BLOCK = 256
 """Datapoints that are embedded together."""
@@ -72,7 +72,7 @@ class Prediction:
 
 @functools.partial(jax.jit, static_argnames="mix")
 def _score(
-    model: Mufin, points: Embedding, memory: Memory, slots: Any, w: Any, found: Shortlist, mix: float
+    model: Mufin, points: Embedding, memory: Memory, slots: Any, w: Any, found: tuple, mix: float
 ) -> tuple[jax.Array, jax.Array]:
     """c, mixed with a, for each label of each shortlist, best first; -inf where there is none."""
     labels, a = found
@@ -250,7 +250,11 @@ class Predictor:
             sources = item.get("images") or [] if modalities != "text" else []
             if not titles[-1] and not sources:
                 raise InputError(f"item {first + row}: nothing to see; wanted a title or images")
-            pictures += [read_image(source, dataset.processing) for source in sources]
+            if sources and dataset.image_vectors is not None:
+                raise InputError(
+                    f"item {first + row}: the model knows ready vectors, not pictures; give a title"
+                )
+            pictures += [self._picture(source, first + row) for source in sources]
             owners += [row] * len(sources)
         tokens = lengths = images = None
         columns, first_image = [], 0
@@ -259,7 +263,7 @@ class Predictor:
             tokens, lengths = pad_texts(ids, counts, self.model.mesh.size)
             first_image = len(tokens)
             columns.append(np.where([bool(t) for t in titles], np.arange(len(items)), -1)[:, None])
-        if modalities != "text":
+        if modalities != "text" and dataset.image_vectors is None:
             size = dataset.processing.size
             stack = np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
             images = pad_rows(stack, self.model.mesh.size)
@@ -270,6 +274,14 @@ class Predictor:
         slots = np.concatenate(columns, 1)
         pool = Pool(tokens, lengths, images)  # pyright: ignore[reportArgumentType]
         return pool, Bags(np.maximum(slots, 0).astype(np.int32), slots >= 0)  # pyright: ignore
+
+    def _picture(self, source: Any, item: int) -> np.ndarray:
+        try:
+            source = Path(source) if isinstance(source, str) else source
+            return read_image(source, self.dataset.processing)
+        except InputError as error:
+            name = f" ({source})" if isinstance(source, Path) else ""
+            raise InputError(f"item {item}: picture{name}: {error}") from None
 
     def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:
         side = self.dataset.labels

@@ -53,9 +53,13 @@ class Run:
 
     def __enter__(self) -> "Run":
         with disk_errors(self.workdir):
-            self.workdir.mkdir(parents=True, exist_ok=True)
             try:
+                self.workdir.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=1)
+            except (FileExistsError, NotADirectoryError):
+                raise InputError(
+                    f"{self.workdir} is, or lies in, a file; choose another --workdir"
+                ) from None
             except filelock.Timeout as error:
                 raise Held(
                     f"{self.workdir} belongs to {self._owner()}; wait for it, stop it, or choose "
@@ -97,9 +101,15 @@ class Run:
 
         Raises InputError, which lists what differs, if its folder was begun with other settings.
         """
+        self.check(stage, settings)
         path = self.stage_folder(stage) / "settings.json"
         if not path.exists():
             write_json(path, settings)
+
+    def check(self, stage: str, settings: Any) -> None:
+        """Raises what `guard` raises, and records nothing."""
+        path = self.workdir / stage / "settings.json"
+        if not path.exists():
             return
         old, new = _flat(read_json(path)), _flat(jsonable(settings))
         changes = [

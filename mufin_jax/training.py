@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -132,12 +133,19 @@ def _resume(state: State, checkpoints: Checkpoints) -> tuple[int, State]:
 
 def _save(step: int, state: State, metrics: dict[str, jax.Array], checkpoints: Checkpoints) -> None:
     loss = float(metrics["loss"])
-    if not math.isfinite(loss):
+    if not (math.isfinite(loss) and _all_finite(state)):  # the loss is of before the last update
+        found = "some weights are not finite" if math.isfinite(loss) else f"the loss is {loss}"
         raise NonFinite(
-            f"the loss is {loss} at step {step}; the last good checkpoint is kept: lower the "
-            "learning rate, or look for broken input"
+            f"{found} at step {step}; the last good checkpoint is kept: lower the learning rate, or "
+            "look for broken input"
         )
     checkpoints.save(step, state, {})
+
+
+@jax.jit
+def _all_finite(state: State) -> jax.Array:
+    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 class _Follower:

@@ -22,7 +22,6 @@ from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.experiment import Experiment
 from mufin_jax.model import ModelConfig
 from mufin_jax.optimizer import OptimizerConfig
-from mufin_jax.prediction import PredictConfig
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
@@ -47,7 +46,7 @@ MINUTE = Experiment(
     pretrain=PretrainConfig(epochs=2, batch_size=16, refresh_epochs=1, optimizer=_RATES, fit=_FIT),
     retrieve=RetrieveConfig(shortlist=20),
     finetune=FinetuneConfig(epochs=2, batch_size=40, optimizer=_RATES, fit=_FIT),
-    evaluate=EvaluateConfig(predict=PredictConfig(shortlist=20), timed_points=3),
+    evaluate=EvaluateConfig(timed_points=3),
 )
 
 PRESETS = {"miniature": MINUTE, "paper": MINUTE}

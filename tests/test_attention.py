@@ -117,9 +117,11 @@ def test_over_an_empty_bag_attention_adds_nothing():
 def test_weights_of_attention_sum_to_one_over_real_keys():
     block = random_block(3)
     (queries, _), (keys, mask) = bags(3, 2, seed=12), bags(3, 5, seed=13)
-    weights = np.asarray(jax.jit(
-        lambda block, q, k, m: block.weights(q, block.memory(k, m))
-    )(block, queries, keys, mask))
+    weights = np.asarray(
+        jax.jit(lambda block, q, k, m: block.weights(q, block.memory(k, m)))(
+            block, queries, keys, mask
+        )
+    )
     assert weights.shape == (3, 3, 2, 5)
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
     assert not weights[np.broadcast_to(~mask[:, None, None], weights.shape)].any()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,9 @@ from pathlib import Path
 import minute
 import numpy as np
 import pytest
-from raw_folders import SIDES, write_json_lines
+from raw_folders import write_json_lines
 
 from mufin_jax import experiment as experiments
-from mufin_jax.data.miniature import write_miniature
 from mufin_jax.errors import InputError
 from mufin_jax.experiment import STAGES, run
 from mufin_jax.files import read_json
@@ -110,6 +110,14 @@ def test_another_configuration_on_a_folder_is_refused_by_field(
     assert read_json(minute_run / "run.json")["experiment"] == before
 
 
+def test_a_stage_made_anew_does_not_leave_later_ones_standing(minute_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "_use_compile_cache", lambda folder: None)
+    shutil.copytree(minute_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "retrieve")
+    with pytest.raises(InputError, match="initialize was made from another retrieve: delete it"):
+        run(dataclasses.replace(minute.MINUTE, workdir=tmp_path / "run"))
+
+
 @pytest.mark.slow
 def test_eight_devices_give_what_one_gives(minute_run, compiled, tmp_path):
     minute.finish(tmp_path / "run", cache=compiled, devices=8)
@@ -132,6 +140,7 @@ def _stands(workdir: Path, cache: Path, *flags: str) -> dict:
     return read_json(workdir / "metrics.json")
 
 
+@pytest.mark.slow
 def test_text_alone_without_a_table_on_clustered_batches(compiled, tmp_path):
     found = _stands(
         tmp_path / "run", compiled, "--model.modalities=text", "--finetune.classifiers=labels",
@@ -140,7 +149,9 @@ def test_text_alone_without_a_table_on_clustered_batches(compiled, tmp_path):
     assert found["R@100"] > 0
     assert not (tmp_path / "run" / "finetune" / "table").exists()
     steps = (tmp_path / "run" / "pretrain" / "metrics.jsonl").read_text().splitlines()
-    assert len(steps) == 2  # the second epoch's batches are clustered by the refresh after the first
+    assert (
+        len(steps) == 2
+    )  # the second epoch's batches are clustered by the refresh after the first
 
 
 def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
@@ -167,6 +178,7 @@ def test_ready_vectors_with_a_learned_reduction(compiled, tmp_path):
     assert not (tmp_path / "run" / "prepare" / "images.npy").exists()
 
 
+@pytest.mark.slow
 def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
     found = _stands(tmp_path / "run", compiled, *checkpoint_flags(tmp_path), *(
         f"--{stage}.optimizer.{kind}-encoder=last" for stage in ("pretrain", "finetune")
@@ -191,8 +203,7 @@ def checkpoint_flags(folder: Path) -> list[str]:
     for file in (GOLDEN / "distilbert").iterdir():
         os.symlink(file, text / file.name)
     (text / "vocab.txt").write_text("\n".join(words) + "\n")
-    return [f"--model.image-checkpoint={GOLDEN / 'vit'}", f"--model.text-checkpoint={text}",
-            f"--prepare.tokenizer={text}"]  # fmt: skip
+    return [f"--model.image-checkpoint={GOLDEN / 'vit'}", f"--model.text-checkpoint={text}"]
 
 
 def json_lines(folder: Path) -> Path:

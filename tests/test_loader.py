@@ -42,9 +42,10 @@ def test_every_slot_of_shuffled_and_repeated_items_holds_its_own_descriptor(
     groups = [(dataset.train, train), (dataset.labels, labels)]
     pool, (train_bags, label_bags) = loader.batch(groups)
     for side, rows, bags in (("train", train, train_bags), ("label", labels, label_bags)):
-        assert bags.slots.shape == (len(rows), (modalities != "images") + MOST_IMAGES * (
-            modalities != "text"
-        ))
+        assert bags.slots.shape == (
+            len(rows),
+            (modalities != "images") + MOST_IMAGES * (modalities != "text"),
+        )
         for place, row in enumerate(rows):
             wanted = expected(dataset, side, row, modalities)
             assert contents(loader, pool, bags, place) == wanted

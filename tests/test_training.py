@@ -202,16 +202,17 @@ def test_seconds_bound_the_time_between_checkpoints(tmp_path):
             saved.append(step)
             super().save(step, state, facts)
 
-    toy = Toy(tmp_path, resting(1.0, 0.0), make=float)
-    original, training.Checkpoints = training.Checkpoints, Recorder
-    try:
-        fit(
-            {"w": jnp.ones(4)}, toy.step, toy.make, toy.put, name="toy", steps=4,
-            config=FitConfig(checkpoint_every=1000, checkpoint_seconds=1e-9),
-            checkpoints=Recorder(tmp_path / "checkpoints"), writer=MetricsWriter(tmp_path),
-        )  # fmt: skip
-    finally:
-        training.Checkpoints = original
+    fit(
+        {"w": jnp.ones(4)},
+        resting(1.0, 0.0),
+        float,
+        float,
+        name="toy",
+        steps=4,
+        config=FitConfig(checkpoint_every=1000, checkpoint_seconds=1e-9),
+        checkpoints=Recorder(tmp_path / "checkpoints"),
+        writer=MetricsWriter(tmp_path),
+    )
     assert saved == [1, 2, 3, 4]
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mufin_jax.bags import Bags, Pool
-from mufin_jax.sharding import round_up
 from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.sharding import round_up
 
 T = TypeVar("T")
 Items = tuple[Side, Int[np.ndarray, "_"]]

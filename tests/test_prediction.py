@@ -1,0 +1,209 @@
+"""Claims about answers: the same by every way, whatever the order and the batch size."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from raw_folders import colour, picture
+from small import CONFIG, PIXELS, SIZES, new_model, pictures, title
+
+from mufin_jax import classifiers, prediction
+from mufin_jax.artefacts import save_model
+from mufin_jax.data.loader import Loader
+from mufin_jax.errors import InputError
+from mufin_jax.label_side import embed_dataset
+from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.retrieval import IndexConfig
+
+K = 9
+EXACT = IndexConfig(backend="exact")
+
+
+@pytest.fixture(scope="module")
+def table(mesh):
+    return classifiers.initialize(jax.random.key(0), SIZES["label"], 6, mesh)
+
+
+@pytest.fixture(scope="module")
+def predictor(model, table, dataset):
+    return Predictor.build(model, table, dataset, PredictConfig(shortlist=K), EXACT)
+
+
+@pytest.fixture(scope="module")
+def ranked(predictor, dataset):
+    """Labels and scores of the test side."""
+    return rank(predictor, dataset.test)
+
+
+def rank(predictor, side, **options):
+    return [
+        np.concatenate(part) for part in zip(*predictor.rank_side(side, **options), strict=True)
+    ]
+
+
+def item(i: int) -> dict:
+    """Test point i as a user would hand it in, its prepared pixels as a picture."""
+    given = {"title": title("test", i)} if title("test", i) else {}
+    images = [Image.new("RGB", (PIXELS, PIXELS), colour(n)) for n in pictures("test", i)]
+    return given | ({"images": images} if images else {})
+
+
+def answers(predictor, items, k=K):
+    found = predictor.predict(items, k)
+    labels = np.array([[one.label for one in row] for row in found])
+    return labels, np.array([[one.score for one in row] for row in found])
+
+
+@pytest.fixture
+def exact_pixels(predictor, dataset, monkeypatch):
+    """Pictures come as the prepared ones, which JPEG has moved by a little."""
+    by_colour = {
+        colour(number): dataset.images[np.array([row])][0]
+        for i in range(SIZES["test"])
+        for number, row in zip(pictures("test", i), dataset.test.images_of(i), strict=True)
+    }
+    monkeypatch.setattr(
+        prediction, "read_image", lambda image, processing: by_colour[image.getpixel((0, 0))]
+    )
+
+
+def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(
+    predictor, ranked, dataset, exact_pixels
+):
+    labels, scores = answers(predictor, [item(i) for i in range(SIZES["test"])])
+    np.testing.assert_array_equal(labels, ranked[0])
+    np.testing.assert_allclose(scores, ranked[1], atol=1e-5)
+    first = predictor.predict([item(0)], k=2)[0]
+    assert len(first) == 2
+    assert first[0].id == f"label{first[0].label}" and first[0].title == title(
+        "label", first[0].label
+    )
+
+
+def test_neither_order_nor_batch_size_changes_a_score(
+    predictor, ranked, dataset, exact_pixels, monkeypatch
+):
+    order = np.random.default_rng(0).permutation(SIZES["test"])
+    monkeypatch.setattr(prediction, "BLOCK", 4)
+    monkeypatch.setattr(prediction, "PAIRS", 3)
+    labels, scores = answers(predictor, [item(i) for i in order])
+    np.testing.assert_array_equal(labels, ranked[0][order])
+    np.testing.assert_allclose(scores, ranked[1][order], atol=1e-5)
+    blocks = rank(predictor, dataset.test)
+    np.testing.assert_allclose(blocks[1], ranked[1], atol=1e-5)
+
+
+def test_labels_are_distinct_and_scores_descend(ranked):
+    labels, scores = ranked
+    assert labels.shape == (SIZES["test"], K) and labels.min() >= 0
+    assert all(len(set(row)) == K for row in labels)
+    assert (np.diff(scores) <= 0).all() and np.isfinite(scores).all()
+
+
+def test_scores_mix_the_classifier_with_the_exact_best_similarity(
+    predictor, ranked, dataset, model, table
+):
+    embedded = embed_dataset(model, Loader(dataset, "both", 8))
+    entries = predictor.index.entries
+    rows = jax.tree.map(lambda leaf: np.array(leaf)[: SIZES["label"]], table.rows)
+    w = np.asarray(jax.jit(classifiers.combine)(rows, embedded.labels.vector))
+    pool, (bags,) = Loader(dataset, "both", 8).batch([(dataset.test, np.arange(8))])
+    points = jax.jit(lambda m, p, b: m.embed(m.describe(p), b))(model, pool, bags)
+    block = jax.jit(lambda block, q, k, m: block(q, k, m))
+    for place in (0, K - 1):
+        chosen = ranked[0][:8, place]
+        bag, mask = embedded.labels.bag[chosen], embedded.labels.mask[chosen]
+        x2 = np.asarray(block(model.cross_attention, points.bag, bag, mask))
+        x2 = np.where(bags.mask[..., None], x2, 0).sum(1)
+        c = np.einsum("bd,bd->b", x2 / np.linalg.norm(x2, axis=1, keepdims=True), w[chosen])
+        for i, label in enumerate(chosen):
+            own = entries.vectors[entries.offsets[label] : entries.offsets[label + 1]]
+            a = (own @ embedded.test.vector[i]).max()
+            assert ranked[1][i, place] == pytest.approx(0.7 * c[i] + 0.3 * a, abs=1e-5)
+
+
+def test_without_the_classifier_the_ranking_is_the_retrievers(predictor, dataset):
+    retriever = dataclasses.replace(predictor.config, mix=0.0)
+    plain = Predictor(
+        predictor.model, predictor.index, **predictor._arrays, dataset=dataset, config=retriever
+    )
+    labels, scores = rank(plain, dataset.test)
+    x = embed_dataset(plain.model, plain.loader).test.vector
+    expected = predictor.index.shortlist(x, K)
+    np.testing.assert_array_equal(labels, expected.labels)
+    np.testing.assert_allclose(scores, expected.similarities, atol=1e-6)
+
+
+def test_given_shortlists_are_scored_in_place_of_its_own(predictor, ranked, dataset):
+    lists = prediction.Shortlist(
+        np.ascontiguousarray(ranked[0][:, ::3]), np.zeros((SIZES["test"], 3), np.float32)
+    )
+    lists.labels[4, 2] = -1
+    labels, scores = rank(predictor, dataset.test, lists=lists)
+    assert sorted(labels[4]) == sorted(lists.labels[4]) and np.isneginf(scores[4, 2])
+    np.testing.assert_array_equal(np.sort(labels), np.sort(lists.labels))
+
+
+def test_without_a_table_the_classifiers_are_the_label_embeddings(model, dataset):
+    plain = Predictor.build(model, None, dataset, PredictConfig(shortlist=K), EXACT)
+    expected = embed_dataset(model, plain.loader).labels.vector
+    np.testing.assert_allclose(plain._arrays["w"], expected, atol=1e-6)
+
+
+def test_a_saved_predictor_gives_the_same_answers(predictor, ranked, dataset, mesh, tmp_path):
+    with pytest.raises(InputError, match="no trained model there"):
+        Predictor.load(tmp_path, mesh)
+    save_model(predictor.model, tmp_path / "finetune" / "model")
+    predictor.save(tmp_path / "finetune" / "predictor")
+    shutil.copytree(dataset.path, tmp_path / "prepare")
+    labels, scores = rank(Predictor.load(tmp_path, mesh), dataset.test)
+    np.testing.assert_array_equal(labels, ranked[0])
+    np.testing.assert_array_equal(scores, ranked[1])
+
+
+@pytest.mark.parametrize(
+    "wrong, reason",
+    [
+        ({}, "nothing to see"),
+        ({"title": "  ", "images": []}, "nothing to see"),
+        ({"tilte": "lamp"}, "unknown field 'tilte'"),
+        ({"images": [picture(3)[:200]]}, "picture: cannot be decoded"),
+        ({"images": ["absent.jpg"]}, r"picture \(absent.jpg\): cannot be decoded"),
+        ({"images": [b""]}, "an empty file"),
+    ],
+)
+def test_a_bad_item_is_named_by_its_number(predictor, monkeypatch, wrong, reason):
+    monkeypatch.setattr(prediction, "BLOCK", 2)
+    with pytest.raises(InputError, match=rf"^item 3: .*{reason}"):
+        predictor.predict([{"title": "lamp"}] * 3 + [wrong])
+
+
+def test_pictures_may_be_paths_bytes_or_images(predictor, tmp_path):
+    (tmp_path / "7.jpg").write_bytes(picture(7))
+    path = tmp_path / "7.jpg"
+    items = [{"images": [source]} for source in (path, str(path), picture(7), Image.open(path))]
+    _, scores = answers(predictor, items)
+    np.testing.assert_allclose(scores, scores[[0, 0, 0, 0]], atol=1e-6)
+
+
+def test_nothing_asked_is_nothing_answered(predictor):
+    assert predictor.predict([]) == []
+
+
+def test_a_model_of_ready_vectors_answers_titles_and_refuses_pictures(dataset, mesh):
+    vectors = np.random.default_rng(0).normal(size=(len(dataset.images), 9)).astype(np.float32)
+    ready = dataclasses.replace(dataset, image_vectors=vectors)
+    model = new_model(ready, mesh, CONFIG, vector_width=9)
+    answering = Predictor.build(model, None, ready, PredictConfig(shortlist=3), EXACT)
+    assert len(answering.predict([{"title": "red lamp"}], k=3)[0]) == 3
+    with pytest.raises(InputError, match="item 0: the model knows ready vectors"):
+        answering.predict([{"title": "red lamp", "images": [picture(1)]}])
+
+
+@pytest.mark.parametrize("wrong", [{"shortlist": 0}, {"mix": 1.5}, {"mix": -0.1}])
+def test_settings_that_cannot_be_meant_are_refused(wrong):
+    with pytest.raises(InputError, match="a mix between 0 and 1"):
+        PredictConfig(**wrong)

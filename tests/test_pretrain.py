@@ -1,0 +1,222 @@
+"""Claims about Module I: its batches, and its step on one device and on eight."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from scipy import sparse
+from small import new_model, relevant, weights
+
+from mufin_jax.data.loader import Loader
+from mufin_jax.errors import InputError
+from mufin_jax.optimizer import OptimizerConfig, trains
+from mufin_jax.sharding import by_row, put
+from mufin_jax.stages.pretrain import Batches, PretrainConfig, make_step
+
+CONFIG = PretrainConfig(batch_size=8, optimizer=OptimizerConfig(text_encoder="full"))
+MARGIN, HARDEST = 0.2, 3
+
+
+def batches(dataset, config=CONFIG, devices=8, seed=0):
+    return Batches(config, dataset, Loader(dataset, "both", devices), seed)
+
+
+@dataclasses.dataclass
+class Run:
+    """Three steps from the same weights on the same batches."""
+
+    before: dict
+    after: dict
+    metrics: list
+
+
+def run(dataset, mesh) -> Run:
+    """By plain gradient descent: Adam would blow up the rounding of vanishing gradients."""
+    model = new_model(dataset, mesh)
+    before = weights(model)
+    wanted = trains(CONFIG.optimizer, model.depths(), cross=False)
+    graphdef, train, frozen = nnx.split(model, wanted, ...)
+    train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    optimizer = optax.sgd(0.3)
+    step = make_step(CONFIG, graphdef, optimizer)
+    state, metrics = {"train": train, "opt": optimizer.init(train)}, []
+    make = batches(dataset, devices=mesh.size)
+    for i in range(3):
+        state, values = step(state, frozen, put(make(i), by_row(mesh)))
+        metrics.append(jax.tree.map(float, values))
+    return Run(before, weights(nnx.merge(graphdef, state["train"], frozen)), metrics)
+
+
+@pytest.fixture(scope="module")
+def eight(dataset, mesh):
+    return run(dataset, mesh)
+
+
+def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
+    one = run(dataset, one_device)
+    for a, b in zip(eight.metrics, one.metrics, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["loss"] > 0
+        assert a["cosine"] == pytest.approx(b["cosine"], abs=1e-5)
+    moved = 0.0
+    for name, weight in eight.after.items():
+        np.testing.assert_allclose(weight, one.after[name], atol=1e-5, err_msg=name)
+        moved = max(moved, np.abs(weight - eight.before[name]).max())
+    assert moved > 0.01
+
+
+def test_the_loss_is_over_negatives_of_the_whole_batch_whatever_device_holds_them(
+    dataset, mesh, eight
+):
+    batch = batches(dataset)(0)
+    model = new_model(dataset, mesh)
+    embed = jax.jit(lambda model, pool, bags: model.embed(model.describe(pool), bags).vector)
+    z, x = (np.asarray(embed(model, batch.pool, bags)) for bags in (batch.labels, batch.points))
+    losses, elsewhere = [], 0
+    for label in range(8):  # one a device, with its two points
+        allowed = np.flatnonzero(batch.negatives[label])
+        hard = sorted(allowed, key=lambda j: -(z[label] @ x[j]))[:HARDEST]
+        elsewhere += sum(j // 2 != label for j in hard)
+        pairs = itertools.product(np.flatnonzero(batch.positives[label]), hard)
+        losses.append(sum(max(0.0, z[label] @ (x[j] - x[i]) + MARGIN) for i, j in pairs))
+    assert elsewhere == 8 * HARDEST  # a device that looked at its own points would find none
+    assert eight.metrics[0]["loss"] == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_frozen_weights_keep_every_bit_and_the_others_learn(eight):
+    frozen = {
+        name
+        for name in eight.before
+        if name.startswith("cross_attention")
+        or (name.startswith("image_encoder")
+        and not name.startswith(("image_encoder/blocks/1", "image_encoder/norm")))
+    }
+    assert "image_encoder/cls" in frozen and "image_encoder/blocks/0/up/kernel" in frozen
+    for name, weight in eight.before.items():
+        same = np.array_equal(weight, eight.after[name])
+        # A key's bias adds the same to all of a row's logits, so its gradient vanishes.
+        assert same == (name in frozen) or name.endswith("key/bias"), name
+
+
+def test_no_negative_is_relevant_and_no_positive_is_not(dataset):
+    make, found = batches(dataset), 0
+    for step in range(4):
+        batch = make(step)
+        labels, points = batch_items(make, step)
+        for row, label in enumerate(labels):
+            for column, point in enumerate(points):
+                if batch.negatives[row, column]:
+                    assert label not in relevant(point)
+                    found += 1
+                if batch.positives[row, column]:
+                    assert label in relevant(point) and column // 2 == row
+        assert batch.positives.sum(1).min() >= 1
+    assert found > 100
+
+
+def test_pairs_of_the_overlap_filter_are_neither_positives_nor_negatives(dataset):
+    overlap = dataset.train.relevance.toarray() * (np.arange(13) == 4)
+    overlap[7, 0] = 1
+    train = dataclasses.replace(dataset.train, filter=sparse.csr_matrix(overlap))
+    make = batches(dataclasses.replace(dataset, train=train))
+    assert 4 not in make.usable and len(make.usable) == 12
+    for step in range(6):
+        batch, (labels, points) = make(step), batch_items(make, step)
+        for row, column in zip(*np.nonzero(batch.negatives), strict=True):
+            assert (points[column], labels[row]) != (7, 0) and labels[row] != 4
+
+
+def test_a_datapoint_drawn_twice_is_one_candidate(dataset):
+    make, twice = batches(dataset), 0
+    for step in range(6):
+        batch, (_, points) = make(step), batch_items(make, step)
+        for row in batch.negatives:
+            candidates = points[row]
+            assert len(set(candidates)) == len(candidates)
+        drawn = points[batch.positives.any(0)]
+        twice += len(drawn) - len(set(drawn))
+    assert twice > 0
+
+
+def batch_items(make, step):
+    """The labels and the points of a batch, read from what its loader is asked for."""
+    asked = []
+    loader, make.loader = make.loader, _Recorder(make.loader, asked)
+    try:
+        make(step)
+    finally:
+        make.loader = loader
+    (_, labels), (_, points) = asked
+    return labels, points
+
+
+class _Recorder:
+    def __init__(self, loader, asked):
+        self.loader, self.asked, self.mesh_size = loader, asked, loader.mesh_size
+
+    def batch(self, groups):
+        self.asked.extend(groups)
+        return self.loader.batch(groups)
+
+
+def test_an_epoch_shows_every_label_and_the_next_one_in_another_order(dataset):
+    make = batches(dataset)
+    assert (make.size, make.per_epoch) == (8, 2)
+    orders = [
+        np.concatenate([batch_items(make, 2 * epoch + i)[0] for i in range(2)])
+        for epoch in range(2)
+    ]
+    for order in orders:  # 13 labels in 16 places: three come twice, but never in one batch
+        assert set(order) == set(range(13))
+        assert len(set(order[:8])) == len(set(order[8:])) == 8
+    assert (orders[0] != orders[1]).any()
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone(dataset):
+    first, second = batches(dataset), batches(dataset)
+    second(5)
+    first(1)
+    jax.tree.map(np.testing.assert_array_equal, first(3), second(3))
+    other = batches(dataset, seed=1)
+    assert (batch_items(other, 3)[0] != batch_items(first, 3)[0]).any()
+
+
+def test_a_refresh_makes_positives_hard(dataset):
+    make = batches(dataset, dataclasses.replace(CONFIG, positives=1))
+    make.z = np.tile(np.array([1.0, 0], np.float32), (13, 1))
+    make.x = np.tile(np.array([1.0, 0], np.float32), (26, 1))
+    hard = np.arange(0, 26, 2)
+    make.x[hard] = [0.6, 0.8]
+    for step in range(4):
+        for label, point in zip(*batch_items(make, step), strict=True):
+            mine = [i for i in range(26) if label in relevant(i)]
+            assert point in hard or not set(mine) & set(hard)
+
+
+def test_clustered_batches_are_of_whole_clusters(dataset):
+    config = dataclasses.replace(CONFIG, batches="clustered", cluster_size=2)
+    make = batches(dataset, config)
+    angles = np.random.default_rng(0).permutation(13) / 13 * np.pi
+    make.z = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+    make.x = np.tile(np.array([0.0, -1], np.float32), (26, 1))
+    order = make._make_order(0)
+    assert sorted(order) == list(range(13))
+    gaps = np.abs(np.diff(angles[order]))
+    shuffled = np.abs(np.diff(angles[np.random.default_rng(1).permutation(13)]))
+    assert np.median(gaps) < np.median(shuffled)
+
+
+def test_more_devices_than_labels_are_an_input_error(dataset):
+    with pytest.raises(InputError, match="13 labels have a training point, too few"):
+        batches(dataset, devices=14)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"positives": 0}, {"batch_size": 1}, {"margin": 0.0}]
+)
+def test_settings_that_cannot_be_meant_are_refused(wrong):
+    with pytest.raises(InputError, match=f"pretrain.{next(iter(wrong))}="):
+        PretrainConfig(**wrong)

@@ -1,0 +1,146 @@
+"""`import mufin_jax as mufin`: light to import, and the README's example does what it says."""
+
+import io
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import minute
+import numpy as np
+import pytest
+from PIL import Image
+
+import mufin_jax as mufin
+from mufin_jax.files import read_json
+from mufin_jax.sharding import make_mesh
+
+
+def test_importing_the_package_imports_no_jax():
+    heavy = "{'jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'PIL', 'tensorflow', 'torch'}"
+    code = f"import sys, mufin_jax; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+def test_importing_the_package_takes_less_than_half_a_second():
+    def seconds(code: str) -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return time.perf_counter() - start
+
+    imported = statistics.median(seconds("import mufin_jax") for _ in range(3))
+    assert imported - statistics.median(seconds("pass") for _ in range(3)) < 0.5
+
+
+def test_data_are_opened_without_jax(minute_run):
+    code = "import sys, mufin_jax; mufin_jax.Dataset.open(sys.argv[1]); print('jax' in sys.modules)"
+    command = [sys.executable, "-c", code, str(minute_run / "prepare")]
+    assert subprocess.check_output(command, text=True) == "False\n"
+
+
+@pytest.mark.parametrize("name", mufin.__all__)
+def test_every_public_name_is_there_and_described(name):
+    assert getattr(mufin, name).__doc__
+    assert name in dir(mufin)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'mufin_jax' has no attribute 'Datset'"):
+        _ = mufin.Datset  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.fixture(scope="module")
+def predictor(minute_run):
+    import jax
+
+    return mufin.Predictor.load(minute_run, make_mesh(jax.devices()[:1]))
+
+
+def test_a_loaded_predictor_scores_what_the_run_did(minute_run, predictor):
+    dataset = mufin.Dataset.open(minute_run / "prepare")
+    found, wanted = mufin.evaluate(predictor, dataset), read_json(minute_run / "metrics.json")
+    assert {"P@1", "nDCG@5", "PSP@5", "R@100", "AUC"} <= found.keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)
+
+
+def test_a_predictor_names_labels_for_titles_and_pictures_it_has_not_seen(
+    minute_run, predictor, tmp_path
+):
+    dataset = mufin.Dataset.open(minute_run / "prepare")
+    red = Image.new("RGB", (40, 30), "red")
+    red.save(tmp_path / "shelf.jpg")
+    encoded = io.BytesIO()
+    red.save(encoded, "PNG")
+    items = [
+        {"title": "wall shelf", "images": [str(tmp_path / "shelf.jpg")]},
+        {"title": "wall shelf"},
+        {"images": [tmp_path / "shelf.jpg", red, encoded.getvalue()]},
+    ]
+    answers = predictor.predict(items, k=5)
+    assert [len(answer) for answer in answers] == [5, 5, 5]
+    for answer in answers:
+        scores = [one.score for one in answer]
+        assert scores == sorted(scores, reverse=True) and np.isfinite(scores).all()
+        for one in answer:
+            assert one.id == dataset.labels.ids[one.label]
+            assert one.title == dataset.labels.titles[one.label]
+    assert len({one.label for one in answers[0]}) == 5
+    assert [one.label for one in answers[0]] != [one.label for one in answers[2]] or (
+        answers[0][0].score != answers[2][0].score
+    )
+
+
+def test_prediction_does_not_depend_on_what_is_asked_beside(predictor):
+    items = [{"title": f"lamp {i}"} for i in range(5)]
+    together = predictor.predict(items, k=3)
+    for item, answer in zip(items, together, strict=True):
+        (alone,) = predictor.predict([item], k=3)
+        assert [one.label for one in alone] == [one.label for one in answer]
+        np.testing.assert_allclose(
+            [one.score for one in alone], [one.score for one in answer], atol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ({}, "item 0: nothing to see; wanted a title or images"),
+        ({"title": "  "}, "item 0: nothing to see"),
+        ({"titel": "lamp"}, "item 0: unknown field 'titel'; wanted title, images"),
+        ({"images": [b"GIF89a"]}, "not a JPEG, PNG or WebP picture"),
+        ({"images": ["/no/such.jpg"]}, "/no/such.jpg"),
+    ],
+)
+def test_an_item_that_cannot_be_read_is_named(predictor, item, said):
+    from mufin_jax.errors import InputError
+
+    with pytest.raises(InputError, match=said):
+        predictor.predict([item])
+
+
+def test_a_folder_without_a_model_says_how_to_get_one(tmp_path):
+    from mufin_jax.errors import InputError
+
+    with pytest.raises(InputError, match="no trained model there; run the stages up to finetune"):
+        mufin.Predictor.load(tmp_path)
+
+
+def test_the_example_of_the_readme_does_what_it_says(minute_run, compiled, tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?import mufin_jax as mufin.*?)```", readme, re.DOTALL)
+    code = code.replace("experiments.amazon import MINIATURE", "minute import MINUTE as MINIATURE")
+    shutil.copytree(minute_run, tmp_path / "runs" / "demo")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "shelf.jpg")
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env=minute.environment(compiled) | {"PYTHONPATH": str(Path(__file__).parent)},
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    *ranked, last = process.stdout.splitlines()
+    assert len(ranked) == 2 * 5
+    wanted = read_json(minute_run / "metrics.json")["P@1"]
+    assert last == f"30 {wanted}"
