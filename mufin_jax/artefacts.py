@@ -63,12 +63,12 @@ def _check_texts(dataset: Dataset, config: ModelConfig) -> None:
     if (tokens := dataset.texts.shape[1]) > config.text.max_positions:
         raise InputError(
             f"{dataset.path}: texts have up to {tokens} tokens, but the text encoder takes "
-            f"{config.text.max_positions}; prepare with --prepare.max-tokens={config.text.max_positions}"
+            f"{config.text.max_positions}; set --prepare.max-tokens={config.text.max_positions}"
         )
     if config.text_checkpoint and (found := dataset.tokenizer.vocab_size) > config.text.vocab:
         raise InputError(
             f"{dataset.path}: its tokenizer knows {found} tokens, but {config.text_checkpoint} "
-            f"embeds {config.text.vocab}; prepare with --prepare.tokenizer={config.text_checkpoint}"
+            f"embeds {config.text.vocab}; set --prepare.tokenizer={config.text_checkpoint}"
         )
 
 

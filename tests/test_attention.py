@@ -21,10 +21,9 @@ def random_block(heads: int) -> AttentionBlock:
 
 
 def bags(count: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random bags, the first of them full and the others at least half so."""
+    """Random bags: the first is full, and each has one descriptor less than the one before."""
     rng = np.random.default_rng(seed)
-    sizes = np.maximum(rng.integers(1, width + 1, count), (width + 1) // 2)
-    sizes[0] = width
+    sizes = width - np.arange(count) % width
     vectors = rng.normal(size=(count, width, DIM)).astype(np.float32)
     return vectors, np.arange(width) < sizes[:, None]
 

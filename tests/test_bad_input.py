@@ -1,4 +1,5 @@
 """Bad input of every kind ends with one line that says what was found, and with its exit code."""
+# ruff: noqa: E501 (the list of kinds is a table, one a line)
 
 import dataclasses
 import logging
@@ -66,7 +67,7 @@ def vectors(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Flag
             s: [(f"{s}{i}", f"chair {i}") for i in range(9)] for s in ("train", "test", "label")
         }
         write_vectors(
-            folder / "raw", titles, dict.fromkeys(("train", "test"), [[i] for i in range(9)]),
+            folder / "raw", titles, {side: [[i] for i in range(9)] for side in ("train", "test")},
             {side: np.ones((9, 4), np.float32) for side in titles},
             {side: [[i] for i in range(9)] for side in titles},
         )  # fmt: skip
@@ -279,7 +280,7 @@ CASES = [
     Case("checkpoint truncated", checkpoint(cut("model.safetensors")), "model.safetensors can't be read"),
     Case("checkpoint of another architecture", other_architecture, "model_type is 'vit'; want 'distilbert'"),
     Case("checkpoint without tokenizer", flags(f"--model.text-checkpoint={GOLDEN / 'distilbert'}"), "has neither tokenizer.json nor vocab.txt"),
-    Case("tokenizer of another checkpoint", other_tokenizer, "distilbert embeds 61; prepare with --prepare.tokenizer="),
+    Case("tokenizer of another checkpoint", other_tokenizer, "distilbert embeds 61; set --prepare.tokenizer="),
     Case("broken tokenizer", broken_tokenizer, "tokenizer.json is not a tokenizer"),
     # The run's folder.
     Case("stage without its predecessor", flags("--stage=retrieve"), "stage retrieve needs prepare, which is not finished"),

@@ -39,6 +39,17 @@ def test_adaptive_max_pooling_is_that_of_torch(vector, dim, expected):
     np.testing.assert_array_equal(pool_maximum(vectors, dim), [expected, expected])
 
 
+def test_one_entry_of_a_run_takes_its_whole_gradient_even_among_equals():
+    # As in torch. Split among all that equal the maximum, it is lost when XLA recomputes an entry
+    # with another rounding and finds none.
+    vectors, upstream = jnp.array([3.0, 3, 1, 2, 5, 5]), jnp.array([10.0, 20, 30])
+    gradient = jax.grad(lambda v: pool_maximum(v, 3) @ upstream)(vectors)
+    np.testing.assert_array_equal(gradient, [10, 0, 0, 20, 30, 0])
+    gradient = jax.grad(lambda v: pool_maximum(v, 4) @ jnp.array([1.0, 2, 4, 8]))(vectors)
+    # Runs [0, 2), [1, 3), [3, 5), [4, 6)
+    np.testing.assert_array_equal(gradient, [1, 2, 0, 0, 12, 0])
+
+
 def test_unit_vectors_have_length_one_and_the_old_direction():
     vectors = jnp.array([[3.0, -4], [1e-3, 0], [1e6, 1e6]])
     expected = [[0.6, -0.8], [1, 0], [0.5**0.5, 0.5**0.5]]

@@ -8,15 +8,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import minute
 import numpy as np
 import pytest
+from flax import nnx
 from raw_folders import write_json_lines
 
 from mufin_jax import experiment as experiments
+from mufin_jax.artefacts import new_model
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.loader import Loader
+from mufin_jax.embedding import describe_all
 from mufin_jax.errors import InputError
 from mufin_jax.experiment import STAGES, run
 from mufin_jax.files import read_json
+from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
+from mufin_jax.sharding import make_mesh, put, replicated
+from mufin_jax.shortlist import Shortlist
+from mufin_jax.stages import finetune, pretrain
 
 GOLDEN = Path(__file__).parent / "golden"
 # One step a stage: every batch is the same bucket, so there is one program a stage to compile.
@@ -118,13 +129,18 @@ def test_a_stage_made_anew_does_not_leave_later_ones_standing(minute_run, tmp_pa
         run(dataclasses.replace(minute.MINUTE, workdir=tmp_path / "run"))
 
 
+def lines_of(folder: Path) -> list[str]:
+    """What training wrote down, a line a step."""
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
 @pytest.mark.slow
 def test_eight_devices_give_what_one_gives(minute_run, compiled, tmp_path):
     minute.finish(tmp_path / "run", cache=compiled, devices=8)
     assert len(read_json(tmp_path / "run" / "run.json")["devices"]) == 8
     for stage in ("pretrain", "finetune"):
         one, eight = (
-            [json.loads(line)["loss"] for line in (at / stage / "metrics.jsonl").open()]
+            [json.loads(line)["loss"] for line in lines_of(at / stage)]
             for at in (minute_run, tmp_path / "run")
         )
         np.testing.assert_allclose(one, eight, rtol=1e-4)
@@ -192,6 +208,42 @@ def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
     # The picture's size and normalisation are the checkpoint's own.
     manifest = read_json(tmp_path / "run" / "prepare" / "manifest.json")
     assert manifest["processing"]["size"] == 24 and manifest["processing"]["std"] == [0.5, 0.6, 0.7]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_descriptor_vectors_that_are_known_train_like_those_made_anew(minute_run, stage):
+    dataset, mesh = Dataset.open(minute_run / "prepare"), make_mesh(jax.devices()[:1])
+    rates = OptimizerConfig(rate=1e-2, image_encoder="frozen", text_encoder="frozen")
+    loader = Loader(dataset)
+    model = new_model(minute.MINUTE.model, dataset, mesh, 0)
+    kept = trains(rates, model.depths(), cross=stage == "finetune")
+    graphdef, train, frozen = nnx.split(model, kept, ...)
+    train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    assert not describes(train)
+    optimizer = by_part(rates, 10)
+    if stage == "pretrain":
+        config = dataclasses.replace(minute.MINUTE.pretrain, optimizer=rates)
+        batches = pretrain.Batches(config, dataset, loader, 0)
+        step = pretrain.make_step(config, graphdef, optimizer)
+    else:
+        config = dataclasses.replace(minute.MINUTE.finetune, optimizer=rates, classifiers="labels")
+        lists = Shortlist.load(minute_run / "retrieve" / "train.npz")
+        batches = finetune.Batches(config, dataset, loader, lists, 0)
+        step = finetune.make_step(config, graphdef, optimizer, 10, mesh)
+
+    def learned() -> tuple[dict, dict]:
+        state = jax.tree.map(jnp.copy, {"train": train, "opt": optimizer.init(train)})
+        losses = []
+        for i in range(2):
+            state, found = step(state, frozen, put(batches(i), replicated(mesh)))
+            losses.append(found["loss"])
+        return losses, state["train"]
+
+    anew = learned()
+    loader.vectors = describe_all(model, loader)
+    known = learned()
+    assert isinstance(batches(0).pool, np.ndarray)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), anew, known)
 
 
 def checkpoint_flags(folder: Path) -> list[str]:

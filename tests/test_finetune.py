@@ -102,8 +102,10 @@ def test_frozen_weights_keep_every_bit_and_the_others_learn(eight):
         name
         for name in eight.before
         if name.startswith("text_encoder")
-        or (name.startswith("image_encoder")
-        and not name.startswith(("image_encoder/blocks/1", "image_encoder/norm")))
+        or (
+            name.startswith("image_encoder")
+            and not name.startswith(("image_encoder/blocks/1", "image_encoder/norm"))
+        )
     }
     for name, weight in eight.before.items():
         same = np.array_equal(weight, eight.after[name])
@@ -216,7 +218,7 @@ def test_the_best_negative_can_be_left_out(dataset):
             batch = make(step)
             others = labels_of(batch, batch.negatives)
             for point, other in zip(points_of(make, step), others, strict=True):
-                best = next(l for l in lists.labels[point] if l not in relevant(point))
+                best = next(x for x in lists.labels[point] if x not in relevant(point))
                 best_drawn += best in other
         assert (best_drawn == 0) == drop
 

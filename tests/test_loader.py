@@ -74,6 +74,8 @@ def test_items_without_a_text_or_without_images_have_shorter_bags(dataset):
     real = [[False, True, False, False], [True, False, False, False], [True, True, True, False]]
     assert bags.mask.tolist() == real
     assert not bags.slots[~bags.mask].any()
+    _, (bags,) = loader.batch([(dataset.train, np.array([3]))])  # no text at all
+    assert not bags.slots[~bags.mask].any()
 
 
 def test_a_batch_without_any_descriptor_still_has_a_pool(dataset):

@@ -6,8 +6,8 @@ are learned. Each label that a batch names is encoded once, and its row of the t
 differentiated and updated alone.
 
 Reads: a prepared folder, Module II's `train.npz`, Module III's model and table. Writes: `model/`,
-`table/` (absent for classifiers "labels"), `checkpoints/`, `metrics.jsonl`, TensorBoard events; `vectors.npy`
-(float32 (p, D), the descriptor vectors) where no encoder trains.
+`table/` (absent for classifiers "labels"), `checkpoints/`, `metrics.jsonl`, TensorBoard events;
+`vectors.npy` (float32 (p, D), the descriptor vectors) where no encoder trains.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ from mufin_jax.model import Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, describes, schedule, trains
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
-from mufin_jax.shortlist import Shortlist
 from mufin_jax.sharding import by_row, put, replicated, round_up
+from mufin_jax.shortlist import Shortlist
 from mufin_jax.training import FitConfig, fit
 
 STAGE = 4
@@ -219,8 +219,7 @@ def make_step(
 
     def loss_of(train: Any, rows: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model: Mufin = nnx.merge(graphdef, train, frozen)
-        known = not isinstance(batch.pool, Pool)
-        vectors = batch.pool if known else model.describe(batch.pool)
+        vectors = model.describe(batch.pool) if isinstance(batch.pool, Pool) else batch.pool
         points, labels = model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
         memory, z = jax.lax.with_sharding_constraint(
             (model.memory(labels), labels.vector), replicated(mesh)

@@ -4,8 +4,8 @@ A batch is drawn over labels. For each label l, P_l holds 2 hard positives, N_l 
 datapoints drawn for other labels of the global batch; the loss is the hinge of `losses.hinge_loss`.
 
 Reads: a prepared folder. Writes: `model/` (all weights), `refresh-<step>.npz` (float32 z (L, D) and x
-(N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`, TensorBoard events; `vectors.npy`
-(float32 (p, D), the descriptor vectors) where no encoder trains.
+(N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`, TensorBoard events;
+`vectors.npy` (float32 (p, D), the descriptor vectors) where no encoder trains.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_all, describe_once, embed_side
 from mufin_jax.errors import InputError
+from mufin_jax.files import replacing
 from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
-from mufin_jax.files import replacing
 from mufin_jax.sharding import by_row, put
 from mufin_jax.training import FitConfig, fit
 
@@ -210,8 +210,7 @@ def make_step(config: PretrainConfig, graphdef: Any, optimizer: Any) -> Any:
 
     def loss_of(train: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model: Mufin = nnx.merge(graphdef, train, frozen)
-        known = not isinstance(batch.pool, Pool)
-        vectors = batch.pool if known else model.describe(batch.pool)
+        vectors = model.describe(batch.pool) if isinstance(batch.pool, Pool) else batch.pool
         z = model.embed(vectors, batch.labels).vector
         x = model.embed(vectors, batch.points).vector
         similarities = z @ x.T  # over the global batch, whatever the number of devices
