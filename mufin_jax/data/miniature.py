@@ -51,13 +51,13 @@ class MiniatureConfig:
     """Side of a drawn picture in pixels."""
     pictures: Literal["drawn", "vectors"] = "drawn"
     """Drawn JPEGs, or ready image vectors, for catalogues too large to draw."""
-    theme_word: float = 0.9
+    theme_word: float = 0.96
     """Share of the titles that name their theme."""
     kind_word: float = 0.5
     """Share of the titles that name their kind."""
     hue_word: float = 0.15
     """Share of the titles that name their hue."""
-    no_text: float = 0.08
+    no_text: float = 0.05
     """Share of the products without a title."""
     no_pictures: float = 0.06
     """Share of the products without pictures; they all have a title."""

@@ -25,7 +25,7 @@ ACCESSORY = (np.arange(NUM_KINDS) + 3) % NUM_KINDS
 SAME_STYLE = 0.78  # times the label's popularity
 ACCESSORY_ODDS = 0.92
 COMPANION_ODDS = 0.94
-OUTSHONE = 0.75  # the rest is bought less often where a scene suggests a companion
+OUTSHONE = 0.9  # the rest is bought a little less often where a scene suggests a companion
 COMPANION_OF_ANOTHER_STYLE = 0.8
 PICTURES = (0.45, 0.35, 0.15, 0.05)  # odds of 1, 2, 3, 4 pictures that are not a scene
 
