@@ -3,9 +3,10 @@
     python -m experiments.amazon --stage=all                the built-in miniature, minutes on a CPU
     python -m experiments.amazon --stage=all --data=DIR     the data set, as published
 
-The paper reports P@1 52.30, P@5 34.76, nDCG@5 50.46 and R@10 50.63 (table 2). Module I at the preset
-`paper` is 182 TFLOP a step, 296 steps an epoch, 200 epochs; Module IV 178 TFLOP a step, 2,934 steps an
-epoch, 20 epochs: about 15 hours together on one accelerator that sustains 400 TFLOP/s.
+The paper reports P@1 52.30, P@5 34.76, nDCG@5 50.46 and R@10 50.63 (table 2). Module I at the
+preset `paper` is 182 TFLOP a step, 296 steps an epoch, 200 epochs; Module IV 178 TFLOP a step,
+2,934 steps an epoch, 20 epochs: about 15 hours together on one accelerator that sustains
+400 TFLOP/s.
 """
 
 import dataclasses

@@ -28,8 +28,8 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
     vectors = dataset.image_vectors
     if config.image_checkpoint and vectors is not None:
         raise InputError(
-            f"--model.image-checkpoint={config.image_checkpoint}: the data hold ready image vectors, "
-            "not pixels; leave the checkpoint out"
+            f"--model.image-checkpoint={config.image_checkpoint}: the data hold ready image "
+            "vectors, not pixels; leave the checkpoint out"
         )
     encoders = {}
     if config.image_checkpoint and config.modalities != "text":

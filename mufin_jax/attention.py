@@ -3,10 +3,10 @@
     A(Q, K) = LayerNorm(Q + O · softmax(q k^T / sqrt(d)) v)
 
 q, k, v and O are linear maps, initialised to the identity; padding is masked. The block is
-*factored*: all that depends on the keys alone (k, and v already mapped by O) is a `Memory`, made once
-per label; what depends on the queries alone is made once per datapoint; a pair of the two meets only
-in the softmax. The numbers are those of the textbook form, at 1/62 of the operations when a
-shortlist is scored.
+*factored*: all that depends on the keys alone (k, and v already mapped by O) is a `Memory`, made
+once per label; what depends on the queries alone is made once per datapoint; a pair of the two
+meets only in the softmax. The numbers are those of the textbook form, at 1/62 of the operations
+when a shortlist is scored.
 """
 
 import dataclasses
@@ -68,6 +68,7 @@ class AttentionBlock(nnx.Module):
         """Return what attention over these bags needs, once per bag."""
         kernel = self.out.kernel[...].reshape(self.heads, -1, keys.shape[-1])
         values = jnp.einsum("...mge,ged->...mgd", self._split(self.value(keys)), kernel)
+        assert self.out.bias is not None
         # Attention weights sum to one, so O's bias can ride on the values, a share per head.
         values += (self.out.bias[...] / self.heads).reshape((1,) * (values.ndim - 1) + (-1,))
         return Memory(self._split(self.key(keys)), values, mask)
@@ -77,9 +78,7 @@ class AttentionBlock(nnx.Module):
 
         Over a bag without any descriptor, attention adds nothing.
         """
-        attended = jnp.einsum(
-            "...gnm,...mgd->...nd", self.weights(queries, memory), memory.values
-        )
+        attended = jnp.einsum("...gnm,...mgd->...nd", self.weights(queries, memory), memory.values)
         return self.norm(queries + attended)
 
     def __call__(
@@ -91,9 +90,7 @@ class AttentionBlock(nnx.Module):
         """Return A(Q, K) where each bag of queries attends to its own bag of keys."""
         return self.attend(queries, self.memory(keys, mask))
 
-    def weights(
-        self, queries: Float[Array, "*q n d"], memory: Memory
-    ) -> Float[Array, "*p g n m"]:
+    def weights(self, queries: Float[Array, "*q n d"], memory: Memory) -> Float[Array, "*p g n m"]:
         """Return the attention weights alone: which key each query looks at (figure 5)."""
         logits = jnp.einsum("...nge,...mge->...gnm", self._split(self.query(queries)), memory.keys)
         logits = logits / jnp.sqrt(memory.keys.shape[-1])

@@ -1,13 +1,13 @@
 """Bags of descriptors: what a datapoint or a label is made of (paper, section 3).
 
-A datapoint's bag holds its texts and its images. A batch keeps the *distinct* descriptors of all its
-items in one `Pool`, so that a picture shown by several items, or by a datapoint and a label, is
+A datapoint's bag holds its texts and its images. A batch keeps the *distinct* descriptors of all
+its items in one `Pool`, so that a picture shown by several items, or by a datapoint and a label, is
 encoded once; `Bags` says which row of the pool fills which slot of which bag. True in a mask means
 real.
 """
 
 import dataclasses
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +26,9 @@ class Pool:
         images: pixels 0-255, or ready vectors, or None when the model sees no images.
     """
 
-    tokens: Int[Array, "t s"] | None
-    lengths: Int[Array, "t"] | None
-    images: UInt8[Array, "i h w 3"] | Float[Array, "i v"] | None
+    tokens: Int[Any, "t s"] | None
+    lengths: Int[Any, "t"] | None
+    images: UInt8[Any, "i h w 3"] | Float[Any, "i v"] | None
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements
@@ -42,8 +42,8 @@ class Bags:
         mask: True where the slot holds a descriptor.
     """
 
-    slots: Int[Array, "b n"]
-    mask: Bool[Array, "b n"]
+    slots: Int[Any, "b n"]
+    mask: Bool[Any, "b n"]
 
 
 def fill(vectors: Float[Array, "p d"], bags: Bags) -> Float[Array, "b n d"]:
@@ -52,10 +52,10 @@ def fill(vectors: Float[Array, "p d"], bags: Bags) -> Float[Array, "b n d"]:
 
 
 def unit(vectors: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """Sphere-normalise: v / |v|; a zero vector stays zero, and so does its gradient."""
+    """Sphere-normalise: v / |v|; zero stays zero, its gradient too, and NaN stays NaN."""
     square = jnp.square(vectors).sum(-1, keepdims=True)
-    real = square > 1e-12
-    return jnp.where(real, vectors * jax.lax.rsqrt(jnp.where(real, square, 1)), 0)
+    tiny = square <= 1e-12
+    return jnp.where(tiny, 0, vectors * jax.lax.rsqrt(jnp.where(tiny, 1, square)))
 
 
 def masked_sum(vectors: Float[Array, "*b n d"], mask: Bool[Array, "*#b n"]) -> Float[Array, "*b d"]:

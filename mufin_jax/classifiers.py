@@ -131,9 +131,8 @@ def update(
             _adam, rate=rate, steps=steps.astype(jnp.float32), b1=b1, b2=b2, eps=eps
         )
         eta = adam(table.rows.eta, table.mean.eta, table.square.eta, gradients.eta, ids)
-        alpha = adam(
-            table.rows.alpha, table.mean.alpha, table.square.alpha, gradients.alpha, ids, bounded=True
-        )
+        old = (table.rows.alpha, table.mean.alpha, table.square.alpha)
+        alpha = adam(*old, gradients.alpha, ids, bounded=True)
         rows, mean, square = (Rows(e, a) for e, a in zip(eta, alpha, strict=True))
         return LabelTable(rows, mean, square, steps)
 

@@ -59,8 +59,9 @@ def describe_all(
 
     def read(step: int) -> tuple[np.ndarray, Pool]:
         rows = blocks[step]
-        pool = loader.pool(rows[rows < loader.num_texts], rows[rows >= loader.num_texts] - loader.num_texts)
-        if rows[0] < loader.num_texts:
+        text = rows < loader.num_texts
+        pool = loader.pool(rows[text], rows[~text] - loader.num_texts)
+        if text[0]:
             return rows, Pool(pool.tokens, pool.lengths, None)
         return rows, Pool(None, None, pool.images)
 
@@ -110,8 +111,8 @@ def embed_side(
         slots, mask = loader.slots(side, part)
         numbers, place = np.unique(slots, return_inverse=True)
         pool = pad_rows(vectors[numbers], model.mesh.size)
-        bags = Bags(pad_rows(place.reshape(slots.shape).astype(np.int32), model.mesh.size),
-                    pad_rows(mask, model.mesh.size))
+        place = place.reshape(slots.shape).astype(np.int32)
+        bags = Bags(pad_rows(place, model.mesh.size), pad_rows(mask, model.mesh.size))
         result = embed(model, put(pool, replicated(model.mesh)), put(bags, by_row(model.mesh)))
         vector.append(np.asarray(result.vector)[: len(part)])
         masks.append(mask)

@@ -1,7 +1,7 @@
 """Every way in which a run can end, in one place: one exception and one exit code each.
 
 A message is one line that says what was found (file and row where there is one), what was
-wanted, and what to do. `experiment.main` prints it and exits with the code; nothing else in the
+wanted, and what to do. `runs.main_guard` prints it and exits with the code; nothing else in the
 package calls `sys.exit`.
 """
 

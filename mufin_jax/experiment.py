@@ -198,6 +198,7 @@ class _Runner:
         finetune(
             experiment.finetune, folders["prepare"], folders["retrieve"], folders["initialize"],
             out, self.mesh, experiment.seed, experiment.retrieve.index,
+            experiment.evaluate.predict,
         )  # fmt: skip
 
     def evaluate(self, out: Path) -> None:
@@ -211,6 +212,6 @@ class _Runner:
 
 def _use_compile_cache(folder: Path) -> None:
     """Keep compiled programs in the run's folder, so that a resumed run does not compile again."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

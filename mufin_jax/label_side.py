@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import SideEmbedding, describe_all, embed_side
 from mufin_jax.model import Mufin
@@ -40,7 +39,7 @@ def centroids(
     relevance: sparse.csr_matrix, x: Float[np.ndarray, "p d"]
 ) -> tuple[Int[np.ndarray, "c"], Float[np.ndarray, "c d"]]:
     """Return the labels that have a training point, and unit(mean of x1_i) of each."""
-    sums = np.asarray((relevance > 0).astype(np.float32).T @ x)
+    sums = np.asarray(relevance.astype(bool).astype(np.float32).T @ x)
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     labels = np.flatnonzero(norms[:, 0] > 1e-6)
     return labels, sums[labels] / norms[labels]
@@ -57,7 +56,7 @@ def build_index(
 
     Args:
         labels: label embeddings, with their bags.
-        relevance: training datapoints x labels.
+        relevance: training datapoints x labels, without the pairs of the overlap filter.
         x: x1 of the training datapoints.
         config: how the index searches.
         pooled: enter one vector z1 a label instead of its bag (the ablation P-I-vec).
@@ -86,5 +85,3 @@ def shortlist(index: LabelIndex, x: Float[np.ndarray, "b d"], k: int) -> Shortli
         found = index.shortlist(x[real], k)
         labels[real], similarities[real] = found.labels, found.similarities
     return Shortlist(labels, similarities)
-
-

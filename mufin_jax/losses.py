@@ -40,7 +40,7 @@ def cosine_margin_loss(
     negatives: Bool[Array, "b c"],
     margin: float = 0.5,
 ) -> Float[Array, "b"]:
-    """Module IV: sum of (1 - x2_l·w_l) over positives + sum of [x2_k·w_k - margin]_+ over negatives.
+    """Module IV: sum of 1 - x2_l·w_l over positives + sum of [x2_k·w_k - margin]_+ over negatives.
 
     Args:
         similarities: x2_l·w_l of each datapoint with each label sampled for it.

@@ -15,7 +15,7 @@ def training_pairs(train: Side) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
 
     Pairs of the overlap filter are neither: the datapoint and the label are the same product.
     """
-    relevance = train.relevance.astype(bool).tocsr()
+    relevance = train.pairs.astype(bool).tocsr()
     if train.filter is None or not train.filter.nnz:
         return relevance, relevance
     overlap = train.filter.astype(bool).tocsr()

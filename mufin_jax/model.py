@@ -122,6 +122,7 @@ class Mufin(nnx.Module):
         """Return the descriptor vectors X0 of a pool, texts first, on every device."""
         parts = []
         if self.text_encoder is not None and pool.tokens is not None:
+            assert pool.lengths is not None
             hidden = self.text_encoder(pool.tokens, pool.lengths)
             parts.append(self._reduce(hidden, self.text_reduce))
         if self.image_encoder is not None and pool.images is not None:
@@ -166,8 +167,11 @@ class Mufin(nnx.Module):
     def depths(self) -> dict[str, int]:
         """Return the number of blocks of each encoder, by its name in the model."""
         encoders = {"image_encoder": self.image_encoder, "text_encoder": self.text_encoder}
-        return {name: getattr(e, "config").depth if hasattr(e, "config") else 1
-                for name, e in encoders.items() if e is not None}
+        return {
+            name: 1 if isinstance(encoder, ReadyVectors) else encoder.config.depth
+            for name, encoder in encoders.items()
+            if encoder is not None
+        }
 
     def _reduce(self, hidden: Float[Array, "p w"], linear: nnx.Linear | None) -> Array:
         return pool_maximum(hidden, self.dim) if linear is None else linear(hidden)

@@ -107,6 +107,8 @@ def by_part(config: OptimizerConfig, steps: int) -> optax.GradientTransformation
     }
     parts = optax.partition(
         {part: adamw(rate) for part, rate in rates.items()},
-        lambda params: {part: jax.tree.map(lambda _: part, tree) for part, tree in params.items()},
+        lambda params: {
+            part: jax.tree.map(lambda _, part=part: part, tree) for part, tree in params.items()
+        },
     )
     return optax.chain(optax.clip_by_global_norm(config.clip), parts) if config.clip else parts

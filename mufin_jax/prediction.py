@@ -1,9 +1,9 @@
 """Prediction: embed, shortlist, classify, mix, top k (paper, section 3).
 
-A datapoint is embedded once. Its shortlist R comes with a_l, the largest cosine of x1 with any entry
-of label l; the classifiers give c_l = x2_l·w_l for the labels of the shortlist alone; the score is
-0.7 c + 0.3 a. Label bags, centroids and index are rebuilt with the encoders that Module IV leaves, so
-that a query passes one encoder once.
+A datapoint is embedded once. Its shortlist R comes with a_l, the largest cosine of x1 with any
+entry of label l; the classifiers give c_l = x2_l·w_l for the labels of the shortlist alone; the
+score is 0.7 c + 0.3 a. Label bags, centroids and index are rebuilt with the encoders that Module IV
+leaves, so that a query passes one encoder once.
 """
 
 import dataclasses
@@ -23,12 +23,13 @@ from mufin_jax.artefacts import load_model
 from mufin_jax.attention import Memory
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.data.images import read_image
-from mufin_jax.data.loader import Loader, pad_rows, pad_texts, prefetch
+from mufin_jax.data.loader import Loader, pad_rows, prefetch
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_json, replacing, write_json
 from mufin_jax.label_side import build_index, embed_dataset, shortlist
+from mufin_jax.mining import training_pairs
 from mufin_jax.model import Embedding, Mufin
+from mufin_jax.queries import read_items
 from mufin_jax.retrieval import IndexConfig, LabelIndex
 from mufin_jax.sharding import by_row, make_mesh, put, replicated
 from mufin_jax.shortlist import Shortlist
@@ -55,8 +56,8 @@ class PredictConfig:
         """Refuse an empty shortlist and weights outside [0, 1]."""
         if self.shortlist < 1 or not 0 <= self.mix <= 1:
             raise InputError(
-                f"predict.shortlist={self.shortlist}, predict.mix={self.mix}: wanted a shortlist of "
-                "at least 1 and a mix between 0 and 1"
+                f"predict.shortlist={self.shortlist}, predict.mix={self.mix}: wanted a shortlist "
+                "of at least 1 and a mix between 0 and 1"
             )
 
 
@@ -99,7 +100,7 @@ class Predictor:
         bags: Z1 of every label, descriptor after descriptor (e, d).
         offsets: the descriptors of label l are rows offsets[l] to offsets[l + 1] of `bags`.
         w: the classifiers (L, d).
-        dataset: the prepared folder the model was trained on: tokenizer, picture size, label titles.
+        dataset: the prepared folder the model was trained on: tokenizer, picture size, titles.
         config: shortlist and mix.
     """
 
@@ -121,8 +122,8 @@ class Predictor:
         slots = start + np.arange(max(1, int(np.diff(offsets).max(initial=1))))
         self._slots = put(np.where(slots < stop, slots, -1).astype(np.int32), everywhere)
         self._w = put(w, everywhere)
-        self._memory = jax.jit(lambda model, bags: model.cross_attention.memory(
-            bags, jnp.ones(len(bags), bool)))(model, put(bags, everywhere))
+        memory = jax.jit(lambda block, bags: block.memory(bags, jnp.ones(len(bags), bool)))
+        self._memory = memory(model.cross_attention, put(bags, everywhere))
 
     @classmethod
     def build(
@@ -142,14 +143,16 @@ class Predictor:
             rows = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(w)], table.rows)
             w = np.asarray(jax.jit(classifiers.combine)(rows, w))
         offsets = np.concatenate([[0], np.cumsum(labels.mask.sum(1))])
-        built = build_index(labels, dataset.train.relevance, embedded.train.vector, index)
+        relevance, _ = training_pairs(dataset.train)
+        built = build_index(labels, relevance, embedded.train.vector, index)
         return cls(model, built, labels.bag[labels.mask], offsets, w, dataset, config)
 
     def save(self, folder: Path) -> None:
         """Write the label side: `index/`, `labels.npz` (bags, offsets, w) and `predictor.json`."""
         self.index.save(folder / "index")
         with replacing(folder / "labels.npz") as file:
-            np.savez(file, **self._arrays)
+            arrays = self._arrays
+            np.savez(file, bags=arrays["bags"], offsets=arrays["offsets"], w=arrays["w"])
         write_json(folder / "predictor.json", dataclasses.asdict(self.config))
 
     @classmethod
@@ -186,10 +189,11 @@ class Predictor:
         Raises:
             InputError: if an item has nothing that the model sees, or a picture cannot be read.
         """
-        results = []
+        results, mesh = [], self.model.mesh
         for start in range(0, len(items), BLOCK):
-            pool, bags = self._read(items[start : start + BLOCK], start)
-            labels, scores = self.rank(pool, bags, min(len(items) - start, BLOCK))
+            block, modalities = items[start : start + BLOCK], self.model.config.modalities
+            pool, bags = read_items(block, start, self.dataset, modalities, mesh.size)
+            labels, scores = self.rank(pool, bags, len(block))
             results += [self._name(*row, k) for row in zip(labels, scores, strict=True)]
         return results
 
@@ -206,6 +210,7 @@ class Predictor:
         blocks = [np.arange(i, min(i + BLOCK, len(side))) for i in range(0, len(side), BLOCK)]
         made = prefetch(lambda i: self.loader.batch([(side, blocks[i])]), 0, len(blocks))
         for rows, (pool, (bags,)) in zip(blocks, made, strict=True):
+            assert isinstance(pool, Pool)  # this loader holds no ready descriptor vectors
             given = None
             if lists is not None:
                 given = Shortlist(lists.labels[rows], lists.similarities[rows])
@@ -221,7 +226,7 @@ class Predictor:
         if lists is None:
             x = np.asarray(points.vector)[:count]
             lists = shortlist(self.index, x, self.config.shortlist + extra)
-        step = max(PAIRS, mesh.size)
+        step = -(-PAIRS // mesh.size) * mesh.size
         labels, scores = [], []
         for start in range(0, count, step):
             size = min(step, len(padded.mask) - start)
@@ -238,50 +243,6 @@ class Predictor:
             labels.append(np.asarray(result[0]))
             scores.append(np.asarray(result[1]))
         return np.concatenate(labels)[:count], np.concatenate(scores)[:count]
-
-    def _read(self, items: Sequence[dict], first: int) -> tuple[Pool, Bags]:
-        """Turn a user's items into a pool and bags."""
-        dataset, modalities = self.dataset, self.model.config.modalities
-        titles, pictures, owners = [], [], []
-        for row, item in enumerate(items):
-            if unknown := set(item) - {"title", "images"}:
-                raise InputError(f"item {first + row}: unknown field {sorted(unknown)[0]!r}; wanted title, images")
-            titles.append(str(item.get("title") or "").strip() if modalities != "images" else "")
-            sources = item.get("images") or [] if modalities != "text" else []
-            if not titles[-1] and not sources:
-                raise InputError(f"item {first + row}: nothing to see; wanted a title or images")
-            if sources and dataset.image_vectors is not None:
-                raise InputError(
-                    f"item {first + row}: the model knows ready vectors, not pictures; give a title"
-                )
-            pictures += [self._picture(source, first + row) for source in sources]
-            owners += [row] * len(sources)
-        tokens = lengths = images = None
-        columns, first_image = [], 0
-        if modalities != "images":
-            ids, counts = dataset.tokenizer.encode(titles, dataset.texts.shape[1])
-            tokens, lengths = pad_texts(ids, counts, self.model.mesh.size)
-            first_image = len(tokens)
-            columns.append(np.where([bool(t) for t in titles], np.arange(len(items)), -1)[:, None])
-        if modalities != "text" and dataset.image_vectors is None:
-            size = dataset.processing.size
-            stack = np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
-            images = pad_rows(stack, self.model.mesh.size)
-            counts = np.bincount(owners, minlength=len(items)) if owners else np.zeros(len(items), int)
-            place = np.cumsum(counts)[:, None] - counts[:, None] + np.arange(max(1, counts.max()))
-            real = np.arange(place.shape[1]) < counts[:, None]
-            columns.append(np.where(real, first_image + place, -1))
-        slots = np.concatenate(columns, 1)
-        pool = Pool(tokens, lengths, images)  # pyright: ignore[reportArgumentType]
-        return pool, Bags(np.maximum(slots, 0).astype(np.int32), slots >= 0)  # pyright: ignore
-
-    def _picture(self, source: Any, item: int) -> np.ndarray:
-        try:
-            source = Path(source) if isinstance(source, str) else source
-            return read_image(source, self.dataset.processing)
-        except InputError as error:
-            name = f" ({source})" if isinstance(source, Path) else ""
-            raise InputError(f"item {item}: picture{name}: {error}") from None
 
     def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:
         side = self.dataset.labels

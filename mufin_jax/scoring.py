@@ -5,6 +5,7 @@ import time
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from mufin_jax.bags import Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import evaluate_ranking, spare_places
 from mufin_jax.prediction import Predictor
@@ -22,7 +23,8 @@ def evaluate(
         lists: shortlists to score in place of the predictor's own.
 
     Returns:
-        "P@1" ... "R@100" in percent and "AUC" as a share, as `evaluation.evaluate_ranking` has them.
+        "P@1" ... "R@100" in percent and "AUC" as a share, as `evaluation.evaluate_ranking` has
+        them.
     """
     ranking, _, _ = rank_test(predictor, dataset, lists)
     return measure(ranking, dataset)
@@ -31,7 +33,7 @@ def evaluate(
 def measure(ranking: Int32[np.ndarray, "b k"], dataset: Dataset) -> dict[str, float]:
     """Return the metrics of a ranking of the dataset's test points."""
     test = dataset.test
-    return evaluate_ranking(ranking, test.relevance, test.filter, dataset.train.relevance)
+    return evaluate_ranking(ranking, test.pairs, test.filter, dataset.train.pairs)
 
 
 def rank_test(
@@ -39,8 +41,9 @@ def rank_test(
 ) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"], float]:
     """Return labels and scores for all test points, best first, and milliseconds a point.
 
-    The lists are longer than those that count, by as many labels as the overlap filter can take from
-    one datapoint. The time is of reading, encoding, retrieving and scoring, with everything compiled.
+    The lists are longer than those that count, by as many labels as the overlap filter can take
+    from one datapoint. The time is of reading, encoding, retrieving and scoring, with everything
+    compiled.
     """
     extra = spare_places(dataset.test.filter)
     next(predictor.rank_side(dataset.test, extra, lists), None)  # compiles
@@ -57,6 +60,7 @@ def time_single(predictor: Predictor, dataset: Dataset, points: int) -> float:
     for point in np.arange(min(points, len(dataset.test))).repeat(2):  # the first may compile
         start = time.perf_counter()
         pool, (bags,) = predictor.loader.batch([(dataset.test, np.array([point]))])
+        assert isinstance(pool, Pool)  # a predictor's loader holds no ready descriptor vectors
         predictor.rank(pool, bags, 1)
         times.append(time.perf_counter() - start)
     return float(np.median(times[1::2]) * 1e3)

@@ -17,7 +17,7 @@ REPLICATED = PartitionSpec()
 BY_ROW = PartitionSpec(AXIS)
 
 
-def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(devices: list[Any] | None = None) -> Mesh:
     """Return the mesh over `devices` (all of them by default), with the single axis "devices".
 
     The axis is Auto: under Explicit axes, jax's own default since 0.10, `nnx.Embed` on a sharded

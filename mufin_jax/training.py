@@ -1,8 +1,8 @@
 """The one training loop, used by Module I and Module IV.
 
 A stage brings a jitted step and a function that makes batch i; the loop brings progress, logs,
-checkpoints and resuming. Batch i is a pure function of (seed, stage, i), so a run that was killed and
-started again computes, to the bit, what an uninterrupted one does.
+checkpoints and resuming. Batch i is a pure function of (seed, stage, i), so a run that was killed
+and started again computes, to the bit, what an uninterrupted one does.
 """
 
 import dataclasses
@@ -51,7 +51,8 @@ class FitConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"fit.{name}={getattr(self, name)}: wanted a whole number >= 1")
         if not self.checkpoint_seconds > 0:
-            raise InputError(f"fit.checkpoint_seconds={self.checkpoint_seconds}: wanted more than 0")
+            found = self.checkpoint_seconds
+            raise InputError(f"fit.checkpoint_seconds={found}: wanted more than 0")
 
 
 def fit(
@@ -116,8 +117,8 @@ def fit(
                     if saved != done:
                         _save(done, state, metrics, checkpoints)
                     raise Stopped(
-                        f"{name}: stopped by a signal after step {done} of {steps}, which is saved; "
-                        "run the same command to go on"
+                        f"{name}: stopped by a signal after step {done} of {steps}, which is "
+                        "saved; run the same command to go on"
                     )
     writer.close()
     return state
@@ -136,8 +137,8 @@ def _save(step: int, state: State, metrics: dict[str, jax.Array], checkpoints: C
     if not (math.isfinite(loss) and _all_finite(state)):  # the loss is of before the last update
         found = "some weights are not finite" if math.isfinite(loss) else f"the loss is {loss}"
         raise NonFinite(
-            f"{found} at step {step}; the last good checkpoint is kept: lower the learning rate, or "
-            "look for broken input"
+            f"{found} at step {step}; the last good checkpoint is kept: lower the learning rate, "
+            "or look for broken input"
         )
     checkpoints.save(step, state, {})
 
@@ -151,9 +152,7 @@ def _all_finite(state: State) -> jax.Array:
 class _Follower:
     """Writes metrics, and warns once when training rests at the collapsed solution."""
 
-    def __init__(
-        self, name: str, config: FitConfig, plateau: float | None, writer: MetricsWriter
-    ):
+    def __init__(self, name: str, config: FitConfig, plateau: float | None, writer: MetricsWriter):
         self.name, self.config, self.plateau, self.writer = name, config, plateau, writer
         self.resting, self.warned = 0, False
 
@@ -164,17 +163,19 @@ class _Follower:
         loss, cosine = values["loss"], values["cosine"]
         if not np.isfinite(loss):
             raise NonFinite(
-                f"{self.name}: the loss is {loss} at step {step}; the last good checkpoint is kept: "
-                "lower the learning rate, or look for broken input"
+                f"{self.name}: the loss is {loss} at step {step}; the last good checkpoint is "
+                "kept: lower the learning rate, or look for broken input"
             )
         at_rest = self.plateau is not None and abs(loss / self.plateau - 1) < 0.05
         self.resting = self.resting + 1 if at_rest and cosine > 0.95 else 0
         if self.resting * self.config.log_every >= 200 and not self.warned:
             self.warned = True
             log.warning(
-                "%s: the loss rests at %.3f, its value when all similarities are equal, and the mean "
-                "cosine is %.3f: training has collapsed. Try a smaller batch, a lower rate, a longer "
-                "warm-up, or start from pre-trained encoders",
-                self.name, loss, cosine,
+                "%s: the loss rests at %.3f, its value when all similarities are equal, and the "
+                "mean cosine is %.3f: training has collapsed. Try a smaller batch, a lower rate, a "
+                "longer warm-up, or start from pre-trained encoders",
+                self.name,
+                loss,
+                cosine,
             )
         return f"loss {loss:.4f}, cosine {cosine:.3f}"

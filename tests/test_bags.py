@@ -62,6 +62,11 @@ def test_the_unit_of_zero_is_zero_and_so_is_its_gradient():
     np.testing.assert_array_equal(jax.grad(lambda v: unit(v).sum())(zero), zero)
 
 
+def test_the_unit_of_nan_is_nan_beside_rows_that_are_none():
+    vectors = jnp.array([[jnp.nan, 1], [3, 4], [0, 0]])
+    np.testing.assert_allclose(unit(vectors), [[jnp.nan, jnp.nan], [0.6, 0.8], [0, 0]], rtol=1e-6)
+
+
 def test_the_gradient_of_unit_is_tangential():
     vector, direction = jnp.array([3.0, -4, 12]), jnp.array([0.3, 1.0, -2])
     gradient = jax.grad(lambda v: unit(v) @ direction)(vector)

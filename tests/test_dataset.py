@@ -89,6 +89,13 @@ def test_pickled_arrays_are_not_loaded(folder):
         Dataset.open(folder)
 
 
+def test_points_have_pairs_and_labels_have_none(folder):
+    dataset = Dataset.open(folder)
+    assert dataset.train.pairs is dataset.train.relevance
+    with pytest.raises(ValueError, match="'label' has no relevance"):
+        _ = dataset.labels.pairs
+
+
 def test_strings_come_back_as_they_were(tmp_path):
     texts = ["", "café", "日本", "a" * 300, ""]
     Strings.pack(texts).save(tmp_path / "strings.npz")

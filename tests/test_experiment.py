@@ -174,6 +174,7 @@ def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
     raw = json_lines(tmp_path / "raw")
     found = _stands(
         tmp_path / "run", compiled, f"--data={raw}", "--model.modalities=images",
+        "--evaluate.predict.mix=0.6",
         *(f"--{stage}.optimizer.{kind}-encoder=frozen" for stage in ("pretrain", "finetune")
           for kind in ("image", "text")),
     )  # fmt: skip
@@ -183,6 +184,8 @@ def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
     )
     np.testing.assert_array_equal(before, after)  # nothing that describes has moved
     assert np.abs(before).max() > 0
+    recorded = read_json(tmp_path / "run" / "finetune" / "predictor" / "predictor.json")
+    assert recorded == {"shortlist": 100, "mix": 0.6}  # what metrics.json was made with
 
 
 def test_ready_vectors_with_a_learned_reduction(compiled, tmp_path):

@@ -1,5 +1,6 @@
 """Claims about the loader: which descriptor fills which slot, and what is read ahead."""
 
+import dataclasses
 import threading
 import time
 
@@ -9,6 +10,7 @@ from raw_folders import number_of
 from small import MOST_IMAGES, SIZES, pictures, title
 
 from mufin_jax.data.loader import Loader, pad_rows, pad_texts, prefetch
+from mufin_jax.errors import InputError
 
 
 def contents(loader, pool, bags, row) -> list:
@@ -81,6 +83,21 @@ def test_items_without_a_text_or_without_images_have_shorter_bags(dataset):
 def test_a_batch_without_any_descriptor_still_has_a_pool(dataset):
     pool, (bags,) = Loader(dataset, "images", 8).batch([(dataset.train, np.array([2, 7]))])
     assert not bags.mask.any() and pool.images.shape == (8, 8, 8, 3)
+
+
+def without(side, kind):
+    """The side, no item of which has a title, or a picture."""
+    if kind == "title":
+        return dataclasses.replace(side, text=np.full_like(side.text, -1))
+    return dataclasses.replace(side, image_offsets=np.zeros_like(side.image_offsets))
+
+
+@pytest.mark.parametrize("modalities, kind", [("text", "title"), ("images", "picture")])
+def test_a_model_that_would_see_nothing_of_the_data_is_refused(dataset, modalities, kind):
+    sides = {name: without(getattr(dataset, name), kind) for name in ("train", "test", "labels")}
+    Loader(dataclasses.replace(dataset, **sides), "both")
+    with pytest.raises(InputError, match=f"no item has a {kind}.*modalities={modalities}"):
+        Loader(dataclasses.replace(dataset, **sides), modalities)
 
 
 def test_pools_are_padded_to_buckets_that_divide_over_the_devices(dataset):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from raw_folders import colour, picture
+from scipy import sparse
 from small import CONFIG, PIXELS, SIZES, new_model, pictures, title
 
-from mufin_jax import classifiers, prediction
+from mufin_jax import classifiers, prediction, queries
 from mufin_jax.artefacts import save_model
 from mufin_jax.data.loader import Loader
 from mufin_jax.errors import InputError
@@ -20,6 +21,7 @@ from mufin_jax.retrieval import IndexConfig
 
 K = 9
 EXACT = IndexConfig(backend="exact")
+ONLY_5 = sparse.csr_matrix(np.eye(SIZES["label"], dtype=np.float32)[[5]])
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def exact_pixels(predictor, dataset, monkeypatch):
         for number, row in zip(pictures("test", i), dataset.test.images_of(i), strict=True)
     }
     monkeypatch.setattr(
-        prediction, "read_image", lambda image, processing: by_colour[image.getpixel((0, 0))]
+        queries, "read_image", lambda image, processing: by_colour[image.getpixel((0, 0))]
     )
 
 
@@ -83,11 +85,12 @@ def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(
     )
 
 
+@pytest.mark.parametrize("pairs", [3, 9])  # eight devices take eight or sixteen at once
 def test_neither_order_nor_batch_size_changes_a_score(
-    predictor, ranked, dataset, exact_pixels, monkeypatch
+    predictor, ranked, dataset, exact_pixels, monkeypatch, pairs
 ):
     order = np.random.default_rng(0).permutation(SIZES["test"])
-    monkeypatch.setattr(prediction, "PAIRS", 3)  # eight devices take eight, so there are two parts
+    monkeypatch.setattr(prediction, "PAIRS", pairs)
     blocks = rank(predictor, dataset.test)
     np.testing.assert_array_equal(blocks[0], ranked[0])
     np.testing.assert_allclose(blocks[1], ranked[1], atol=1e-5)
@@ -152,6 +155,17 @@ def test_without_a_table_the_classifiers_are_the_label_embeddings(model, dataset
     plain = Predictor.build(model, None, dataset, PredictConfig(shortlist=K), EXACT)
     expected = embed_dataset(model, plain.loader).labels.vector
     np.testing.assert_allclose(plain._arrays["w"], expected, atol=1e-6)
+
+
+def test_pairs_of_the_overlap_filter_have_no_part_in_a_centroid(model, dataset):
+    train = dataset.train
+    filtered = dataclasses.replace(
+        dataset, train=dataclasses.replace(train, filter=train.pairs[:, [5]] @ ONLY_5)
+    )
+    built = Predictor.build(model, None, filtered, PredictConfig(), EXACT).index.entries
+    plain = Predictor.build(model, None, dataset, PredictConfig(), EXACT).index.entries
+    fewer = np.diff(plain.offsets) - np.diff(built.offsets)
+    assert np.flatnonzero(fewer).tolist() == [5] and fewer[5] == 1
 
 
 def test_a_saved_predictor_gives_the_same_answers(predictor, ranked, dataset, mesh, tmp_path):

@@ -77,6 +77,17 @@ class Side:
         """The number of items."""
         return len(self.text)
 
+    @property
+    def pairs(self) -> scipy.sparse.csr_matrix:
+        """The relevance of a side of points.
+
+        Raises:
+          ValueError: for the labels, which have none.
+        """
+        if self.relevance is None:
+            raise ValueError(f"the side {self.name!r} has no relevance: wanted points, not labels")
+        return self.relevance
+
     def images_of(self, i: int) -> Int64[np.ndarray, " images"]:
         """The rows of item i's images."""
         return self.image_rows[self.image_offsets[i] : self.image_offsets[i + 1]]

@@ -1,8 +1,8 @@
 """From item numbers to `Pool` and `Bags`: the one door between numpy and JAX.
 
 A batch names items; the loader collects the distinct texts and images among them, of datapoints and
-labels together, pads both to a bucket, and says which descriptor fills which slot. What is encoded is
-therefore proportional to the true number of distinct descriptors (paper, section 4: 4.9 images a
+labels together, pads both to a bucket, and says which descriptor fills which slot. What is encoded
+is therefore proportional to the true number of distinct descriptors (paper, section 4: 4.9 images a
 product, 15 at most), and the shapes that are compiled are few.
 """
 
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.errors import InputError
 from mufin_jax.sharding import round_up
 
 T = TypeVar("T")
@@ -34,6 +35,9 @@ class Loader:
     Attributes:
         vectors: descriptor vectors (p, d) by number, if they are known and will not change: batches
             then hold those of their descriptors in place of a pool.
+
+    Raises:
+        InputError: if the model sees only texts, or only pictures, and the data have none.
     """
 
     vectors: Float[np.ndarray, "p d"] | None = None
@@ -51,6 +55,16 @@ class Loader:
         self.num_descriptors = self.num_texts + len(self.pixels)
         sides = (dataset.train, dataset.test, dataset.labels)
         self.max_images = max(int(np.diff(side.image_offsets).max(initial=0)) for side in sides)
+        missing = None
+        if modalities == "images" and not self.max_images:
+            missing = "picture"
+        elif modalities == "text" and not any((side.text >= 0).any() for side in sides):
+            missing = "title"
+        if missing:
+            raise InputError(
+                f"{dataset.path}: no item has a {missing}, and a model of modalities={modalities} "
+                "sees nothing else; choose --model.modalities=both, or bring other data"
+            )
 
     def slots(
         self, side: Side, rows: Int[np.ndarray, "b"]
@@ -69,9 +83,7 @@ class Loader:
         slots = np.concatenate(columns, 1)
         return np.maximum(slots, 0), slots >= 0
 
-    def batch(
-        self, groups: Sequence[Items]
-    ) -> tuple[Pool | Float[np.ndarray, "p d"], list[Bags]]:
+    def batch(self, groups: Sequence[Items]) -> tuple[Pool | Float[np.ndarray, "p d"], list[Bags]]:
         """Return one pool for all groups of items, and the bags of each group, as numpy arrays."""
         grids = [self.slots(side, rows) for side, rows in groups]
         numbers = np.unique(np.concatenate([slots[mask] for slots, mask in grids]))
@@ -99,7 +111,7 @@ class Loader:
             )
         if self.modalities != "text":
             pixels = pad_rows(np.asarray(self.pixels[images]), self.mesh_size)
-        return Pool(tokens, lengths, pixels)  # pyright: ignore[reportArgumentType]
+        return Pool(tokens, lengths, pixels)
 
 
 def pad_rows(array: np.ndarray, mesh_size: int = 1) -> np.ndarray:

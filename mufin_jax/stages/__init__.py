@@ -1,1 +1,1 @@
-"""The stages in the paper's order: Modules I to IV, then evaluation; each maps a folder to the next."""
+"""The stages in the paper's order: Modules I to IV, then evaluation; each maps folders to one."""

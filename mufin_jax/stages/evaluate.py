@@ -1,7 +1,8 @@
 """Section 4 of the paper: the test set's metrics, beside the floors and the ceiling.
 
-Reads: a prepared folder, Module II's `test.npz`, Module IV's predictor. Writes: `metrics.json` (also
-at the top of the run's folder), `test.npz` (int32 labels and float32 scores (N', k), unfiltered).
+Reads: a prepared folder, Module II's `test.npz`, Module IV's predictor. Writes: `metrics.json`
+(also at the top of the run's folder), `test.npz` (int32 labels and float32 scores (N', k),
+unfiltered).
 """
 
 import dataclasses
@@ -14,13 +15,12 @@ from jax.sharding import Mesh
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.errors import InputError
 from mufin_jax.evaluation import METRICS, PAPER_MUFIN, drop, table
+from mufin_jax.files import replacing, write_json
 from mufin_jax.floors import floors
 from mufin_jax.prediction import PredictConfig, Predictor
-from mufin_jax.shortlist import Shortlist
-from mufin_jax.files import replacing, write_json
 from mufin_jax.scoring import evaluate as score
 from mufin_jax.scoring import measure, rank_test, time_single
-
+from mufin_jax.shortlist import Shortlist
 
 MM_AMAZON_LABELS = 303_296
 """L of MM-AmazonTitles-300K: the paper's row is printed beside results on so many labels."""
@@ -51,7 +51,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a finished run and return what `metrics.json` holds."""
     dataset = Dataset.open(prepared)
-    test, train = dataset.test, dataset.train.relevance
+    test, train = dataset.test, dataset.train
     if not len(test):
         raise InputError(f"{prepared}: no test points to evaluate on; bring a test split")
     predictor = Predictor.load(workdir, mesh, config.predict)
@@ -65,10 +65,10 @@ def evaluate(
     }
     if config.own_shortlists:
         rows["MUFIN on Module I's shortlists"] = score(predictor, dataset, module_1)
-    kept = drop(labels, test.relevance, test.filter)
+    kept = drop(labels, test.pairs, test.filter)
     found = floors(
-        list(dataset.train.titles), list(test.titles), list(dataset.labels.titles),
-        train, test.relevance, test.filter,
+        list(train.titles), list(test.titles), list(dataset.labels.titles),
+        train.pairs, test.pairs, test.filter,
     )  # fmt: skip
     result: dict[str, Any] = dict(rows["MUFIN"])
     result |= {

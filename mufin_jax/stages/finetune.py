@@ -103,9 +103,8 @@ class Batches:
     def __init__(
         self, config: FinetuneConfig, dataset: Dataset, loader: Loader, lists: Shortlist, seed: int
     ):
-        self.config, self.dataset, self.loader, self.lists, self.seed = (
-            config, dataset, loader, lists, seed,
-        )
+        self.config, self.dataset, self.loader = config, dataset, loader
+        self.lists, self.seed = lists, seed
         self.relevance, self.blocked = mining.training_pairs(dataset.train)
         self.usable = np.flatnonzero(np.diff(self.relevance.indptr))
         size = min(config.batch_size, len(self.usable))
@@ -161,6 +160,7 @@ def finetune(
     mesh: Mesh,
     seed: int,
     index: IndexConfig = IndexConfig(),  # noqa: B008 (frozen)
+    predict: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Module IV: train cross-attention and classifiers, and write model and table to `out`.
 
@@ -200,7 +200,7 @@ def finetune(
     save_model(model, out / "model")
     if "table" in state:
         Checkpoints(out / "table").save(0, state["table"], {})
-    predictor = Predictor.build(model, state.get("table"), dataset, PredictConfig(), index)
+    predictor = Predictor.build(model, state.get("table"), dataset, predict, index)
     predictor.save(out / "predictor")
 
 
@@ -210,9 +210,7 @@ def place(batch: Batch, mesh: Mesh) -> Batch:
     return dataclasses.replace(placed, ids=put(batch.ids, replicated(mesh)))
 
 
-def make_step(
-    config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int, mesh: Mesh
-) -> Any:
+def make_step(config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int, mesh: Mesh) -> Any:
     """Return the jitted step of Module IV: (state, frozen, batch) -> (state, metrics)."""
     rates = config.optimizer
     table_rate = schedule(rates.table_rate or rates.rate, rates.warmup, steps)
@@ -243,7 +241,7 @@ def make_step(
         updates, opt = optimizer.update(gradients, state["opt"], state["train"])
         new = {"train": jax.tree.map(jnp.add, state["train"], updates), "opt": opt}
         if table is not None:
-            rate = table_rate(table.steps)
+            rate = jnp.asarray(table_rate(table.steps))
             new["table"] = classifiers.update(table, batch.ids, row_gradients, rate, mesh)
         return new, {"loss": loss, "cosine": cosine}
 

@@ -3,8 +3,8 @@
 A batch is drawn over labels. For each label l, P_l holds 2 hard positives, N_l the 3 most similar
 datapoints drawn for other labels of the global batch; the loss is the hinge of `losses.hinge_loss`.
 
-Reads: a prepared folder. Writes: `model/` (all weights), `refresh-<step>.npz` (float32 z (L, D) and x
-(N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`, TensorBoard events;
+Reads: a prepared folder. Writes: `model/` (all weights), `refresh-<step>.npz` (float32 z (L, D) and
+x (N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`, TensorBoard events;
 `vectors.npy` (float32 (p, D), the descriptor vectors) where no encoder trains.
 """
 
@@ -117,8 +117,7 @@ class Batches:
         """Return the batch of a step, as numpy arrays."""
         config = self.config
         epoch, index = divmod(step, self.per_epoch)
-        order = self._order(epoch)
-        labels = np.take(order, np.arange(index, index + 1) * self.size + np.arange(self.size), mode="wrap")
+        labels = np.take(self._order(epoch), index * self.size + np.arange(self.size), mode="wrap")
         rng = np.random.default_rng([self.seed, STAGE, step])
         points, real = mining.draw_positives(
             self.points_of, labels, config.positives, rng, self.z, self.x, config.hard_limit
@@ -144,7 +143,12 @@ class Batches:
 
 
 def pretrain(
-    config: PretrainConfig, model_config: ModelConfig, prepared: Path, out: Path, mesh: Mesh, seed: int
+    config: PretrainConfig,
+    model_config: ModelConfig,
+    prepared: Path,
+    out: Path,
+    mesh: Mesh,
+    seed: int,
 ) -> None:
     """Module I: train the encoders and A_S, and write the model to `out`.
 
@@ -218,7 +222,7 @@ def make_step(config: PretrainConfig, graphdef: Any, optimizer: Any) -> Any:
         loss = losses.hinge_loss(
             similarities, batch.positives, batch.negatives, hardest, config.margin
         )
-        cosine = jnp.where(batch.negatives, similarities, 0).sum() / jnp.maximum(batch.negatives.sum(), 1)
+        cosine = jnp.where(batch.negatives, similarities, 0).sum() / batch.negatives.sum().clip(1)
         return loss.mean(), cosine
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -19,6 +19,7 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.errors import InputError
 from mufin_jax.evaluation import spare_places
 from mufin_jax.label_side import build_index, embed_dataset, shortlist
+from mufin_jax.mining import training_pairs
 from mufin_jax.retrieval import IndexConfig
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,9 @@ def retrieve(
     dataset = Dataset.open(prepared)
     model = load_model(pretrained / "model", mesh)
     embedded = embed_dataset(model, Loader(dataset, model.config.modalities, mesh.size))
-    assert dataset.train.relevance is not None
+    relevance, _ = training_pairs(dataset.train)
     index = build_index(
-        embedded.labels, dataset.train.relevance, embedded.train.vector, config.index, config.pooled
+        embedded.labels, relevance, embedded.train.vector, config.index, config.pooled
     )
     log.info("index: %d entries of %d labels", len(index.entries.vectors), dataset.num_labels)
     index.save(out / "index")

@@ -1,0 +1,74 @@
+"""A user's items, titles and pictures in any form, turned into a pool and bags."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mufin_jax.bags import Bags, Pool
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.images import read_image
+from mufin_jax.data.loader import pad_rows, pad_texts
+from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.errors import InputError
+
+
+def read_items(
+    items: Sequence[dict],
+    first: int,
+    dataset: Dataset,
+    modalities: Literal["both", "text", "images"],
+    mesh_size: int = 1,
+) -> tuple[Pool, Bags]:
+    """Return the pool and the bags of items that are in no dataset.
+
+    Args:
+        items: dicts with a "title" and "images" (paths, bytes or PIL images), either may be
+            missing.
+        first: number of the first item, for messages.
+        dataset: where the tokenizer and the size of pictures come from.
+        modalities: what the model sees.
+        mesh_size: number of devices that the flat axes of the pool must divide over.
+
+    Raises:
+        InputError: if an item has nothing that the model sees, or a picture cannot be read.
+    """
+    titles, pictures, owners = [], [], []
+    for row, item in enumerate(items):
+        name = f"item {first + row}"
+        if unknown := set(item) - {"title", "images"}:
+            raise InputError(f"{name}: unknown field {sorted(unknown)[0]!r}; wanted title, images")
+        titles.append(str(item.get("title") or "").strip() if modalities != "images" else "")
+        sources = item.get("images") or [] if modalities != "text" else []
+        if not titles[-1] and not sources:
+            raise InputError(f"{name}: nothing to see; wanted a title or images")
+        if sources and dataset.image_vectors is not None:
+            raise InputError(f"{name}: the model knows ready vectors, not pictures; give a title")
+        pictures += [_read_picture(source, dataset.processing, name) for source in sources]
+        owners += [row] * len(sources)
+    tokens = lengths = images = None
+    columns, first_image = [], 0
+    if modalities != "images":
+        ids, counts = dataset.tokenizer.encode(titles, dataset.texts.shape[1])
+        tokens, lengths = pad_texts(ids, counts, mesh_size)
+        first_image = len(tokens)
+        columns.append(np.where([bool(t) for t in titles], np.arange(len(items)), -1)[:, None])
+    if modalities != "text" and dataset.image_vectors is None:
+        size = dataset.processing.size
+        stack = np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
+        images = pad_rows(stack, mesh_size)
+        counts = np.bincount(np.array(owners, int), minlength=len(items))
+        place = np.cumsum(counts)[:, None] - counts[:, None] + np.arange(max(1, counts.max()))
+        real = np.arange(place.shape[1]) < counts[:, None]
+        columns.append(np.where(real, first_image + place, -1))
+    slots = np.concatenate(columns, 1)
+    return Pool(tokens, lengths, images), Bags(np.maximum(slots, 0).astype(np.int32), slots >= 0)
+
+
+def _read_picture(source: Any, processing: ImageProcessing, item: str) -> np.ndarray:
+    try:
+        return read_image(Path(source) if isinstance(source, str) else source, processing)
+    except InputError as error:
+        name = f" ({source})" if isinstance(source, str | Path) else ""
+        raise InputError(f"{item}: picture{name}: {error}") from None
