@@ -32,7 +32,6 @@ PAPER = Experiment(
         image_checkpoint="google/vit-base-patch32-224-in21k",
         text_checkpoint="sentence-transformers/msmarco-distilbert-base-v4",
     ),
-    prepare=PrepareConfig(tokenizer="sentence-transformers/msmarco-distilbert-base-v4"),
 )
 
 # Sizes at which all stages take minutes on two cores, with encoders trained from scratch.

@@ -29,18 +29,20 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
     if config.image_checkpoint and vectors is not None:
         raise InputError(
             f"--model.image-checkpoint={config.image_checkpoint}: the data hold ready image "
-            "vectors, not pixels; leave the checkpoint out"
+            "vectors, not pixels; say --model.image-checkpoint=None, and use another --workdir"
         )
     encoders = {}
     if config.image_checkpoint and config.modalities != "text":
         from mufin_jax.encoders.pretrained import load_vit
 
-        encoders["image_encoder"] = vit = load_vit(config.image_checkpoint, dataset.processing.size)
+        encoders["image_encoder"] = vit = load_vit(
+            config.image_checkpoint, dataset.processing.size, config.image.dtype
+        )
         config = dataclasses.replace(config, image=vit.config)
     if config.text_checkpoint and config.modalities != "images":
         from mufin_jax.encoders.pretrained import load_distilbert
 
-        encoders["text_encoder"] = bert = load_distilbert(config.text_checkpoint)
+        encoders["text_encoder"] = bert = load_distilbert(config.text_checkpoint, config.text.dtype)
         config = dataclasses.replace(config, text=bert.config)
     if config.modalities != "images":
         _check_texts(dataset, config)

@@ -17,6 +17,7 @@ from mufin_jax.data.dataset import Side
 from mufin_jax.data.loader import Loader, pad_rows, prefetch
 from mufin_jax.files import replacing
 from mufin_jax.model import Mufin
+from mufin_jax.runs import check_stop
 from mufin_jax.sharding import by_row, put, replicated
 
 describe = jax.jit(lambda model, pool: model.describe(pool))
@@ -68,6 +69,7 @@ def describe_all(
     total = sum(map(len, blocks))
     with tqdm(total=total, desc="describe", unit="descriptor", disable=None, leave=False) as bar:
         for rows, pool in prefetch(read, 0, len(blocks)):
+            check_stop("describe")
             result = describe(model, put(pool, by_row(model.mesh)))
             vectors[rows] = np.asarray(result)[: len(rows)]
             bar.update(len(rows))

@@ -25,7 +25,7 @@ class TooManyBadRows(MufinError):
 
 
 class NonFinite(MufinError):
-    """Training produced NaN or infinity more often than a skipped step can mend."""
+    """Training produced NaN or infinity; what was saved before it is kept."""
 
     exit_code = 70
 

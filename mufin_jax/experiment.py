@@ -14,12 +14,13 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh
 
+from mufin_jax.classifiers import ROWS
 from mufin_jax.data.miniature import MiniatureConfig, write_miniature
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_json
 from mufin_jax.model import ModelConfig
-from mufin_jax.runs import Run, environment
+from mufin_jax.runs import Run, check_stop, environment
 from mufin_jax.sharding import make_mesh
 from mufin_jax.stages.evaluate import EvaluateConfig, evaluate
 from mufin_jax.stages.finetune import FinetuneConfig, finetune
@@ -63,7 +64,7 @@ class Experiment:
     """The test set's metrics."""
 
     def __post_init__(self) -> None:
-        """Refuse seeds that numpy and JAX cannot both take, and a data folder that is none."""
+        """Refuse seeds that numpy and JAX cannot both take."""
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed={self.seed}: wanted a whole number from 0 to 2147483647")
 
@@ -92,14 +93,21 @@ def run(
         raise InputError(f"stage={stage!r}: wanted all or one of {', '.join(STAGES)}")
     if experiment.data is not None and not experiment.data.is_dir():
         raise InputError(f"--data={experiment.data}: no such folder")
+    mesh = mesh or make_mesh()
+    if ROWS % mesh.size:
+        raise InputError(
+            f"{mesh.size} devices: the label table wants a number that divides {ROWS}, such as 1, "
+            "2, 4 or 8; leave some devices out"
+        )
     with Run(experiment.folder) as held:
         _use_compile_cache(experiment.folder)
-        runner = _Runner(experiment, held, mesh or make_mesh())
+        runner = _Runner(experiment, held, mesh)
         names = STAGES if stage == "all" else (stage,)
-        for name in names:  # all of them first: hours of work are not begun to be refused
+        for name in STAGES[: STAGES.index(names[-1]) + 1]:  # before hours of work are begun
             held.check(name, runner.settings(name))
         held.record(experiment=dataclasses.asdict(experiment), **environment())
         for name in names:
+            check_stop(name)
             runner.take(name)
         path = experiment.folder / "metrics.json"
         return read_json(path) if held.finished("evaluate") and path.exists() else None
@@ -125,7 +133,7 @@ class _Runner:
             log.info("%s: finished already", name)
             return
         for later in STAGES[STAGES.index(name) + 1 :]:
-            if self.held.finished(later):
+            if (self.folders[later] / "settings.json").exists():
                 raise InputError(
                     f"{self.folders[later]} was made from another {name}: delete it, and the "
                     "folders of the stages after it, or choose another --workdir"

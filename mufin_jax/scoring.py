@@ -1,5 +1,6 @@
 """A predictor on a test set: all metrics, and the time that an answer takes."""
 
+import itertools
 import time
 
 import numpy as np
@@ -10,6 +11,9 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import evaluate_ranking, spare_places
 from mufin_jax.prediction import Predictor
 from mufin_jax.shortlist import Shortlist
+
+TIMED_BLOCKS = 8
+"""Blocks of test points that are ranked a second time, for the milliseconds a point."""
 
 
 def evaluate(
@@ -46,12 +50,12 @@ def rank_test(
     compiled.
     """
     extra = spare_places(dataset.test.filter)
-    next(predictor.rank_side(dataset.test, extra, lists), None)  # compiles
-    start = time.perf_counter()
-    blocks = list(predictor.rank_side(dataset.test, extra, lists))
-    spent = time.perf_counter() - start
+    blocks = list(predictor.rank_side(dataset.test, extra, lists))  # compiles
     labels, scores = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    return labels, scores, 1e3 * spent / len(labels)
+    timed, start = 0, time.perf_counter()
+    for block, _ in itertools.islice(predictor.rank_side(dataset.test, extra, lists), TIMED_BLOCKS):
+        timed += len(block)
+    return labels, scores, 1e3 * (time.perf_counter() - start) / timed
 
 
 def time_single(predictor: Predictor, dataset: Dataset, points: int) -> float:

@@ -6,6 +6,7 @@ and started again computes, to the bit, what an uninterrupted one does.
 """
 
 import dataclasses
+import datetime
 import logging
 import math
 import time
@@ -24,6 +25,9 @@ from mufin_jax.logs import MetricsWriter
 from mufin_jax.runs import stop_requested
 
 log = logging.getLogger(__name__)
+
+SAY_SECONDS = 20
+"""Seconds between two log lines where there is no progress bar."""
 
 State = Any
 """Any pytree of arrays: parameters, optimizer state, label table."""
@@ -95,12 +99,15 @@ def fit(
     writer.resume(start)
     follow = _Follower(name, config, plateau, writer)
     segment = refresh_every or steps
-    saved, saved_at = start, time.monotonic()
+    saved, saved_at, metrics = start, time.monotonic(), {}
     with tqdm(total=steps, initial=start, desc=name, unit="step", disable=None) as bar:
         done = start
         while done < steps:
             first = done - done % segment
             if refresh is not None:
+                if saved < done == first:  # a resumed run never needs a refresh before this one
+                    _save(done, state, metrics, checkpoints)
+                    saved, saved_at = done, time.monotonic()
                 refresh(first, state)
             last = min(first + segment, steps)
             for batch in prefetch(make_batch, done, last, config.threads):
@@ -108,7 +115,9 @@ def fit(
                 done += 1
                 bar.update()
                 if done % config.log_every == 0 or done == steps:
-                    bar.set_postfix_str(follow(done, metrics, bar))
+                    bar.set_postfix_str(follow(done, metrics))
+                    if bar.disable:  # no terminal: a log line now and then takes the bar's place
+                        follow.say(done, steps)
                 overdue = time.monotonic() - saved_at > config.checkpoint_seconds
                 if done % config.checkpoint_every == 0 or overdue or done == steps:
                     _save(done, state, metrics, checkpoints)
@@ -154,12 +163,27 @@ class _Follower:
 
     def __init__(self, name: str, config: FitConfig, plateau: float | None, writer: MetricsWriter):
         self.name, self.config, self.plateau, self.writer = name, config, plateau, writer
-        self.resting, self.warned = 0, False
+        self.resting, self.warned, self.text = 0, False, ""
+        self.began: tuple[int, float] | None = None
+        self.said_at = time.monotonic()
 
-    def __call__(self, step: int, metrics: dict[str, jax.Array], bar: tqdm) -> str:
+    def say(self, step: int, steps: int) -> None:
+        """Log step, metrics, rate and an estimate, at most every `SAY_SECONDS`."""
+        now = time.monotonic()
+        if self.began is None:  # the first steps compile and say nothing about the rate
+            self.began = step, now
+        elif now - self.said_at > SAY_SECONDS or step == steps:
+            rate = (step - self.began[0]) / max(now - self.began[1], 1e-9)
+            left = datetime.timedelta(seconds=round((steps - step) / max(rate, 1e-9)))
+            log.info(
+                "%s: step %d of %d, %s, %.2f steps/s, %s left",
+                self.name, step, steps, self.text, rate, left,
+            )  # fmt: skip
+            self.said_at = now
+
+    def __call__(self, step: int, metrics: dict[str, jax.Array]) -> str:
         values = {key: float(value) for key, value in jax.device_get(metrics).items()}
-        rate = bar.format_dict.get("rate")
-        self.writer.write(step, values | ({"steps_per_second": float(rate)} if rate else {}))
+        self.writer.write(step, values)
         loss, cosine = values["loss"], values["cosine"]
         if not np.isfinite(loss):
             raise NonFinite(
@@ -178,4 +202,5 @@ class _Follower:
                 loss,
                 cosine,
             )
-        return f"loss {loss:.4f}, cosine {cosine:.3f}"
+        self.text = f"loss {loss:.4f}, cosine {cosine:.3f}"
+        return self.text

@@ -75,7 +75,7 @@ def evaluate(
         "ms_per_point": batched,
         "ms_per_point_single": time_single(predictor, dataset, config.timed_points),
         "floors": {name: values["P@1"] for name, values in found.items()},
-        "ceiling": dataset.ceiling["P@1"] if dataset.ceiling else None,
+        "ceiling": (dataset.ceiling or {}).get("P@1"),
         "rows": rows | found,
         "points": len(test),
         "labels": dataset.num_labels,

@@ -30,7 +30,7 @@ class RetrieveConfig:
     """Module II; the defaults are the paper's.
 
     Attributes:
-        shortlist: labels a datapoint keeps, at most; lists for testing are longer by as many as
+        shortlist: labels a datapoint keeps, at most; the lists are longer by as many as
             its overlap filter can remove.
         pooled: index one vector a label instead of its bag and centroid (the ablation P-I-vec).
         index: how the index searches.
