@@ -97,6 +97,24 @@ def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(rows)) < 1e-5
 
 
+def test_the_loss_of_a_step_is_the_sum_worked_out_pair_by_pair(eight):
+    model = nnx.merge(eight.graphdef, eight.train, eight.frozen)
+    batch = place(eight.batches(0), eight.mesh)
+    vectors = model.describe(batch.pool)
+    points, labels = model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
+    rows, total = eight.table_before.rows, 0.0
+    chosen, ids = np.array(batch.chosen), np.array(batch.ids)
+    for i, k in zip(*np.nonzero(np.array(batch.positives | batch.negatives)), strict=True):
+        label = chosen[i, k]
+        x2 = model.cross_attention(points.bag[i], labels.bag[label], labels.mask[label])
+        x2 = np.array(x2)[np.array(points.mask[i])].sum(0)
+        eta, alpha = rows.eta[ids[label]], rows.alpha[ids[label]]
+        w = alpha * np.array(labels.vector[label]) + (1 - alpha) * eta / np.linalg.norm(eta)
+        cosine = x2 @ w / np.linalg.norm(x2) / np.linalg.norm(w)
+        total += 1 - cosine if batch.positives[i, k] else max(cosine - eight.config.margin, 0)
+    assert eight.metrics[0]["loss"] == pytest.approx(total / len(chosen), abs=1e-5)
+
+
 def test_frozen_weights_keep_every_bit_and_the_others_learn(eight):
     frozen = {
         name

@@ -241,7 +241,7 @@ def fail(error):
     [
         (InputError("a.txt, row 3: no id\nwanted"), 2, "error: a.txt, row 3: no id wanted\n"),
         (KeyboardInterrupt(), 130, ""),
-        (OSError(errno.ENOSPC, "No space left on device", "/nowhere/x"), 74, "error: /nowhere/x: No space"),
+        (OSError(errno.ENOSPC, "No space left on device", "/no/x"), 74, "error: /no/x: No space"),
     ],
 )  # fmt: skip
 def test_what_a_user_can_mend_is_one_line_and_a_code(error, code, line, capsys):
