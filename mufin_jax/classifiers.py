@@ -18,7 +18,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from mufin_jax.bags import unit
-from mufin_jax.sharding import AXIS, BY_ROW, REPLICATED, by_row, over_devices, replicated
+from mufin_jax.sharding import (
+    BY_ROW,
+    REPLICATED,
+    by_row,
+    gather_rows,
+    over_devices,
+    own_rows,
+    replicated,
+    take,
+)
 
 # The table is padded to a fixed multiple, not to the number of devices: a checkpoint written on one
 # machine then has the same shape on every other.
@@ -95,12 +104,7 @@ def initialize(key: Array, num_labels: int, dim: int, mesh: Mesh, alpha: float =
 def gather(table: LabelTable, ids: Int[Array, "u"], mesh: Mesh) -> Rows:
     """Return the rows of the labels `ids`, on every device; zero for ids beyond the table."""
 
-    def local(rows: Rows, ids: Array) -> Rows:
-        mine = jax.tree.map(lambda array: _take(array, _local(ids, array)), rows)
-        return jax.lax.psum(mine, AXIS)  # each row lives on one device, the others add zeros
-
-    specs = (Rows(BY_ROW, BY_ROW), REPLICATED)  # pyright: ignore[reportArgumentType]
-    return over_devices(local, mesh, specs, REPLICATED)(table.rows, ids)
+    return gather_rows(table.rows, ids, mesh)
 
 
 def update(
@@ -163,25 +167,14 @@ def _adam(
     bounded: bool = False,
 ) -> tuple[Array, Array, Array]:
     """Adam on this device's part of the rows `ids`; eps as in torch, inside the bias correction."""
-    index = _local(ids, value)
-    m = b1 * _take(mean, index) + (1 - b1) * gradient
-    v = b2 * _take(square, index) + (1 - b2) * jnp.square(gradient)
+    index = own_rows(ids, value)
+    m = b1 * take(mean, index) + (1 - b1) * gradient
+    v = b2 * take(square, index) + (1 - b2) * jnp.square(gradient)
     correction = jnp.sqrt(1 - b2**steps)
     step = rate * correction / (1 - b1**steps) * m / (jnp.sqrt(v) + eps)
-    new = _take(value, index) - step
+    new = take(value, index) - step
     new = jnp.clip(new, 0, 1) if bounded else new
     return _put(value, index, new), _put(mean, index, m), _put(square, index, v)
-
-
-def _local(ids: Array, part: Array) -> Array:
-    """Global ids -> rows of this device's part; rows of others fall out of range."""
-    rows = part.shape[0]
-    local = ids - jax.lax.axis_index(AXIS) * rows
-    return jnp.where((local >= 0) & (local < rows), local, rows)
-
-
-def _take(array: Array, index: Array) -> Array:
-    return array.at[index].get(mode="fill", fill_value=0)
 
 
 def _put(array: Array, index: Array, rows: Array) -> Array:

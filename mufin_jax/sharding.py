@@ -9,8 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
 
 AXIS = "devices"
 REPLICATED = PartitionSpec()
@@ -47,6 +50,48 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     return jax.tree.map(one, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Return the arrays of `tree` as numpy, whole; every process must call it, in the same order.
+
+    What is split over the devices of several processes is gathered from them.
+    """
+
+    def one(array: Any) -> np.ndarray:
+        if not isinstance(array, jax.Array) or array.is_fully_addressable:
+            return np.asarray(array)
+        if array.is_fully_replicated:
+            return np.asarray(array.addressable_data(0))
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+    return jax.tree.map(one, tree)
+
+
+def gather_rows(tree: Any, ids: Int[Array, "..."], mesh: Mesh) -> Any:
+    """Return the rows `ids` of arrays split by rows, on every device; zero for ids beyond them.
+
+    Each device reads what it owns and the devices' parts are added: as many bytes travel as rows
+    were asked for, whatever the number of rows there are.
+    """
+
+    def local(tree: Any, ids: Array) -> Any:
+        mine = jax.tree.map(lambda part: take(part, own_rows(ids, part)), tree)
+        return jax.lax.psum(mine, AXIS)  # each row lives on one device, the others add zeros
+
+    return over_devices(local, mesh, (BY_ROW, REPLICATED), REPLICATED)(tree, ids)
+
+
+def own_rows(ids: Int[Array, "..."], part: Array) -> Int[Array, "..."]:
+    """Inside `over_devices`: global row numbers -> rows of this device's part, or out of range."""
+    rows = part.shape[0]
+    local = ids - jax.lax.axis_index(AXIS) * rows
+    return jnp.where((local >= 0) & (local < rows), local, rows)
+
+
+def take(part: Array, index: Int[Array, "..."]) -> Array:
+    """Return rows of an array, zero for rows out of range."""
+    return part.at[index].get(mode="fill", fill_value=0)
 
 
 def over_devices(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
