@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from mufin_jax import classifiers
+from mufin_jax import classifiers, hosts
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.encoders.distilbert import DistilBertConfig
@@ -25,13 +25,17 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
     Raises:
         InputError: if a checkpoint cannot be read, or belongs to another kind of data.
     """
-    vectors = dataset.image_vectors
-    if config.image_checkpoint and vectors is not None:
-        raise InputError(
-            f"--model.image-checkpoint={config.image_checkpoint}: the data hold ready image "
-            "vectors, not pixels; say --model.image-checkpoint=None, and use another --workdir"
-        )
-    encoders = {}
+    vectors, text_vectors = dataset.image_vectors, dataset.text_vectors
+    for kind, ready, raw, named in (
+        ("image", vectors, "pixels", config.image_checkpoint),
+        ("text", text_vectors, "titles", config.text_checkpoint),
+    ):
+        if named and ready is not None:
+            raise InputError(
+                f"--model.{kind}-checkpoint={named}: the data hold ready {kind} vectors, not "
+                f"{raw}; say --model.{kind}-checkpoint=None, and use another --workdir"
+            )
+    encoders, vocab = {}, 0
     if config.image_checkpoint and config.modalities != "text":
         from mufin_jax.encoders.pretrained import load_vit
 
@@ -44,12 +48,14 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
 
         encoders["text_encoder"] = bert = load_distilbert(config.text_checkpoint, config.text.dtype)
         config = dataclasses.replace(config, text=bert.config)
-    if config.modalities != "images":
+    if config.modalities != "images" and text_vectors is None:
         _check_texts(dataset, config)
+        vocab = config.text.vocab if config.text_checkpoint else dataset.tokenizer.vocab_size
     model = Mufin(
         config,
-        vocab=config.text.vocab if config.text_checkpoint else dataset.tokenizer.vocab_size,
+        vocab=vocab,
         vector_width=None if vectors is None else vectors.shape[1],
+        text_vector_width=None if text_vectors is None else text_vectors.shape[1],
         processing=dataset.processing,
         mesh=mesh,
         rngs=nnx.Rngs(seed),
@@ -80,10 +86,11 @@ def save_model(model: Mufin, folder: Path) -> None:
         "config": dataclasses.asdict(model.config),
         "vocab": model.vocab,
         "vector_width": model.vector_width,
+        "text_vector_width": model.text_vector_width,
         "processing": dataclasses.asdict(model.processing),
     }
     Checkpoints(folder / "weights").save(0, _weights(model), {})
-    write_json(folder / "model.json", sizes)
+    hosts.once("the model's sizes", lambda: write_json(folder / "model.json", sizes))
 
 
 def load_model(folder: Path, mesh: Mesh) -> Mufin:
@@ -104,6 +111,7 @@ def load_model(folder: Path, mesh: Mesh) -> Mufin:
             ModelConfig(**config),
             vocab=sizes["vocab"],
             vector_width=sizes["vector_width"],
+            text_vector_width=sizes.get("text_vector_width"),  # absent from older files
             processing=ImageProcessing(**processing),
             mesh=mesh,
             rngs=nnx.Rngs(0),
@@ -127,10 +135,18 @@ def _weights(model: Mufin) -> dict:
 def load_table(folder: Path, num_labels: int, dim: int, mesh: Mesh) -> classifiers.LabelTable:
     """Return the label table that a stage wrote, its rows split over the devices.
 
+    What kind of table it is stands in the file.
+
     Raises:
         InputError: if there is none.
     """
-    found = Checkpoints(folder).restore(classifiers.abstract(num_labels, dim, mesh))
+    checkpoints = Checkpoints(folder)
+    arrays = checkpoints.described()
+    config = classifiers.TableConfig(
+        dtype="bfloat16" if arrays.get("rows/eta", {}).get("dtype") == "uint16" else "float32",
+        update="adam" if "mean/eta" in arrays else "adagrad",
+    )
+    found = checkpoints.restore(classifiers.abstract(num_labels, dim, mesh, config))
     if found is None:
         raise InputError(f"{folder}: no readable label table; run the stage that writes it first")
     return found[1]

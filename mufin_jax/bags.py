@@ -21,12 +21,12 @@ class Pool:
     """The distinct descriptors of a batch; texts come first in the order of the rows.
 
     Attributes:
-        tokens: token ids of the texts.
-        lengths: number of real tokens of each text.
+        tokens: token ids of the texts, or ready vectors, or None when the model sees no texts.
+        lengths: number of real tokens of each text; None for ready vectors.
         images: pixels 0-255, or ready vectors, or None when the model sees no images.
     """
 
-    tokens: Int[Any, "t s"] | None
+    tokens: Int[Any, "t s"] | Float[Any, "t v"] | None
     lengths: Int[Any, "t"] | None
     images: UInt8[Any, "i h w 3"] | Float[Any, "i v"] | None
 

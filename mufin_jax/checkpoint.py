@@ -1,18 +1,21 @@
 """Checkpoints: what a run needs to continue as if it had never been stopped.
 
-The one home of Orbax, which commits a step in one piece and restores it to any placement, but
-loads damaged bytes as if nothing were amiss. Hence each step has a manifest of sizes and SHA-256,
+Orbax commits a step in one piece and restores it to any placement, but loads damaged bytes as if
+nothing were amiss. Hence each step has a manifest of sizes and SHA-256,
 which is written last and checked before anything is read:
 
     <folder>/<step>/state/         the arrays, by Orbax
     <folder>/<step>/facts.json     what the caller added, and name, path, shape, dtype of each array
     <folder>/<step>/manifest.json  {relative path: [size, sha256]}; a step without one is unfinished
+
+Several processes save and restore together: each writes and reads the parts of arrays that its
+devices hold, the main one does the rest. Neither the number of devices nor of processes need be
+that at which a step was saved.
 """
 
 import dataclasses
 import logging
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mufin_jax import files
+from mufin_jax import files, hosts
+from mufin_jax.array_files import is_anywhere, load_arrays, savable, save_arrays, target
 from mufin_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -31,7 +35,11 @@ _MANIFEST = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one stage, newest `keep` of them; one process at a time may save."""
+    """The checkpoints of one stage, newest `keep` of them; one run at a time may save.
+
+    All processes of a run call the methods, in the same order; the main one cannot do it alone,
+    in `hosts.once`.
+    """
 
     folder: Path
     keep: int = 2
@@ -43,45 +51,51 @@ class Checkpoints:
         deleted afterwards. Raises DiskError, and leaves nothing behind, if the disk is full.
         """
         leaves = _named_leaves(state)
-        arrays = {
-            name: leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-            for name, (_, leaf) in leaves.items()
-        }
+        arrays = {name: savable(leaf) for name, (_, leaf) in leaves.items()}
         described = {
             name: {"path": leaves[name][0], "shape": array.shape, "dtype": array.dtype.name}
             for name, array in arrays.items()
         }
         needed = sum(array.nbytes for array in arrays.values())
-        self._remove_unfinished()
         unfinished = self.folder.absolute() / f".{step}.tmp"
+
+        def begin() -> None:
+            self._remove_unfinished()
+            unfinished.mkdir(parents=True)
+
+        def complete() -> None:
+            files.write_json(unfinished / "facts.json", {"facts": facts, "arrays": described})
+            for path in unfinished.rglob("*"):
+                files.sync(path)
+            files.write_json(unfinished / _MANIFEST, files.manifest(unfinished))
+            finished = self.folder / str(step)
+            if finished.exists():
+                shutil.rmtree(finished)
+            os.replace(unfinished, finished)
+            files.sync(self.folder)
+            kept = [other for other in self._steps() if other <= step][: self.keep]
+            for other in set(self._steps()) - set(kept):
+                shutil.rmtree(self.folder / str(other))
+
         try:
             with files.disk_errors(self.folder, needed):
-                unfinished.mkdir(parents=True)
-                _save_arrays(unfinished / "state", arrays)
-                files.write_json(unfinished / "facts.json", {"facts": facts, "arrays": described})
-                for path in unfinished.rglob("*"):
-                    files.sync(path)
-                files.write_json(unfinished / _MANIFEST, files.manifest(unfinished))
-                target = self.folder / str(step)
-                if target.exists():
-                    shutil.rmtree(target)
-                os.replace(unfinished, target)
-                files.sync(self.folder)
+                hosts.once(f"checkpoint {step} begins", begin)
+                save_arrays(unfinished / "state", arrays)
+                hosts.once(f"checkpoint {step} is complete", complete)
         except BaseException:
-            self._remove_unfinished()
+            if hosts.is_main():
+                self._remove_unfinished()
             raise
-        kept = [other for other in self._steps() if other <= step][: self.keep]
-        for other in set(self._steps()) - set(kept):
-            shutil.rmtree(self.folder / str(other))
 
     def restore(
-        self, abstract: Any = None, step: int | None = None
+        self, abstract: Any = None, step: int | None = None, free: bool = False
     ) -> tuple[int, Any, dict[str, Any]] | None:
         """Reads a step, by default the newest undamaged one; None if there is none.
 
         The state comes in the structure of `abstract`, whose leaves say where arrays go: a
         jax.ShapeDtypeStruct with a sharding (or a jax.Array) makes a jax.Array placed that way,
-        any other leaf with shape and dtype a numpy array. Without `abstract` it comes as nested
+        any other leaf with shape and dtype a numpy array. With `free`, arrays of `abstract` that
+        are replaced give up their memory before. Without `abstract` the state comes as nested
         dicts of numpy arrays. Raises InputError if a step that was asked for is damaged, or if
         names, shapes or dtypes differ from those of `abstract`.
         """
@@ -89,26 +103,42 @@ class Checkpoints:
             step = self.latest()
             if step is None:
                 return None
-        elif reason := self._damage(step):
+        elif reason := hosts.decide(lambda: self._damage(step)):
             raise InputError(f"{self.folder / str(step)}: {reason}; restore another step")
         folder = self.folder.absolute() / str(step)
         stored = files.read_json(folder / "facts.json")
         described, facts = stored["arrays"], stored["facts"]
         if abstract is None:
             targets = {n: np.empty(d["shape"], jnp.dtype(d["dtype"])) for n, d in described.items()}
-            arrays = _load_arrays(folder / "state", targets)
+            arrays = load_arrays(folder / "state", targets)
             return step, _nest({n: (d["path"], arrays[n]) for n, d in described.items()}), facts
         wanted = {name: leaf for name, (_, leaf) in _named_leaves(abstract).items()}
         _check_same(wanted, described, folder)
-        arrays = _load_arrays(folder / "state", {n: _target(leaf) for n, leaf in wanted.items()})
-        leaves = [
-            jnp.array(arrays[name]) if _is_anywhere(leaf) else arrays[name]
-            for name, leaf in wanted.items()
-        ]
+        targets = {name: target(leaf) for name, leaf in wanted.items()}
+        anywhere = {name for name, leaf in wanted.items() if is_anywhere(leaf)}
+        if free:
+            for name in wanted.keys() - anywhere:
+                if isinstance(wanted[name], jax.Array):
+                    wanted[name].delete()
+        arrays = load_arrays(folder / "state", targets)
+        leaves = [jnp.array(arrays[n]) if n in anywhere else arrays[n] for n in wanted]
         return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), facts
+
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Shape and dtype of each array of the newest finished step, by name; reads no array."""
+        return hosts.decide(self._described)
+
+    def _described(self) -> dict[str, dict[str, Any]]:
+        for step in self._steps():
+            if (self.folder / str(step) / _MANIFEST).is_file():
+                return files.read_json(self.folder / str(step) / "facts.json")["arrays"]
+        return {}
 
     def latest(self) -> int | None:
         """The newest step whose files all match its manifest; damaged ones are reported."""
+        return hosts.decide(self._latest)
+
+    def _latest(self) -> int | None:
         for step in self._steps():
             if not (reason := self._damage(step)):
                 return step
@@ -134,27 +164,6 @@ class Checkpoints:
     def _remove_unfinished(self) -> None:
         for leftover in self.folder.glob(".*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    from orbax.checkpoint import v1 as ocp  # 2 s to import
-
-    context = ocp.Context()
-    context.array.saving.use_compression = False  # weights hardly shrink; it takes most of the time
-    try:
-        with context:
-            ocp.save(str(path), arrays)
-    except (ValueError, RuntimeError) as error:
-        # TensorStore does not raise OSError, but says what the system said.
-        if not (code := re.search(r"os_error_code='(\d+)'", str(error))):
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-
-
-def _load_arrays(path: Path, targets: dict[str, Any]) -> dict[str, Any]:
-    from orbax.checkpoint import v1 as ocp
-
-    return ocp.load(str(path), targets)
 
 
 def _named_leaves(tree: Any) -> dict[str, tuple[list[str | int], Any]]:
@@ -186,18 +195,6 @@ def _nest(named: dict[str, tuple[list[str | int], Any]]) -> Any:
             place = place.setdefault(key, {})
         place[path[-1]] = leaf
     return nested
-
-
-def _target(leaf: Any) -> Any:
-    """What Orbax wants to be told of an array: shape, dtype, and a placement or numpy."""
-    if getattr(leaf, "sharding", None) is None or _is_anywhere(leaf):
-        return np.empty(leaf.shape, leaf.dtype)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-
-
-def _is_anywhere(leaf: Any) -> bool:
-    """Whether an array was put on no particular device, and so may meet sharded ones in a step."""
-    return isinstance(leaf, jax.Array) and not leaf.committed
 
 
 def _check_same(wanted: dict[str, Any], stored: dict[str, dict], folder: Path) -> None:

@@ -7,19 +7,22 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
+from mufin_jax import hosts
 from mufin_jax.data.prepare import Overlap
+from mufin_jax.ending import main_guard
 from mufin_jax.errors import InputError
 from mufin_jax.experiment import Experiment, Stage, run
+from mufin_jax.joining import HostsConfig
 from mufin_jax.logs import set_up_logging
-from mufin_jax.runs import main_guard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,26 @@ class Command:
     """Where the defaults come from: miniature (without --data), or paper (with it)."""
     filter: Overlap | None = None
     """Short for --prepare.filter."""
+    label_images: Literal["true", "false"] | None = None
+    """Short for --model.label-images and --model.no-label-images."""
+    num_labels: int | None = None
+    """Short for --miniature.labels: the size of the built-in data."""
+    num_points: int | None = None
+    """Short for --miniature.points."""
+    num_test_points: int | None = None
+    """Short for --miniature.test-points."""
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
+    """Where this process is one of several that no launcher introduces to one another."""
+
+
+_SHORT = {
+    "filter": ("prepare", "filter"),
+    "label_images": ("model", "label_images"),
+    "num_labels": ("miniature", "labels"),
+    "num_points": ("miniature", "points"),
+    "num_test_points": ("miniature", "test_points"),
+}
+"""Short flags: the part of the experiment that each belongs to, and its field there."""
 
 
 def main(presets: Mapping[str, Experiment], argv: Sequence[str] | None = None) -> int:
@@ -50,8 +73,11 @@ def main(presets: Mapping[str, Experiment], argv: Sequence[str] | None = None) -
 
 def _run(presets: Mapping[str, Experiment], arguments: list[str]) -> None:
     command = parse(presets, arguments)
+    hosts.start(command.hosts)
+    if hosts.several():
+        set_up_logging(process=hosts.process())
     result = run(command.experiment, command.stage)
-    if result is not None and command.stage in ("all", "evaluate"):
+    if result is not None and hosts.is_main() and command.stage in ("all", "evaluate"):
         from mufin_jax.stages.evaluate import report
 
         print(report(result))
@@ -78,16 +104,30 @@ def parse(presets: Mapping[str, Experiment], arguments: list[str]) -> Command:
         if not end.code:
             raise
         raise InputError(_one_line(said.getvalue(), [*_flags(default)])) from None
-    if command.filter is not None:
-        prepare = dataclasses.replace(command.experiment.prepare, filter=command.filter)
-        experiment = dataclasses.replace(command.experiment, prepare=prepare)
-        command = dataclasses.replace(command, experiment=experiment)
-    return command
+    return dataclasses.replace(command, experiment=_spelt_out(command))
+
+
+def _spelt_out(command: Command) -> Experiment:
+    """Return the experiment with the values of the short flags in their places."""
+    experiment = command.experiment
+    for short, (part, field) in _SHORT.items():
+        value = getattr(command, short)
+        if value is None:
+            continue
+        if part == "miniature" and experiment.data is not None:
+            raise InputError(
+                f"--{short.replace('_', '-')}={value}: sizes are of built-in data, and "
+                f"--data={experiment.data} has its own; leave one of the two out"
+            )
+        value = {"true": True, "false": False}.get(value, value)
+        config = dataclasses.replace(getattr(experiment, part), **{field: value})
+        experiment = dataclasses.replace(experiment, **{part: config})
+    return experiment
 
 
 def _value(arguments: list[str], flag: str) -> str | None:
     """Return the value of a flag that decides on the defaults of all others."""
-    for here, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for here, following in itertools.zip_longest(arguments, arguments[1:]):
         if here == flag:
             return following
         if here.startswith(flag + "="):

@@ -46,3 +46,9 @@ class Stopped(MufinError):
     """A signal asked the run to stop; its state is saved and the same command resumes it."""
 
     exit_code = 75
+
+
+class PeerLost(MufinError):
+    """Another of the run's processes died, or never came; the same command on all resumes it."""
+
+    exit_code = 75

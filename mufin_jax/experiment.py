@@ -7,26 +7,32 @@ stage is skipped, an interrupted one goes on from its last checkpoint.
 """
 
 import dataclasses
+import functools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import jax
+import tyro
 from jax.sharding import Mesh
 
+from mufin_jax import hosts
 from mufin_jax.classifiers import ROWS
+from mufin_jax.data.ads import AdsConfig, write_ads
+from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.miniature import MiniatureConfig, write_miniature
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_json
 from mufin_jax.model import ModelConfig
-from mufin_jax.runs import Run, check_stop, environment
+from mufin_jax.runs import Run, check_stop, environment, use_compile_cache
 from mufin_jax.sharding import make_mesh
 from mufin_jax.stages.evaluate import EvaluateConfig, evaluate
 from mufin_jax.stages.finetune import FinetuneConfig, finetune
 from mufin_jax.stages.initialize import InitializeConfig, initialize
 from mufin_jax.stages.pretrain import PretrainConfig, pretrain
 from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
+from mufin_jax.survey import foresee, sizes_of
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +49,13 @@ class Experiment:
     seed: int = 0
     """Of every random draw; a draw's address is (seed, stage, step)."""
     data: Path | None = None
-    """The raw data folder, in any of the forms of the README; the built-in catalogue without."""
+    """The raw data folder, in any of the forms of the README; built-in data without."""
     workdir: Path | None = None
     """The run's folder; runs/NAME by default."""
-    miniature: MiniatureConfig = dataclasses.field(default_factory=MiniatureConfig)
-    """The built-in catalogue, made where no data are given."""
+    miniature: Annotated[MiniatureConfig | AdsConfig, tyro.conf.AvoidSubcommands] = (
+        dataclasses.field(default_factory=MiniatureConfig)
+    )
+    """The built-in data, made where none are given: a catalogue, or ads and queries."""
     prepare: PrepareConfig = dataclasses.field(default_factory=PrepareConfig)
     """Raw data to the prepared folder."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -100,17 +108,18 @@ def run(
             "2, 4 or 8; leave some devices out"
         )
     with Run(experiment.folder) as held:
-        _use_compile_cache(experiment.folder)
+        use_compile_cache(experiment.folder)
         runner = _Runner(experiment, held, mesh)
         names = STAGES if stage == "all" else (stage,)
         for name in STAGES[: STAGES.index(names[-1]) + 1]:  # before hours of work are begun
             held.check(name, runner.settings(name))
         held.record(experiment=dataclasses.asdict(experiment), **environment())
-        for name in names:
+        for place, name in enumerate(names):
             check_stop(name)
-            runner.take(name)
+            runner.take(name, names[place:])
         path = experiment.folder / "metrics.json"
-        return read_json(path) if held.finished("evaluate") and path.exists() else None
+        known = hosts.decide(lambda: held.finished("evaluate") and path.exists())
+        return read_json(path) if known else None
 
 
 class _Runner:
@@ -119,9 +128,32 @@ class _Runner:
     def __init__(self, experiment: Experiment, held: Run, mesh: Mesh):
         self.experiment, self.held, self.mesh = experiment, held, mesh
         self.folders = {name: experiment.folder / name for name in STAGES}
+        self.fits = False
 
-    def take(self, name: str) -> None:
-        """Run a stage unless it is finished; what it was made with must be what is asked for."""
+    def take(self, name: str, ahead: Sequence[str]) -> None:
+        """Run a stage unless it is finished; what it was made with must be what is asked for.
+
+        Args:
+            name: the stage.
+            ahead: this stage and those that will follow: all must fit the machine.
+        """
+        if hosts.decide(lambda: self._finished(name)):
+            log.info("%s: finished already", name)
+            return
+        if name != "prepare" and not self.fits:
+            self._foresee(ahead)
+            self.fits = True
+        log.info("%s", name)
+        make = functools.partial(getattr(self, name), self.folders[name])
+        with self.held.timed(name):
+            if name == "prepare":  # the one stage that computes nothing on the devices
+                hosts.once("the data are prepared", make)
+            else:
+                make()
+        self.held.mark_finished(name)
+
+    def _finished(self, name: str) -> bool:
+        """Whether a stage is finished, or else can begin: its predecessors are, no later one is."""
         for earlier in STAGES[: STAGES.index(name)]:
             if not self.held.finished(earlier):
                 raise InputError(
@@ -130,18 +162,30 @@ class _Runner:
                 )
         self.held.guard(name, self.settings(name))
         if self.held.finished(name):
-            log.info("%s: finished already", name)
-            return
+            return True
         for later in STAGES[STAGES.index(name) + 1 :]:
             if (self.folders[later] / "settings.json").exists():
                 raise InputError(
                     f"{self.folders[later]} was made from another {name}: delete it, and the "
                     "folders of the stages after it, or choose another --workdir"
                 )
-        log.info("%s", name)
-        with self.held.timed(name):
-            getattr(self, name)(self.folders[name])
-        self.held.mark_finished(name)
+        return False
+
+    def _foresee(self, ahead: Sequence[str]) -> None:
+        """Print the memory plan, and refuse a run that cannot fit."""
+        experiment, dataset = self.experiment, Dataset.open(self.folders["prepare"])
+        i, iv = experiment.pretrain, experiment.finetune
+        sizes = sizes_of(
+            dataset,
+            experiment.model,
+            experiment.initialize.table,
+            self.mesh,
+            pretrain=(i.batch_size, i.batch_size * i.positives),
+            finetune=(iv.batch_size * (iv.positives + iv.negatives), iv.batch_size),
+            optimizers=(i.optimizer, iv.optimizer),
+            index=experiment.retrieve.index,
+        )
+        foresee(sizes, ahead, self.mesh)
 
     def settings(self, name: str) -> dict[str, Any]:
         """Return the part of the experiment that decides what a stage writes."""
@@ -167,16 +211,21 @@ class _Runner:
         return dataclasses.replace(config, tokenizer=model.text_checkpoint)
 
     def prepare(self, out: Path) -> None:
-        """Raw data, or the miniature, to the prepared folder."""
+        """Raw data, or built-in data, to the prepared folder."""
         experiment, source = self.experiment, self.experiment.data
+        builtin = experiment.miniature
+        if source is None and isinstance(builtin, AdsConfig):  # made as training reads them
+            write_ads(builtin, out)
+            return
         config, processing = self.preparing(), None
         if experiment.model.image_checkpoint:
             from mufin_jax.encoders.pretrained import image_processing
 
             processing = image_processing(experiment.model.image_checkpoint)
         if source is None:
+            assert isinstance(builtin, MiniatureConfig)
             source = experiment.folder / "miniature"
-            write_miniature(experiment.miniature, source)
+            write_miniature(builtin, source)
         prepare(config, source, out, processing)
 
     def pretrain(self, out: Path) -> None:
@@ -216,10 +265,3 @@ class _Runner:
             self.experiment.evaluate, folders["prepare"], folders["retrieve"],
             self.experiment.folder, out, self.mesh,
         )  # fmt: skip
-
-
-def _use_compile_cache(folder: Path) -> None:
-    """Keep compiled programs in the run's folder, so that a resumed run does not compile again."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").resolve()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

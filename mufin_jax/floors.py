@@ -39,7 +39,8 @@ def floors(
 ) -> dict[str, dict[str, float]]:
     """Floor -> all of `evaluation.METRICS` under the overlap filter.
 
-    Titles may be empty; `test_relevance` and `filter` are of the test datapoints.
+    Titles may be empty; where no test datapoint has one, popularity is the only floor.
+    `test_relevance` and `filter` are of the test datapoints.
     """
     found = floor_rankings(train_titles, test_titles, label_titles, train_relevance, filter)
     return {
@@ -58,25 +59,26 @@ def floor_rankings(
 ) -> dict[str, Int[np.ndarray, "b k"]]:
     """Floor -> the first `depth` labels of each test datapoint, filtered pairs left out.
 
-    Empty titles are welcome; `filter`, of test datapoints x labels, may be None.
+    Empty titles are welcome, but without any there is popularity alone; `filter`, of test
+    datapoints x labels, may be None.
     """
     tests = list(test_titles)
     train, test, labels = _tfidf(list(train_titles), tests, list(label_titles))
     votes = metrics.relevant_pairs(train_relevance)
     popular = np.argsort(-metrics.frequencies(train_relevance), kind="stable").astype(np.int32)
     wanted = min(depth, len(popular))
-    names = ("popularity", "nearest_title", "title_neighbours")
+    titled = any(tests)
+    names = ("popularity", "nearest_title", "title_neighbours") if titled else ("popularity",)
     rankings = {name: np.full((len(tests), wanted), -1, np.int32) for name in names}
     by_word = {"labels": csr_matrix(labels.T), "train": csr_matrix(train.T)}
     for rows in _blocks(test, *by_word.values()):
         dropped = filter[rows] if filter is not None else None
         reach = min(wanted + spare_places(dropped), len(popular))
-        neighbours = _only_best(csr_matrix(test[rows] @ by_word["train"]), NEIGHBOURS)
-        drafts = (
-            np.full((rows.stop - rows.start, reach), -1, np.int32),
-            metrics.rank(csr_matrix(test[rows] @ by_word["labels"]), reach),
-            metrics.rank(csr_matrix(neighbours @ votes), reach),
-        )
+        drafts = [np.full((rows.stop - rows.start, reach), -1, np.int32)]
+        if titled:
+            neighbours = _only_best(csr_matrix(test[rows] @ by_word["train"]), NEIGHBOURS)
+            drafts.append(metrics.rank(csr_matrix(test[rows] @ by_word["labels"]), reach))
+            drafts.append(metrics.rank(csr_matrix(neighbours @ votes), reach))
         for name, draft in zip(names, drafts, strict=True):
             rankings[name][rows] = remove(_filled(draft, popular), dropped)[:, :wanted]
     return rankings

@@ -2,78 +2,107 @@
 
 Every label enters with the vectors of its bag and with mu_l, the mean of x1_i over its training
 points. All entries are sphere-normalised: the paper leaves them as they are, but a LayerNorm output
-has norm ~sqrt(D) and would drown the centroids.
+has norm ~sqrt(D) and would drown the centroids. Entries and shortlists go to files as they come.
 """
 
-import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import SideEmbedding, describe_all, embed_side
-from mufin_jax.model import Mufin
+from mufin_jax import hosts
+from mufin_jax.data.npy import forget, mapped, whole_npy
+from mufin_jax.embedding import SideEmbedding
+from mufin_jax.label_entries import LabelEntries
+from mufin_jax.logs import progress
 from mufin_jax.retrieval import IndexConfig, LabelIndex
+from mufin_jax.runs import check_stop
 from mufin_jax.shortlist import Shortlist
 
 
-@dataclasses.dataclass(frozen=True)
-class Embedded:
-    """A dataset under one model: all of it that later steps ask for."""
+class EntryWriter:
+    """Writes `entries.npy` of an index, label after label; a context manager.
 
-    train: SideEmbedding
-    test: SideEmbedding
-    labels: SideEmbedding
+    Args:
+        folder: the index's.
+        relevance: training datapoints x labels, without the pairs of the overlap filter.
+        x: x1 of the training datapoints.
+        pooled: enter one vector z1 a label instead of its bag (the ablation P-I-vec).
+    """
 
+    def __init__(
+        self,
+        folder: Path,
+        relevance: sparse.csr_matrix,
+        x: Float[np.ndarray, "p d"],
+        pooled: bool = False,
+    ):
+        self.folder, self.x, self.pooled = folder, x, pooled
+        self._points_of = relevance.astype(bool).astype(np.float32).T.tocsr()
+        self._counts = [np.zeros(1, np.int64)]
+        self._file = whole_npy(folder / "entries.npy", (x.shape[1],))
 
-def embed_dataset(model: Mufin, loader: Loader) -> Embedded:
-    """Describe every descriptor of the dataset once and embed its three sides."""
-    dataset = loader.dataset
-    vectors = describe_all(model, loader)
-    train, test = (embed_side(model, loader, vectors, s) for s in (dataset.train, dataset.test))
-    return Embedded(train, test, embed_side(model, loader, vectors, dataset.labels, keep_bags=True))
+    def __enter__(self) -> "EntryWriter":
+        """Itself."""
+        self._writer = self._file.__enter__()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        """The file appears, if nothing went wrong."""
+        self._file.__exit__(*exception)
+
+    def append(self, rows: Int[np.ndarray, "c"], labels: SideEmbedding) -> None:
+        """Add the entries of the next labels.
+
+        Args:
+            rows: which labels these are: those after the last ones.
+            labels: their embeddings, with their bags unless `pooled`.
+        """
+        if self.pooled:
+            owners = np.flatnonzero(labels.mask.any(1))
+            vectors = labels.vector[owners]
+        else:
+            assert labels.bag is not None
+            owners = np.nonzero(labels.mask)[0]
+            vectors = labels.bag[labels.mask]
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            central, means = centroids(self._points_of[rows[0] : rows[-1] + 1], self.x)
+            owners, vectors = np.concatenate([owners, central]), np.concatenate([vectors, means])
+            forget(self.x)
+        entries = LabelEntries.group(vectors, owners, len(rows))
+        self._writer.append(entries.vectors)
+        self._counts.append(np.diff(entries.offsets))
+
+    def build(self, config: IndexConfig, mesh: Mesh) -> None:
+        """Complete the folder, once all labels are written, to what `LabelIndex.load` reads.
+
+        Every process must call it; the main one builds and saves the index.
+        """
+
+        def build() -> None:
+            offsets = np.cumsum(np.concatenate(self._counts))
+            entries = LabelEntries(mapped(self.folder / "entries.npy"), offsets)
+            LabelIndex.over(entries, config, mesh).save(self.folder)
+
+        hosts.once(f"{self.folder} is built", build)
 
 
 def centroids(
-    relevance: sparse.csr_matrix, x: Float[np.ndarray, "p d"]
+    points_of: sparse.csr_matrix, x: Float[np.ndarray, "p d"]
 ) -> tuple[Int[np.ndarray, "c"], Float[np.ndarray, "c d"]]:
-    """Return the labels that have a training point, and unit(mean of x1_i) of each."""
-    sums = np.asarray(relevance.astype(bool).astype(np.float32).T @ x)
+    """Return the labels that have a training point, and unit(mean of x1_i) of each.
+
+    Args:
+        points_of: labels x datapoints, 1 where relevant.
+        x: x1 of the datapoints.
+    """
+    sums = np.asarray(points_of @ np.asarray(x))
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     labels = np.flatnonzero(norms[:, 0] > 1e-6)
     return labels, sums[labels] / norms[labels]
-
-
-def build_index(
-    labels: SideEmbedding,
-    relevance: sparse.csr_matrix,
-    x: Float[np.ndarray, "p d"],
-    config: IndexConfig,
-    pooled: bool = False,
-) -> LabelIndex:
-    """Return the index of all label entries.
-
-    Args:
-        labels: label embeddings, with their bags.
-        relevance: training datapoints x labels, without the pairs of the overlap filter.
-        x: x1 of the training datapoints.
-        config: how the index searches.
-        pooled: enter one vector z1 a label instead of its bag (the ablation P-I-vec).
-    """
-    if pooled:
-        owners = np.flatnonzero(labels.mask.any(1))
-        vectors = labels.vector[owners]
-    else:
-        assert labels.bag is not None
-        owners = np.nonzero(labels.mask)[0]
-        vectors = labels.bag[labels.mask]
-        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        central, means = centroids(relevance, x)
-        owners, vectors = np.concatenate([owners, central]), np.concatenate([vectors, means])
-    return LabelIndex.build(
-        np.ascontiguousarray(vectors, np.float32), owners, config, num_labels=len(labels.mask)
-    )
 
 
 def shortlist(index: LabelIndex, x: Float[np.ndarray, "b d"], k: int) -> Shortlist:
@@ -85,3 +114,33 @@ def shortlist(index: LabelIndex, x: Float[np.ndarray, "b d"], k: int) -> Shortli
         found = index.shortlist(x[real], k)
         labels[real], similarities[real] = found.labels, found.similarities
     return Shortlist(labels, similarities)
+
+
+def write_shortlists(
+    index: LabelIndex, queries: Iterable[Float[np.ndarray, "b d"]], total: int, k: int, folder: Path
+) -> None:
+    """Write the shortlists of datapoints that come in blocks; `Shortlist.load` maps them.
+
+    Args:
+        index: what is searched.
+        queries: x1 of the datapoints, block after block.
+        total: how many there will be, for the progress bar.
+        k: the length of a shortlist.
+        folder: gets `labels.npy` and `similarities.npy`.
+
+    Raises:
+        DiskError: if the files cannot be written.
+        Stopped: after a signal.
+    """
+    bar = progress(total=total, desc=f"retrieve {folder.name}", unit="point", leave=False)
+    with (
+        whole_npy(folder / "similarities.npy", (k,), np.float32) as similarities,
+        whole_npy(folder / "labels.npy", (k,), np.int32) as labels,
+        bar,
+    ):
+        for x in queries:
+            check_stop("retrieve")
+            found = shortlist(index, x, k)
+            labels.append(found.labels)
+            similarities.append(found.similarities)
+            bar.update(len(x))

@@ -11,6 +11,7 @@ from typing import Any, SupportsFloat
 
 from tqdm import tqdm
 
+from mufin_jax import hosts
 from mufin_jax.files import replacing
 
 
@@ -26,22 +27,29 @@ class _AboveBars(logging.Handler):
             self.handler.emit(record)
 
 
-def set_up_logging(level: int = logging.INFO) -> None:
+def set_up_logging(level: int = logging.INFO, process: int | None = None) -> None:
     """Sends log lines to stderr: in colour on a terminal, else plain with the time.
+
+    Of several processes the main one, 0, is heard; the others, who would say the same, are heard
+    from warnings on, with their number.
 
     Libraries are heard from warnings on; Orbax's background threads not at all, because their
     errors reach us as exceptions, and would be printed up to ten times.
     """
     import absl.logging  # sets up the logger "absl" when imported, so it comes before our setting
 
-    if sys.stderr.isatty():
+    if process:
+        level = logging.WARNING
+    if sys.stderr.isatty() and not process:
         from rich.console import Console
         from rich.logging import RichHandler
 
         handler: logging.Handler = RichHandler(console=Console(stderr=True), show_path=False)
     else:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%X"))
+        who = f"process {process}: " if process else ""
+        form = f"%(asctime)s %(levelname)s {who}%(message)s"
+        handler.setFormatter(logging.Formatter(form, "%X"))
     root = logging.getLogger()
     for earlier in [one for one in root.handlers if isinstance(one, _AboveBars)]:
         root.removeHandler(earlier)
@@ -51,8 +59,16 @@ def set_up_logging(level: int = logging.INFO) -> None:
     absl.logging.set_verbosity(absl.logging.FATAL)
 
 
+def progress(**options: Any) -> tqdm:
+    """A progress bar on the terminal of the main process; elsewhere it only counts."""
+    return tqdm(disable=None if hosts.is_main() else True, **options)
+
+
 class MetricsWriter:
-    """Appends metrics to `metrics.jsonl` and to TensorBoard events in `tensorboard/`."""
+    """Appends metrics to `metrics.jsonl` and to TensorBoard events in `tensorboard/`.
+
+    Of several processes, all of which have the same metrics, the main one writes.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -66,7 +82,7 @@ class MetricsWriter:
         Call it before the first `write`, so that each step stands in the file once.
         """
         self._after = step
-        if not self._path.exists():
+        if not hosts.is_main() or not self._path.exists():
             return
         kept = [line for line in self._path.read_bytes().splitlines(True) if _upto(line, step)]
         with replacing(self._path) as file:
@@ -74,6 +90,8 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Adds {"step": step, name: value ...}; NaN and infinity become null."""
+        if not hosts.is_main():
+            return
         values = {name: float(value) for name, value in metrics.items()}
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,7 @@ class ModelConfig:
         dim: D, the width of every embedding.
         heads: attention heads of A_S and of A_C; must divide dim.
         modalities: what the model sees of an item: both, its text, or its images.
+        label_images: whether the labels' pictures are seen; without them, labels are text alone.
         reduce: how 768 entries become D: adaptive max-pooling, or a learned linear map.
         image: the ViT, when it is trained from scratch.
         text: the DistilBERT, when it is trained from scratch; its vocabulary is the tokenizer's.
@@ -45,6 +46,7 @@ class ModelConfig:
     dim: int = 192
     heads: int = 1
     modalities: Modalities = "both"
+    label_images: bool = True
     reduce: Literal["max_pool", "linear"] = "max_pool"
     image: ViTConfig = dataclasses.field(default_factory=ViTConfig.base_32)
     text: DistilBertConfig = dataclasses.field(default_factory=DistilBertConfig.base)
@@ -57,6 +59,11 @@ class ModelConfig:
             raise InputError(
                 f"model.dim={self.dim} with model.heads={self.heads}: heads must divide dim; "
                 "choose, say, --model.heads=1"
+            )
+        if self.modalities == "images" and not self.label_images:
+            raise InputError(
+                "model.modalities=images without model.label_images leaves labels empty; choose "
+                "--model.modalities=both"
             )
 
 
@@ -84,6 +91,7 @@ class Mufin(nnx.Module):
         config: sizes and kinds.
         vocab: number of tokens of the tokenizer.
         vector_width: width of ready image vectors, or None when images are pixels.
+        text_vector_width: width of ready text vectors, or None when texts are tokens.
         processing: how pixels are normalised before E_V.
         mesh: the devices that the attention blocks are mapped over.
         rngs: source of the initial weights.
@@ -95,12 +103,14 @@ class Mufin(nnx.Module):
         *,
         vocab: int,
         vector_width: int | None,
+        text_vector_width: int | None = None,
         processing: ImageProcessing,
         mesh: Mesh,
         rngs: nnx.Rngs,
     ):
         self.config, self.dim, self.mesh, self.processing = config, config.dim, mesh, processing
-        self.vocab, self.vector_width = vocab, vector_width
+        self.vocab = vocab
+        self.vector_width, self.text_vector_width = vector_width, text_vector_width
         image_encoder = text_encoder = image_reduce = text_reduce = None
         if config.modalities != "text":
             if vector_width is None:
@@ -110,9 +120,13 @@ class Mufin(nnx.Module):
             if config.reduce == "linear":
                 image_reduce = nnx.Linear(width, config.dim, rngs=rngs)
         if config.modalities != "images":
-            text_encoder = DistilBert(dataclasses.replace(config.text, vocab=vocab), rngs)
+            if text_vector_width is None:
+                text_encoder = DistilBert(dataclasses.replace(config.text, vocab=vocab), rngs)
+                width = config.text.width
+            else:
+                text_encoder, width = ReadyVectors(text_vector_width, rngs), text_vector_width
             if config.reduce == "linear":
-                text_reduce = nnx.Linear(config.text.width, config.dim, rngs=rngs)
+                text_reduce = nnx.Linear(width, config.dim, rngs=rngs)
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
         self.image_reduce, self.text_reduce = image_reduce, text_reduce
         self.self_attention = AttentionBlock(config.dim, config.heads, rngs=rngs)
@@ -122,8 +136,8 @@ class Mufin(nnx.Module):
         """Return the descriptor vectors X0 of a pool, texts first, on every device."""
         parts = []
         if self.text_encoder is not None and pool.tokens is not None:
-            assert pool.lengths is not None
-            hidden = self.text_encoder(pool.tokens, pool.lengths)
+            texts = (pool.tokens,) if pool.lengths is None else (pool.tokens, pool.lengths)
+            hidden = self.text_encoder(*texts)
             parts.append(self._reduce(hidden, self.text_reduce))
         if self.image_encoder is not None and pool.images is not None:
             images = pool.images
@@ -174,4 +188,6 @@ class Mufin(nnx.Module):
         }
 
     def _reduce(self, hidden: Float[Array, "p w"], linear: nnx.Linear | None) -> Array:
-        return pool_maximum(hidden, self.dim) if linear is None else linear(hidden)
+        if linear is not None:
+            return linear(hidden)
+        return hidden if hidden.shape[-1] == self.dim else pool_maximum(hidden, self.dim)

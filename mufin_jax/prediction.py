@@ -18,20 +18,19 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax import classifiers
+from mufin_jax import classifiers, hosts
 from mufin_jax.artefacts import load_model
-from mufin_jax.attention import Memory
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, pad_rows, prefetch
 from mufin_jax.errors import InputError
-from mufin_jax.files import read_json, replacing, write_json
-from mufin_jax.label_side import build_index, embed_dataset, shortlist
-from mufin_jax.mining import training_pairs
+from mufin_jax.files import read_json, write_json
+from mufin_jax.label_memory import LabelMemory, gather, write_label_side
+from mufin_jax.label_side import shortlist
 from mufin_jax.model import Embedding, Mufin
 from mufin_jax.queries import read_items
 from mufin_jax.retrieval import IndexConfig, LabelIndex
-from mufin_jax.sharding import by_row, make_mesh, put, replicated
+from mufin_jax.sharding import by_row, fetch, make_mesh, put
 from mufin_jax.shortlist import Shortlist
 
 BLOCK = 256
@@ -71,16 +70,16 @@ class Prediction:
     score: float
 
 
-@functools.partial(jax.jit, static_argnames="mix")
+@functools.partial(jax.jit, static_argnames=("size", "mix"))
 def _score(
-    model: Mufin, points: Embedding, memory: Memory, slots: Any, w: Any, found: tuple, mix: float
+    model: Mufin, points: Embedding, start: Any, arrays: Any, found: Any, size: int, mix: float
 ) -> tuple[jax.Array, jax.Array]:
-    """c, mixed with a, for each label of each shortlist, best first; -inf where there is none."""
-    labels, a = found
+    """c, mixed with a, for `size` shortlists: labels and scores, best first; -inf for no label."""
+    points = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), points)
+    labels, a, slots = found
+    memory, w = gather(arrays, labels, slots, model.mesh)
+    c = jnp.einsum("bcd,bcd->bc", model.adapt(points, memory), w)
     real = labels >= 0
-    rows = slots[jnp.where(real, labels, 0)]
-    pairs = Memory(memory.keys[rows], memory.values[rows], rows >= 0)
-    c = jnp.einsum("bcd,bcd->bc", model.adapt(points, pairs), w[jnp.where(real, labels, 0)])
     scores = jnp.where(real, mix * c + (1 - mix) * jnp.where(real, a, 0), -jnp.inf)
     order = jnp.argsort(-scores, axis=-1, stable=True)
     return jnp.take_along_axis(labels, order, -1), jnp.take_along_axis(scores, order, -1)
@@ -94,12 +93,13 @@ def _embed(model: Mufin, pool: Pool, bags: Bags) -> Embedding:
 class Predictor:
     """Answers queries: titles and pictures in, ranked labels out.
 
+    Where several processes share the model's mesh, all of them must ask the same, and all get the
+    answer.
+
     Args:
         model: the encoders and attention blocks that Module IV leaves.
         index: label entries under this model.
-        bags: Z1 of every label, descriptor after descriptor (e, d).
-        offsets: the descriptors of label l are rows offsets[l] to offsets[l + 1] of `bags`.
-        w: the classifiers (L, d).
+        memory: the labels' bags, as A_C sees them, and classifiers.
         dataset: the prepared folder the model was trained on: tokenizer, picture size, titles.
         config: shortlist and mix.
     """
@@ -108,52 +108,53 @@ class Predictor:
         self,
         model: Mufin,
         index: LabelIndex,
-        bags: Float[np.ndarray, "e d"],
-        offsets: Int[np.ndarray, "l1"],
-        w: Float[np.ndarray, "l d"],
+        memory: LabelMemory,
         dataset: Dataset,
         config: PredictConfig,
     ):
-        self.model, self.index, self.dataset, self.config = model, index, dataset, config
-        self._arrays = {"bags": bags, "offsets": offsets, "w": w}
-        self.loader = Loader(dataset, model.config.modalities, model.mesh.size)
-        everywhere = replicated(model.mesh)
-        start, stop = offsets[:-1, None], offsets[1:, None]
-        slots = start + np.arange(max(1, int(np.diff(offsets).max(initial=1))))
-        self._slots = put(np.where(slots < stop, slots, -1).astype(np.int32), everywhere)
-        self._w = put(w, everywhere)
-        memory = jax.jit(lambda block, bags: block.memory(bags, jnp.ones(len(bags), bool)))
-        self._memory = memory(model.cross_attention, put(bags, everywhere))
+        self.model, self.index, self.memory = model, index, memory
+        self.dataset, self.config = dataset, config
+        seen = model.config
+        self.loader = Loader(dataset, seen.modalities, model.mesh, seen.label_images)
 
-    @classmethod
-    def build(
-        cls,
+    @staticmethod
+    def write(
+        folder: Path,
         model: Mufin,
-        table: classifiers.LabelTable | None,
+        rows: classifiers.Rows | None,
         dataset: Dataset,
+        vectors: Float[np.ndarray, "p d"],
         config: PredictConfig,
         index: IndexConfig,
-    ) -> "Predictor":
-        """Embed the label side with this model, and index it."""
-        embedded = embed_dataset(model, Loader(dataset, model.config.modalities, model.mesh.size))
-        labels = embedded.labels
-        assert labels.bag is not None
-        w = labels.vector
-        if table is not None:
-            rows = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(w)], table.rows)
-            w = np.asarray(jax.jit(classifiers.combine)(rows, w))
-        offsets = np.concatenate([[0], np.cumsum(labels.mask.sum(1))])
-        relevance, _ = training_pairs(dataset.train)
-        built = build_index(labels, relevance, embedded.train.vector, index)
-        return cls(model, built, labels.bag[labels.mask], offsets, w, dataset, config)
+    ) -> None:
+        """Write the label side under this model: `index/`, `labels/` and, last, `predictor.json`.
 
-    def save(self, folder: Path) -> None:
-        """Write the label side: `index/`, `labels.npz` (bags, offsets, w) and `predictor.json`."""
-        self.index.save(folder / "index")
-        with replacing(folder / "labels.npz") as file:
-            arrays = self._arrays
-            np.savez(file, bags=arrays["bags"], offsets=arrays["offsets"], w=arrays["w"])
-        write_json(folder / "predictor.json", dataclasses.asdict(self.config))
+        Args:
+            folder: made anew.
+            model: the encoders and attention blocks that Module IV leaves.
+            rows: eta and alpha of all labels; None for classifiers w = z.
+            dataset: the prepared folder.
+            vectors: the descriptor vectors of the dataset under this model (`describe_once`).
+            config: recorded, for those who load the predictor.
+            index: how the index searches.
+        """
+        write_label_side(folder, model, rows, dataset, vectors, index)
+        facts = dataclasses.asdict(config)
+        hosts.once("a predictor", lambda: write_json(folder / "predictor.json", facts))
+
+    @classmethod
+    def open(
+        cls, folder: Path, model: Mufin, dataset: Dataset, config: PredictConfig | None = None
+    ) -> "Predictor":
+        """Return the predictor that `write` wrote for this model and dataset.
+
+        Raises:
+            InputError: if a file of it is missing or damaged.
+        """
+        config = config or PredictConfig(**read_json(folder / "predictor.json"))
+        index = LabelIndex.load(folder / "index", model.mesh)
+        memory = LabelMemory.load(folder / "labels", model.cross_attention, model.mesh)
+        return cls(model, index, memory, dataset, config)
 
     @classmethod
     def load(
@@ -172,11 +173,7 @@ class Predictor:
                 f"--workdir={workdir} first"
             )
         model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
-        with np.load(folder / "labels.npz", allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("bags", "offsets", "w")}
-        config = config or PredictConfig(**read_json(folder / "predictor.json"))
-        index = LabelIndex.load(folder / "index")
-        return cls(model, index, **arrays, dataset=Dataset.open(workdir / "prepare"), config=config)
+        return cls.open(folder, model, Dataset.open(workdir / "prepare"), config)
 
     def predict(self, items: Sequence[dict], k: int = 5) -> list[list[Prediction]]:
         """Rank labels for items the model has not seen.
@@ -224,24 +221,26 @@ class Predictor:
         padded = jax.tree.map(lambda leaf: pad_rows(leaf, mesh.size), bags)
         points = _embed(self.model, put(pool, by_row(mesh)), put(padded, by_row(mesh)))
         if lists is None:
-            x = np.asarray(points.vector)[:count]
+            x = fetch(points.vector)[:count]
             lists = shortlist(self.index, x, self.config.shortlist + extra)
         step = -(-PAIRS // mesh.size) * mesh.size
         labels, scores = [], []
         for start in range(0, count, step):
             size = min(step, len(padded.mask) - start)
-            part = jax.tree.map(lambda leaf: leaf[start : start + size], points)  # noqa: B023
             found = (lists.labels[start : start + size], lists.similarities[start : start + size])
             found = tuple(
                 np.pad(leaf, ((0, size - len(leaf)), (0, 0)), constant_values=fill)
                 for leaf, fill in zip(found, (-1, -np.inf), strict=True)
             )
-            result = _score(
-                self.model, part, self._memory, self._slots, self._w,
-                put(found, by_row(mesh)), mix=self.config.mix,
+            found = put((*found, self.memory.slots(found[0])), by_row(mesh))
+            result = fetch(
+                _score(
+                    self.model, points, start, self.memory.arrays, found,
+                    size=size, mix=self.config.mix,
+                )
             )  # fmt: skip
-            labels.append(np.asarray(result[0]))
-            scores.append(np.asarray(result[1]))
+            labels.append(result[0])
+            scores.append(result[1])
         return np.concatenate(labels)[:count], np.concatenate(scores)[:count]
 
     def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:

@@ -43,13 +43,20 @@ def read_items(
         sources = item.get("images") or [] if modalities != "text" else []
         if not titles[-1] and not sources:
             raise InputError(f"{name}: nothing to see; wanted a title or images")
-        if sources and dataset.image_vectors is not None:
-            raise InputError(f"{name}: the model knows ready vectors, not pictures; give a title")
+        for given, ready, kind in (
+            (titles[-1], dataset.text_vectors, "titles"),
+            (sources, dataset.image_vectors, "pictures"),
+        ):
+            if given and ready is not None:
+                raise InputError(
+                    f"{name}: the model knows ready vectors, not {kind}; leave them out, or rank a "
+                    "side of a prepared folder by Predictor.rank_side"
+                )
         pictures += [_read_picture(source, dataset.processing, name) for source in sources]
         owners += [row] * len(sources)
     tokens = lengths = images = None
     columns, first_image = [], 0
-    if modalities != "images":
+    if modalities != "images" and dataset.text_vectors is None:
         ids, counts = dataset.tokenizer.encode(titles, dataset.texts.shape[1])
         tokens, lengths = pad_texts(ids, counts, mesh_size)
         first_image = len(tokens)

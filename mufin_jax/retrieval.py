@@ -9,18 +9,20 @@ Entries and queries are unit-normalised, so a dot product is a cosine.
 
 import dataclasses
 import logging
-import os
 import shutil
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Float32, Int
 
 from mufin_jax import files, scann_tree
 from mufin_jax.errors import InputError
+from mufin_jax.index_config import IndexConfig
 from mufin_jax.label_entries import LabelEntries, blocks
+from mufin_jax.mesh_search import MeshSearch
 from mufin_jax.scann_tree import Tree
+from mufin_jax.sharding import make_mesh
 from mufin_jax.shortlist import Shortlist, recall
 
 __all__ = ["IndexConfig", "LabelIndex", "Shortlist", "recall"]
@@ -28,43 +30,19 @@ __all__ = ["IndexConfig", "LabelIndex", "Shortlist", "recall"]
 log = logging.getLogger(__name__)
 
 _CELLS = 1 << 21  # retrieved entries held at once
-
-
-@dataclasses.dataclass(frozen=True)
-class IndexConfig:
-    """How the index of Module II searches."""
-
-    backend: Literal["auto", "scann", "exact"] = "auto"
-    """scann, exact, or auto: scann where it is installed."""
-    leaves_searched: float = 0.05
-    """Share of the tree's leaves that a query visits, at least."""
-    entries_searched: int = 20_000
-    """Entries that a query visits, at least (in expectation): 5% of a small tree is too little."""
-    reorder: int = 10
-    """Entries whose exact cosine is computed, in multiples of k: the knob for recall."""
-    over_fetch: int = 3
-    """Entries asked for in multiples of k, so that k distinct labels are among them."""
-    threads: int = 0
-    """Threads for building and searching; 0: one a core."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.leaves_searched <= 1:
-            raise InputError(f"leaves_searched={self.leaves_searched} should be in (0, 1]")
-        for name in ("reorder", "over_fetch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} should be at least 1")
-        for name in ("entries_searched", "threads"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)} should be 0 or more")
+_ROWS = 1 << 16  # entries checked at once
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelIndex:
-    """Finds the labels nearest to queries: approximately by ScaNN, or exactly (tree None)."""
+    """Finds the labels nearest to queries, by its searcher; by numpy, exactly, if that is None.
+
+    Over several processes, each holds the index and asks the same: the sharded search is joint.
+    """
 
     entries: LabelEntries
     config: IndexConfig
-    tree: Tree | None = None
+    searcher: Tree | MeshSearch | None = None
 
     @classmethod
     def build(
@@ -73,14 +51,14 @@ class LabelIndex:
         labels: Int[np.ndarray, " e"],
         config: IndexConfig | None = None,
         num_labels: int | None = None,
+        mesh: Mesh | None = None,
     ) -> "LabelIndex":
-        """Indexes unit-normalised entries, of which each carries a label.
+        """Indexes unit-normalised entries in any order, of which each carries a label.
 
         num_labels defaults to the largest label plus one; labels may have no entry, and are then
         never retrieved. Raises InputError for vectors that are not finite or not unit-normalised
         and for labels out of range.
         """
-        config = config or IndexConfig()
         vectors, labels = np.asarray(vectors), np.asarray(labels)
         num_labels = int(labels.max(initial=-1)) + 1 if num_labels is None else num_labels
         if len(labels) and not (labels.min() >= 0 and labels.max() < num_labels):
@@ -88,12 +66,31 @@ class LabelIndex:
                 f"an entry carries label {labels.min() if labels.min() < 0 else labels.max()}; "
                 f"labels should be in 0..{num_labels - 1}"
             )
-        _check_unit(vectors, "entry")
-        entries = LabelEntries.group(vectors, labels, num_labels)
-        tree = None
-        if len(vectors) >= scann_tree.FEWEST_VECTORS and _wants_scann(config.backend):
-            tree = Tree.build(entries.vectors, _threads(config))
-        return cls(entries, config, tree)
+        _check_unit(vectors, "entry")  # in the caller's order, to name the caller's row
+        return cls.over(LabelEntries.group(vectors, labels, num_labels), config, mesh)
+
+    @classmethod
+    def over(
+        cls, entries: LabelEntries, config: IndexConfig | None = None, mesh: Mesh | None = None
+    ) -> "LabelIndex":
+        """Indexes entries that lie label after label; their vectors may be a map of a file.
+
+        Nothing copies the vectors whole except ScaNN, once, while it builds. The mesh, of all
+        devices by default, is where a sharded search runs. Raises InputError for vectors that
+        are not finite or not unit-normalised.
+        """
+        config = config or IndexConfig()
+        _check_unit(entries.vectors, "entry")
+        how = config.search_over(len(entries.vectors), mesh)
+        if how == "scann":
+            return cls(entries, config, Tree.build(entries.vectors, config.num_threads()))
+        return cls(entries, config, _on_mesh(how, entries.vectors, mesh))
+
+    @property
+    def exact(self) -> bool:
+        """Whether searches look at every entry."""
+        searcher = self.searcher
+        return not isinstance(searcher, Tree) and not (searcher and searcher.approximate)
 
     def search(self, queries: Float32[np.ndarray, "b d"], k: int) -> Shortlist:
         """The first k distinct labels of each query, by the best entry that the index found.
@@ -108,15 +105,15 @@ class LabelIndex:
             wanted = self.entries.vectors.shape[1]
             raise InputError(f"queries have shape {queries.shape}; the index wants (b, {wanted})")
         _check_unit(queries, "query")
-        if self.tree is None or not len(queries):
+        if self.searcher is None or not len(queries):
             return Shortlist(*self.entries.exact_search(queries, k))
-        return self._search_tree(self.tree, queries, k)
+        return self._distinct(self.searcher, queries, k)
 
     def shortlist(self, queries: Float32[np.ndarray, "b d"], k: int) -> Shortlist:
         """`search`, then the exact similarity of every label found, best first."""
         found = self.search(queries, k)
-        if self.tree is None:
-            return found  # exact search already looked at every entry
+        if self.exact:
+            return found  # the search already looked at every entry
         similarities = self.entries.exact_similarity(
             np.ascontiguousarray(queries, np.float32), found.labels
         )
@@ -125,17 +122,22 @@ class LabelIndex:
             np.take_along_axis(found.labels, order, 1), np.take_along_axis(similarities, order, 1)
         )
 
-    def _search_tree(self, tree: Tree, queries: np.ndarray, k: int) -> Shortlist:
-        size, wanted = tree.size, min(k, len(self.entries.filled))
-        fetch, reorder = min(self.config.over_fetch * k, size), self.config.reorder * k
-        share = max(self.config.leaves_searched, max(self.config.entries_searched, reorder) / size)
+    def _distinct(self, searcher: Tree | MeshSearch, queries: np.ndarray, k: int) -> Shortlist:
+        """The first k distinct labels among retrieved entries.
+
+        If the best entries hold k labels, those are the k best, each with its best entry.
+        """
+        size, wanted = searcher.size, min(k, len(self.entries.filled))
+        multiple = self.config.reorder if isinstance(searcher, Tree) else self.config.over_fetch
+        fetch = min(multiple * k, size)
+        share = max(self.config.leaves_searched, max(self.config.entries_searched, fetch) / size)
         labels = np.full((len(queries), k), -1, np.int32)
         similarities = np.full((len(queries), k), -np.inf, np.float32)
         short = np.arange(len(queries))
         while len(short):
             for block in blocks(len(short), _CELLS // fetch):
                 rows = short[block]
-                found = tree.search(queries[rows], fetch, reorder, share)
+                found = searcher.search(queries[rows], fetch, share)
                 labels[rows], similarities[rows] = self.entries.first_distinct(*found, k)
             if fetch == size and share >= 1:
                 break
@@ -145,18 +147,22 @@ class LabelIndex:
         return Shortlist(labels, similarities)
 
     def save(self, folder: Path) -> None:
-        """Writes entries.npy, offsets.npy, tree/ (unless exact) and, last, index.json."""
-        with files.disk_errors(folder, 2 * self.entries.vectors.nbytes):
+        """Writes entries.npy, offsets.npy, tree/ (if ScaNN searches) and, last, index.json.
+
+        An entries.npy in the folder that the entries map stays as it is.
+        """
+        with files.disk_errors(folder, self.entries.vectors.nbytes):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "index.json").unlink(missing_ok=True)
             shutil.rmtree(folder / "tree", ignore_errors=True)
-            np.save(folder / "entries.npy", self.entries.vectors)
+            if not _maps(self.entries.vectors, folder / "entries.npy"):
+                with files.replacing(folder / "entries.npy") as file:
+                    np.save(file, self.entries.vectors)
             np.save(folder / "offsets.npy", self.entries.offsets)
-            if self.tree is not None:
+            if isinstance(self.searcher, Tree):
                 (folder / "tree").mkdir(exist_ok=True)
-                self.tree.save(folder / "tree")
+                self.searcher.save(folder / "tree")
         facts = {
-            "backend": "exact" if self.tree is None else "scann",
             "entries": len(self.entries.vectors),
             "dimensions": self.entries.vectors.shape[1],
             "labels": len(self.entries.offsets) - 1,
@@ -166,16 +172,20 @@ class LabelIndex:
         files.write_json(folder / "index.json", facts)
 
     @classmethod
-    def load(cls, folder: Path) -> "LabelIndex":
+    def load(
+        cls, folder: Path, mesh: Mesh | None = None, config: IndexConfig | None = None
+    ) -> "LabelIndex":
         """Reads what `save` wrote, wherever the folder has moved; entries stay on disk (mmap).
 
-        Raises InputError, before anything is parsed, when a file is missing, damaged or not
-        one of the index's.
+        The config, by default the one that the index was built with, chooses the backend anew;
+        any but ScaNN, which wants its tree in the folder, needs the entries alone. Raises
+        InputError, before anything is parsed, when a file is missing, damaged or not one of the
+        index's.
         """
         again = f"delete {folder} and run --stage=retrieve"
         facts = files.read_json(folder / "index.json")
         try:
-            config, backend = IndexConfig(**facts["config"]), facts["backend"]
+            config = config or IndexConfig(**facts["config"])
             shape, listed = (facts["entries"], facts["dimensions"], facts["labels"]), facts["files"]
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder}/index.json: not an index ({error!r}); {again}") from error
@@ -192,33 +202,47 @@ class LabelIndex:
                 f"{folder}: entries {vectors.shape} and offsets {offsets.shape} do not have the "
                 f"shapes in index.json; {again}"
             )
-        tree = None
-        if backend == "scann" and _wants_scann(config.backend):
-            tree = Tree.load(folder / "tree", len(vectors), _threads(config))
-        return cls(LabelEntries(vectors, offsets), config, tree)
+        entries, how = LabelEntries(vectors, offsets), config.search_over(len(vectors), mesh)
+        if how != "scann":
+            return cls(entries, config, _on_mesh(how, vectors, mesh))
+        if any(name.startswith("tree/") for name in listed):
+            return cls(entries, config, Tree.load(folder / "tree", vectors, config.num_threads()))
+        if config.backend == "scann":
+            raise InputError(
+                f"{folder}: backend=scann, but the index was built without ScaNN's tree; choose "
+                f"exact or sharded, or {again}"
+            )
+        log.warning("%s was built without ScaNN's tree: exact search takes its place", folder)
+        return cls(entries, config)
+
+
+def _on_mesh(how: str, vectors: np.ndarray, mesh: Mesh | None) -> MeshSearch | None:
+    if how == "exact":
+        return None
+    return MeshSearch.build(vectors, mesh or make_mesh(), how == "sharded_approx")
+
+
+def _maps(vectors: np.ndarray, path: Path) -> bool:
+    """Whether the vectors are what a file holds, mapped."""
+    if not (isinstance(vectors, np.memmap) and vectors.filename and path.exists()):
+        return False
+    if not path.samefile(vectors.filename) or not vectors.flags.c_contiguous:
+        return False
+    stored = np.load(path, mmap_mode="r", allow_pickle=False)
+    facts = (vectors.shape, vectors.dtype, vectors.offset)
+    return facts == (stored.shape, stored.dtype, stored.offset)
 
 
 def _check_unit(vectors: np.ndarray, what: str) -> None:
-    squares = np.einsum("ed,ed->e", vectors, vectors)
-    wrong = ~(np.abs(squares - 1) < 0.02)  # written so that NaN is wrong, too
-    if wrong.any():
-        row = int(wrong.argmax())
+    first, count = None, 0
+    for block in blocks(len(vectors), _ROWS):
+        squares = np.einsum("ed,ed->e", vectors[block], vectors[block])
+        wrong = ~(np.abs(squares - 1) < 0.02)  # written so that NaN is wrong, too
+        if wrong.any():
+            first = first or (block.start + int(wrong.argmax()), squares[wrong][0] ** 0.5)
+            count += int(wrong.sum())
+    if first:
         raise InputError(
-            f"{what} {row} has norm {squares[row] ** 0.5:.4g}; vectors should be finite and "
-            f"unit-normalised ({wrong.sum()} of {len(vectors)} are not)"
+            f"{what} {first[0]} has norm {first[1]:.4g}; vectors should be finite and "
+            f"unit-normalised ({count} of {len(vectors)} are not)"
         )
-
-
-def _wants_scann(backend: str) -> bool:
-    if backend == "exact" or scann_tree.importable():
-        return backend != "exact"
-    if backend == "scann":
-        raise InputError("backend=scann, but ScaNN is not installed; pip install scann, or auto")
-    log.warning("ScaNN is not installed: exact search takes its place, slower for many labels")
-    return False
-
-
-def _threads(config: IndexConfig) -> int:
-    if config.threads or not hasattr(os, "sched_getaffinity"):
-        return config.threads or os.cpu_count() or 1
-    return len(os.sched_getaffinity(0))  # in a container, fewer than cpu_count

@@ -1,41 +1,32 @@
-"""A run's folder and a run's end: who holds it, what is finished and how it was made, exit codes.
+"""A run's folder and a run's stop: who holds it, what is finished and how it was made, signals.
 
 <workdir>/lock, owner.json           one run at a time; the lock is the system's, freed by any death
 <workdir>/run.json                   configuration, versions, devices, seed, seconds by stage
 <workdir>/<stage>/settings.json      the configuration a stage is made with; another is refused
 <workdir>/<stage>/done.json          written last: the stage is finished
+
+Of several processes the main one holds the folder and writes these; what it finds, it tells others.
 """
 
 import contextlib
 import datetime
-import errno
 import importlib.metadata
 import os
 import platform
 import signal
 import socket
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import filelock
 
-from mufin_jax.errors import Held, InputError, MufinError, Stopped
-from mufin_jax.files import (
-    disk_error,
-    disk_errors,
-    is_disk_error,
-    jsonable,
-    read_json,
-    replacing,
-    write_json,
-)
-
-__all__ = ["Run", "main_guard", "read_json", "replacing", "stop_requested", "write_json"]
+from mufin_jax import hosts
+from mufin_jax.errors import Held, InputError, Stopped
+from mufin_jax.files import disk_errors, jsonable, read_json, write_json
 
 _PACKAGES = ("mufin_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scann")
 
@@ -52,6 +43,10 @@ class Run:
         self._lock = filelock.FileLock(workdir / "lock")
 
     def __enter__(self) -> "Run":
+        hosts.once("a run begins", self._hold)
+        return self
+
+    def _hold(self) -> None:
         with disk_errors(self.workdir):
             try:
                 self.workdir.mkdir(parents=True, exist_ok=True)
@@ -69,11 +64,11 @@ class Run:
             self.workdir / "owner.json",
             {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()},
         )
-        return self
 
     def __exit__(self, *exception: object) -> None:
-        (self.workdir / "owner.json").unlink(missing_ok=True)
-        self._lock.release()
+        if hosts.is_main():
+            (self.workdir / "owner.json").unlink(missing_ok=True)
+            self._lock.release()
 
     def _owner(self) -> str:
         try:
@@ -90,11 +85,14 @@ class Run:
 
     def finished(self, stage: str) -> bool:
         """Whether `mark_finished` was reached."""
-        return (self.workdir / stage / "done.json").is_file()
+        return hosts.decide((self.workdir / stage / "done.json").is_file)
 
     def mark_finished(self, stage: str, facts: dict[str, Any] | None = None) -> None:
         """Records, durably and as the last thing written, that a stage needs no repetition."""
-        write_json(self.stage_folder(stage) / "done.json", {"at": _now(), **(facts or {})})
+        path = self.stage_folder(stage) / "done.json"
+        hosts.once(
+            f"{stage} is finished", lambda: write_json(path, {"at": _now(), **(facts or {})})
+        )
 
     def guard(self, stage: str, settings: Any) -> None:
         """Records the settings (JSON-able, or a dataclass) that a stage is made with.
@@ -103,11 +101,14 @@ class Run:
         """
         self.check(stage, settings)
         path = self.stage_folder(stage) / "settings.json"
-        if not path.exists():
+        if hosts.is_main() and not path.exists():
             write_json(path, settings)
 
     def check(self, stage: str, settings: Any) -> None:
         """Raises what `guard` raises, and records nothing."""
+        hosts.once(f"{stage} is checked", lambda: self._check(stage, settings))
+
+    def _check(self, stage: str, settings: Any) -> None:
         path = self.workdir / stage / "settings.json"
         if not path.exists():
             return
@@ -130,9 +131,10 @@ class Run:
         try:
             yield
         finally:
-            seconds = dict(self.facts().get("seconds", {}))
-            spent = seconds.get(stage, 0.0) + time.monotonic() - start
-            self.record(seconds=seconds | {stage: round(spent, 3)})
+            if hosts.is_main():
+                seconds = dict(self.facts().get("seconds", {}))
+                spent = seconds.get(stage, 0.0) + time.monotonic() - start
+                self.record(seconds=seconds | {stage: round(spent, 3)})
 
     def facts(self) -> dict[str, Any]:
         """What run.json holds; empty before the first `record`."""
@@ -141,7 +143,8 @@ class Run:
 
     def record(self, **facts: Any) -> None:
         """Adds to run.json, or replaces in it."""
-        write_json(self.workdir / "run.json", self.facts() | facts)
+        if hosts.is_main():
+            write_json(self.workdir / "run.json", self.facts() | facts)
 
 
 def environment() -> dict[str, Any]:
@@ -153,7 +156,21 @@ def environment() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     devices = [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()]
-    return {"versions": versions, "platform": platform.platform(), "devices": devices}
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "processes": jax.process_count(),
+        "devices": devices,
+    }
+
+
+def use_compile_cache(folder: Path) -> None:
+    """Keep compiled programs in the run's folder, so that a resumed run does not compile again."""
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").resolve()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -167,17 +184,14 @@ def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
-_stop = threading.Event()
-
-
 def stop_requested() -> bool:
-    """Whether a signal asked the run to stop: save, then raise Stopped."""
-    return _stop.is_set()
+    """Whether a signal asked a process of the run to stop: save, then raise Stopped."""
+    return hosts.stop.is_set()
 
 
 def check_stop(where: str) -> None:
     """Raises Stopped in a phase that has nothing to save, if a signal asked for it."""
-    if _stop.is_set():
+    if hosts.stop.is_set():
         raise Stopped(f"{where}: stopped by a signal; run the same command to go on")
 
 
@@ -194,12 +208,12 @@ def signals_stop_gently() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in wanted}
 
     def request(number: int, frame: FrameType | None) -> None:
-        _stop.set()
+        hosts.stop.set()
         for other in wanted:
             signal.signal(other, signal.SIG_DFL)  # ends the process even inside a long C call
         os.write(2, b"\nstopping after this step; once more to end at once\n")
 
-    _stop.clear()
+    hosts.stop.clear()
     for number in wanted:
         signal.signal(number, request)
     try:
@@ -207,33 +221,4 @@ def signals_stop_gently() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _stop.clear()
-
-
-def main_guard(main: Callable[[], Any]) -> int:
-    """Runs a command and returns its exit code, 0 when it ends well.
-
-    What a user can mend becomes one line on stderr; other exceptions are bugs and pass through.
-    """
-    try:
-        with signals_stop_gently():
-            main()
-        sys.stdout.flush()
-        return 0
-    except MufinError as error:
-        return _say(error)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:  # the reader, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + signal.SIGPIPE
-    except OSError as error:
-        if not is_disk_error(error):
-            raise
-        path = Path(os.fsdecode(error.filename or "."))
-        return _say(disk_error(path, error.strerror or os.strerror(error.errno or errno.EIO)))
-
-
-def _say(error: MufinError) -> int:
-    print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
-    return error.exit_code
+        hosts.stop.clear()

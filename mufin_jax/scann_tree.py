@@ -2,7 +2,9 @@
 
 A tree of sqrt(e) leaves, of which a query visits some; asymmetric hashing of two dimensions a
 code; exact cosines for the best. Guo et al., "Accelerating Large-Scale Inference with
-Anisotropic Vector Quantization", ICML 2020.
+Anisotropic Vector Quantization", ICML 2020. The exact cosines are computed here, not by ScaNN,
+which would hold a copy of all vectors for them, in memory and on disk: without it an entry of 192
+dimensions costs about 150 bytes, and the vectors can be a map of a file.
 """
 
 import contextlib
@@ -26,7 +28,7 @@ FEWEST_VECTORS = 1_000
 """Below this number a tree loses recall and saves no time."""
 
 FILES = frozenset(
-    "scann_assets.pbtxt scann_config.pb ah_codebook.pb serialized_partitioner.pb dataset.npy "
+    "scann_assets.pbtxt scann_config.pb ah_codebook.pb serialized_partitioner.pb "
     "hashed_dataset.npy datapoint_to_token.npy".split()
 )
 """What `Tree.save` writes. Never load a folder that holds more: ScaNN unpickles a docids file."""
@@ -44,16 +46,22 @@ def importable() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A ScaNN searcher over unit vectors."""
+    """A ScaNN searcher over unit vectors: its codes find, the vectors themselves decide."""
 
     searcher: Any
-    size: int
+    vectors: Float32[np.ndarray, "e d"]
+
+    @property
+    def size(self) -> int:
+        """How many vectors there are."""
+        return len(self.vectors)
 
     @classmethod
     def build(cls, vectors: Float32[np.ndarray, "e d"], threads: int) -> "Tree":
         """Indexes at least FEWEST_VECTORS finite vectors; the same index whatever the threads.
 
-        Vectors that are not finite end the process: check them before.
+        Vectors that are not finite end the process: check them before. While it builds, ScaNN
+        holds memory of twice their size (a copy, and the differences to their leaves' centres).
         """
         from scann import scann_ops_pybind
 
@@ -69,44 +77,48 @@ class Tree:
         builder.score_ah(
             _DIMENSIONS_PER_CODE, anisotropic_quantization_threshold=_QUANTIZATION_THRESHOLD
         )
-        builder.reorder(100)
         with _without_chatter():
-            tree = cls(builder.build(), len(vectors))
+            tree = cls(builder.build(), vectors)
         tree.searcher.set_num_threads(threads)
         return tree
 
     def search(
-        self,
-        queries: Float32[np.ndarray, "b d"],
-        fetch: int,
-        reorder: int,
-        share_of_leaves: float,
+        self, queries: Float32[np.ndarray, "b d"], wanted: int, share: float = 1.0
     ) -> tuple[Int64[np.ndarray, "b m"], Float32[np.ndarray, "b m"]]:
-        """Up to `fetch` entries a query and their cosines, best first; -1 and -inf for none."""
+        """The `wanted` entries nearest by their codes and their exact cosines, in no order.
+
+        A row short of entries, for want of them in the share of leaves that it visits, ends in
+        -1 and -inf.
+        """
         leaves = _num_leaves(self.size)
-        ids, cosines = self.searcher.search_batched_parallel(
+        ids, scores = self.searcher.search_batched_parallel(
             queries,
-            final_num_neighbors=fetch,
-            pre_reorder_num_neighbors=max(reorder, fetch),
-            leaves_to_search=min(math.ceil(share_of_leaves * leaves), leaves),
+            final_num_neighbors=wanted,
+            leaves_to_search=min(math.ceil(share * leaves), leaves),
             batch_size=_ROWS_PER_TASK,
         )
-        missing = np.isnan(cosines)  # ScaNN pads short rows with NaN and id 0, a valid entry
-        return np.where(missing, -1, ids.astype(np.int64)), np.where(missing, -np.inf, cosines)
+        ids = ids.astype(np.int64)
+        ids[np.isnan(scores)] = -1  # ScaNN pads short rows with NaN and id 0, a valid entry
+        vectors = np.asarray(self.vectors)  # a view: indexing a memmap object costs more
+        cosines = np.full(ids.shape, -np.inf, np.float32)
+        for i, row in enumerate(ids):
+            real = row >= 0
+            cosines[i, real] = vectors[row[real]] @ queries[i]
+        return ids, cosines
 
     def save(self, folder: Path) -> None:
         """Writes FILES to a folder that exists and may move afterwards."""
         self.searcher.serialize(str(folder), relative_path=True)
 
     @classmethod
-    def load(cls, folder: Path, size: int, threads: int) -> "Tree":
+    def load(cls, folder: Path, vectors: Float32[np.ndarray, "e d"], threads: int) -> "Tree":
         """Reads what `save` wrote. The caller has verified that the folder holds that only."""
         from scann import scann_ops_pybind
 
         with _without_chatter():
             searcher = scann_ops_pybind.load_searcher(str(folder), assets_backcompat_shim=False)
         searcher.set_num_threads(threads)
-        return cls(searcher, size)
+        return cls(searcher, vectors)
 
 
 def _num_leaves(size: int) -> int:

@@ -40,6 +40,16 @@ def by_row(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BY_ROW)
 
 
+def local_rows(mesh: Mesh, size: int) -> Int[np.ndarray, "r"]:
+    """Return which rows of an array of `size` rows, placed `by_row`, this process's devices hold.
+
+    The others need not be read: `put` never looks at them.
+    """
+    held = by_row(mesh).addressable_devices_indices_map((size,))
+    rows = [np.arange(size)[index] for index in held.values() if index is not None]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *rows]))
+
+
 def put(tree: Any, sharding: NamedSharding) -> Any:
     """Move the arrays of `tree`, which every process holds whole, to the devices."""
 
@@ -50,6 +60,23 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     return jax.tree.map(one, tree)
+
+
+def put_rows(rows: np.ndarray, mesh: Mesh) -> Array:
+    """Split the rows of an array over the devices, padded with zeros to a multiple of them.
+
+    Of a map, each process reads what its own devices hold. CPU devices share the memory of `rows`
+    where its alignment allows: leave it as it is for as long as the result lives.
+    """
+    size = max(1, -(-len(rows) // mesh.size)) * mesh.size
+
+    def part(index: Any) -> np.ndarray:
+        start, stop, _ = index[0].indices(size)
+        own = np.asarray(rows[start:stop])
+        missing = [(0, stop - start - len(own)), *[(0, 0)] * (own.ndim - 1)]
+        return np.pad(own, missing) if missing[0][1] else own
+
+    return jax.make_array_from_callback((size, *rows.shape[1:]), by_row(mesh), part)
 
 
 def fetch(tree: Any) -> Any:

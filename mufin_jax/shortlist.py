@@ -1,7 +1,6 @@
 """The shortlist R_i of a datapoint: what Module II hands to Module IV and to prediction."""
 
 import dataclasses
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,33 +17,35 @@ class Shortlist:
     labels: Int32[np.ndarray, "b k"]  # -1 where there is no label
     similarities: Float32[np.ndarray, "b k"]  # cosine; -inf where there is no label
 
-    @classmethod
-    def concatenate(cls, parts: "list[Shortlist]") -> "Shortlist":
-        """Stacks shortlists of the same k."""
-        return cls(
-            np.concatenate([part.labels for part in parts]),
-            np.concatenate([part.similarities for part in parts]),
-        )
-
-    def save(self, path: Path) -> None:
-        """Writes `labels` and `similarities` to an npz file, which appears only when complete."""
-        with files.replacing(path) as file:
-            np.savez(file, labels=self.labels, similarities=self.similarities)
+    def save(self, folder: Path) -> None:
+        """Writes `labels.npy` and `similarities.npy`, each of which appears only when complete."""
+        with files.disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        for name in ("similarities", "labels"):
+            with files.replacing(folder / f"{name}.npy") as file:
+                np.save(file, getattr(self, name))
 
     @classmethod
-    def load(cls, path: Path) -> "Shortlist":
-        """Reads what `save` wrote; InputError if the file is missing or is something else."""
-        try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                labels, similarities = arrays["labels"], arrays["similarities"]
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: no shortlist ({error}); run --stage=retrieve") from error
-        if labels.ndim != 2 or labels.shape != similarities.shape:
+    def load(cls, folder: Path) -> "Shortlist":
+        """Maps the arrays of a folder; InputError if one is missing or is something else."""
+        again = f"delete {folder} and run --stage=retrieve"
+        arrays = []
+        for name, dtype in (("labels", np.int32), ("similarities", np.float32)):
+            path = folder / f"{name}.npy"
+            try:
+                array = np.lib.format.open_memmap(path, mode="r")
+            except (OSError, ValueError) as error:
+                raise InputError(f"{path}: no shortlist ({error}); {again}") from error
+            if array.ndim != 2 or array.dtype != dtype:
+                raise InputError(f"{path}: wanted a matrix of {np.dtype(dtype)}; {again}")
+            # A plain view: to index a memmap object costs more than to read what is in it.
+            arrays.append(np.asarray(array))
+        if arrays[0].shape != arrays[1].shape:
             raise InputError(
-                f"{path}: labels {labels.shape} and similarities {similarities.shape} should be "
-                "matrices of one shape; delete the file and run --stage=retrieve"
+                f"{folder}: labels {arrays[0].shape} and similarities {arrays[1].shape} should be "
+                f"matrices of one shape; {again}"
             )
-        return cls(labels, similarities)
+        return cls(*arrays)
 
 
 def recall(approximate: Shortlist, exact: Shortlist) -> float:

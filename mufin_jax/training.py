@@ -2,7 +2,8 @@
 
 A stage brings a jitted step and a function that makes batch i; the loop brings progress, logs,
 checkpoints and resuming. Batch i is a pure function of (seed, stage, i), so a run that was killed
-and started again computes, to the bit, what an uninterrupted one does.
+and started again computes, to the bit, what an uninterrupted one does. Several processes run the
+loop in step: what their clocks and signals say goes through a vote.
 """
 
 import dataclasses
@@ -16,13 +17,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
+from mufin_jax import hosts
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.loader import prefetch
 from mufin_jax.errors import InputError, NonFinite, Stopped
-from mufin_jax.logs import MetricsWriter
+from mufin_jax.logs import MetricsWriter, progress
 from mufin_jax.runs import stop_requested
+from mufin_jax.sharding import by_row, make_mesh, put, replicated
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +102,8 @@ def fit(
     follow = _Follower(name, config, plateau, writer)
     segment = refresh_every or steps
     saved, saved_at, metrics = start, time.monotonic(), {}
-    with tqdm(total=steps, initial=start, desc=name, unit="step", disable=None) as bar:
+    agree = _Agreement()
+    with progress(total=steps, initial=start, desc=name, unit="step") as bar:
         done = start
         while done < steps:
             first = done - done % segment
@@ -118,11 +121,13 @@ def fit(
                     bar.set_postfix_str(follow(done, metrics))
                     if bar.disable:  # no terminal: a log line now and then takes the bar's place
                         follow.say(done, steps)
-                overdue = time.monotonic() - saved_at > config.checkpoint_seconds
+                late = time.monotonic() - saved_at > config.checkpoint_seconds
+                overdue, stop = agree(late, stop_requested())
                 if done % config.checkpoint_every == 0 or overdue or done == steps:
                     _save(done, state, metrics, checkpoints)
                     saved, saved_at = done, time.monotonic()
-                if stop_requested():
+                    agree.forget()
+                if stop:
                     if saved != done:
                         _save(done, state, metrics, checkpoints)
                     raise Stopped(
@@ -133,8 +138,42 @@ def fit(
     return state
 
 
+class _Agreement:
+    """Has all processes save, and stop, at the same step, though clocks and signals differ.
+
+    Each step they cast votes, which the devices add up, and read those of the step before: no step
+    waits for a round trip. A process alone agrees with itself at once.
+    """
+
+    def __init__(self) -> None:
+        self._cast: jax.Array | None = None
+        self._mesh = make_mesh() if hosts.several() else None
+        if self._mesh is not None:
+            one = replicated(self._mesh)
+            self._count = jax.jit(lambda votes: votes.any(0), out_shardings=one)
+
+    def __call__(self, overdue: bool, stop: bool) -> tuple[bool, bool]:
+        """Vote, and return whether a checkpoint is overdue and whether anyone wants to stop.
+
+        The main process alone says what is overdue.
+        """
+        if self._mesh is None:
+            return overdue, stop
+        vote = [overdue and hosts.is_main(), stop]
+        before, votes = self._cast, np.tile(vote, (self._mesh.size, 1))
+        self._cast = self._count(put(votes, by_row(self._mesh)))
+        if before is None:
+            return False, False
+        overdue, stop = map(bool, np.asarray(before))
+        return overdue, stop
+
+    def forget(self) -> None:
+        """Drop the votes on their way: they were cast before the checkpoint just saved."""
+        self._cast = None
+
+
 def _resume(state: State, checkpoints: Checkpoints) -> tuple[int, State]:
-    found = checkpoints.restore(state)
+    found = checkpoints.restore(state, free=True)
     if found is None:
         return 0, state
     log.info("resuming at step %d", found[0])
@@ -163,7 +202,7 @@ class _Follower:
 
     def __init__(self, name: str, config: FitConfig, plateau: float | None, writer: MetricsWriter):
         self.name, self.config, self.plateau, self.writer = name, config, plateau, writer
-        self.resting, self.warned, self.text = 0, False, ""
+        self.resting, self.warned, self.text = 0, not hosts.is_main(), ""
         self.began: tuple[int, float] | None = None
         self.said_at = time.monotonic()
 

@@ -7,6 +7,7 @@ Run as a script it is an experiment like those of `experiments/`, to be started,
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,38 @@ def start(workdir: Path, *flags: str, cache: Path, devices: int = 1) -> subproce
     )  # fmt: skip
 
 
+def start_together(
+    workdir: Path, *flags: str, cache: Path, processes: int = 2, devices: int = 4,
+    script: str = __file__,
+) -> list[subprocess.Popen[str]]:  # fmt: skip
+    """The experiment, or another script with its flags, as one run of several processes."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        place = f"--hosts.coordinator=localhost:{probe.getsockname()[1]}"
+    return [
+        subprocess.Popen(
+            [sys.executable, script, f"--workdir={workdir}", *flags, place,
+             f"--hosts.processes={processes}", f"--hosts.process={process}"],
+            env=environment(cache, devices), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for process in range(processes)
+    ]  # fmt: skip
+
+
+def ends(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str]]:
+    """Exit code of each process, and its stderr without what JAX says at the start."""
+    said = [process.communicate(timeout=seconds)[1] for process in processes]
+    lines = (
+        [line for line in text.splitlines() if line and "coordination_service.cc" not in line]
+        for text in said
+    )
+    return [
+        (process.returncode, "\n".join(kept))
+        for process, kept in zip(processes, lines, strict=True)
+    ]
+
+
 def finish(workdir: Path, *flags: str, cache: Path, devices: int = 1) -> str:
     """Runs the experiment, which must end well, and returns what it printed."""
     process = start(workdir, *flags, cache=cache, devices=devices)
@@ -93,10 +126,13 @@ def results(workdir: Path) -> dict[str, np.ndarray]:
         restored = Checkpoints(folder.parent).restore(step=int(folder.name))
         assert restored is not None
         _flatten(restored[1], folder.relative_to(workdir).as_posix(), found)
-    for path in sorted(workdir.glob("*/**/*.npz")):
-        if path.relative_to(workdir).parts[0] not in ("miniature", "prepare"):
-            with np.load(path, allow_pickle=False) as arrays:
-                found |= {f"{path.relative_to(workdir)}:{name}": arrays[name] for name in arrays}
+    for path in sorted(workdir.glob("*/**/*.np[yz]")):
+        name = path.relative_to(workdir)
+        if name.parts[0] in ("miniature", "prepare"):
+            continue
+        arrays = np.load(path, allow_pickle=False)
+        named = {"": arrays} if path.suffix == ".npy" else dict(arrays)
+        found |= {f"{name}:{part}": array for part, array in named.items()}
     return found
 
 

@@ -64,6 +64,7 @@ def new_model(
     mesh: Mesh,
     config: ModelConfig = CONFIG,
     vector_width: int | None = None,
+    text_vector_width: int | None = None,
     seed: int = 0,
 ) -> Mufin:
     """A model with random weights, in which no bias, norm or attention map is neutral."""
@@ -73,6 +74,7 @@ def new_model(
             config,
             vocab=dataset.tokenizer.vocab_size,
             vector_width=vector_width,
+            text_vector_width=text_vector_width,
             processing=dataset.processing,
             mesh=mesh,
             rngs=nnx.Rngs(0),

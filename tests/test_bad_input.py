@@ -221,7 +221,8 @@ CASES = [
     Case("heads that do not divide", flags("--model.heads=3"), "heads=3: heads must divide dim"),
     Case("negative seed", flags("--seed=-1"), "seed=-1: wanted a whole number from 0"),
     Case("seed too large", flags("--seed=4294967296"), "seed=4294967296: wanted"),
-    Case("no epochs", flags("--pretrain.epochs=0"), "pretrain.epochs=0: wanted a number >= 1"),
+    Case("no epochs", flags("--finetune.epochs=0"), "finetune.epochs=0: wanted a number >= 1"),
+    Case("epochs below none", flags("--pretrain.epochs=-1"), "pretrain.epochs=-1: wanted a number >= 0"),
     Case("batch of one label", flags("--pretrain.batch-size=1"), "pretrain.batch_size=1: wanted at least 2"),
     Case("margin that is no cosine", flags("--finetune.margin=2"), "finetune.margin=2.0: wanted a cosine"),
     Case("weight beyond 1", flags("--initialize.alpha=2"), "initialize.alpha=2.0: wanted a weight"),
@@ -300,7 +301,7 @@ def no_traces(monkeypatch):
     """`main` is the last thing a process does: it sets up logging and a cache for all of it."""
     root = logging.getLogger()
     before = list(root.handlers)
-    monkeypatch.setattr(experiments, "_use_compile_cache", lambda folder: None)
+    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
     yield
     root.handlers[:] = before
 

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mufin_jax import array_files
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.errors import InputError
+from mufin_jax.sharding import by_row, put
 
 
 class Moments(NamedTuple):
@@ -83,6 +85,37 @@ def test_an_array_over_eight_devices_restores_to_three_other_placements(tmp_path
         _, state, _ = restore(tmp_path, {"table": like})
         np.testing.assert_array_equal(state["table"], table)
         assert getattr(state["table"], "sharding", None) == target
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4, None])
+@pytest.mark.parametrize("free", [False, True])
+def test_what_eight_devices_save_any_number_restores_to_the_bit(tmp_path, devices, free):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rng = np.random.default_rng(0)
+    state = {
+        "rows": rng.normal(size=(24, 3)).astype(np.float32),
+        "half": rng.normal(size=(16, 5)).astype(jnp.bfloat16),
+        "weights": rng.normal(size=(3, 7)).astype(np.float32),
+    }
+
+    def placed(over):
+        spec = {"rows": PartitionSpec("data"), "half": PartitionSpec("data")}
+        return {
+            name: jax.device_put(array, NamedSharding(over, spec.get(name, PartitionSpec())))
+            for name, array in state.items()
+        }
+
+    Checkpoints(tmp_path).save(1, placed(mesh), {})
+    like: dict | None = None
+    if devices is not None:
+        few = jax.sharding.Mesh(mesh.devices[:devices], ("data",))
+        like = jax.tree.map(jnp.zeros_like, placed(few))
+    found = Checkpoints(tmp_path).restore(like, free=free)
+    assert found is not None
+    assert_same(found[1], state)
+    if like is not None:
+        assert found[1]["rows"].sharding.num_devices == devices
+        assert like["rows"].is_deleted() == free  # gave up its memory before
 
 
 def test_a_restored_counter_mixes_with_sharded_arrays_as_the_original_did(tmp_path):
@@ -198,7 +231,7 @@ import pathlib, resource, signal, sys
 import numpy as np
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.logs import set_up_logging
-from mufin_jax.runs import main_guard
+from mufin_jax.ending import main_guard
 set_up_logging()
 folder = pathlib.Path(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -250,3 +283,13 @@ def test_facts_and_manifest_are_json_that_anyone_can_read(tmp_path):
     stored = json.loads((tmp_path / "1" / "facts.json").read_text())
     array = {"path": ["a", 3], "shape": [2, 4], "dtype": "float32"}
     assert stored == {"facts": {"epoch": 9}, "arrays": {"a/3": array}}
+
+
+def test_arrays_larger_than_the_buffer_come_back(tmp_path, mesh, monkeypatch):
+    monkeypatch.setattr(array_files, "_BUFFER", 1000)
+    state = {"table": put(np.arange(4096.0).reshape(512, 8), by_row(mesh))}
+    Checkpoints(tmp_path).save(1, state, {})
+    _, restored, _ = Checkpoints(tmp_path).restore(state)
+    np.testing.assert_array_equal(restored["table"], state["table"])
+    whole = Checkpoints(tmp_path).restore()[1]["table"]
+    np.testing.assert_array_equal(whole, state["table"])

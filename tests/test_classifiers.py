@@ -7,16 +7,26 @@ import optax
 import pytest
 
 from mufin_jax import classifiers
-from mufin_jax.classifiers import ROWS, LabelTable, Rows, combine, initialize
+from mufin_jax.classifiers import (
+    ROWS,
+    LabelTable,
+    Rows,
+    TableConfig,
+    bytes_per_label,
+    combine,
+    initialize,
+)
 
 L, DIM = 1500, 6  # padded to 2,048: 256 rows a device, the last two devices hold pads alone
 IDS = np.array([3, 255, 256, 700, 1023, 1024, 1499, 2048], np.int32)  # the last is a pad
 RATE = 0.01
+KINDS = [TableConfig(d, u) for d in ("float32", "bfloat16") for u in ("adam", "adagrad")]
+LEAN = TableConfig("bfloat16", "adagrad")
 
 
 @pytest.fixture(scope="module")
 def gather(mesh):
-    return jax.jit(lambda table, ids: classifiers.gather(table, ids, mesh))
+    return jax.jit(lambda table, ids: classifiers.gather(table.rows, ids, mesh))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +76,7 @@ def test_the_table_is_the_same_on_one_device_and_on_eight(mesh, one_device, gath
     eight, one = (initialize(jax.random.key(1), L, DIM, m) for m in (mesh, one_device))
     for step in range(2):
         rows = gather(eight, IDS)
-        expected = classifiers.gather(one, jnp.array(IDS), one_device)
+        expected = classifiers.gather(one.rows, jnp.array(IDS), one_device)
         np.testing.assert_array_equal(rows.eta, expected.eta)
         np.testing.assert_array_equal(rows.alpha, expected.alpha)
         eight = update(eight, IDS, gradients(step), RATE)
@@ -149,7 +159,27 @@ def test_the_xavier_limit_counts_true_labels_not_padding(mesh):
 
 
 def test_an_abstract_table_has_the_shapes_and_places_of_a_real_one(mesh):
-    real, promised = initialize(jax.random.key(8), L, DIM, mesh), classifiers.abstract(L, DIM, mesh)
-    for one, other in zip(*map(jax.tree.leaves, (real, promised)), strict=True):
-        assert (one.shape, one.dtype) == (other.shape, other.dtype)
-        assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
+    for config in KINDS:
+        real = initialize(jax.random.key(8), L, DIM, mesh, config=config)
+        promised = classifiers.abstract(L, DIM, mesh, config)
+        assert jax.tree.structure(real) == jax.tree.structure(promised)
+        for one, other in zip(*map(jax.tree.leaves, (real, promised)), strict=True):
+            assert (one.shape, one.dtype) == (other.shape, other.dtype)
+            assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
+
+
+def test_drawing_a_table_takes_hardly_any_memory_beside_it(one_device):
+    for config in (TableConfig(), LEAN):
+        make = jax.jit(lambda key, c=config: initialize(key, 2**20, DIM, one_device, config=c))
+        memory = make.lower(jax.random.key(0)).compile().memory_analysis()
+        assert memory.output_size_in_bytes > 2**20 * bytes_per_label(DIM, config)
+        assert memory.temp_size_in_bytes < 5 * 2**20  # a label's number, and a byte
+
+
+def test_a_label_costs_what_the_arithmetic_says(mesh):
+    costs = [bytes_per_label(192, config) for config in KINDS]
+    assert costs == [12 * 193, 4 * 195, 6 * 192 + 12, 2 * 192 + 12] == [2316, 780, 1164, 396]
+    for config in KINDS:
+        table = classifiers.abstract(L, DIM, mesh, config)
+        stored = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(table))
+        assert stored == 2048 * bytes_per_label(DIM, config) + table.steps.dtype.itemsize

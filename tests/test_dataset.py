@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from raw_folders import tiny_repository
 
+from mufin_jax.data.ads import AdsConfig, write_ads
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.manifest import MANIFEST
 from mufin_jax.data.npy import NpyWriter
@@ -33,6 +34,19 @@ def test_a_prepared_folder_opens_with_all_its_parts(folder):
     assert dataset.train.relevance.shape == dataset.train.filter.shape == (40, 20)
     assert dataset.labels.relevance is None and dataset.image_vectors is None
     assert isinstance(dataset.texts, np.memmap)
+    assert dataset.text_vectors is None and dataset.num_texts == 100
+
+
+def test_ready_text_vectors_take_the_place_of_token_ids(tmp_path):
+    write_ads(AdsConfig(labels=9, points=7, test_points=3, dim=5), tmp_path)
+    dataset = Dataset.open(tmp_path)
+    assert dataset.text_vectors is not None and dataset.image_vectors is not None
+    assert dataset.text_vectors.shape == (19, 5) and dataset.image_vectors.shape == (10, 5)
+    assert isinstance(dataset.text_vectors, np.memmap)
+    assert dataset.num_texts == 19 and len(dataset.texts) == len(dataset.text_lengths) == 0
+    assert len(dataset.images) == 0
+    with pytest.raises(InputError, match="texts are ready vectors, which no tokenizer made"):
+        _ = dataset.tokenizer
 
 
 def test_images_come_as_copies_in_the_order_asked_for(folder):
@@ -112,6 +126,7 @@ def test_rows_written_one_by_one_make_an_ordinary_npy_file(tmp_path):
     with NpyWriter(tmp_path / "rows.npy", (3, 2), np.int32) as writer:
         for start in range(0, 1300, 7):
             writer.append(rows[start : start + 7])
+            np.testing.assert_array_equal(writer.written(), rows[: start + 7])
     np.testing.assert_array_equal(np.load(tmp_path / "rows.npy", mmap_mode="r"), rows)
     with NpyWriter(tmp_path / "none.npy", (3, 2), np.int32):
         pass

@@ -1,6 +1,7 @@
-"""Claims about embedding whole sides: what direct calls give, whatever the block size."""
+"""Claims about embedding whole sides: what direct calls give, block by block, in bounded memory."""
 
 import dataclasses
+import tracemalloc
 
 import jax
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from small import SIZES
 
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_all, describe_once, embed_side
+from mufin_jax.embedding import SideEmbedding, describe_once, embed_blocks, embed_once
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +18,33 @@ def loader(dataset, mesh):
 
 
 @pytest.fixture(scope="module")
-def vectors(model, loader):
-    return describe_all(model, loader)
+def vectors(model, loader, tmp_path_factory):
+    return describe_once(model, loader, tmp_path_factory.mktemp("described") / "vectors.npy")
+
+
+def whole(model, loader, vectors, side, keep_bags=True, block=1024) -> SideEmbedding:
+    """The embedding of a side in one piece."""
+    blocks = list(embed_blocks(model, loader, vectors, side, keep_bags, block))
+    rows = np.concatenate([rows for rows, _ in blocks])
+    np.testing.assert_array_equal(rows, np.arange(len(side)))
+    parts = [part for _, part in blocks]
+    bags = [part.bag for part in parts if part.bag is not None]
+    return SideEmbedding(
+        np.concatenate([part.vector for part in parts]),
+        np.concatenate(bags) if keep_bags else None,
+        np.concatenate([part.mask for part in parts]),
+    )
+
+
+def first(side, count):
+    """So many items, which repeat those of a side."""
+    items = np.arange(count) % len(side)
+    images = [side.images_of(int(i)) for i in items]
+    offsets = np.cumsum([0, *map(len, images)])
+    return dataclasses.replace(
+        side, text=side.text[items], image_offsets=offsets,
+        image_rows=np.concatenate([np.zeros(0, np.int64), *images]),
+    )  # fmt: skip
 
 
 def test_a_side_embeds_as_a_direct_call_of_the_model_does(dataset, model, loader, vectors):
@@ -27,49 +53,88 @@ def test_a_side_embeds_as_a_direct_call_of_the_model_does(dataset, model, loader
     direct = jax.jit(lambda model, pool, bags: model.embed(model.describe(pool), bags))(
         model, pool, bags
     )
-    side = embed_side(model, loader, vectors, dataset.train, keep_bags=True)
+    side = whole(model, loader, vectors, dataset.train)
     assert side.vector.shape == (SIZES["train"], 6) and side.bag is not None
     np.testing.assert_array_equal(side.mask[rows], bags.mask)
     np.testing.assert_allclose(side.vector[rows], direct.vector, atol=1e-5)
     np.testing.assert_allclose(side.bag[rows][bags.mask], direct.bag[bags.mask], atol=1e-5)
 
 
-def test_the_size_of_blocks_does_not_matter(dataset, model, loader, vectors):
-    np.testing.assert_allclose(describe_all(model, loader, block=16), vectors, atol=1e-5)
-    whole = embed_side(model, loader, vectors, dataset.train, keep_bags=True)
-    parts = embed_side(model, loader, vectors, dataset.train, keep_bags=True, block=9)
-    np.testing.assert_array_equal(parts.mask, whole.mask)
-    np.testing.assert_allclose(parts.vector, whole.vector, atol=1e-6)
-    np.testing.assert_allclose(parts.bag, whole.bag, atol=1e-6)
+def test_the_size_of_blocks_does_not_matter(dataset, model, loader, vectors, tmp_path):
+    fewer = describe_once(model, loader, tmp_path / "vectors.npy", block=16)
+    np.testing.assert_allclose(fewer, vectors, atol=1e-5)
+    one = whole(model, loader, vectors, dataset.train)
+    parts = whole(model, loader, vectors, dataset.train, block=9)
+    np.testing.assert_array_equal(parts.mask, one.mask)
+    np.testing.assert_allclose(parts.vector, one.vector, atol=1e-6)
+    np.testing.assert_allclose(parts.bag, one.bag, atol=1e-6)
 
 
-def test_only_the_descriptors_asked_for_are_described(model, loader, vectors):
-    numbers = np.array([2, 5, loader.num_texts, loader.num_texts + 7])
-    some = describe_all(model, loader, numbers)
-    np.testing.assert_allclose(some[numbers], vectors[numbers], atol=1e-5)
-    assert not np.delete(some, numbers, axis=0).any() and np.abs(vectors).sum(1).all()
+@pytest.mark.parametrize("modalities", ["text", "images"])
+def test_descriptors_that_the_model_does_not_see_are_zero(
+    dataset, model, loader, vectors, tmp_path, modalities
+):
+    found = describe_once(model, Loader(dataset, modalities, 8), tmp_path / "v.npy", block=7)
+    texts = np.arange(len(vectors)) < loader.num_texts
+    seen = texts == (modalities == "text")
+    np.testing.assert_allclose(found[seen], vectors[seen], atol=1e-5)
+    assert found.shape == vectors.shape and not found[~seen].any()
+    assert np.abs(vectors).sum(1).all()
 
 
 def test_bags_are_kept_only_when_asked_for(dataset, model, loader, vectors):
-    assert embed_side(model, loader, vectors, dataset.test).bag is None
+    assert whole(model, loader, vectors, dataset.test, keep_bags=False).bag is None
 
 
-def test_a_side_without_items_embeds_to_nothing(dataset, model, loader, vectors):
-    empty = dataclasses.replace(
-        dataset.test,
-        text=np.zeros(0, np.int32),
-        image_offsets=np.zeros(1, np.int64),
-        image_rows=np.zeros(0, np.int64),
-    )
-    side = embed_side(model, loader, vectors, empty, keep_bags=True)
-    assert side.vector.shape == (0, 6) and side.mask.shape == (0, 4) and len(side.bag) == 0
+def test_a_side_without_items_embeds_to_nothing(dataset, model, loader, vectors, tmp_path):
+    empty = first(dataset.test, 0)
+    assert not list(embed_blocks(model, loader, vectors, empty, keep_bags=True))
+    assert embed_once(model, loader, vectors, empty, tmp_path / "x.npy").shape == (0, 6)
 
 
-def test_vectors_described_once_are_read_back(model, loader, vectors, tmp_path):
-    path = tmp_path / "vectors.npy"
+def test_what_was_written_once_is_read_back(dataset, model, loader, vectors, tmp_path):
+    path, side = tmp_path / "vectors.npy", dataset.train
     np.testing.assert_allclose(describe_once(model, loader, path), vectors, atol=1e-6)
     np.save(path, vectors + 1)
     np.testing.assert_array_equal(describe_once(model, loader, path), vectors + 1)
+    x = embed_once(model, loader, vectors, side, tmp_path / "x.npy")
+    np.testing.assert_array_equal(x, whole(model, loader, vectors, side).vector)
+    np.save(tmp_path / "x.npy", x + 1)
+    again = embed_once(model, loader, vectors, side, tmp_path / "x.npy")
+    np.testing.assert_array_equal(again, np.load(tmp_path / "x.npy"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["vectors.npy", "x.npy"]
+
+
+def test_nothing_is_there_when_describing_is_cut_short(model, loader, tmp_path, monkeypatch):
+    pool, calls = loader.pool, []
+
+    def fails(*rows):
+        calls.append(rows)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return pool(*rows)
+
+    monkeypatch.setattr(loader, "pool", fails)
+    with pytest.raises(KeyboardInterrupt):
+        describe_once(model, loader, tmp_path / "vectors.npy", block=4)
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_holds_blocks_and_not_the_side(dataset, model, loader, vectors, tmp_path):
+    def peak(blocks) -> tuple[int, int]:
+        """Bytes of host arrays, and of device arrays, at the worst moment."""
+        side, devices = first(dataset.train, 64 * blocks), 0
+        tracemalloc.start()
+        for _ in embed_blocks(model, loader, vectors, side, keep_bags=True, block=64):
+            devices = max(devices, sum(array.nbytes for array in jax.live_arrays()))
+        host = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return host, devices
+
+    few, many = peak(2), peak(100)
+    bags = 100 * 64 * 4 * 6 * 4  # bytes of X1 of the longer side
+    assert many[0] < few[0] + bags / 10
+    assert many[1] < few[1] + bags / 10
 
 
 def test_batches_of_known_vectors_fill_bags_as_a_pool_would(dataset, model, loader, vectors):

@@ -209,10 +209,16 @@ def test_floors_do_not_depend_on_the_blocks(monkeypatch):
         assert np.array_equal(ranking, whole[name])
 
 
-def test_without_any_word_every_floor_is_popularity():
+def test_without_any_title_popularity_is_the_only_floor():
     found = floors.floor_rankings([""] * 4, ["", ""], [""] * 5, TRAIN)
-    for ranking in found.values():
-        assert ranking.tolist() == [[3, 4, 0, 1, 2]] * 2
+    assert list(found) == ["popularity"]
+    assert found["popularity"].shape == (2, 5)
+
+
+def test_titles_without_a_known_word_rank_as_popularity_does():
+    found = floors.floor_rankings([""] * 4, ["qqq", ""], [""] * 5, TRAIN)
+    for name in ("nearest_title", "title_neighbours"):
+        np.testing.assert_array_equal(found[name], found["popularity"])
 
 
 def test_each_floor_gives_all_metrics():

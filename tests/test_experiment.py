@@ -20,7 +20,7 @@ from mufin_jax import experiment as experiments
 from mufin_jax.artefacts import new_model
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_all
+from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
 from mufin_jax.experiment import STAGES, run
 from mufin_jax.files import read_json
@@ -86,7 +86,7 @@ def test_training_leaves_json_lines_and_events(minute_run, stage, steps):
 
 
 def test_a_finished_stage_is_not_touched_again(minute_run, monkeypatch):
-    monkeypatch.setattr(experiments, "_use_compile_cache", lambda folder: None)
+    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
     changing = {"run.json", "lock", "owner.json"}
 
     def state() -> dict[str, tuple[int, int]]:
@@ -111,7 +111,7 @@ def test_a_finished_stage_is_not_touched_again(minute_run, monkeypatch):
 def test_another_configuration_on_a_folder_is_refused_by_field(
     minute_run, monkeypatch, stage, part, change, said
 ):
-    monkeypatch.setattr(experiments, "_use_compile_cache", lambda folder: None)
+    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
     before = read_json(minute_run / "run.json")["experiment"]
     changed = dataclasses.replace(getattr(minute.MINUTE, part), **change)
     other = dataclasses.replace(minute.MINUTE, workdir=minute_run, **{part: changed})
@@ -122,7 +122,7 @@ def test_another_configuration_on_a_folder_is_refused_by_field(
 
 
 def test_a_stage_made_anew_does_not_leave_later_ones_standing(minute_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "_use_compile_cache", lambda folder: None)
+    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
     shutil.copytree(minute_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "retrieve")
     with pytest.raises(InputError, match="initialize was made from another retrieve: delete it"):
@@ -214,7 +214,7 @@ def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_descriptor_vectors_that_are_known_train_like_those_made_anew(minute_run, stage):
+def test_descriptor_vectors_that_are_known_train_like_those_made_anew(minute_run, stage, tmp_path):
     dataset, mesh = Dataset.open(minute_run / "prepare"), make_mesh(jax.devices()[:1])
     rates = OptimizerConfig(rate=1e-2, image_encoder="frozen", text_encoder="frozen")
     loader = Loader(dataset)
@@ -230,7 +230,7 @@ def test_descriptor_vectors_that_are_known_train_like_those_made_anew(minute_run
         step = pretrain.make_step(config, graphdef, optimizer)
     else:
         config = dataclasses.replace(minute.MINUTE.finetune, optimizer=rates, classifiers="labels")
-        lists = Shortlist.load(minute_run / "retrieve" / "train.npz")
+        lists = Shortlist.load(minute_run / "retrieve" / "train")
         batches = finetune.Batches(config, dataset, loader, lists, 0)
         step = finetune.make_step(config, graphdef, optimizer, 10, mesh)
 
@@ -243,7 +243,7 @@ def test_descriptor_vectors_that_are_known_train_like_those_made_anew(minute_run
         return losses, state["train"]
 
     anew = learned()
-    loader.vectors = describe_all(model, loader)
+    loader.vectors = describe_once(model, loader, tmp_path / "vectors.npy")
     known = learned()
     assert isinstance(batches(0).pool, np.ndarray)
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), anew, known)

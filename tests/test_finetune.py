@@ -1,6 +1,7 @@
 """Claims about Module IV: its batches, and its step on one device, on eight, and on many labels."""
 
 import dataclasses
+import gc
 import re
 
 import jax
@@ -12,11 +13,15 @@ from scipy import sparse
 from small import SIZES, new_model, relevant, weights
 
 from mufin_jax import classifiers
+from mufin_jax.artefacts import save_model
+from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.loader import Loader
 from mufin_jax.errors import InputError
 from mufin_jax.optimizer import OptimizerConfig, trains
+from mufin_jax.prediction import Predictor
 from mufin_jax.shortlist import Shortlist
-from mufin_jax.stages.finetune import Batches, FinetuneConfig, make_step, place
+from mufin_jax.stages import finetune as stage
+from mufin_jax.stages.finetune import Batches, FinetuneConfig, finetune, make_step, place
 
 CONFIG = FinetuneConfig(
     batch_size=8,
@@ -247,6 +252,45 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(dataset):
     jax.tree.map(np.testing.assert_array_equal, first(4), second(4))
     assert (points_of(first, 0) != points_of(other, 0)).any()
     assert set(np.concatenate([points_of(first, i) for i in range(4)])) == set(range(26))
+
+
+def test_negatives_drawn_from_a_mapped_shortlist_are_those_drawn_from_memory(dataset, tmp_path):
+    shortlists().save(tmp_path)
+    mapped, held = batches(dataset, lists=Shortlist.load(tmp_path)), batches(dataset)
+    jax.tree.map(np.testing.assert_array_equal, mapped(3), held(3))
+
+
+def test_the_moments_are_gone_when_the_label_side_is_written(
+    dataset, one_device, tmp_path, monkeypatch
+):
+    model = new_model(dataset, one_device)
+    save_model(model, tmp_path / "initialize" / "model")
+    table = classifiers.initialize(jax.random.key(0), L, DIM, one_device)
+    Checkpoints(tmp_path / "initialize" / "table").save(0, table, {})
+    shortlists().save(tmp_path / "retrieve" / "train")
+    del model, table
+
+    def tables() -> int:
+        gc.collect()
+        held = (array for array in jax.live_arrays() if array.shape == (TABLE, DIM))
+        return len({array.unsafe_buffer_pointer() for array in held})
+
+    before, during = tables(), []
+
+    def write(folder, model, rows, *rest):
+        during.append(tables())
+        assert rows.eta.shape == (TABLE, DIM)
+
+    monkeypatch.setattr(Predictor, "write", write)
+    monkeypatch.setattr(stage, "fit", lambda state, *rest, **options: state)  # training is not it
+    monkeypatch.setattr(stage, "describe_once", lambda model, loader, path: path.touch())
+    (tmp_path / "finetune").mkdir()
+    finetune(
+        dataclasses.replace(CONFIG, epochs=1), dataset.path, tmp_path / "retrieve",
+        tmp_path / "initialize", tmp_path / "finetune", one_device, 0,
+    )  # fmt: skip
+    assert during == [before + 1]  # eta, without its two moments
+    assert not (tmp_path / "finetune" / "vectors.npy").exists()  # the images' encoder has trained
 
 
 def test_more_devices_than_points_are_an_input_error(dataset):

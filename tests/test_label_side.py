@@ -5,8 +5,10 @@ import pytest
 from scipy import sparse
 
 from mufin_jax.embedding import SideEmbedding
-from mufin_jax.label_side import build_index, centroids, embed_dataset, shortlist
-from mufin_jax.retrieval import IndexConfig
+from mufin_jax.label_entries import LabelEntries
+from mufin_jax.label_side import EntryWriter, centroids, shortlist, write_shortlists
+from mufin_jax.retrieval import IndexConfig, LabelIndex
+from mufin_jax.shortlist import Shortlist
 
 EXACT = IndexConfig(backend="exact")
 # Four labels in three dimensions: two descriptors, one, none, and one.
@@ -34,45 +36,94 @@ def labels():
     return SideEmbedding(vectors / np.where(norms > 0, norms, 1), BAGS, MASK)
 
 
-def test_a_centroid_is_the_unit_mean_of_the_labels_points_whatever_their_weights():
-    owners, means = centroids(RELEVANCE, X)
+@pytest.fixture
+def build(labels, tmp_path, one_device):
+    """Makes the index of the labels, which come in blocks of some size."""
+
+    def make(pooled=False, block=4, relevance=RELEVANCE) -> LabelIndex:
+        with EntryWriter(tmp_path / "index", relevance, X, pooled) as entries:
+            for start in range(0, len(MASK), block):
+                rows = np.arange(start, min(start + block, len(MASK)))
+                part = SideEmbedding(labels.vector[rows], BAGS[rows], MASK[rows])
+                entries.append(rows, part)
+        entries.build(EXACT, one_device)
+        return LabelIndex.load(tmp_path / "index", one_device)
+
+    return make
+
+
+def test_a_centroid_is_the_unit_mean_of_the_labels_points_whatever_their_weights(build):
+    owners, means = centroids(RELEVANCE.astype(bool).astype(np.float32).T.tocsr(), X)
     assert owners.tolist() == [0, 2]  # label 1 has no point; those of label 3 have no direction
     np.testing.assert_allclose(means, [[0.5**0.5, 0.5**0.5, 0], [0, 0.6, 0.8]], atol=1e-6)
+    weighted = build().entries.vectors  # a point of label 0 weighs three times the other
+    np.testing.assert_array_equal(build(relevance=RELEVANCE.astype(bool)).entries.vectors, weighted)
 
 
-def test_a_label_enters_with_its_bag_and_its_centroid_all_of_unit_length(labels):
-    entries = build_index(labels, RELEVANCE, X, EXACT).entries
+@pytest.mark.parametrize("block", [1, 3, 4])
+def test_a_label_enters_with_its_bag_and_its_centroid_all_of_unit_length(build, block):
+    entries = build(block=block).entries
     assert np.diff(entries.offsets).tolist() == [3, 1, 1, 1]
     half = 0.5**0.5
     expected = [[1, 0, 0], [0, 1, 0], [half, half, 0], [0, 0, 1], [0, 0.6, 0.8], [0.6, 0.8, 0]]
     np.testing.assert_allclose(entries.vectors, expected, atol=1e-6)
 
 
-def test_pooled_labels_enter_once_and_without_centroid(labels):
-    entries = build_index(labels, RELEVANCE, X, EXACT, pooled=True).entries
+@pytest.mark.parametrize("block", [3, 4])
+def test_pooled_labels_enter_once_and_without_centroid(build, labels, block):
+    entries = build(pooled=True, block=block).entries
     assert np.diff(entries.offsets).tolist() == [1, 1, 0, 1]
     np.testing.assert_allclose(entries.vectors, labels.vector[[0, 1, 3]], atol=1e-6)
 
 
-def test_a_label_is_found_by_its_best_entry_and_a_datapoint_of_nothing_finds_nothing(labels):
-    index = build_index(labels, RELEVANCE, X, EXACT)
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_entries_written_in_blocks_are_to_the_bit_those_grouped_in_memory(
+    tmp_path, one_device, size
+):
+    rng, count, dim = np.random.default_rng(0), 64, 5
+    mask = rng.random((count, 3)) < 0.6
+    bag = rng.normal(size=(count, 3, dim)).astype(np.float32)
+    x = rng.normal(size=(90, dim)).astype(np.float32)
+    relevance = sparse.random_array((90, count), density=0.05, rng=rng, format="csr")
+    with EntryWriter(tmp_path, sparse.csr_matrix(relevance), x) as entries:
+        for start in range(0, count, size):
+            rows = np.arange(start, min(start + size, count))
+            entries.append(rows, SideEmbedding(bag[rows, 0], bag[rows], mask[rows]))
+    entries.build(EXACT, one_device)
+    found = LabelIndex.load(tmp_path, one_device).entries
+    vectors = bag[mask] / np.linalg.norm(bag[mask], axis=1, keepdims=True)
+    sums = np.asarray(relevance.astype(bool).astype(np.float32).T @ x)
+    norms = np.linalg.norm(sums, axis=1, keepdims=True)
+    (central,) = np.nonzero(norms[:, 0])
+    wanted = LabelEntries.group(
+        np.concatenate([vectors, sums[central] / norms[central]]),
+        np.concatenate([np.nonzero(mask)[0], central]),
+        count,
+    )
+    np.testing.assert_array_equal(found.offsets, wanted.offsets)
+    np.testing.assert_array_equal(found.vectors, wanted.vectors)
+
+
+def test_a_label_is_found_by_its_best_entry_and_a_datapoint_of_nothing_finds_nothing(build):
     queries = np.array([[0.8, 0.6, 0], [0, 0, 0], [0, 0, 1]], np.float32)
-    found = shortlist(index, queries, k=3)
+    found = shortlist(build(), queries, k=3)
     assert found.labels.tolist() == [[0, 3, 2], [-1, -1, -1], [1, 2, 0]]
     # Label 0 by its centroid, 1.4 sqrt(1/2); 3 by .8 .6 + .6 .8; 2 by .6 .6.
     np.testing.assert_allclose(found.similarities[0], [1.4 * 0.5**0.5, 0.96, 0.36], atol=1e-6)
     assert np.isneginf(found.similarities[1]).all()
 
 
-def test_no_datapoint_at_all_gives_an_empty_shortlist(labels):
-    index = build_index(labels, RELEVANCE, X, EXACT)
+def test_no_datapoint_at_all_gives_an_empty_shortlist(build, tmp_path):
+    index = build()
     assert shortlist(index, np.zeros((0, 3), np.float32), k=3).labels.shape == (0, 3)
+    write_shortlists(index, iter([]), 0, 3, tmp_path / "none")
+    assert Shortlist.load(tmp_path / "none").labels.shape == (0, 3)
 
 
-def test_all_three_sides_are_embedded_and_only_labels_keep_their_bags(dataset, model):
-    from mufin_jax.data.loader import Loader
-
-    embedded = embed_dataset(model, Loader(dataset, "both", model.mesh.size))
-    sizes = [len(side.vector) for side in (embedded.train, embedded.test, embedded.labels)]
-    assert sizes == [26, 11, 13]
-    assert embedded.train.bag is None and embedded.labels.bag.shape == (13, 4, 6)
+def test_shortlists_written_in_blocks_are_those_made_at_once(build, tmp_path):
+    queries = np.concatenate([X, -X, X[:1] * 0])
+    index, blocks = build(), (queries[start : start + 4] for start in range(0, 11, 4))
+    write_shortlists(index, blocks, 11, 2, tmp_path / "train")
+    found, wanted = Shortlist.load(tmp_path / "train"), shortlist(index, queries, 2)
+    np.testing.assert_array_equal(found.labels, wanted.labels)
+    np.testing.assert_array_equal(found.similarities, wanted.similarities)

@@ -6,11 +6,13 @@ import time
 
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from raw_folders import number_of
 from small import MOST_IMAGES, SIZES, pictures, title
 
 from mufin_jax.data.loader import Loader, pad_rows, pad_texts, prefetch
 from mufin_jax.errors import InputError
+from mufin_jax.sharding import local_rows
 
 
 def contents(loader, pool, bags, row) -> list:
@@ -80,6 +82,18 @@ def test_items_without_a_text_or_without_images_have_shorter_bags(dataset):
     assert not bags.slots[~bags.mask].any()
 
 
+def test_bags_of_labels_are_as_wide_as_labels_need(dataset):
+    labels = without(dataset.labels, "picture")
+    loader = Loader(dataclasses.replace(dataset, labels=labels))
+    slots, _ = loader.slots(labels, np.arange(5))
+    assert slots.shape == (5, 1)
+    for side in (dataset.train, dataset.test):
+        assert loader.slots(side, np.arange(5))[0].shape == (5, 1 + MOST_IMAGES)
+    only = Loader(dataclasses.replace(dataset, labels=labels), "images")
+    slots, mask = only.slots(labels, np.arange(5))
+    assert slots.shape == (5, 1) and not mask.any()
+
+
 def test_a_batch_without_any_descriptor_still_has_a_pool(dataset):
     pool, (bags,) = Loader(dataset, "images", 8).batch([(dataset.train, np.array([2, 7]))])
     assert not bags.mask.any() and pool.images.shape == (8, 8, 8, 3)
@@ -102,9 +116,9 @@ def test_a_model_that_would_see_nothing_of_the_data_is_refused(dataset, modaliti
 
 def test_pools_are_padded_to_buckets_that_divide_over_the_devices(dataset):
     everything = [(dataset.train, np.arange(SIZES["train"])), (dataset.test, np.arange(11))]
-    pool, _ = Loader(dataset, mesh_size=1).batch(everything)
+    pool, _ = Loader(dataset, mesh=1).batch(everything)
     assert len(pool.tokens) == 40 and np.count_nonzero(pool.lengths) == 34 - 1  # 37 less 4 untitled
-    pool, _ = Loader(dataset, mesh_size=16).batch(everything)
+    pool, _ = Loader(dataset, mesh=16).batch(everything)
     assert len(pool.tokens) == 48 and len(pool.images) % 16 == 0
 
 
@@ -116,6 +130,116 @@ def test_slots_speak_in_numbers_of_the_whole_dataset(dataset):
         assert [number_of(image) for image in dataset.images[images]] == pictures("test", row)
         assert mask[row, 0] == bool(title("test", row))
     assert loader.num_descriptors == len(dataset.texts) + len(dataset.images)
+
+
+class Asked:
+    """Vectors by row that remember which rows were read."""
+
+    def __init__(self, vectors):
+        self.vectors, self.rows = vectors, []
+
+    def __len__(self):
+        return len(self.vectors)
+
+    def __getitem__(self, rows):
+        self.rows += np.asarray(rows).tolist()
+        return self.vectors[rows]
+
+
+@pytest.fixture
+def ready(dataset):
+    """The data set with ready vectors, whose first entry is the row, for texts and images."""
+    rng = np.random.default_rng(6)
+    texts = rng.normal(size=(len(dataset.texts), 5)).astype(np.float32)
+    images = rng.normal(size=(len(dataset.images), 7)).astype(np.float32)
+    texts[:, 0], images[:, 0] = np.arange(len(texts)), np.arange(len(images))
+    none = {"texts": dataset.texts[:0], "text_lengths": dataset.text_lengths[:0]}
+    return dataclasses.replace(dataset, text_vectors=texts, image_vectors=images, **none)
+
+
+@pytest.mark.parametrize("modalities", ["both", "text", "images"])
+@pytest.mark.parametrize("mesh_size", [1, 8])
+def test_ready_vectors_fill_the_slots_that_token_ids_and_pixels_would(
+    dataset, ready, modalities, mesh_size
+):
+    loader, raw = Loader(ready, modalities, mesh_size), Loader(dataset, modalities, mesh_size)
+    groups = [(dataset.train, np.array([4, 5, 4, 20, 3])), (dataset.labels, np.arange(13))]
+    numbers = raw.slots(*groups[0])
+    np.testing.assert_array_equal(loader.slots(*groups[0]), numbers)
+    pool, bags = loader.batch(groups)
+    assert pool.lengths is None
+    parts = []
+    if modalities != "images":
+        assert pool.tokens.dtype == np.float32 and pool.tokens.shape[1] == 5
+        parts.append(pool.tokens[:, 0])
+    if modalities != "text":
+        parts.append(loader.num_texts + pool.images[:, 0])
+    found = np.concatenate(parts)[bags[0].slots]
+    np.testing.assert_array_equal(found[bags[0].mask], numbers[0][numbers[1]])
+
+
+def test_labels_whose_pictures_are_not_to_be_seen_keep_their_texts(dataset):
+    loader, seeing = Loader(dataset, label_images=False), Loader(dataset)
+    rows = np.arange(SIZES["label"])
+    wanted = [part[:, :1] for part in seeing.slots(dataset.labels, rows)]
+    np.testing.assert_array_equal(loader.slots(dataset.labels, rows), wanted)
+    points = np.arange(SIZES["train"])
+    np.testing.assert_array_equal(
+        loader.slots(dataset.train, points), seeing.slots(dataset.train, points)
+    )
+    pool, _ = loader.batch([(dataset.labels, rows)])
+    assert not pool.images.any()
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_process_reads_the_rows_that_its_devices_hold_and_no_others(
+    ready, mesh, first, monkeypatch
+):
+    groups = [(ready.train, np.arange(SIZES["train"])), (ready.labels, np.array([0, 5]))]
+    whole, _ = Loader(ready, mesh=mesh).batch(groups)
+    texts, images = Asked(ready.text_vectors), Asked(ready.image_vectors)
+    asked = dataclasses.replace(ready)
+    object.__setattr__(asked, "text_vectors", texts)  # past the checks of types
+    loader = Loader(asked, mesh=mesh)
+    loader.pixels = images
+    # As if the mesh were of two processes, three of the eight devices being here.
+    monkeypatch.setattr(
+        "mufin_jax.data.loader.local_rows",
+        lambda mesh, size: np.arange(size).reshape(8, -1)[first : first + 3].reshape(-1),
+    )
+    part, _ = loader.batch(groups)
+    for source, found, wanted in (
+        (texts, part.tokens, whole.tokens),
+        (images, part.images, whole.images),
+    ):
+        held = np.zeros((8, len(wanted) // 8), bool)
+        held[first : first + 3] = True
+        held = held.reshape(-1)
+        assert found.shape == wanted.shape and found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found[held], wanted[held])
+        assert not found[~held].any()
+        real = np.abs(wanted).sum(1) > 0
+        assert sorted(source.rows) == wanted[held & real][:, 0].astype(int).tolist()
+
+
+def test_the_rows_of_this_process_are_those_of_its_devices(mesh, monkeypatch):
+    np.testing.assert_array_equal(local_rows(mesh, 40), np.arange(40))
+    every = NamedSharding.devices_indices_map
+
+    def of_two_devices(sharding, shape):
+        held = every(sharding, shape)
+        return {device: held[device] for device in (mesh.devices[5], mesh.devices[1])}
+
+    monkeypatch.setattr(NamedSharding, "addressable_devices_indices_map", of_two_devices)
+    assert local_rows(mesh, 24).tolist() == [3, 4, 5, 15, 16, 17]
+    assert local_rows(mesh, 0).tolist() == []
+
+
+def test_a_mesh_of_one_process_and_its_size_read_the_same(dataset, mesh):
+    groups = [(dataset.train, np.arange(SIZES["train"]))]
+    by_mesh, by_size = (Loader(dataset, mesh=one).batch(groups)[0] for one in (mesh, mesh.size))
+    np.testing.assert_array_equal(by_mesh.images, by_size.images)
+    np.testing.assert_array_equal(by_mesh.tokens, by_size.tokens)
 
 
 def test_padding_adds_zeros_behind():

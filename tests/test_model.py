@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small import CONFIG, new_model
+from small import CONFIG, new_model, weights
 
+from mufin_jax.artefacts import load_model, save_model
 from mufin_jax.attention import Memory
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.loader import Loader
 from mufin_jax.errors import InputError
-from mufin_jax.model import Embedding, ModelConfig
+from mufin_jax.model import Embedding, ModelConfig, Mufin
 from mufin_jax.sharding import by_row, put
 
 COUNT, WIDTH, DIM = 8, 4, 6
@@ -158,11 +159,55 @@ def test_ready_vectors_take_the_place_of_pixels(dataset, mesh):
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [9, DIM])
+def test_ready_text_vectors_take_the_place_of_tokens(dataset, mesh, width):
+    model = new_model(dataset, mesh, vector_width=7, text_vector_width=width)
+    ready = np.random.default_rng(4).normal(size=(8, width)).astype(np.float32)
+    vectors = describe(model, Pool(ready, None, None))
+    layer = model.text_encoder.blocks[0]
+    mapped = ready @ np.array(layer.kernel[...]) + np.array(layer.bias[...])
+    if width == 9:
+        starts = np.array([0, 1, 3, 4, 6, 7])
+        mapped = np.maximum(mapped[:, starts], mapped[:, starts + 1])
+    np.testing.assert_allclose(vectors, mapped, atol=1e-5)
+    images = np.random.default_rng(5).normal(size=(16, 7)).astype(np.float32)
+    both = describe(model, Pool(ready, None, images))
+    assert both.shape == (24, DIM)
+    np.testing.assert_allclose(both[:8], vectors, atol=1e-6)  # texts come first
+    assert model.depths() == {"image_encoder": 1, "text_encoder": 1}
+
+
+def test_untrained_ready_vectors_of_the_models_width_pass_as_they_are(dataset, mesh):
+    model = Mufin(
+        CONFIG, vocab=0, vector_width=DIM, text_vector_width=DIM, processing=dataset.processing,
+        mesh=mesh, rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    texts, images = np.random.default_rng(4).normal(size=(2, 8, DIM)).astype(np.float32)
+    vectors = describe(model, Pool(texts, None, images))
+    np.testing.assert_array_equal(vectors, np.concatenate([texts, images]))
+
+
+def test_a_saved_model_of_ready_texts_comes_back(dataset, mesh, tmp_path):
+    model = new_model(dataset, mesh, vector_width=7, text_vector_width=9)
+    save_model(model, tmp_path)
+    again = load_model(tmp_path, mesh)
+    assert (again.vector_width, again.text_vector_width) == (7, 9)
+    found, wanted = weights(again), weights(model)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], name)
+
+
 def test_embeddings_and_memories_are_pytrees():
     tree = Embedding(jnp.ones((2, 3, 4)), jnp.ones((2, 3), bool), jnp.ones((2, 4)))
     assert jax.tree.map(lambda leaf: leaf[:1], tree).bag.shape == (1, 3, 4)
     memory = Memory(jnp.ones((2, 3, 1, 4)), jnp.ones((2, 3, 1, 4)), jnp.ones((2, 3), bool))
     assert len(jax.tree.leaves(memory)) == 3
+
+
+def test_labels_that_show_nothing_are_refused():
+    with pytest.raises(InputError, match=r"without model\.label_images leaves labels empty"):
+        ModelConfig(modalities="images", label_images=False)
 
 
 @pytest.mark.parametrize("wrong", [{"heads": 5}, {"heads": 0}, {"dim": 0}])

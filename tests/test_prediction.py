@@ -14,8 +14,8 @@ from small import CONFIG, PIXELS, SIZES, new_model, pictures, title
 from mufin_jax import classifiers, prediction, queries
 from mufin_jax.artefacts import save_model
 from mufin_jax.data.loader import Loader
+from mufin_jax.embedding import describe_once, embed_blocks
 from mufin_jax.errors import InputError
-from mufin_jax.label_side import embed_dataset
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
 
@@ -29,9 +29,32 @@ def table(mesh):
     return classifiers.initialize(jax.random.key(0), SIZES["label"], 6, mesh)
 
 
+def build(folder, model, rows, dataset, shortlist=K):
+    """A predictor, written to a folder and opened."""
+    loader = Loader(dataset, model.config.modalities, model.mesh.size)
+    vectors = describe_once(model, loader, folder / "vectors.npy")
+    config = PredictConfig(shortlist=shortlist)
+    Predictor.write(folder / "predictor", model, rows, dataset, vectors, config, EXACT)
+    return Predictor.open(folder / "predictor", model, dataset)
+
+
 @pytest.fixture(scope="module")
-def predictor(model, table, dataset):
-    return Predictor.build(model, table, dataset, PredictConfig(shortlist=K), EXACT)
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("finetune")
+
+
+@pytest.fixture(scope="module")
+def predictor(folder, model, table, dataset):
+    return build(folder, model, table.rows, dataset)
+
+
+@pytest.fixture(scope="module")
+def embedded(folder, predictor, model, dataset):
+    """The labels and the test side under the model."""
+    vectors, loader = np.load(folder / "vectors.npy"), Loader(dataset, "both", 8)
+    ((_, labels),) = embed_blocks(model, loader, vectors, dataset.labels, keep_bags=True)
+    ((_, test),) = embed_blocks(model, loader, vectors, dataset.test)
+    return labels, test
 
 
 @pytest.fixture(scope="module")
@@ -108,35 +131,32 @@ def test_labels_are_distinct_and_scores_descend(ranked):
 
 
 def test_scores_mix_the_classifier_with_the_exact_best_similarity(
-    predictor, ranked, dataset, model, table
+    predictor, ranked, dataset, model, table, embedded
 ):
-    embedded = embed_dataset(model, Loader(dataset, "both", 8))
+    labels, test = embedded
     entries = predictor.index.entries
     rows = jax.tree.map(lambda leaf: np.array(leaf)[: SIZES["label"]], table.rows)
-    w = np.asarray(jax.jit(classifiers.combine)(rows, embedded.labels.vector))
+    w = np.asarray(jax.jit(classifiers.combine)(rows, labels.vector))
     pool, (bags,) = Loader(dataset, "both", 8).batch([(dataset.test, np.arange(8))])
     points = jax.jit(lambda m, p, b: m.embed(m.describe(p), b))(model, pool, bags)
     block = jax.jit(lambda block, q, k, m: block(q, k, m))
     for place in (0, K - 1):
         chosen = ranked[0][:8, place]
-        bag, mask = embedded.labels.bag[chosen], embedded.labels.mask[chosen]
+        bag, mask = labels.bag[chosen], labels.mask[chosen]
         x2 = np.asarray(block(model.cross_attention, points.bag, bag, mask))
         x2 = np.where(bags.mask[..., None], x2, 0).sum(1)
         c = np.einsum("bd,bd->b", x2 / np.linalg.norm(x2, axis=1, keepdims=True), w[chosen])
         for i, label in enumerate(chosen):
             own = entries.vectors[entries.offsets[label] : entries.offsets[label + 1]]
-            a = (own @ embedded.test.vector[i]).max()
+            a = (own @ test.vector[i]).max()
             assert ranked[1][i, place] == pytest.approx(0.7 * c[i] + 0.3 * a, abs=1e-5)
 
 
-def test_without_the_classifier_the_ranking_is_the_retrievers(predictor, dataset):
+def test_without_the_classifier_the_ranking_is_the_retrievers(predictor, dataset, embedded):
     retriever = dataclasses.replace(predictor.config, mix=0.0)
-    plain = Predictor(
-        predictor.model, predictor.index, **predictor._arrays, dataset=dataset, config=retriever
-    )
+    plain = Predictor(predictor.model, predictor.index, predictor.memory, dataset, retriever)
     labels, scores = rank(plain, dataset.test)
-    x = embed_dataset(plain.model, plain.loader).test.vector
-    expected = predictor.index.shortlist(x, K)
+    expected = predictor.index.shortlist(embedded[1].vector, K)
     np.testing.assert_array_equal(labels, expected.labels)
     np.testing.assert_allclose(scores, expected.similarities, atol=1e-6)
 
@@ -151,32 +171,44 @@ def test_given_shortlists_are_scored_in_place_of_its_own(predictor, ranked, data
     np.testing.assert_array_equal(np.sort(labels), np.sort(lists.labels))
 
 
-def test_without_a_table_the_classifiers_are_the_label_embeddings(model, dataset):
-    plain = Predictor.build(model, None, dataset, PredictConfig(shortlist=K), EXACT)
-    expected = embed_dataset(model, plain.loader).labels.vector
-    np.testing.assert_allclose(plain._arrays["w"], expected, atol=1e-6)
+def test_without_a_table_the_classifiers_are_the_label_embeddings(
+    model, dataset, embedded, tmp_path
+):
+    build(tmp_path, model, None, dataset)
+    written = np.load(tmp_path / "predictor" / "labels" / "w.npy")
+    np.testing.assert_allclose(written, embedded[0].vector, atol=1e-6)
 
 
-def test_pairs_of_the_overlap_filter_have_no_part_in_a_centroid(model, dataset):
+def test_pairs_of_the_overlap_filter_have_no_part_in_a_centroid(
+    model, dataset, predictor, tmp_path
+):
     train = dataset.train
     filtered = dataclasses.replace(
         dataset, train=dataclasses.replace(train, filter=train.pairs[:, [5]] @ ONLY_5)
     )
-    built = Predictor.build(model, None, filtered, PredictConfig(), EXACT).index.entries
-    plain = Predictor.build(model, None, dataset, PredictConfig(), EXACT).index.entries
-    fewer = np.diff(plain.offsets) - np.diff(built.offsets)
+    built = build(tmp_path, model, None, filtered).index.entries
+    fewer = np.diff(predictor.index.entries.offsets) - np.diff(built.offsets)
     assert np.flatnonzero(fewer).tolist() == [5] and fewer[5] == 1
 
 
-def test_a_saved_predictor_gives_the_same_answers(predictor, ranked, dataset, mesh, tmp_path):
+def test_a_predictor_of_a_run_is_loaded_with_its_model(
+    predictor, folder, ranked, dataset, mesh, tmp_path
+):
     with pytest.raises(InputError, match="no trained model there"):
         Predictor.load(tmp_path, mesh)
     save_model(predictor.model, tmp_path / "finetune" / "model")
-    predictor.save(tmp_path / "finetune" / "predictor")
+    shutil.copytree(folder / "predictor", tmp_path / "finetune" / "predictor")
     shutil.copytree(dataset.path, tmp_path / "prepare")
     labels, scores = rank(Predictor.load(tmp_path, mesh), dataset.test)
     np.testing.assert_array_equal(labels, ranked[0])
     np.testing.assert_array_equal(scores, ranked[1])
+
+
+def test_one_device_answers_what_eight_do(folder, ranked, dataset, one_device):
+    alone = Predictor.open(folder / "predictor", new_model(dataset, one_device), dataset)
+    labels, scores = rank(alone, dataset.test)
+    np.testing.assert_array_equal(labels, ranked[0])
+    np.testing.assert_allclose(scores, ranked[1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -208,11 +240,11 @@ def test_nothing_asked_is_nothing_answered(predictor):
     assert predictor.predict([]) == []
 
 
-def test_a_model_of_ready_vectors_answers_titles_and_refuses_pictures(dataset, mesh):
+def test_a_model_of_ready_vectors_answers_titles_and_refuses_pictures(dataset, mesh, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(len(dataset.images), 9)).astype(np.float32)
     ready = dataclasses.replace(dataset, image_vectors=vectors)
     model = new_model(ready, mesh, CONFIG, vector_width=9)
-    answering = Predictor.build(model, None, ready, PredictConfig(shortlist=3), EXACT)
+    answering = build(tmp_path, model, None, ready, shortlist=3)
     assert len(answering.predict([{"title": "red lamp"}], k=3)[0]) == 3
     with pytest.raises(InputError, match="item 0: the model knows ready vectors"):
         answering.predict([{"title": "red lamp", "images": [picture(1)]}])

@@ -11,9 +11,12 @@ from flax import nnx
 from scipy import sparse
 from small import new_model, relevant, weights
 
+from mufin_jax import hosts
 from mufin_jax.data.loader import Loader
+from mufin_jax.embedding import describe_once, embed_blocks
 from mufin_jax.errors import InputError
 from mufin_jax.optimizer import OptimizerConfig, trains
+from mufin_jax.refreshes import Refreshes
 from mufin_jax.sharding import by_row, put
 from mufin_jax.stages.pretrain import Batches, PretrainConfig, make_step
 
@@ -198,6 +201,43 @@ def test_a_refresh_makes_positives_hard(dataset):
             assert point in hard or not set(mine) & set(hard)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_refresh_is_the_embeddings_of_its_step_made_once_and_whole(
+    dataset, model, tmp_path, monkeypatch, known
+):
+    loader, refreshes = Loader(dataset, "both", 8), Refreshes(tmp_path)
+    vectors = describe_once(model, loader, tmp_path / "elsewhere.npy")
+    if known:
+        loader.vectors = vectors
+    monkeypatch.setattr(hosts, "once", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        refreshes.at(4, lambda: model, loader, keep=0)
+    monkeypatch.undo()
+    assert not (tmp_path / "refresh-4").exists()
+    z, x = refreshes.at(4, lambda: model, loader, keep=0)
+    for found, side in ((z, dataset.labels), (x, dataset.train)):
+        ((_, part),) = embed_blocks(model, loader, vectors, side)
+        np.testing.assert_array_equal(found, part.vector)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere.npy", "refresh-4"]
+    assert sorted(path.name for path in (tmp_path / "refresh-4").iterdir()) == ["x.npy", "z.npy"]
+    again, _ = refreshes.at(4, lambda: pytest.fail("made again"), loader, keep=9)
+    np.testing.assert_array_equal(again, z)
+
+
+def cut_short(name, make):
+    """Stops where the last file of a refresh is written, and nothing is in its place yet."""
+    if name == "a refresh is complete":
+        raise KeyboardInterrupt
+    make()
+
+
+def test_only_refreshes_that_a_resumed_run_may_need_are_kept(dataset, model, tmp_path):
+    loader, refreshes = Loader(dataset, "both", 8), Refreshes(tmp_path)
+    for step in (2, 4, 6, 8):
+        refreshes.at(step, lambda: model, loader, keep=step - 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["refresh-6", "refresh-8"]
+
+
 def test_clustered_batches_are_of_whole_clusters(dataset):
     config = dataclasses.replace(CONFIG, batches="clustered", cluster_size=2)
     make = batches(dataset, config)
@@ -217,7 +257,7 @@ def test_more_devices_than_labels_are_an_input_error(dataset):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"positives": 0}, {"batch_size": 1}, {"margin": 0.0}]
+    "wrong", [{"epochs": -1}, {"positives": 0}, {"batch_size": 1}, {"margin": 0.0}]
 )
 def test_settings_that_cannot_be_meant_are_refused(wrong):
     with pytest.raises(InputError, match=f"pretrain.{next(iter(wrong))}="):

@@ -15,27 +15,55 @@ def flat(number: int) -> bytes:
     return encode_jpeg(np.full((8, 8, 3), number, np.uint8))
 
 
-def records(start: int, count: int):
-    for i in range(start, start + count):
-        images = [flat(10 * i + j) for j in range(i % 3)]
-        yield {"uid": f"ü{i}", "title": f"title {i}" if i % 2 else "", "images": images}
+def record(i: int) -> dict:
+    images = [flat(10 * i + j) for j in range(i % 3)]
+    return {"uid": f"ü{i}", "title": f"title {i}" if i % 2 else "", "images": images}
+
+
+class Made:
+    """Records `first` to before `first + count`, which say that they are larger than they are."""
+
+    def __init__(self, first: int, count: int, num_bytes: int = 1000):
+        self.first, self.count, self.bytes = first, count, num_bytes
+
+    def __len__(self) -> int:
+        return self.count
+
+    def num_bytes(self) -> int:
+        return self.bytes
+
+    def read(self, start: int, stop: int):
+        return (record(self.first + i) for i in range(start, stop))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared") / "records"
-    write_records({"train": records(0, 9), "test": records(9, 2), "label": records(11, 5)}, folder)
+    write_records({"train": Made(0, 9), "test": Made(9, 2), "label": Made(11, 5)}, folder)
     return folder
 
 
 def test_record_i_is_item_i_with_its_images(folder):
     for split, start, count in (("train", 0, 9), ("test", 9, 2), ("label", 11, 5)):
         source = open_split(folder, split)
-        assert len(source) == count
-        for i, wanted in enumerate(records(start, count)):
-            assert source[i]["uid"].decode() == wanted["uid"]
-            assert source[i]["title"].decode() == wanted["title"]
-            assert list(source[i]["images"]) == wanted["images"]
+        assert_holds(source, start, count)
+
+
+def assert_holds(source, start: int, count: int):
+    assert len(source) == count
+    for i in range(count):
+        wanted = record(start + i)
+        assert source[i]["uid"].decode() == wanted["uid"]
+        assert source[i]["title"].decode() == wanted["title"]
+        assert list(source[i]["images"]) == wanted["images"]
+
+
+def test_gigabytes_of_records_are_cut_into_files_without_tensorflow(tmp_path):
+    write_records({"train": Made(0, 21, 2 * 10**9), "test": Made(21, 3)}, tmp_path)
+    files = sorted(path.name for path in tmp_path.rglob("*array_record*"))
+    assert len(files) == 17 and files[1] == "records-train.array_record-00000-of-00016"
+    assert_holds(open_split(tmp_path, "train"), 0, 21)
+    assert_holds(open_split(tmp_path, "test"), 21, 3)
 
 
 def test_images_are_found_at_their_homes_in_any_order_and_with_repeats(folder):
@@ -57,7 +85,7 @@ def test_nothing_is_printed_fetched_or_written_elsewhere(tmp_path, monkeypatch, 
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    write_records({"train": records(0, 4)}, tmp_path / "records")
+    write_records({"train": Made(0, 4)}, tmp_path / "records")
     assert capfd.readouterr() == ("", "")
     assert not list(home.iterdir())
 

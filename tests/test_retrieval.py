@@ -6,15 +6,18 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from mufin_jax import scann_tree
+from mufin_jax import retrieval, scann_tree
 from mufin_jax.errors import InputError
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.retrieval import IndexConfig, LabelIndex, Shortlist, recall
 
 EXACT = IndexConfig(backend="exact")
+SHARDED = IndexConfig(backend="sharded")
+APPROXIMATE = IndexConfig(backend="sharded_approx")
 EVERYTHING = IndexConfig(backend="scann", leaves_searched=1.0, reorder=1_000)
 
 needs_scann = pytest.mark.skipif(not scann_tree.importable(), reason="no ScaNN on this platform")
@@ -39,7 +42,9 @@ def by_brute_force(vectors, labels, query):
     return {i: max(float(v @ query) for v in vectors[labels == i]) for i in np.unique(labels)}
 
 
-@pytest.mark.parametrize("config", [EXACT, pytest.param(EVERYTHING, marks=needs_scann)])
+@pytest.mark.parametrize(
+    "config", [EXACT, SHARDED, APPROXIMATE, pytest.param(EVERYTHING, marks=needs_scann)]
+)
 def test_the_shortlist_is_the_labels_by_their_largest_cosine(config):
     vectors, labels, queries = catalogue()
     found = LabelIndex.build(vectors, labels, config).shortlist(queries, 5)
@@ -54,7 +59,7 @@ def test_the_shortlist_is_the_labels_by_their_largest_cosine(config):
 def test_scann_at_full_search_equals_exact_search():
     vectors, labels, queries = catalogue(seed=1)
     index = LabelIndex.build(vectors, labels, EVERYTHING)
-    assert index.tree is not None
+    assert isinstance(index.searcher, scann_tree.Tree) and not index.exact
     scann = index.shortlist(queries, 30)
     exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 30)
     np.testing.assert_array_equal(scann.labels, exact.labels)
@@ -62,19 +67,34 @@ def test_scann_at_full_search_equals_exact_search():
     assert recall(scann, exact) == 1.0
 
 
-@needs_scann
-def test_a_label_that_owns_the_nearest_entries_takes_one_place():
+@pytest.mark.parametrize("config", [SHARDED, APPROXIMATE])
+def test_sharded_search_equals_exact_search(config):
+    vectors, labels, queries = catalogue(seed=1)
+    assert len(vectors) % 8  # does not divide over the devices
+    keep = labels % 5 != 3  # labels without entries
+    vectors, labels = vectors[keep], labels[keep]
+    for k in (30, 400):  # the last: more labels than there are
+        sharded = LabelIndex.build(vectors, labels, config, 407).shortlist(queries, k)
+        exact = LabelIndex.build(vectors, labels, EXACT, 407).shortlist(queries, k)
+        np.testing.assert_array_equal(sharded.labels, exact.labels)
+        np.testing.assert_allclose(sharded.similarities, exact.similarities, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [SHARDED, pytest.param(IndexConfig(), marks=needs_scann)])
+def test_a_label_that_owns_the_nearest_entries_takes_one_place(config):
     vectors, labels, queries = catalogue(seed=2)
     crowd = unit(queries[:1] + 0.01 * np.random.default_rng(0).normal(size=(300, 12)))
     vectors, labels = np.concatenate([vectors, crowd]), np.append(labels, np.full(300, 400))
-    found = LabelIndex.build(vectors, labels).search(queries, 4)  # 3 * 4 entries: all of label 400
+    found = LabelIndex.build(vectors, labels, config).search(queries, 4)  # first, 400 alone
     assert found.labels[0, 0] == 400
     for row in found.labels:
         assert len(set(row.tolist())) == 4 and -1 not in row
 
 
 @needs_scann
-@pytest.mark.parametrize("config", [EXACT, IndexConfig(leaves_searched=0.03, entries_searched=0)])
+@pytest.mark.parametrize(
+    "config", [EXACT, SHARDED, IndexConfig(leaves_searched=0.03, entries_searched=0)]
+)
 def test_more_labels_than_there_are_leave_padding(config):
     vectors, labels, queries = catalogue(labels=330)
     keep = labels % 30 == 0  # 11 labels ...
@@ -100,24 +120,41 @@ def test_an_empty_batch_has_an_empty_shortlist():
     assert found.labels.shape == found.similarities.shape == (0, 3)
 
 
-def test_an_index_without_entries_finds_nothing():
+@pytest.mark.parametrize("config", [EXACT, SHARDED, IndexConfig()])
+def test_an_index_without_entries_finds_nothing(config):
     empty = np.empty((0, 12), np.float32)
-    index = LabelIndex.build(empty, np.empty(0, np.int64), num_labels=6)
+    index = LabelIndex.build(empty, np.empty(0, np.int64), config, num_labels=6)
     assert (index.shortlist(catalogue()[2], 2).labels == -1).all()
 
 
-def test_labels_without_entries_are_never_retrieved():
+@pytest.mark.parametrize("config", [EXACT, SHARDED])
+def test_labels_without_entries_are_never_retrieved(config):
     vectors, labels, queries = catalogue(labels=40)
     keep = labels % 4 == 2
-    found = LabelIndex.build(vectors[keep], labels[keep], num_labels=40).shortlist(queries, 10)
+    index = LabelIndex.build(vectors[keep], labels[keep], config, num_labels=40)
+    found = index.shortlist(queries, 10)
     assert (np.sort(found.labels) == np.arange(2, 40, 4)).all()
 
 
-def test_equal_similarities_are_ordered_by_label():
+@pytest.mark.parametrize("config", [EXACT, SHARDED])
+def test_equal_similarities_are_ordered_by_label(config):
     vector = unit(np.ones((1, 5)))
     vectors, labels = np.repeat(vector, 9, axis=0), np.array([8, 3, 5, 3, 0, 7, 2, 6, 1])
-    found = LabelIndex.build(vectors, labels).search(vector, 4)
+    found = LabelIndex.build(vectors, labels, config).search(vector, 4)
     assert found.labels.tolist() == [[0, 1, 2, 3]]
+
+
+def test_the_first_distinct_labels_go_by_their_best_cosine_then_by_number():
+    entries = LabelEntries(np.zeros((7, 1), np.float32), np.array([0, 2, 2, 4, 6, 7]))
+    found = entries.first_distinct(
+        np.array([[6, 5, 0, 1, -1, 3, 2], [3, -1, -1, -1, -1, -1, 0]]),
+        np.array(
+            [[-0.0, 0.0, -0.9, 0.25, -np.inf, -1.0, -0.5], [-0.5, *[-np.inf] * 5, 0.5]], np.float32
+        ),
+        4,
+    )
+    assert found[0].tolist() == [[0, 3, 4, 2], [0, 2, -1, -1]]
+    assert found[1].tolist() == [[0.25, 0.0, 0.0, -0.5], [0.5, -0.5, -np.inf, -np.inf]]
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
@@ -164,7 +201,7 @@ def test_exact_similarity_is_the_maximum_over_all_entries_and_minus_infinity_for
 class Unlucky(scann_tree.Tree):
     """A tree that returns the first entry of every third label, whatever the query."""
 
-    def search(self, queries, fetch, reorder, share_of_leaves):
+    def search(self, queries, wanted, share=1.0):
         entries = np.tile(self.searcher[::3], (len(queries), 1))
         return entries, np.zeros(entries.shape, np.float32)
 
@@ -172,8 +209,8 @@ class Unlucky(scann_tree.Tree):
 def test_a_label_has_its_exact_similarity_whichever_of_its_entries_was_returned():
     vectors, labels, queries = catalogue(labels=30)
     index = LabelIndex.build(vectors, labels, EXACT)
-    tree = Unlucky(index.entries.offsets[:-1], len(vectors))
-    found = dataclasses.replace(index, tree=tree).shortlist(queries, 10)
+    tree = Unlucky(index.entries.offsets[:-1], index.entries.vectors)
+    found = dataclasses.replace(index, searcher=tree).shortlist(queries, 10)
     for query, row, similarities in zip(queries, found.labels, found.similarities, strict=True):
         truth = by_brute_force(vectors, labels, query)
         assert row.tolist() == sorted(range(0, 30, 3), key=truth.__getitem__, reverse=True)
@@ -181,20 +218,81 @@ def test_a_label_has_its_exact_similarity_whichever_of_its_entries_was_returned(
 
 
 @needs_scann
-@pytest.mark.parametrize("config", [EXACT, IndexConfig()])
+@pytest.mark.parametrize("config", [EXACT, SHARDED, IndexConfig()])
 def test_a_saved_index_gives_the_same_shortlists_after_it_has_moved(tmp_path, config):
     vectors, labels, queries = catalogue()
     index = LabelIndex.build(vectors, labels, config, num_labels=407)
     index.save(tmp_path / "before")
     shutil.move(tmp_path / "before", tmp_path / "after")
     loaded = LabelIndex.load(tmp_path / "after")
-    assert (loaded.tree is None) == (index.tree is None) and loaded.config == config
+    assert type(loaded.searcher) is type(index.searcher) and loaded.config == config
     for a, b in zip(
         dataclasses.astuple(index.shortlist(queries, 6)),
         dataclasses.astuple(loaded.shortlist(queries, 6)),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
+
+
+@needs_scann
+def test_a_folder_that_one_search_saved_serves_the_others(tmp_path):
+    vectors, labels, queries = catalogue()
+    exact = LabelIndex.build(vectors, labels, EXACT)
+    with_tree, without = tmp_path / "with", tmp_path / "without"
+    LabelIndex.build(vectors, labels, EVERYTHING).save(with_tree)
+    exact.save(without)
+    for folder in (with_tree, without):
+        for config in (EXACT, SHARDED, APPROXIMATE, IndexConfig()):
+            found = LabelIndex.load(folder, config=config).shortlist(queries, 6)
+            np.testing.assert_array_equal(found.labels, exact.shortlist(queries, 6).labels)
+    with pytest.raises(InputError, match="without ScaNN's tree") as refusal:
+        LabelIndex.load(without, config=EVERYTHING)
+    assert "\n" not in str(refusal.value) and str(without) in str(refusal.value)
+
+
+@needs_scann
+def test_mapped_entries_stay_where_they_are_and_the_tree_repeats_none(tmp_path):
+    vectors, labels, queries = catalogue()
+    grouped = LabelEntries.group(vectors, labels, 400)
+    np.save(tmp_path / "entries.npy", grouped.vectors)
+    before = (tmp_path / "entries.npy").stat()
+    mapped = LabelEntries(np.load(tmp_path / "entries.npy", mmap_mode="r"), grouped.offsets)
+    LabelIndex.over(mapped, EVERYTHING).save(tmp_path)
+    after = (tmp_path / "entries.npy").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    loaded = LabelIndex.load(tmp_path)
+    assert isinstance(loaded.entries.vectors, np.memmap)
+    assert isinstance(loaded.searcher, scann_tree.Tree)
+    assert loaded.searcher.vectors is loaded.entries.vectors
+    assert sum(path.stat().st_size for path in (tmp_path / "tree").iterdir()) < vectors.nbytes
+    exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 9)
+    np.testing.assert_array_equal(loaded.shortlist(queries, 9).labels, exact.labels)
+
+
+@pytest.mark.parametrize("part", [slice(5, None), slice(None, None, -1)])
+def test_a_part_of_a_mapped_file_is_written_in_its_place(tmp_path, part):
+    vectors = catalogue()[0]
+    np.save(tmp_path / "entries.npy", vectors)
+    mapped = np.load(tmp_path / "entries.npy", mmap_mode="r")[part]
+    LabelIndex.over(LabelEntries(mapped, np.arange(len(mapped) + 1)), EXACT).save(tmp_path)
+    np.testing.assert_array_equal(LabelIndex.load(tmp_path).entries.vectors, vectors[part])
+
+
+def test_a_wrong_entry_is_found_in_whichever_block_it_lies(monkeypatch):
+    monkeypatch.setattr(retrieval, "_ROWS", 10)
+    vectors, labels, _ = catalogue()
+    vectors[[41, 57]] *= 3
+    with pytest.raises(InputError, match=rf"entry 41 has norm 3; .*\(2 of {len(vectors)} are not"):
+        LabelIndex.build(vectors, labels)
+
+
+def test_auto_is_exact_below_a_thousand_entries_and_sharded_on_accelerators(monkeypatch, mesh):
+    auto = IndexConfig()
+    assert auto.search_over(999, mesh) == "exact"
+    assert auto.search_over(1000, mesh) == ("scann" if scann_tree.importable() else "exact")
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert auto.search_over(999, None) == "exact" and auto.search_over(1000, None) == "sharded"
+    assert SHARDED.search_over(7, mesh) == "sharded" and EXACT.search_over(1000, None) == "exact"
 
 
 def _lose(folder):
@@ -244,7 +342,7 @@ def test_without_scann_exact_search_takes_its_place_with_a_notice(monkeypatch, c
     monkeypatch.setattr(scann_tree, "importable", lambda: False)
     for make in (lambda: LabelIndex.build(vectors, labels), lambda: LabelIndex.load(tmp_path)):
         index = make()
-        assert index.tree is None and "exact search takes its place" in caplog.text
+        assert index.searcher is None and "exact search takes its place" in caplog.text
         caplog.clear()
         assert (index.shortlist(queries, 3).labels >= 0).all()
     with pytest.raises(InputError, match="not installed"):
@@ -287,25 +385,6 @@ def test_recall_is_the_share_of_the_exact_labels_that_were_found():
     exact = Shortlist(np.array([[1, 2, 3], [4, 0, -1]], np.int32), zeros)
     found = Shortlist(np.array([[3, 9, 1], [2, 4, -1]], np.int32), zeros)
     assert recall(found, exact) == 3 / 5
-
-
-def test_a_shortlist_reloads_as_it_was_saved(tmp_path):
-    vectors, labels, queries = catalogue()
-    saved = LabelIndex.build(vectors, labels).shortlist(queries, 3)
-    saved.save(tmp_path / "train.npz")
-    loaded = Shortlist.load(tmp_path / "train.npz")
-    np.testing.assert_array_equal(loaded.labels, saved.labels)
-    np.testing.assert_array_equal(loaded.similarities, saved.similarities)
-    assert [path.name for path in tmp_path.iterdir()] == ["train.npz"]
-
-
-@pytest.mark.parametrize("content", [None, b"", b"PK\3\4broken", b"\x93NUMPY"])
-def test_what_is_not_a_shortlist_is_refused(tmp_path, content):
-    path = tmp_path / "train.npz"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match="no shortlist"):
-        Shortlist.load(path)
 
 
 @pytest.mark.parametrize(

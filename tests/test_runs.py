@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from mufin_jax import runs
+from mufin_jax.ending import main_guard
 from mufin_jax.errors import DiskError, Held, InputError, Stopped
-from mufin_jax.files import damage, disk_errors, manifest
+from mufin_jax.files import damage, disk_errors, manifest, read_json, replacing, write_json
 from mufin_jax.logs import MetricsWriter, set_up_logging
-from mufin_jax.runs import Run, main_guard, read_json, replacing, write_json
+from mufin_jax.runs import Run
 
 
 def python(code, *arguments):
@@ -179,7 +180,8 @@ def test_a_manifest_tells_whether_a_folder_changed(tmp_path):
 _STEPS = """
 import sys, time
 from mufin_jax.errors import Stopped
-from mufin_jax.runs import main_guard, stop_requested
+from mufin_jax.ending import main_guard
+from mufin_jax.runs import stop_requested
 def main():
     print("ready", flush=True)
     while not (stop_requested() and sys.argv[1] == "polls"):
@@ -256,7 +258,7 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_a_reader_that_leaves_early_is_no_error():
-    code = "import sys; from mufin_jax.runs import main_guard\n" \
+    code = "import sys; from mufin_jax.ending import main_guard\n" \
         "sys.exit(main_guard(lambda: [print('x' * 999) for _ in range(9999)]))"  # fmt: skip
     with python(code) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -292,6 +294,26 @@ def test_metrics_that_are_not_finite_are_null(tmp_path):
     writer.write(1, {"loss": float("inf")})
     writer.close()
     assert lines(tmp_path) == [{"step": 1, "loss": None}]
+
+
+@pytest.fixture
+def own_handlers():
+    """Leaves the root logger as it was."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    yield
+    for handler in set(root.handlers) - set(before):
+        root.removeHandler(handler)
+    set_up_logging()
+    for handler in set(root.handlers) - set(before):
+        root.removeHandler(handler)
+
+
+def test_of_several_processes_the_others_say_warnings_and_who_they_are(own_handlers, capsys):
+    set_up_logging(process=3)
+    logging.getLogger("mufin_jax.training").info("resuming at step %d", 5)
+    logging.getLogger("mufin_jax.training").warning("a file is damaged")
+    assert capsys.readouterr().err.partition(" ")[2] == "WARNING process 3: a file is damaged\n"
 
 
 def test_log_lines_are_plain_off_a_terminal_and_libraries_are_quiet(capsys):

@@ -101,8 +101,10 @@ class Dataset:
       path: the folder.
       manifest: what `prepare` recorded.
       train, test, labels: the three sides.
-      texts: token ids of the distinct titles, padded with 0, mapped from the disk.
+      texts: token ids of the distinct titles, padded with 0, mapped from the disk; none if there
+        are vectors.
       text_lengths: their numbers of real tokens.
+      text_vectors: ready vectors of the distinct titles, mapped from the disk, or None.
       images: the distinct images; empty if there are vectors.
       image_vectors: ready vectors, mapped from the disk, or None.
       ceiling: the best reachable score in percent, by metric, if it is known.
@@ -117,6 +119,7 @@ class Dataset:
     text_lengths: Int32[np.ndarray, " t"]
     images: Images
     image_vectors: Float32[np.ndarray, "i width"] | None = None
+    text_vectors: Float32[np.ndarray, "_ text_width"] | None = None
     ceiling: dict[str, float] | None = None
 
     @classmethod
@@ -142,9 +145,20 @@ class Dataset:
         """L, the number of labels."""
         return len(self.labels)
 
+    @property
+    def num_texts(self) -> int:
+        """The number of distinct titles."""
+        return len(self.texts if self.text_vectors is None else self.text_vectors)
+
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that made `texts`."""
+        """The tokenizer that made `texts`.
+
+        Raises:
+          InputError: if the titles are ready vectors.
+        """
+        if self.text_vectors is not None:
+            raise InputError(f"{self.path}: its texts are ready vectors, which no tokenizer made")
         return Tokenizer.load(self.path / "tokenizer.json")
 
     @functools.cached_property
@@ -166,12 +180,18 @@ def _load(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     else:
         images = ArrayImages(np.zeros((0, size, size, 3), np.uint8))
     ceiling = path / "ceiling.json"
+    text_vectors = _map(path / "text_vectors.npy") if "text_vectors.npy" in files else None
+    if text_vectors is None:
+        texts, lengths = _map(path / "texts.npy"), _map(path / "text_lengths.npy")
+    else:
+        texts, lengths = np.zeros((0, 1), np.int32), np.zeros(0, np.int32)
     return {
         "train": _load_side(path, "train"),
         "test": _load_side(path, "test"),
         "labels": _load_side(path, "label"),
-        "texts": _map(path / "texts.npy"),
-        "text_lengths": _map(path / "text_lengths.npy"),
+        "texts": texts,
+        "text_lengths": lengths,
+        "text_vectors": text_vectors,
         "images": images,
         "image_vectors": vectors,
         "ceiling": json.loads(ceiling.read_text("utf-8")) if "ceiling.json" in files else None,

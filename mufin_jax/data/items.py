@@ -1,6 +1,7 @@
 """From the rows of a raw catalogue to the items that stay, numbered anew."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from jaxtyping import Int32, Int64
 from tqdm import tqdm
 
 from mufin_jax.data.readers import SIDES, Catalogue
-from mufin_jax.data.resizing import Bag, JpegSpool
+from mufin_jax.data.resizing import Bag
+from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.strings import Strings
 from mufin_jax.data.tally import Tally
+from mufin_jax.data.text import Tokenizer
 from mufin_jax.errors import InputError
 
 
@@ -42,12 +45,63 @@ class Items:
             image_rows=self.image_rows,
         )
 
-    def records(self, name: str, spool: JpegSpool | None) -> Iterator[dict[str, Any]]:
-        """The items as `write_records` takes them, with the images that the spool holds."""
-        for i in tqdm(range(len(self)), f"{name} records", unit=" items", disable=None):
-            rows = self.image_rows[self.image_offsets[i] : self.image_offsets[i + 1]]
+    @classmethod
+    def load(cls, folder: Path, name: str) -> "Items":
+        """Reads what `save` wrote."""
+        with np.load(folder / f"{name}_items.npz", allow_pickle=False) as arrays:
+            rest = [arrays[key] for key in ("text", "image_offsets", "image_rows")]
+        ids, titles = (Strings.load(folder / f"{name}_{part}.npz") for part in ("ids", "titles"))
+        return cls(ids, titles, *rest)
+
+
+class ItemRecords:
+    """The items of one saved side as `write_records` takes them, with their images.
+
+    A copy that goes to another process opens the files anew there, so it weighs nothing.
+
+    Args:
+      folder: where `Items.save` wrote them.
+      name: of the side.
+      spool: holds the images; None if there are none.
+    """
+
+    def __init__(self, folder: Path, name: str, spool: JpegSpool | None):
+        """Opens nothing yet."""
+        self._folder, self._name = folder, name
+        self._spool_folder = spool.folder if spool else None
+
+    @functools.cached_property
+    def _items(self) -> Items:
+        return Items.load(self._folder, self._name)
+
+    @functools.cached_property
+    def _spool(self) -> JpegSpool | None:
+        return JpegSpool(self._spool_folder) if self._spool_folder else None
+
+    def __len__(self) -> int:
+        """The number of items."""
+        return len(self._items)
+
+    def num_bytes(self) -> int:
+        """About the size of all records."""
+        images = self._spool.sizes(self._items.image_rows).sum() if self._spool else 0
+        return int(images) + len(self._items.ids.blob) + len(self._items.titles.blob)
+
+    def read(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """The items from `start` to before `stop`."""
+        items, spool = self._items, self._spool
+        numbers = range(start, stop)
+        title = f"{self._name} records"
+        for i in tqdm(numbers, title, len(items), initial=start, unit=" items", disable=None):
+            rows = items.image_rows[items.image_offsets[i] : items.image_offsets[i + 1]]
             images = spool.read(rows.tolist()) if spool else []
-            yield {"uid": self.ids[i], "title": self.titles[i], "images": images}
+            yield {"uid": items.ids[i], "title": items.titles[i], "images": images}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is opened stays behind."""
+        return {key: value for key, value in self.__dict__.items() if key not in self._OPENED}
+
+    _OPENED = ("_items", "_spool")
 
 
 def drop_empty(catalogue: Catalogue, bags: dict[str, Bag], tally: Tally) -> None:
@@ -97,6 +151,16 @@ def distinct_titles(catalogue: Catalogue) -> tuple[list[str], dict[str, Int32[np
             np.int32,
         )
     return list(rows), text
+
+
+def train_tokenizer(catalogue: Catalogue, vocab_size: int) -> Tokenizer:
+    """A tokenizer of the kept training titles, or of those of another side if there are none."""
+    for name in ("train", "label", "test"):
+        side = catalogue.sides[name]
+        titles = [title for title, kept in zip(side.titles, side.kept, strict=True) if kept]
+        if any(titles):
+            return Tokenizer.train(titles, vocab_size)
+    return Tokenizer.train([], vocab_size)
 
 
 def compact(catalogue: Catalogue, name: str, bag: Bag, text: np.ndarray) -> Items:

@@ -7,15 +7,16 @@ product, 15 at most), and the shapes that are compiled are few.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.errors import InputError
-from mufin_jax.sharding import round_up
+from mufin_jax.sharding import local_rows, round_up
 
 T = TypeVar("T")
 Items = tuple[Side, Int[np.ndarray, "_"]]
@@ -27,10 +28,15 @@ class Loader:
     Descriptors are numbered over the whole dataset, texts first: text r is r, image r is
     `num_texts + r`. `slots` speaks in these numbers, `batch` in rows of a pool.
 
+    Where several processes share a mesh, each reads the vectors and decodes the pictures of those
+    rows of a pool that its own devices hold, when the pool is placed by rows; the others are zero.
+
     Args:
         dataset: a prepared folder.
         modalities: which descriptors the model sees.
-        mesh_size: number of devices that the flat axes of a pool must divide over.
+        mesh: the devices that the flat axes of a pool are split over; or only their number, and
+            every process then reads all rows.
+        label_images: whether the model sees the labels' pictures.
 
     Attributes:
         vectors: descriptor vectors (p, d) by number, if they are known and will not change: batches
@@ -46,17 +52,21 @@ class Loader:
         self,
         dataset: Dataset,
         modalities: Literal["both", "text", "images"] = "both",
-        mesh_size: int = 1,
+        mesh: Mesh | int = 1,
+        label_images: bool = True,
     ):
-        self.dataset, self.modalities, self.mesh_size = dataset, modalities, mesh_size
-        self.num_texts = len(dataset.texts)
+        self.dataset, self.modalities = dataset, modalities
+        self.mesh, self.mesh_size = (None, mesh) if isinstance(mesh, int) else (mesh, mesh.size)
+        self.num_texts = dataset.num_texts
         vectors = dataset.image_vectors
         self.pixels = dataset.images if vectors is None else vectors
         self.num_descriptors = self.num_texts + len(self.pixels)
         sides = (dataset.train, dataset.test, dataset.labels)
-        self.max_images = max(int(np.diff(side.image_offsets).max(initial=0)) for side in sides)
+        most = {side.name: int(np.diff(side.image_offsets).max(initial=0)) for side in sides}
+        points = max(most["train"], most["test"])
+        self._most_images = {"train": points, "test": points, "label": most["label"] * label_images}
         missing = None
-        if modalities == "images" and not self.max_images:
+        if modalities == "images" and not any(self._most_images.values()):
             missing = "picture"
         elif modalities == "text" and not any((side.text >= 0).any() for side in sides):
             missing = "title"
@@ -71,12 +81,13 @@ class Loader:
     ) -> tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, "b n"]]:
         """Return the descriptor numbers of some items, and which of them are real."""
         columns = []
+        most = self._most_images[side.name]
         if self.modalities != "images":
             columns.append(side.text[rows][:, None].astype(np.int64))
-        if self.modalities != "text" and self.max_images:
+        if self.modalities == "images" or (self.modalities == "both" and most):
             start, stop = side.image_offsets[rows], side.image_offsets[rows + 1]
-            place = start[:, None] + np.arange(self.max_images)
-            real = place < stop[:, None]
+            place = start[:, None] + np.arange(max(1, most))
+            real = place < np.minimum(stop, start + most)[:, None]
             images = np.full(place.shape, -1, np.int64)
             images[real] = self.num_texts + side.image_rows[place[real]]
             columns.append(images)
@@ -89,7 +100,7 @@ class Loader:
         numbers = np.unique(np.concatenate([slots[mask] for slots, mask in grids]))
         split = int(np.searchsorted(numbers, self.num_texts))
         if self.vectors is not None:
-            pool, first_image = pad_rows(self.vectors[numbers], self.mesh_size), split
+            pool, first_image = self._read(self.vectors, numbers), split
         else:
             pool = self.pool(numbers[:split], numbers[split:] - self.num_texts)
             first_image = 0 if pool.tokens is None else len(pool.tokens)
@@ -103,15 +114,27 @@ class Loader:
     def pool(self, texts: Int[np.ndarray, "t"], images: Int[np.ndarray, "i"]) -> Pool:
         """Return the pool of these texts and images, each axis padded to its bucket."""
         tokens = lengths = pixels = None
-        if self.modalities != "images":
+        if self.modalities != "images" and self.dataset.text_vectors is not None:
+            tokens = self._read(self.dataset.text_vectors, texts)
+        elif self.modalities != "images":
             tokens, lengths = pad_texts(
                 np.asarray(self.dataset.texts[texts]),
                 np.asarray(self.dataset.text_lengths[texts]),
                 self.mesh_size,
             )
         if self.modalities != "text":
-            pixels = pad_rows(np.asarray(self.pixels[images]), self.mesh_size)
+            pixels = self._read(self.pixels, images)
         return Pool(tokens, lengths, pixels)
+
+    def _read(self, source: Any, rows: Int[np.ndarray, "r"]) -> np.ndarray:
+        """Return rows of a source, padded to their bucket; zero where no device here holds them."""
+        size = round_up(len(rows), self.mesh_size)
+        own = np.arange(size) if self.mesh is None else local_rows(self.mesh, size)
+        own = own[own < len(rows)]
+        read = np.asarray(source[rows[own]])
+        padded = np.zeros((size, *read.shape[1:]), read.dtype)  # untouched pages take no memory
+        padded[own] = read
+        return padded
 
 
 def pad_rows(array: np.ndarray, mesh_size: int = 1) -> np.ndarray:

@@ -1,9 +1,16 @@
-"""A npy file that is written row by row, before the number of rows is known."""
+"""Arrays larger than memory: npy files that are written block by block, and mapped afterwards."""
 
+import contextlib
+import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
+
+from mufin_jax import hosts
+from mufin_jax.files import disk_errors, replacing
 
 
 class NpyWriter:
@@ -12,11 +19,14 @@ class NpyWriter:
     Memory holds one row (or block) at a time. Use it as a context manager.
     """
 
-    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: np.typing.DTypeLike):
-        """Opens the file, with no rows yet."""
+    def __init__(
+        self, path: Path | BinaryIO, row_shape: tuple[int, ...], dtype: np.typing.DTypeLike
+    ):
+        """Opens the file, if it is not open already, with no rows yet."""
         self._row_shape = row_shape
         self._dtype = np.dtype(dtype)
-        self._file = path.open("wb")
+        self._path = path
+        self._file = path.open("wb") if isinstance(path, Path) else path
         self._rows = 0
         self._write_header()
         self._start = self._file.tell()
@@ -28,13 +38,23 @@ class NpyWriter:
         self._file.write(np.ascontiguousarray(rows, self._dtype).data)
         self._rows += len(rows)
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Writes the final header; NumPy pads headers so that a longer number fits."""
+        self._file.seek(0)
+        self._write_header()
+        if self._file.tell() != self._start:
+            raise ValueError("the header of a npy file outgrew its padding")
+
+    def written(self) -> np.ndarray:
+        """The rows appended so far, mapped from the disk; at least one."""
+        self._file.flush()
+        shape = (self._rows, *self._row_shape)
+        return np.memmap(self._path, self._dtype, "r", self._start, shape)
+
+    def close(self) -> None:
+        """Finishes and closes the file."""
         if not self._file.closed:
-            self._file.seek(0)
-            self._write_header()
-            if self._file.tell() != self._start:
-                raise ValueError("the header of a npy file outgrew its padding")
+            self.finish()
             self._file.close()
 
     def _write_header(self) -> None:
@@ -57,3 +77,52 @@ class NpyWriter:
     ) -> None:
         """Closes the file."""
         self.close()
+
+
+class _Nowhere:
+    """In place of a writer, on the processes that do not write."""
+
+    def append(self, rows: np.ndarray) -> None:
+        """Does nothing."""
+
+
+@contextlib.contextmanager
+def whole_npy(
+    path: Path, row_shape: tuple[int, ...], dtype: np.typing.DTypeLike = np.float32
+) -> Iterator[NpyWriter | _Nowhere]:
+    """A npy file to append rows to, which takes the place of `path` only when it is complete.
+
+    Every process enters, the main one writes, and none goes on before the file is there. Its folder
+    is made if need be.
+
+    Raises:
+        DiskError: if the file cannot be written.
+    """
+    if hosts.is_main():
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            writer = NpyWriter(file, row_shape, dtype)
+            yield writer
+            writer.finish()
+    else:
+        yield _Nowhere()
+    hosts.barrier(f"{path.name} is written")
+
+
+def mapped(path: Path) -> np.ndarray:
+    """The rows of a npy file, read from the disk when they are used; read-only."""
+    return np.lib.format.open_memmap(path, mode="r")
+
+
+def forget(rows: np.ndarray) -> None:
+    """Let go of the pages that reading a mapped file has brought into memory.
+
+    They would be freed anyway when memory runs short, but count as this process's until then. Any
+    other array is left alone.
+    """
+    owner = rows
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)

@@ -25,19 +25,26 @@ import scipy.sparse
 
 from mufin_jax.data import images as pictures
 from mufin_jax.data import readers
+from mufin_jax.data.beam import Beam
 from mufin_jax.data.items import (
+    ItemRecords,
     compact,
     compact_pairs,
     distinct_titles,
     drop_empty,
     image_homes,
     save_categories,
+    train_tokenizer,
 )
 from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, write_json, write_manifest
 from mufin_jax.data.overlap import Overlap, overlap_filter
 from mufin_jax.data.readers import SIDES, Catalogue
+from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.records import write_records
-from mufin_jax.data.resizing import Bag, JpegSpool, copy_vectors, resize_images
+from mufin_jax.data.resizer import Worker, resize_in_threads
+from mufin_jax.data.resizing import Bag, Wanted, copy_vectors, resize_images
+from mufin_jax.data.resizing_beam import BeamWorker
+from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.tally import Tally
 from mufin_jax.data.text import Tokenizer, write_texts
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
@@ -90,6 +97,10 @@ class PrepareConfig:
     own item; reciprocal: that, and relevant test pairs whose reverse is in training."""
     max_bad: float = 0.05
     """The largest share of bad lines, or of broken images, that is skipped."""
+    beam_runner: str | None = None
+    """Apache Beam's runner that does the work, such as FlinkRunner; else this process does it."""
+    beam_options: tuple[str, ...] = ()
+    """The runner's own options, name=value each."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot be meant."""
@@ -151,19 +162,25 @@ def prepare(
 
 
 def _prepare(config: PrepareConfig, source: Path, out: Path, processing: ImageProcessing) -> None:
+    beam = Beam(config.beam_runner, config.beam_options) if config.beam_runner else None
     tally = Tally(config.max_bad)
     catalogue = readers.read(source, tally, config.max_images, config.max_bytes)
     ceiling = readers.read_ceiling(source)
+    out = out.absolute()  # Beam's workers start elsewhere
     out.mkdir(parents=True, exist_ok=True)
     _clear(out)
-    spool = JpegSpool(out / _SPOOL) if config.records and not catalogue.vectors else None
     if catalogue.vectors:
-        bags = copy_vectors(catalogue, out / "image_vectors.npy")
+        spool, bags = None, copy_vectors(catalogue, out / "image_vectors.npy")
     else:
-        bags = _images(config, catalogue, processing, out, tally, spool)
+        spool = JpegSpool(out / _SPOOL)
+        worker = resize_in_threads if beam is None else BeamWorker(beam, SourceFolder(source))
+        bags = _images(config, catalogue, processing, out, tally, spool, worker)
     drop_empty(catalogue, bags, tally)
     titles, text = distinct_titles(catalogue)
-    tokenizer = _tokenizer(config, catalogue)
+    if config.tokenizer is not None:
+        tokenizer = Tokenizer.load(config.tokenizer)
+    else:
+        tokenizer = train_tokenizer(catalogue, config.vocab_size)
     tokenizer.save(out / "tokenizer.json")
     write_texts(tokenizer, titles, config.max_tokens, out)
     items = {name: compact(catalogue, name, bags[name], text[name]) for name in SIDES}
@@ -179,35 +196,38 @@ def _prepare(config: PrepareConfig, source: Path, out: Path, processing: ImagePr
             pairs = compact_pairs(catalogue, matrix, name)
             scipy.sparse.save_npz(out / f"{name}_{kind}.npz", pairs)
             counts[f"{name}_{kind}"] = pairs.nnz
-    counts["texts"] = _rows(out / "texts.npy")
-    counts["images"] = _rows(
-        out / ("image_vectors.npy" if catalogue.vectors else "image_homes.npy")
-    )
+    counts["texts"] = len(titles)
+    rows = "image_vectors.npy" if catalogue.vectors else "image_homes.npy"
+    counts["images"] = len(np.load(out / rows, mmap_mode="r", allow_pickle=False))
     if config.records:
-        splits = {name: items[name].records(name, spool) for name in SIDES}
-        write_records(splits, out / "records")
-        (out / _SPOOL).unlink(missing_ok=True)
+        splits = {name: ItemRecords(out, name, spool) for name in SIDES}
+        write_records(splits, out / "records", beam)
+    if spool is not None:
+        spool.remove()
     if ceiling is not None:
         write_json(out / "ceiling.json", ceiling)
     write_json(out / REPORT, {"form": catalogue.form, "kept": counts, **tally.as_dict()})
     if tally.counts:
         _log.warning("%s; see %s", tally.summary(), out / REPORT)
+    settings = dataclasses.asdict(config)
     content = {
         "form": catalogue.form,
         "counts": counts,
         "processing": dataclasses.asdict(processing),
         "max_tokens": config.max_tokens,
         "filter": overlap,
-        "config": dataclasses.asdict(config),
+        # Who did the work leaves no trace in the result.
+        "config": {name: settings[name] for name in settings if not name.startswith("beam_")},
     }
     write_manifest(out, content, [name for name in _FILES if (out / name).is_file()])
 
 
 def _clear(out: Path) -> None:
     """Removes what an earlier preparation left, the manifest first."""
-    for name in (MANIFEST, RECORDS_CHECKSUMS, _SPOOL, *_FILES):
+    for name in (MANIFEST, RECORDS_CHECKSUMS, *_FILES):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "records", ignore_errors=True)
+    for name in ("records", _SPOOL):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _images(
@@ -216,7 +236,8 @@ def _images(
     processing: ImageProcessing,
     out: Path,
     tally: Tally,
-    spool: JpegSpool | None,
+    spool: JpegSpool,
+    worker: Worker,
 ) -> dict[str, Bag]:
     read = functools.partial(
         pictures.read_image,
@@ -224,21 +245,5 @@ def _images(
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
     )
-    limit = config.image_array_gb * 1e9
-    return resize_images(catalogue, read, processing.size, tally, out / "images.npy", limit, spool)
-
-
-def _tokenizer(config: PrepareConfig, catalogue: Catalogue) -> Tokenizer:
-    if config.tokenizer is not None:
-        return Tokenizer.load(config.tokenizer)
-    # Where the training points are all pictures, the labels' titles are left to learn from.
-    for name in ("train", "label", "test"):
-        side = catalogue.sides[name]
-        titles = [title for title, kept in zip(side.titles, side.kept, strict=True) if kept]
-        if any(titles):
-            return Tokenizer.train(titles, config.vocab_size)
-    return Tokenizer.train([], config.vocab_size)
-
-
-def _rows(path: Path) -> int:
-    return len(np.load(path, mmap_mode="r", allow_pickle=False))
+    wanted = Wanted(out / "images.npy", config.image_array_gb * 1e9, config.records)
+    return resize_images(catalogue, read, processing.size, tally, wanted, spool, worker)

@@ -7,14 +7,16 @@ order a map as they please), their content does not.
 """
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt8
 
+from mufin_jax.data.beam import Beam
 from mufin_jax.data.images import decode_jpeg
 from mufin_jax.errors import InputError
 
@@ -24,18 +26,60 @@ _NAME, _VERSION = "records", "1.0.0"
 Record = Mapping[str, Any]
 
 
-def write_records(splits: Mapping[str, Iterable[Record]], folder: Path) -> None:
+@runtime_checkable
+class Records(Protocol):
+    """The records of a split, readable from any place on."""
+
+    def num_bytes(self) -> int:
+        """About how many bytes they take."""
+        ...
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def read(self, start: int, stop: int) -> Iterable[Record]:
+        """Some of them, in order: `uid`, `title` (str) and `images` (list of bytes)."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    """Consecutive records of one file, as TFDS asks for them: called, and then iterated over."""
+
+    records: Records
+    start: int
+    stop: int
+
+    def __call__(self) -> Iterator[tuple[int, Record]]:
+        return zip(
+            range(self.start, self.stop), self.records.read(self.start, self.stop), strict=True
+        )
+
+
+def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None = None) -> None:
     """Writes one split after the other, in the order of its records.
 
+    TFDS's sharded builder writes each file in one go, so memory holds the records of one file: less
+    than a gigabyte. (Its generator-based builder needs TensorFlow to write more than that.)
+
     Args:
-      splits: by name; records of `uid`, `title` (str) and `images` (list of bytes). TFDS
-        cannot hold a split without records.
+      splits: by name. TFDS cannot hold a split without records.
       folder: where to write; nothing is written or fetched elsewhere.
+      beam: writes the files in its workers, to which the records are pickled, and which must see
+        `folder`; in this process if not given.
     """
     import tensorflow_datasets as tfds  # half a second; only preparation and a large set need it
+    from tensorflow_datasets.core.utils import shard_utils
 
-    class Records(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        """A builder over given iterables; unregistered, since a process may prepare twice."""
+    def shards(records: Records) -> list[_Shard]:
+        count = shard_utils.ShardConfig.calculate_number_shards(records.num_bytes(), len(records))
+        stops = shard_utils.get_shard_boundaries(len(records), count)
+        starts = [0, *stops[:-1]]
+        return [_Shard(records, *ends) for ends in zip(starts, stops, strict=True)]
+
+    class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+        """A builder over given records; unregistered, since a process may prepare twice."""
 
         name = _NAME
         VERSION = tfds.core.Version(_VERSION)
@@ -52,17 +96,32 @@ def write_records(splits: Mapping[str, Iterable[Record]], folder: Path) -> None:
                 disable_shuffling=True,  # record i must be item i
             )
 
-        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[_Shard]]:
             del dl_manager
-            return {name: self._generate_examples(records) for name, records in splits.items()}
+            return self._current
 
-        def _generate_examples(self, records: Iterable[Record]) -> Iterator[tuple[int, Record]]:
-            yield from enumerate(records)
+        def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+            # Under Beam, TFDS 4.9.10 runs the pipelines of earlier splits again with each
+            # further one, and takes the lengths of ten shards and more in the order "0", "1",
+            # "10", "2": hence one split at a time, and the lengths from us.
+            done = []
+            for name, records in splits.items():
+                self._current = {name: shards(records)}
+                super()._download_and_prepare(dl_manager, download_config)
+                lengths = [shard.stop - shard.start for shard in self._current[name]]
+                split: tfds.core.SplitInfo = self.info.splits[name]  # pyright: ignore
+                done.append(split.replace(shard_lengths=lengths))
+            self.info.set_splits(tfds.core.SplitDict(done))
 
+    config = tfds.download.DownloadConfig()
+    if beam is not None:
+        config = config.replace(beam_runner=beam.runner, beam_options=beam.pipeline_options())
     with _quiet(tfds):
         # Without TensorFlow the default format fails, at the very end.
-        builder = Records(data_dir=folder, file_format="array_record")
-        builder.download_and_prepare()
+        builder = Builder(data_dir=folder, file_format="array_record")
+        builder.download_and_prepare(download_config=config)
+    for path in (folder / _NAME / _VERSION).glob("*.shard_infos.json"):
+        path.unlink()  # the notes of Beam's workers
 
 
 class RecordImages:

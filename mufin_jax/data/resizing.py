@@ -1,31 +1,22 @@
-"""Every distinct image of a catalogue, once: decoded, brought to training size, written.
+"""Every distinct image of a catalogue, once: decoded, brought to training size, written."""
 
-Images stream through a bounded window of threads, so memory does not grow with their number.
-"""
-
-import array
+import contextlib
 import dataclasses
-import os
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
-from tqdm import tqdm
 
-from mufin_jax.data.images import BadImage, encode_jpeg
+from mufin_jax.data.images import BadImage
 from mufin_jax.data.npy import NpyWriter
 from mufin_jax.data.readers import SIDES, Catalogue
 from mufin_jax.data.readers.vectors import open_vectors
+from mufin_jax.data.resizer import Resizer, Worker
+from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.tally import Tally
 from mufin_jax.errors import InputError
 
-T = TypeVar("T")
-R = TypeVar("R")
 _CHUNK = 65_536
 
 
@@ -41,21 +32,19 @@ class Bag:
         return np.diff(self.offsets)
 
 
-@dataclasses.dataclass
-class JpegSpool:
-    """The JPEG of each distinct image, one after the other in a file."""
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What becomes of the images.
 
-    path: Path
-    offsets: array.array = dataclasses.field(default_factory=lambda: array.array("q", [0]))
+    Attributes:
+      array_file: the npy file for the pixels.
+      array_bytes: if the pixels would take more, they are not written there.
+      jpegs: whether JPEGs are wanted, too.
+    """
 
-    def read(self, rows: Iterable[int]) -> list[bytes]:
-        """The JPEGs of some images."""
-        with self.path.open("rb") as file:
-            return [self._one(file, row) for row in rows]
-
-    def _one(self, file, row: int) -> bytes:
-        file.seek(self.offsets[row])
-        return file.read(self.offsets[row + 1] - self.offsets[row])
+    array_file: Path
+    array_bytes: float
+    jpegs: bool
 
 
 def resize_images(
@@ -63,9 +52,9 @@ def resize_images(
     read: Callable[[bytes | Path], np.ndarray],
     size: int,
     tally: Tally,
-    array_file: Path,
-    array_bytes: float,
-    spool: JpegSpool | None,
+    wanted: Wanted,
+    spool: JpegSpool,
+    worker: Worker,
 ) -> dict[str, Bag]:
     """Writes the distinct images in the order in which the sides first name them.
 
@@ -74,58 +63,43 @@ def resize_images(
       read: from an encoded image to (size, size, 3) pixels; raises BadImage.
       size: height and width of the result.
       tally: takes broken images, which leave their items.
-      array_file: the npy file for the pixels.
-      array_bytes: if the pixels would take more, they are not written there.
-      spool: takes the JPEGs, or None.
+      wanted: what becomes of them.
+      spool: is made; takes the JPEGs.
+      worker: does the work, such as `resize_in_threads`.
 
     Returns:
       by side, the rows of each item's images.
 
     Raises:
-      InputError: if the pixels take too much and there is no spool either.
+      InputError: if the pixels take too much and no records are wanted either.
       TooManyBadRows: as soon as more images are broken than the tally tolerates.
     """
     mentions = _Mentions(catalogue)
     _, first, inverse = np.unique(mentions.keys, return_index=True, return_inverse=True)
     seen = np.argsort(first)  # distinct images by first mention
-    fits = len(seen) * 3 * size**2 <= array_bytes
-    if not fits and spool is None:
+    fits = len(seen) * 3 * size**2 <= wanted.array_bytes
+    if not fits and not wanted.jpegs:
         raise InputError(
-            f"{len(seen):,} pictures exceed image_array_gb={array_bytes / 1e9:g}: "
+            f"{len(seen):,} pictures exceed image_array_gb={wanted.array_bytes / 1e9:g}: "
             "raise it, or let records be written"
         )
     tally.seen("images", len(seen))
-    row_of = np.full(len(seen), -1, np.int64)
-    source, rows = catalogue.images, 0
-
-    def prepare(mention: int) -> tuple[np.ndarray, bytes] | BadImage:
-        key = int(mentions.keys[mention])
-        try:
-            pixels = read(source.read(key))
-            return pixels, encode_jpeg(pixels) if spool else b""
-        except BadImage as error:
-            return BadImage(f"{source.name(key)}: {error}")
-
-    progress = tqdm(map(int, first[seen]), "images", len(seen), unit=" images", disable=None)
-    with (
-        warnings.catch_warnings(),  # Pillow's remarks on odd files; ours are in the report
-        _npy(array_file if fits else None, size) as pixel_rows,
-        spool.path.open("wb") if spool else _Nowhere() as spool_file,
-    ):
-        warnings.simplefilter("ignore")
-        for number, result in enumerate(_in_order(prepare, progress)):
+    row_of, rows = np.full(len(seen), -1, np.int64), 0
+    resizer = Resizer(catalogue.images, read, size, fits, wanted.jpegs)
+    spool.create()
+    results = worker(resizer, mentions.keys[first[seen]], spool)
+    with _npy(wanted.array_file if fits else None, size) as pixel_rows, contextlib.closing(results):
+        for number, result in enumerate(results):
             if isinstance(result, BadImage):
                 file, row = mentions.place(int(first[seen[number]]))
                 tally.bad("images", "broken image", file, row, str(result))
                 tally.check()
                 continue
-            pixels, jpeg = result
             row_of[seen[number]] = rows
             rows += 1
-            pixel_rows.append(pixels[None])
-            if spool:
-                spool_file.write(jpeg)
-                spool.offsets.append(spool.offsets[-1] + len(jpeg))
+            if result is not None:
+                pixel_rows.append(result[None])
+    spool.save()
     return mentions.bags(row_of[inverse])
 
 
@@ -187,22 +161,6 @@ class _Mentions:
         raise IndexError(f"mention {mention} of {len(self.keys)}")
 
 
-def _in_order(function: Callable[[T], R], values: Iterable[T]) -> Iterator[R]:
-    """Like map, a few calls ahead in threads: Pillow decodes outside the interpreter's lock."""
-    threads = min(16, os.cpu_count() or 1)
-    pending: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for value in values:
-                pending.append(pool.submit(function, value))
-                if len(pending) == 4 * threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _npy(path: Path | None, size: int) -> "NpyWriter | _Nowhere":
     return NpyWriter(path, (size, size, 3), np.uint8) if path else _Nowhere()
 
@@ -211,9 +169,6 @@ class _Nowhere:
     """Takes the place of a file that is not wanted."""
 
     def append(self, rows: np.ndarray) -> None:
-        pass
-
-    def write(self, data: bytes) -> None:
         pass
 
     def __enter__(self) -> "_Nowhere":

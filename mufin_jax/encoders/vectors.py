@@ -1,4 +1,4 @@
-"""Image vectors that the user brings ready-made (as ViXML's release does), in place of E_V.
+"""Vectors that the user brings ready-made (as ViXML's release does), in place of E_V or E_T.
 
 The vectors stay as they are; one linear map, the identity at first, is what can be trained.
 """
@@ -21,10 +21,11 @@ class ReadyVectors(nnx.Module):
             width,
             width,
             rngs=rngs,
+            precision="highest",  # untrained, it hands the vectors on to the last digit
             kernel_init=lambda key, shape, dtype: jnp.eye(width, dtype=dtype),
         )
         self.blocks = nnx.List([eye])  # one block, so it trains wherever "last" or "full" do
 
-    def __call__(self, vectors: Float[Array, "i v"]) -> Float[Array, "i v"]:
+    def __call__(self, vectors: Float[Array, "r v"]) -> Float[Array, "r v"]:
         """Return the mapped vectors."""
         return self.blocks[0](vectors)

@@ -5,9 +5,10 @@ Per datapoint, 2 random positives and 12 hard negatives from R_i; the cosine emb
 are learned. Each label that a batch names is encoded once, and its row of the table gathered,
 differentiated and updated alone.
 
-Reads: a prepared folder, Module II's `train.npz`, Module III's model and table. Writes: `model/`,
-`table/` (absent for classifiers "labels"), `checkpoints/`, `metrics.jsonl`, TensorBoard events;
-`vectors.npy` (float32 (p, D), the descriptor vectors) where no encoder trains.
+Reads: a prepared folder, Module II's `train/`, Module III's model and table. Writes: `model/`,
+`table/` (absent for classifiers "labels"), `predictor/`, `checkpoints/`, `metrics.jsonl`,
+TensorBoard events; `vectors.npy` (float32 (p, D), the descriptor vectors), which stays where no
+encoder trains.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from mufin_jax import classifiers, losses, mining
+from mufin_jax import classifiers, hosts, losses, mining
 from mufin_jax.artefacts import load_model, load_table, save_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.checkpoint import Checkpoints
@@ -170,23 +171,29 @@ def finetune(
     """
     dataset = Dataset.open(prepared)
     model = load_model(initialized / "model", mesh)
-    loader = Loader(dataset, model.config.modalities, mesh.size)
-    batches = Batches(config, dataset, loader, Shortlist.load(retrieved / "train.npz"), seed)
+    loader = Loader(dataset, model.config.modalities, mesh, model.config.label_images)
+    batches = Batches(config, dataset, loader, Shortlist.load(retrieved / "train"), seed)
     steps = config.epochs * batches.per_epoch
     graphdef, train, frozen = nnx.split(
         model, trains(config.optimizer, model.depths(), cross=True), ...
     )
     train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
-    if not describes(train):
-        loader.vectors = describe_once(model, loader, out / "vectors.npy")
+    described = out / "vectors.npy"
+    learns_to_describe = describes(train)
+    if not learns_to_describe:
+        loader.vectors = describe_once(model, loader, described)
     optimizer = by_part(config.optimizer, steps)
-    table = load_table(initialized / "table", dataset.num_labels, model.dim, mesh)
-    state = {"train": train, "opt": optimizer.init(train)}
-    if config.classifiers == "table":
-        state["table"] = table
     step = make_step(config, graphdef, optimizer, steps, mesh)
+
+    def begin() -> dict:
+        """The initial state, which the loop alone holds, and drops when it resumes."""
+        state = {"train": train, "opt": optimizer.init(train)}
+        if config.classifiers == "table":
+            state["table"] = load_table(initialized / "table", dataset.num_labels, model.dim, mesh)
+        return state
+
     state = fit(
-        state,
+        begin(),
         lambda state, batch: step(state, frozen, batch),
         batches,
         lambda batch: place(batch, mesh),
@@ -198,10 +205,15 @@ def finetune(
     )
     model = nnx.merge(graphdef, state["train"], frozen)
     save_model(model, out / "model")
+    rows = None
     if "table" in state:
         Checkpoints(out / "table").save(0, state["table"], {})
-    predictor = Predictor.build(model, state.get("table"), dataset, predict, index)
-    predictor.save(out / "predictor")
+        rows = state["table"].rows
+    del state, train, batches  # the moments of all parameters make room for the label side
+    vectors = describe_once(model, loader, described)
+    Predictor.write(out / "predictor", model, rows, dataset, vectors, predict, index)
+    if learns_to_describe:
+        hosts.once("finetune is complete", described.unlink)
 
 
 def place(batch: Batch, mesh: Mesh) -> Batch:
@@ -234,7 +246,7 @@ def make_step(config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int,
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: dict, frozen: Any, batch: Batch) -> tuple[dict, dict[str, jax.Array]]:
         table = state.get("table")
-        rows = None if table is None else classifiers.gather(table, batch.ids, mesh)
+        rows = None if table is None else classifiers.gather(table.rows, batch.ids, mesh)
         (loss, cosine), (gradients, row_gradients) = jax.value_and_grad(
             loss_of, argnums=(0, 1), has_aux=True
         )(state["train"], rows, frozen, batch)

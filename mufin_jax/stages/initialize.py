@@ -4,7 +4,8 @@ Encoders and A_S are Module I's; A_C is the identity; every label gets a free ve
 Xavier-uniform, and alpha = 1/2.
 
 Reads: a prepared folder and Module I's model. Writes: `model/` and `table/` (the label table: eta
-(L', D), alpha (L',), their moments, float32, L' = L padded to a multiple of 1,024).
+(L', D), float32 or bfloat16, alpha (L',), float32, and what their optimizer remembers, L' = L
+padded to a multiple of 1,024).
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from mufin_jax import classifiers
 from mufin_jax.artefacts import load_model, save_model
 from mufin_jax.attention import AttentionBlock
 from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.classifiers import TableConfig
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.errors import InputError
 from mufin_jax.sharding import put, replicated
@@ -32,9 +34,11 @@ class InitializeConfig:
 
     Attributes:
         alpha: initial weight of the label's own embedding z in its classifier w.
+        table: bytes of a label: number format and optimizer of the label table.
     """
 
     alpha: float = 0.5
+    table: TableConfig = dataclasses.field(default_factory=TableConfig)
 
     def __post_init__(self) -> None:
         """Refuse weights outside [0, 1]."""
@@ -53,5 +57,7 @@ def initialize(
     model.cross_attention = nnx.merge(graphdef, put(state, replicated(mesh)))
     save_model(model, out / "model")
     key = jax.random.fold_in(jax.random.key(seed), STAGE)
-    table = classifiers.initialize(key, dataset.num_labels, model.dim, mesh, config.alpha)
+    table = classifiers.initialize(
+        key, dataset.num_labels, model.dim, mesh, config.alpha, config.table
+    )
     Checkpoints(out / "table").save(0, table, {})

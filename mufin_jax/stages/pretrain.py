@@ -3,9 +3,9 @@
 A batch is drawn over labels. For each label l, P_l holds 2 hard positives, N_l the 3 most similar
 datapoints drawn for other labels of the global batch; the loss is the hinge of `losses.hinge_loss`.
 
-Reads: a prepared folder. Writes: `model/` (all weights), `refresh-<step>.npz` (float32 z (L, D) and
-x (N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`, TensorBoard events;
-`vectors.npy` (float32 (p, D), the descriptor vectors) where no encoder trains.
+Reads: a prepared folder. Writes: `model/` (all weights), `refresh-<step>/` (`z.npy`, float32
+(L, D), and `x.npy`, float32 (N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`,
+TensorBoard events; `vectors.npy` (float32 (p, D), the descriptor vectors) where no encoder trains.
 """
 
 import dataclasses
@@ -25,12 +25,12 @@ from mufin_jax.bags import Bags, Pool
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_all, describe_once, embed_side
+from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
-from mufin_jax.files import replacing
 from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
+from mufin_jax.refreshes import Refreshes
 from mufin_jax.sharding import by_row, put
 from mufin_jax.training import FitConfig, fit
 
@@ -43,7 +43,8 @@ class PretrainConfig:
     """Module I; the defaults are the paper's (Tab. 5, App. D).
 
     Attributes:
-        epochs: passes over the labels that have a training point.
+        epochs: passes over the labels that have a training point; 0 leaves the model as it begins,
+            which is what ready vectors want.
         batch_size: labels a step.
         positives: |P_l|, datapoints drawn for each label.
         negatives: |N_l|, hardest in-batch negatives of each label.
@@ -70,7 +71,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts below 1 and a margin that is none."""
-        for name in ("epochs", "positives", "negatives", "refresh_epochs", "cluster_size"):
+        if self.epochs < 0:
+            raise InputError(f"pretrain.epochs={self.epochs}: wanted a number >= 0")
+        for name in ("positives", "negatives", "refresh_epochs", "cluster_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"pretrain.{name}={getattr(self, name)}: wanted a number >= 1")
         if self.batch_size < 2:
@@ -110,7 +113,8 @@ class Batches:
                 f"batch on {loader.mesh_size} devices; bring more data or fewer devices"
             )
         self.per_epoch = -(-len(self.usable) // self.size)
-        self.z = self.x = None
+        self.z: np.ndarray | None = None
+        self.x: np.ndarray | None = None
         self._order = functools.lru_cache(2)(self._make_order)
 
     def __call__(self, step: int) -> Batch:
@@ -157,7 +161,10 @@ def pretrain(
         Stopped: after a signal; the same call goes on.
     """
     dataset = Dataset.open(prepared)
-    loader = Loader(dataset, model_config.modalities, mesh.size)
+    if not config.epochs:
+        save_model(new_model(model_config, dataset, mesh, seed), out / "model")
+        return
+    loader = Loader(dataset, model_config.modalities, mesh, model_config.label_images)
     batches = Batches(config, dataset, loader, seed)
     steps = config.epochs * batches.per_epoch
     model = new_model(model_config, dataset, mesh, seed)
@@ -173,22 +180,11 @@ def pretrain(
     def refresh(at: int, state: dict) -> None:
         if at == 0:  # nothing is learned yet: all positives count as hard
             return
-        path = out / f"refresh-{at}.npz"
-        if not path.exists():
-            current = nnx.merge(graphdef, state["train"], frozen)
-            vectors = loader.vectors
-            if vectors is None:
-                vectors = describe_all(current, loader)
-            z = embed_side(current, loader, vectors, dataset.labels).vector
-            x = embed_side(current, loader, vectors, dataset.train).vector
-            with replacing(path) as file:
-                np.savez(file, z=z, x=x)
-            for old in out.glob("refresh-*.npz"):
-                if int(old.stem.split("-")[1]) < at - config.refresh_epochs * batches.per_epoch:
-                    old.unlink()
-        with np.load(path, allow_pickle=False) as file:
-            batches.z, batches.x = file["z"], file["x"]
+        batches.z, batches.x = Refreshes(out).at(
+            at, lambda: nnx.merge(graphdef, state["train"], frozen), loader, at - every
+        )
 
+    every = config.refresh_epochs * batches.per_epoch
     mines = config.hard_limit < 1 or config.batches == "clustered"
     state = fit(
         {"train": train, "opt": optimizer.init(train)},
@@ -201,7 +197,7 @@ def pretrain(
         checkpoints=Checkpoints(out / "checkpoints"),
         writer=MetricsWriter(out),
         refresh=refresh if mines else None,
-        refresh_every=config.refresh_epochs * batches.per_epoch if mines else None,
+        refresh_every=every if mines else None,
         plateau=config.margin
         * config.positives
         * min(config.negatives, config.positives * (batches.size - 1)),

@@ -3,26 +3,36 @@
 One index over all label bag vectors and label centroids; every datapoint asks with its vector
 embedding and keeps its first 100 distinct labels, R_i, with their exact similarities a_il.
 
-Reads: a prepared folder and Module I's model. Writes: `index/`, `train.npz` and `test.npz`
-(Shortlist: int32 labels (N, k), -1 where there is none, and float32 similarities (N, k)).
+Reads: a prepared folder, Module I's model and, where no encoder trained, its `vectors.npy`. Writes:
+`index/`, `train/` and `test/` (Shortlist: `labels.npy`, int32 (N, k), -1 where there is none, and
+`similarities.npy`, float32 (N, k)). Until the end, `vectors.npy` and `x.npy` (float32 (N, D), x1 of
+the training points) lie there, too. What is complete when a run is cut short is not made again.
 """
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from jax.sharding import Mesh
 
+from mufin_jax import hosts
 from mufin_jax.artefacts import load_model
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.npy import forget
+from mufin_jax.embedding import describe_once, embed_blocks, embed_once
 from mufin_jax.errors import InputError
 from mufin_jax.evaluation import spare_places
-from mufin_jax.label_side import build_index, embed_dataset, shortlist
+from mufin_jax.label_side import EntryWriter, write_shortlists
 from mufin_jax.mining import training_pairs
-from mufin_jax.retrieval import IndexConfig
+from mufin_jax.retrieval import IndexConfig, LabelIndex
 
 log = logging.getLogger(__name__)
+
+BLOCK = 4096
+"""Training points that ask together: enough for all threads of the search."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +62,34 @@ def retrieve(
     """Module II: write the index and every datapoint's shortlist to `out`."""
     dataset = Dataset.open(prepared)
     model = load_model(pretrained / "model", mesh)
-    embedded = embed_dataset(model, Loader(dataset, model.config.modalities, mesh.size))
-    relevance, _ = training_pairs(dataset.train)
-    index = build_index(
-        embedded.labels, relevance, embedded.train.vector, config.index, config.pooled
-    )
+    loader = Loader(dataset, model.config.modalities, mesh, model.config.label_images)
+    known, own = pretrained / "vectors.npy", out / "vectors.npy"
+    vectors = describe_once(model, loader, known if hosts.decide(known.exists) else own)
+    x = embed_once(model, loader, vectors, dataset.train, out / "x.npy")
+    if not hosts.decide((out / "index" / "index.json").exists):
+        relevance, _ = training_pairs(dataset.train)
+        with EntryWriter(out / "index", relevance, x, config.pooled) as entries:
+            for labels, part in embed_blocks(
+                model, loader, vectors, dataset.labels, keep_bags=not config.pooled
+            ):
+                entries.append(labels, part)
+        entries.build(config.index, mesh)
+    index = LabelIndex.load(out / "index", mesh)
     log.info("index: %d entries of %d labels", len(index.entries.vectors), dataset.num_labels)
-    index.save(out / "index")
-    for side, part in ((dataset.train, embedded.train), (dataset.test, embedded.test)):
-        shortlist(index, part.vector, config.shortlist + spare_places(side.filter)).save(
-            out / f"{side.name}.npz"
-        )
+    tested = (part.vector for _, part in embed_blocks(model, loader, vectors, dataset.test))
+    for side, queries in ((dataset.train, _blocks(x)), (dataset.test, tested)):
+        if not hosts.decide((out / side.name / "labels.npy").exists):
+            k = config.shortlist + spare_places(side.filter)
+            write_shortlists(index, queries, len(side), k, out / side.name)
+
+    def clear() -> None:
+        for path in (own, out / "x.npy"):
+            path.unlink(missing_ok=True)
+
+    hosts.once("retrieve is complete", clear)
+
+
+def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(x), BLOCK):
+        yield np.asarray(x[start : start + BLOCK])
+        forget(x)

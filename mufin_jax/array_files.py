@@ -1,0 +1,85 @@
+"""The arrays of a checkpoint, written and read by Orbax; nothing else in the package knows it.
+
+Each process writes and reads what its devices hold, whatever the placement with which the arrays
+were written. Beside the arrays themselves a host needs one gigabyte, or the largest part of an
+array that a device holds.
+"""
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mufin_jax import hosts
+
+_BUFFER = 2**30
+"""Bytes on their way between devices and disk at a time, unless one array's part is larger."""
+
+
+def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays, each of them `savable`, by name; OSError if the disk does not take them."""
+    from orbax.checkpoint import v1 as ocp  # 2 s to import
+
+    context = _context()
+    context.array.saving.use_compression = False  # weights hardly shrink; it takes most of the time
+    context.memory.transfer_concurrent_bytes = _BUFFER
+    context.memory.deepcopy_host_arrays = False  # nobody changes them meanwhile
+    try:
+        with context:
+            ocp.save(str(path), arrays)
+    except (ValueError, RuntimeError) as error:
+        # TensorStore does not raise OSError, but says what the system said.
+        if not (code := re.search(r"os_error_code='(\d+)'", str(error))):
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def load_arrays(path: Path, targets: dict[str, Any]) -> dict[str, Any]:
+    """Read arrays to where each `target` says."""
+    from orbax.checkpoint import v1 as ocp
+
+    context = _context()
+    # A device's part passes through the host in one piece, and Orbax wants room to spare.
+    context.memory.read_concurrent_bytes = max([_BUFFER, *map(_part_bytes, targets.values())]) + 1
+    with context:
+        return ocp.load(str(path), targets)
+
+
+def _context() -> Any:
+    if hosts.several() and hosts.alone():  # Orbax would wait for the others, now or the next time
+        raise RuntimeError("a checkpoint is a matter of all processes, not of hosts.once")
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    context.asynchronous.timeout_secs = 24 * 3600  # for which processes wait for the slowest
+    return context
+
+
+def _part_bytes(target: Any) -> int:
+    shape = target.shape
+    if (sharding := getattr(target, "sharding", None)) is not None:
+        shape = sharding.shard_shape(shape)
+    return math.prod(shape) * np.dtype(target.dtype).itemsize
+
+
+def savable(leaf: Any) -> Any:
+    """The array as Orbax wants it: on all processes' devices, or else in numpy."""
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(leaf)
+    return np.asarray(leaf) if hosts.several() and leaf.is_fully_addressable else leaf
+
+
+def target(leaf: Any) -> Any:
+    """What Orbax wants to be told of an array: shape, dtype, and a placement or numpy."""
+    if getattr(leaf, "sharding", None) is None or is_anywhere(leaf):
+        return np.empty(leaf.shape, leaf.dtype)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def is_anywhere(leaf: Any) -> bool:
+    """Whether an array was put on no particular device, and so may meet sharded ones in a step."""
+    return isinstance(leaf, jax.Array) and not leaf.committed

@@ -1,0 +1,142 @@
+"""Ads and queries: invented data in the shape of the paper's ad-to-query task, of any size.
+
+A2Q-4M (paper, section 4) is not public. Its datapoints are ads, each with one title and one
+picture; its labels are queries, which are text alone: N = 9,618,490 training points,
+L = 4,528,191 labels and 3,933,149 test points, that is 2.1 and 0.9 points a label. Here the titles,
+queries and pictures are ready vectors:
+
+- queries form clusters of very unequal size, and clusters topics; the queries' popularity has a
+  long tail (Zipf's law): a few are everywhere, most are rare or never seen in training;
+- an ad has one to four queries of one cluster; its title and its picture are two independently
+  disturbed views of them, so that both together tell more than one;
+- they show of each query something that its own text does not say, which its training points teach
+  a centroid or a classifier.
+
+The vectors have entries of falling variance, as learned embeddings do: nearness is a matter of some
+twenty directions, not of 192. Nothing is written but the prepared folder itself.
+"""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix, save_npz
+from tqdm import tqdm
+
+from mufin_jax.data.ads_world import AdsConfig, Queries
+from mufin_jax.data.items import Items
+from mufin_jax.data.manifest import MANIFEST, write_json, write_manifest
+from mufin_jax.data.npy import NpyWriter
+from mufin_jax.data.strings import Strings
+from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.files import disk_errors
+from mufin_jax.runs import check_stop
+
+__all__ = ["AdsConfig", "write_ads"]
+
+_REPORT = "prepare_report.json"
+
+_log = logging.getLogger(__name__)
+
+
+def write_ads(config: AdsConfig, out: Path, block: int = 8192) -> None:
+    """Writes a prepared folder, such as `Dataset.open` reads, of generated data.
+
+    Args:
+      config: what to invent.
+      out: the folder; what an interrupted attempt left there is overwritten.
+      block: rows in memory at a time; changes nothing in the result.
+
+    Raises:
+      DiskError: it cannot be written.
+      Stopped: after a signal; the next attempt begins anew.
+    """
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MANIFEST).unlink(missing_ok=True)
+        queries = Queries(config)
+        counts = {"train": config.points, "test": config.test_points}
+        pairs = {name: queries.draw(name, count) for name, count in counts.items()}
+        names = ["text_vectors.npy", "image_vectors.npy", _REPORT]
+        _write_vectors(queries, pairs, out, block)
+        names += _write_items(config, out)
+        for name, matrix in pairs.items():
+            save_npz(out / f"{name}_relevance.npz", matrix)
+            save_npz(out / f"{name}_filter.npz", csr_matrix(matrix.shape, dtype=np.float32))
+            names += [f"{name}_relevance.npz", f"{name}_filter.npz"]
+            counts |= {f"{name}_relevance": matrix.nnz, f"{name}_filter": 0}
+        images = config.points + config.test_points
+        counts |= {"label": config.labels, "texts": images + config.labels, "images": images}
+        report = {"form": "generated ads", "kept": counts, "counts": {}, "listed": []}
+        write_json(out / _REPORT, report | {"not_listed": 0})
+        content = {
+            "form": "generated ads",
+            "counts": counts,
+            "processing": dataclasses.asdict(ImageProcessing()),
+            "max_tokens": 0,
+            "filter": "given",
+            "config": dataclasses.asdict(config),
+        }
+        write_manifest(out, content, names)
+    seen = np.bincount(pairs["train"].indices, minlength=config.labels)
+    _log.info(
+        "generated %d points and %d test points of %d labels; %d labels have a training point, the "
+        "most frequent one %d",
+        config.points, config.test_points, config.labels, (seen > 0).sum(), seen.max(),
+    )  # fmt: skip
+
+
+def _write_vectors(queries: Queries, pairs: dict[str, csr_matrix], out: Path, block: int) -> None:
+    """Writes text_vectors.npy (labels, train, test) and image_vectors.npy (train, test)."""
+    config = queries.config
+    total = config.labels + config.points + config.test_points
+    with (
+        NpyWriter(out / "text_vectors.npy", (config.dim,), np.float32) as texts,
+        NpyWriter(out / "image_vectors.npy", (config.dim,), np.float32) as images,
+        tqdm(total=total, desc="generate", unit=" items", disable=None) as bar,
+    ):
+        for start in range(0, config.labels, block):
+            check_stop("prepare")
+            rows = queries.vectors(start, min(start + block, config.labels))
+            texts.append(rows)
+            bar.update(len(rows))
+        for name, matrix in pairs.items():
+            for start in range(0, len(matrix.indptr) - 1, block):
+                check_stop("prepare")
+                # Mapped anew each time: pages that were read leave the memory again.
+                shown = queries.shown(matrix[start : start + block], texts.written())
+                texts.append(queries.view(shown, f"{name} titles", start))
+                images.append(queries.view(shown, f"{name} pictures", start))
+                bar.update(len(shown))
+
+
+def _write_items(config: AdsConfig, out: Path) -> list[str]:
+    """Writes ids, titles (none) and items of the three sides, and returns the files' names."""
+    first_text, first_image = 0, 0
+    for name, letter, count in (
+        ("label", "Q", config.labels),
+        ("train", "A", config.points),
+        ("test", "T", config.test_points),
+    ):
+        images = 0 if name == "label" else count
+        offsets = np.arange(count + 1) if images else np.zeros(count + 1, np.int64)
+        Items(
+            _ids(letter, count),
+            Strings(np.zeros(0, np.uint8), np.zeros(count + 1, np.int64)),
+            np.arange(first_text, first_text + count, dtype=np.int32),
+            offsets,
+            np.arange(first_image, first_image + images),
+        ).save(out, name)
+        first_text, first_image = first_text + count, first_image + images
+    sides = ("label", "train", "test")
+    return [f"{side}_{part}.npz" for side in sides for part in ("items", "ids", "titles")]
+
+
+def _ids(letter: str, count: int) -> Strings:
+    """Ids of one length, such as A0017."""
+    digits = len(str(count - 1))
+    numbers = np.arange(count)[:, None] // 10 ** np.arange(digits)[::-1] % 10
+    letters = np.full((count, 1), ord(letter))
+    blob = np.concatenate([letters, numbers + ord("0")], 1).astype(np.uint8)
+    return Strings(blob.reshape(-1), np.arange(count + 1) * (digits + 1))

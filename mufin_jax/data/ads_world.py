@@ -1,0 +1,170 @@
+"""The world behind the generated ads: queries in clusters, their popularity, and who shows them.
+
+A query's vector is that of its cluster, and more; a cluster's that of its topic, and more. How
+often a query is asked follows Zipf's law. An ad belongs to one query drawn by popularity, and to up
+to three more of the same cluster; what it shows is the mean of its queries, with what their own
+texts do not say.
+
+Each row of random numbers has an address of its own, so the size of the blocks in which rows are
+made does not show in them.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int64
+from scipy.sparse import csr_matrix
+
+from mufin_jax.errors import InputError
+
+LABELS_PER_CLUSTER = 50
+"""Mean size of a cluster, unless the number of clusters is given."""
+CLUSTERS_PER_TOPIC = 40
+"""Clusters that lie about one centre in their turn."""
+MOST_LABELS = 4
+"""Labels of a datapoint, at most."""
+_DRAWN = 1024  # rows drawn from one generator
+_HIDDEN = 1024  # distinct vectors of what queries leave unsaid
+
+
+@dataclasses.dataclass(frozen=True)
+class AdsConfig:
+    """What to invent. The defaults take a second and 20 MB; 4.5 million labels take 3.5 GB."""
+
+    seed: int = 0
+    """Address of all randomness."""
+    points: int = 6000
+    """Datapoints of the training set."""
+    test_points: int = 1000
+    """Datapoints of the test set."""
+    labels: int = 2000
+    """Labels."""
+    dim: int = 192
+    """Width of the vectors."""
+    clusters: int | None = None
+    """Clusters of labels; one for each 50 labels by default."""
+    zipf: float = 1.0
+    """Exponent of Zipf's law: the label of rank r is drawn in proportion to r ** -zipf."""
+    cluster_zipf: float = 0.5
+    """The same for the sizes of the clusters."""
+    spread: float = 0.7
+    """How far a label lies from the centre of its cluster, and this from that of its topic, both
+    of length 1."""
+    hidden: float = 0.6
+    """How much of a label its datapoints show and its text does not say."""
+    noise: float = 1.2
+    """How far a title's or a picture's vector lies from what it shows."""
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that no data can have, naming the field."""
+        least = {"seed": 0, "points": 1, "test_points": 1, "labels": 2, "dim": 2}
+        least |= {"zipf": 0, "cluster_zipf": 0, "spread": 0, "hidden": 0, "noise": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not low <= value < math.inf:
+                raise InputError(f"generated data: {name}={value}, wanted at least {low}")
+        if self.labels + self.points + self.test_points >= 2**31:
+            raise InputError(
+                f"generated data: labels={self.labels}, points={self.points} and "
+                f"test_points={self.test_points}: wanted less than 2,147,483,648 together"
+            )
+        if self.clusters is not None and not 1 <= self.clusters <= self.labels:
+            raise InputError(
+                f"generated data: clusters={self.clusters}, wanted 1 to {self.labels}, the number "
+                "of labels"
+            )
+
+
+class Queries:
+    """The labels: clusters, popularity and vectors.
+
+    Attributes:
+      config: what to invent.
+      starts: the labels of cluster c are `starts[c]` to `starts[c + 1] - 1`.
+      reached: cumulated popularity: of all labels before label l.
+    """
+
+    def __init__(self, config: AdsConfig):
+        """Draws what is known of all labels; their vectors come when they are asked for."""
+        self.config = config
+        count = config.clusters or -(-config.labels // LABELS_PER_CLUSTER)
+        self.starts = _shares(config.labels, count, config.cluster_zipf)
+        popularity = (1.0 + np.arange(config.labels)) ** -config.zipf
+        rank = _rng(config, "popularity").permutation(config.labels)
+        self.reached: Float64[np.ndarray, " l1"] = np.append(0, np.cumsum(popularity[rank]))
+        scales = (1.0 + np.arange(config.dim)) ** -0.5
+        self._scales = (scales / np.linalg.norm(scales)).astype(np.float32)
+        topics = -(-count // CLUSTERS_PER_TOPIC)
+        centres = _unit(self.noise("topics", 0, topics))[np.arange(count) % topics]
+        self._centres = _unit(centres + config.spread * self.noise("centres", 0, count))
+        self._hidden = config.hidden * self.noise("hidden", 0, _HIDDEN)
+
+    def draw(self, name: str, count: int) -> csr_matrix:
+        """The labels of `count` datapoints: one by popularity, up to three more of its cluster."""
+        rng, reached = _rng(self.config, "pairs", name), self.reached
+        at = rng.random(count) * reached[-1]
+        first = np.searchsorted(reached[1:-1], at, "right")
+        cluster = np.searchsorted(self.starts, first, "right") - 1
+        low, high = self.starts[cluster, None], self.starts[cluster + 1, None]
+        at = reached[low] + rng.random((count, MOST_LABELS - 1)) * (reached[high] - reached[low])
+        # A sum that is rounded up may reach beyond the cluster.
+        others = np.searchsorted(reached[1:-1], at, "right").clip(low, high - 1)
+        drawn = np.concatenate([first[:, None], others], 1)
+        kept = np.arange(MOST_LABELS) <= rng.integers(0, MOST_LABELS, (count, 1))
+        pairs = (np.ones(kept.sum(), np.float32), (np.nonzero(kept)[0], drawn[kept]))
+        matrix = csr_matrix(pairs, shape=(count, self.config.labels))  # sums up what is drawn twice
+        matrix.data[:] = 1
+        matrix.sort_indices()
+        return matrix
+
+    def vectors(self, start: int, stop: int) -> Float32[np.ndarray, "r d"]:
+        """What labels say of themselves: unit vectors about the centre of their cluster."""
+        cluster = np.searchsorted(self.starts, np.arange(start, stop), "right") - 1
+        away = self.config.spread * self.noise("labels", start, stop)
+        return _unit(self._centres[cluster] + away)
+
+    def shown(
+        self, pairs: csr_matrix, label_vectors: Float32[np.ndarray, "l d"]
+    ) -> Float32[np.ndarray, "r d"]:
+        """The mean of the labels of datapoints, with what the labels' texts do not say."""
+        labels = pairs.indices
+        whole = label_vectors[labels] + self._hidden[labels % _HIDDEN]
+        sums = np.add.reduceat(whole, pairs.indptr[:-1])
+        return sums / np.diff(pairs.indptr)[:, None].astype(np.float32)
+
+    def view(
+        self, shown: Float32[np.ndarray, "r d"], name: str, start: int
+    ) -> Float32[np.ndarray, "r d"]:
+        """The title, or the picture, of datapoints from number `start` on."""
+        away = self.config.noise * self.noise(name, start, start + len(shown))
+        return _unit(shown + away)
+
+    def noise(self, name: str, start: int, stop: int) -> Float32[np.ndarray, "r d"]:
+        """Rows of expected square norm 1; a row does not depend on which others are asked for."""
+        shape = (_DRAWN, self.config.dim)
+        first = start // _DRAWN
+        drawn = [
+            _rng(self.config, name, part).standard_normal(shape, np.float32)
+            for part in range(first, -(-stop // _DRAWN))
+        ]
+        rows = np.concatenate(drawn)[start - first * _DRAWN : stop - first * _DRAWN]
+        return rows * self._scales
+
+
+def _shares(total: int, parts: int, exponent: float) -> Int64[np.ndarray, " parts_plus_1"]:
+    """Where parts of at least one begin that share a total by Zipf's law; and its end."""
+    weights = (1.0 + np.arange(parts)) ** -exponent
+    ends = np.floor(np.cumsum(weights) / weights.sum() * (total - parts) + 0.5).astype(np.int64)
+    ends[-1] = total - parts
+    return np.append(0, ends + np.arange(1, parts + 1))
+
+
+def _rng(config: AdsConfig, *address: str | int) -> np.random.Generator:
+    """Randomness with an address: adding a draw in one place moves none elsewhere."""
+    words = (int.from_bytes(a.encode()) if isinstance(a, str) else a for a in address)
+    return np.random.default_rng([config.seed, *words])
+
+
+def _unit(rows: Float32[np.ndarray, "r d"]) -> Float32[np.ndarray, "r d"]:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -1,0 +1,159 @@
+"""Resizing under Apache Beam: many machines decode, resize and encode the pictures.
+
+The workers and this process share a file system. Beam's own collections hold numbers only:
+workers read the encoded pictures from the catalogue's files and leave their results in the spool,
+a file for each shard of consecutive images, from which this process goes on as if it had made
+them. So no process holds all pictures, and a shard that Beam runs twice gives the same bytes twice.
+
+Beam pickles our code and its arguments (paths, settings) on the way to its workers; nothing that
+a user's file holds is ever unpickled.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from mufin_jax.data.beam import Beam
+from mufin_jax.data.images import BadImage
+from mufin_jax.data.readers.files import SourceFolder
+from mufin_jax.data.readers.jsonlines import ImageFiles
+from mufin_jax.data.resizer import Resizer, Results
+from mufin_jax.data.spool import JpegSpool
+from mufin_jax.data.strings import Strings
+
+SHARD = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamWorker:
+    """A `resizer.Worker` of many machines; the whole job runs before the first result comes.
+
+    Attributes:
+      beam: where it runs.
+      folder: of the catalogue.
+    """
+
+    beam: Beam
+    folder: SourceFolder
+
+    def __call__(
+        self, resizer: Resizer, keys: Int64[np.ndarray, " i"], spool: JpegSpool
+    ) -> Results:
+        """Runs the job, then reads what it left."""
+        if isinstance(resizer.source, ImageFiles):
+            # Millions of paths would not fit into Beam's job: they go through a file.
+            names = Strings.pack(resizer.source.name(int(key)) for key in keys)
+            np.save(spool.folder / "names.npy", names.blob)
+            np.save(spool.folder / "name_offsets.npy", names.offsets)
+            source = _NamedFiles(self.folder, spool.folder)
+            resizer, keys = dataclasses.replace(resizer, source=source), np.arange(len(keys))
+        np.save(spool.folder / "keys.npy", keys)
+        work = _Shards(resizer, spool, SHARD)
+        shards = range(-(-len(keys) // SHARD))
+        if shards:
+            self._run(work, shards)
+        for number in shards:
+            yield from _collect(number, resizer, spool)
+
+    def _run(self, work: "_Shards", shards: range) -> None:
+        import apache_beam  # pyright: ignore[reportMissingImports]
+
+        options = self.beam.pipeline_options()
+        with apache_beam.Pipeline(runner=self.beam.runner, options=options) as pipeline:
+            numbers = pipeline | apache_beam.Create(shards) | apache_beam.Reshuffle()
+            _ = numbers | "ResizeImages" >> apache_beam.Map(work)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shards:
+    """What a worker does with the number of a shard."""
+
+    resizer: Resizer
+    spool: JpegSpool
+    size: int
+
+    def __call__(self, number: int) -> None:
+        folder, sizes, broken = self.spool.folder, [], {}
+        keys = np.load(folder / "keys.npy", mmap_mode="r", allow_pickle=False)
+        mine = keys[number * self.size : (number + 1) * self.size]
+        with (
+            warnings.catch_warnings(),  # as in resize_in_threads
+            _draft(self.spool.file(number)) as jpegs,
+            _draft(_pixels(folder, number)) as pixels,
+        ):
+            warnings.simplefilter("ignore")
+            for i, key in enumerate(mine.tolist()):
+                result = self.resizer(key)
+                if isinstance(result, BadImage):
+                    broken[i] = str(result)
+                    sizes.append(0)
+                    continue
+                jpegs.write(result[1])
+                sizes.append(len(result[1]))
+                if self.resizer.pixels:
+                    pixels.write(result[0].tobytes())
+        with _draft(_facts(folder, number)) as file:
+            file.write(json.dumps({"sizes": sizes, "broken": broken}).encode())
+
+
+def _collect(number: int, resizer: Resizer, spool: JpegSpool) -> Results:
+    """What a worker left of a shard; its pixels are removed."""
+    facts = json.loads(_facts(spool.folder, number).read_bytes())
+    shape, start = (resizer.size, resizer.size, 3), 0
+    with _pixels(spool.folder, number).open("rb") as pixels:
+        for i, size in enumerate(facts["sizes"]):
+            if str(i) in facts["broken"]:
+                yield BadImage(facts["broken"][str(i)])
+                continue
+            spool.place(number, start, size)
+            start += size
+            if resizer.pixels:
+                data = pixels.read(shape[0] * shape[1] * shape[2])
+                yield np.frombuffer(data, np.uint8).reshape(shape)
+            else:
+                yield None
+    _pixels(spool.folder, number).unlink()
+
+
+class _NamedFiles:
+    """An ImageFiles whose paths lie in a file; key p is the p-th of them."""
+
+    def __init__(self, folder: SourceFolder, names: Path):
+        """Opens nothing."""
+        self._folder, self._names = folder, names
+
+    def name(self, key: int) -> str:
+        """The path as the data give it."""
+        blob = np.load(self._names / "names.npy", mmap_mode="r", allow_pickle=False)
+        offsets = np.load(self._names / "name_offsets.npy", mmap_mode="r", allow_pickle=False)
+        return Strings(blob, offsets)[key]
+
+    def read(self, key: int) -> Path:
+        """The file; raises BadImage if there is none in the data folder."""
+        return self._folder.image(self.name(key))
+
+
+def _facts(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.json"
+
+
+def _pixels(folder: Path, number: int) -> Path:
+    return folder / f"{number:06d}.pixels"
+
+
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Any]:
+    """A file that takes its name when it is complete: Beam may run a shard twice, even at once."""
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    with draft.open("wb") as file:
+        yield file
+    os.replace(draft, path)

@@ -1,0 +1,63 @@
+"""How a command ends: its exit code, and one line on stderr for what its user can mend."""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mufin_jax import hosts
+from mufin_jax.errors import MufinError
+from mufin_jax.files import disk_error, is_disk_error
+from mufin_jax.runs import signals_stop_gently
+
+
+def main_guard(main: Callable[[], Any]) -> int:
+    """Runs a command and returns its exit code, 0 when it ends well.
+
+    What a user can mend becomes one line on stderr; other exceptions are bugs and pass through. Of
+    several processes all end when one does, with the same code; see peers.py.
+    """
+    try:
+        with signals_stop_gently():
+            main()
+            hosts.finish()
+        sys.stdout.flush()
+        return 0
+    except Exception as error:
+        code, line = _answer(error)
+        if code is None:
+            if _is_of_the_runtime(error):
+                hosts.wait_for_news()
+            hosts.end(1, f"error: {line}", traceback.format_exc())
+            raise
+        hosts.end(code, line)
+        if line:
+            print(line, file=sys.stderr)
+        return code
+    except KeyboardInterrupt:
+        hosts.end(128 + signal.SIGINT, "")
+        return 128 + signal.SIGINT
+
+
+def _answer(error: Exception) -> tuple[int | None, str]:
+    """The exit code and the line that answer an exception; without a code, it is a bug."""
+    if isinstance(error, MufinError):
+        return error.exit_code, "error: " + " ".join(str(error).split("\n"))
+    if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE, ""
+    if isinstance(error, OSError) and is_disk_error(error):
+        path = Path(os.fsdecode(error.filename or "."))
+        return _answer(disk_error(path, error.strerror or os.strerror(error.errno or errno.EIO)))
+    return None, f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def _is_of_the_runtime(error: BaseException | None) -> bool:
+    """Whether JAX's runtime raised an exception, or what led to it."""
+    while error is not None and type(error).__name__ != "JaxRuntimeError":
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -1,0 +1,193 @@
+"""What prediction keeps of every label: the memory of its bag for A_C, and its classifier w_l.
+
+Both are as large as the label table, so they are treated like it: written label after label, read
+from the disk by the device that owns the rows, split over the devices, and gathered for the labels
+of a shortlist alone. The folder holds `bags.npy` (float32 (e, D): Z1, label after label),
+`offsets.npy` (int64 (L + 1,)), `w.npy` (float32 (L, D)) and `manifest.json` (size and SHA-256).
+"""
+
+import contextlib
+import dataclasses
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Int32, Int64
+
+from mufin_jax import classifiers, files, hosts
+from mufin_jax.attention import AttentionBlock, Memory
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.loader import Loader, pad_rows
+from mufin_jax.data.npy import mapped, whole_npy
+from mufin_jax.embedding import SideEmbedding, embed_blocks, embed_once
+from mufin_jax.errors import InputError
+from mufin_jax.label_side import EntryWriter
+from mufin_jax.mining import training_pairs
+from mufin_jax.model import Mufin
+from mufin_jax.retrieval import IndexConfig
+from mufin_jax.sharding import (
+    BY_ROW,
+    REPLICATED,
+    fetch,
+    gather_rows,
+    over_devices,
+    put,
+    put_rows,
+    replicated,
+)
+
+_MANIFEST = "manifest.json"
+_ROWS = 4096
+"""Descriptors whose keys and values a device computes at once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelMemory:
+    """The label side of prediction.
+
+    Attributes:
+        arrays: keys (r, g, e), values (r, g, d) and classifiers w (l, d), split by rows over the
+            devices and padded to a multiple of them.
+        offsets: on the host: the descriptors of label l are rows offsets[l] to offsets[l + 1].
+        most: m, the descriptors of the label that has the most of them, at least 1.
+    """
+
+    arrays: tuple[Float[Array, "r g e"], Float[Array, "r g d"], Float[Array, "l d"]]
+    offsets: Int64[np.ndarray, "l1"]
+    most: int
+
+    @classmethod
+    def load(cls, folder: Path, block: AttentionBlock, mesh: Mesh) -> "LabelMemory":
+        """Read what `writing` wrote; each device gets its own rows, and none ever holds all.
+
+        Args:
+            folder: where it was written.
+            block: A_C, which makes keys and values.
+            mesh: the devices.
+
+        Raises:
+            InputError: if a file is missing or damaged.
+        """
+        listed = files.read_json(folder / _MANIFEST)
+        if damage := files.damage(folder, listed, ignore={_MANIFEST}):
+            raise InputError(
+                f"{folder}: {damage}; delete {folder.parent.parent} and run --stage=finetune"
+            )
+        offsets = np.load(folder / "offsets.npy", allow_pickle=False)
+        keys, values = _memory(block, put_rows(mapped(folder / "bags.npy"), mesh), mesh)
+        w = put_rows(mapped(folder / "w.npy"), mesh)
+        return cls((keys, values, w), offsets, max(1, int(np.diff(offsets).max(initial=0))))
+
+    def slots(self, labels: Int[np.ndarray, "b c"]) -> Int32[np.ndarray, "b c m"]:
+        """Return the rows of the labels' descriptors, -1 where there is none."""
+        chosen = np.maximum(labels, 0)
+        place = self.offsets[chosen][..., None] + np.arange(self.most)
+        real = (place < self.offsets[chosen + 1][..., None]) & (labels >= 0)[..., None]
+        return np.where(real, place, -1).astype(np.int32)
+
+
+def gather(
+    arrays: Any, labels: Int[Array, "b c"], slots: Int[Array, "b c m"], mesh: Mesh
+) -> tuple[Memory, Float[Array, "b c d"]]:
+    """Return memory and classifiers of labels from `LabelMemory.arrays`, on every device.
+
+    As many bytes travel as the labels have, whatever the number of labels there are. Label -1 has
+    no descriptors and the classifier 0.
+    """
+    keys, values = gather_rows(arrays[:2], slots, mesh)
+    return Memory(keys, values, slots >= 0), gather_rows(arrays[2], labels, mesh)
+
+
+def write_label_side(
+    folder: Path,
+    model: Mufin,
+    rows: classifiers.Rows | None,
+    dataset: Dataset,
+    vectors: Float[np.ndarray, "p d"],
+    config: IndexConfig,
+) -> None:
+    """Embed the labels once, and write their `index/` and their memory, `labels/`.
+
+    Args:
+        folder: made anew.
+        model: the encoders and attention blocks that Module IV leaves.
+        rows: eta and alpha of all labels, split over the devices; None makes w = z.
+        dataset: the prepared folder.
+        vectors: the descriptor vectors of the dataset under this model.
+        config: how the index searches.
+    """
+    mesh, seen = model.mesh, model.config
+    hosts.once("a new label side", lambda: shutil.rmtree(folder, ignore_errors=True))
+    loader = Loader(dataset, seen.modalities, mesh, seen.label_images)
+    x = embed_once(model, loader, vectors, dataset.train, folder / "x.npy")
+    relevance, _ = training_pairs(dataset.train)
+    with (
+        EntryWriter(folder / "index", relevance, x) as entries,
+        writing(folder / "labels", rows, model.dim, mesh) as remember,
+    ):
+        for labels, part in embed_blocks(model, loader, vectors, dataset.labels, keep_bags=True):
+            entries.append(labels, part)
+            remember(labels, part)
+    entries.build(config, mesh)
+    hosts.once("a label side", (folder / "x.npy").unlink)
+
+
+@contextlib.contextmanager
+def writing(
+    folder: Path, rows: classifiers.Rows | None, dim: int, mesh: Mesh
+) -> Iterator[Callable[[Int[np.ndarray, "c"], SideEmbedding], None]]:
+    """A function that adds the next labels to the folder; every process must enter and call it.
+
+    Args:
+        folder: made if need be; complete when the manifest is there.
+        rows: eta and alpha of all labels, split over the devices; None makes w = z.
+        dim: D.
+        mesh: the devices.
+    """
+    counts = [np.zeros(1, np.int64)]
+    with (
+        whole_npy(folder / "bags.npy", (dim,)) as bags,
+        whole_npy(folder / "w.npy", (dim,)) as classes,
+    ):
+
+        def append(ids: Int[np.ndarray, "c"], labels: SideEmbedding) -> None:
+            assert labels.bag is not None
+            w = labels.vector
+            if rows is not None:
+                named = put((pad_rows(ids.astype(np.int32)), pad_rows(w)), replicated(mesh))
+                w = fetch(_combine(rows, *named, mesh))[: len(ids)]
+            bags.append(labels.bag[labels.mask])
+            classes.append(w)
+            counts.append(labels.mask.sum(1))
+
+        yield append
+
+    def complete() -> None:
+        with files.replacing(folder / "offsets.npy") as file:
+            np.save(file, np.cumsum(np.concatenate(counts)))
+        files.write_json(folder / _MANIFEST, files.manifest(folder, ignore={_MANIFEST}))
+
+    hosts.once(f"{folder.name} are complete", complete)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _combine(rows: classifiers.Rows, ids: Array, z: Array, mesh: Mesh) -> Array:
+    return classifiers.combine(classifiers.gather(rows, ids, mesh), z)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _memory(block: AttentionBlock, bags: Array, mesh: Mesh) -> tuple[Array, Array]:
+    def local(block: AttentionBlock, bags: Array) -> tuple[Array, Array]:
+        def one(descriptor: Array) -> tuple[Array, Array]:
+            memory = block.memory(descriptor[None], jnp.ones(1, bool))
+            return memory.keys[0], memory.values[0]
+
+        return jax.lax.map(one, bags, batch_size=min(_ROWS, len(bags)))
+
+    return over_devices(local, mesh, (REPLICATED, BY_ROW), BY_ROW)(block, bags)

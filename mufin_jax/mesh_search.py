@@ -1,0 +1,138 @@
+"""Maximum-inner-product search over the mesh: for entries that outgrow one host, and accelerators.
+
+Entries are split by rows over the devices. Each device walks through its own block by block with
+a running top k, so that no matrix of queries x entries exists anywhere; then every device merges
+what all of them found for its share of the queries. TPUs have an approximate top k (Chern et al.,
+"TPU-KNN", NeurIPS 2022), which other devices compute exactly.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float32, Int32, Int64
+
+from mufin_jax.sharding import (
+    AXIS,
+    BY_ROW,
+    REPLICATED,
+    fetch,
+    over_devices,
+    put,
+    put_rows,
+    replicated,
+    round_up,
+)
+
+_CELLS = 1 << 22  # numbers of a block, its cosines and its entries, that a device holds at once
+_MOST_QUERIES = 1024  # that enter the devices at once
+_SMALLEST_BLOCK = 1024  # entries; smaller ones spend their time on the running top k
+_RECALL = 0.95  # what approximate search aims at
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSearch:
+    """Entries on the devices of a mesh; `search` finds those of the largest cosine."""
+
+    entries: Float32[Array, "e d"]  # split by rows, padded to a multiple of the devices
+    size: int
+    mesh: Mesh
+    approximate: bool = False
+
+    @classmethod
+    def build(
+        cls, vectors: Float32[np.ndarray, "e d"], mesh: Mesh, approximate: bool = False
+    ) -> "MeshSearch":
+        """Place entries; each process reads only what its devices hold, from a map, say.
+
+        On CPUs the devices share the memory of `vectors` where its alignment allows: leave the
+        array, or the mapped file, as it is while the search lives.
+        """
+        return cls(put_rows(vectors, mesh), len(vectors), mesh, approximate)
+
+    def search(
+        self, queries: Float32[np.ndarray, "b d"], wanted: int, share: float = 1.0
+    ) -> tuple[Int64[np.ndarray, "b m"], Float32[np.ndarray, "b m"]]:
+        """The `wanted` entries of the largest cosine, best first; -1 and -inf beyond the last.
+
+        Of equal cosines, the lower entry comes first. Every process of the mesh must call it,
+        with the same queries. It looks at all entries, whatever share of them was asked for.
+        """
+        del share
+        ids, cosines = [], []
+        for start in range(0, max(len(queries), 1), _MOST_QUERIES):
+            block = queries[start : start + _MOST_QUERIES]
+            padded = np.zeros((round_up(len(block), self.mesh.size), block.shape[1]), np.float32)
+            padded[: len(block)] = block
+            asked = put(padded, replicated(self.mesh))
+            found = fetch(_search(self.entries, asked, wanted, self.size, self.mesh,
+                                  self.approximate))  # fmt: skip
+            ids.append(found[0][: len(block)].astype(np.int64))
+            cosines.append(found[1][: len(block)])
+        return np.concatenate(ids), np.concatenate(cosines)
+
+
+@functools.partial(jax.jit, static_argnames=("wanted", "size", "mesh", "approximate"))
+def _search(
+    entries: Float32[Array, "e d"],
+    queries: Float32[Array, "b d"],
+    wanted: int,
+    size: int,
+    mesh: Mesh,
+    approximate: bool,
+) -> tuple[Int32[Array, "b m"], Float32[Array, "b m"]]:
+    def local(part: Array, queries: Array) -> tuple[Array, Array]:
+        ids, cosines = _local_best(part, queries, wanted, size, approximate)
+        # (b, m) for all queries -> (b / devices, devices * m): one device merges each query.
+        swap = functools.partial(
+            jax.lax.all_to_all, axis_name=AXIS, split_axis=0, concat_axis=1, tiled=True
+        )
+        ids, cosines = _best(swap(ids), swap(cosines), wanted)
+        return jnp.where(jnp.isneginf(cosines), -1, ids), cosines
+
+    return over_devices(local, mesh, (BY_ROW, REPLICATED), (BY_ROW, BY_ROW))(entries, queries)
+
+
+def _local_best(
+    part: Array, queries: Array, wanted: int, size: int, approximate: bool
+) -> tuple[Array, Array]:
+    """The best of one device's entries for every query, numbered globally."""
+    rows, width = part.shape
+    block = min(rows, max(_CELLS // (len(queries) + width), _SMALLEST_BLOCK))
+    first = jax.lax.axis_index(AXIS) * rows
+
+    def step(best: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
+        begin = jnp.minimum(start, rows - block)  # the last block overlaps the one before it
+        cosines = jax.lax.dot_general(
+            queries,
+            jax.lax.dynamic_slice_in_dim(part, begin, block),
+            (((1,), (1,)), ((), ())),
+            precision=jax.lax.Precision.HIGHEST,  # TPUs and GPUs would round the factors
+            preferred_element_type=jnp.float32,
+        )
+        row = begin + jnp.arange(block)
+        real = (row >= start) & (first + row < size)
+        cosines = jnp.where(real[None], cosines, -jnp.inf)
+        if approximate:
+            cosines, chosen = jax.lax.approx_max_k(
+                cosines, min(wanted, block), recall_target=_RECALL,
+                reduction_input_size_override=max(size, block),
+            )  # fmt: skip
+        else:
+            cosines, chosen = jax.lax.top_k(cosines, min(wanted, block))
+        ids = jnp.concatenate([best[0], first + begin + chosen], axis=1)
+        return _best(ids, jnp.concatenate([best[1], cosines], axis=1), best[0].shape[1]), None
+
+    shape = (len(queries), min(wanted, rows))
+    best = (jnp.full(shape, -1, jnp.int32), jnp.full(shape, -jnp.inf, jnp.float32))
+    best = jax.lax.pcast(best, AXIS, to="varying")
+    return jax.lax.scan(step, best, jnp.arange(0, rows, block))[0]
+
+
+def _best(ids: Array, cosines: Array, wanted: int) -> tuple[Array, Array]:
+    """The best columns, in order; of equal cosines the first, which is the lower entry."""
+    cosines, chosen = jax.lax.top_k(cosines, min(wanted, cosines.shape[1]))
+    return jnp.take_along_axis(ids, chosen, axis=1), cosines

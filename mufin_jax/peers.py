@@ -1,0 +1,220 @@
+"""What became of a run's other processes: none waits for ever, or ends without a word.
+
+JAX's coordination service knows which processes live, and keeps the notes that they leave: that one
+ended and why, and that a signal asked one to stop. Two threads listen to it while the main thread
+computes, or waits in a collective that will never be complete, and end the process when another
+one's end is final. That may happen at any moment, as a kill may: every file is whole or absent.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from mufin_jax.errors import PeerLost
+
+ADVICE = "run the same command on all hosts to go on"
+
+_POLL = 1.0
+_GRACE = 3.0
+"""Seconds for the main thread to come to the same end by itself, with a line of its own."""
+_LAST = 10.0
+"""Seconds that process 0 stays for the others: JAX aborts whoever loses the service it runs."""
+
+
+class End(NamedTuple):
+    """Why a process ended: of itself (`own`), or because another one did."""
+
+    code: int
+    line: str
+    own: bool
+
+
+class Peers:
+    """The processes of a run, as this one hears of them.
+
+    Args:
+        client: JAX's client of the coordination service.
+        process: the number of this process.
+        processes: how many there are.
+        stop: set when a signal asks this process to stop, and set here when one asks another.
+        lost_timeout: seconds after which the service takes a silent process for lost.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        process: int,
+        processes: int,
+        stop: threading.Event,
+        lost_timeout: float,
+    ):
+        self.client, self.process, self.processes, self.stop = client, process, processes, stop
+        self.lost_timeout = lost_timeout
+        self._others = set(range(processes)) - {process}
+        self._gone: set[int] = set()
+        self._leaving = threading.Lock()  # taken once, by the thread that ends the process
+        self._parting = threading.Event()
+        for listen in (self._hear, self._feel):
+            threading.Thread(target=listen, name=listen.__name__, daemon=True).start()
+
+    def part(self) -> None:
+        """Stop listening when all have reached a good end; process 0 waits for the others to go."""
+        self._parting.set()
+        if self.process == 0:
+            _until(lambda: self._others <= self._gone, _LAST)
+
+    def end(self, code: int, line: str, details: str = "") -> None:
+        """Tell the others why this process ends, say so unless process 0 says the same, and exit.
+
+        `details`, such as a traceback, are printed in place of the line.
+        """
+        self._leaving.acquire()
+        self._note("ended", json.dumps(End(code, line, own=True)))
+        self._exit(code, "" if self._main_says(End(code, line, own=True)) else details or line)
+
+    def _main_says(self, end: End) -> bool:
+        """Whether this is another than process 0, which comes to the same end within a moment."""
+        if self.process == 0:
+            return False
+        _until(lambda: 0 in self._gone or 0 in self._ended(), _GRACE)
+        return self._ended().get(0) == end
+
+    def _exit(self, code: int, line: str) -> None:
+        if line:
+            print(line, file=sys.stderr)
+        if self.process == 0:
+            _until(lambda: self._others <= self._gone | self._notes("left").keys(), _LAST)
+            time.sleep(_POLL / 2)  # from the note to the exit
+        else:
+            self._note("left", "")
+        leave(code)
+
+    def _note(self, kind: str, text: str) -> None:
+        try:
+            self.client.key_value_set(f"mufin/{kind}/{self.process}", text, allow_overwrite=True)
+        except RuntimeError:
+            pass  # the service is gone, and with it all need for notes
+
+    def _notes(self, kind: str) -> dict[int, str]:
+        """The notes of one kind, by process."""
+        try:
+            found = self.client.key_value_dir_get(f"mufin/{kind}")
+        except RuntimeError:
+            return {}
+        return {int(key.rpartition("/")[2]): text for key, text in found}
+
+    def _ended(self) -> dict[int, End]:
+        return {process: End(*json.loads(text)) for process, text in self._notes("ended").items()}
+
+    def _hear(self) -> None:
+        """Listens for notes: of a stop, which it passes on, and of ends."""
+        told = False
+        while not self._parting.wait(_POLL):
+            if self.stop.is_set() and not told:
+                self._note("stop", "")
+                told = True
+            elif not told and self._notes("stop"):
+                self.stop.set()
+                told = True
+            for other, end in sorted(self._ended().items()):
+                if other in self._others and end.own and not self._parting.wait(_GRACE):
+                    self._follow(end.code, f"process {other} ended: {_bare(end.line)}")
+
+    def _feel(self) -> None:
+        """Asks who lives; the service answers when all who do have asked."""
+        first: dict[int, int] = {}
+        failures = 0
+        while self.process == 0 or not self._parting.is_set():
+            try:
+                alive = self.client.get_live_nodes(list(range(self.processes)))
+                failures = 0
+            except RuntimeError:
+                failures += 1
+                alive = {n: i for n, i in first.items() if n or failures < 3}
+            first = first or alive
+            # A process that was started again in the place of a lost one has another incarnation.
+            self._gone = {n for n in self._others if n not in alive or alive[n] != first.get(n)}
+            lost = sorted(self._gone - self._ended().keys())
+            if lost and not self._parting.is_set():
+                self._follow(PeerLost.exit_code, lost_line(lost, self.processes))
+            time.sleep(_POLL)
+
+    def _follow(self, code: int, line: str) -> None:
+        """Ends this process because of another, unless its main thread is doing so already."""
+        if self._leaving.acquire(blocking=False):
+            self._note("ended", json.dumps(End(code, line, own=False)))
+            self._exit(code, line)
+
+
+def lost_line(lost: list[int], processes: int) -> str:
+    """What a process says that ends because others were lost."""
+    which = ", ".join(map(str, lost[:8])) + (", ..." if lost[8:] else "")
+    was = "was" if len(lost) == 1 else "were"
+    return f"error: process {which} of {processes} {was} lost; {ADVICE}"
+
+
+def answer_aborts(answer: Callable[[], tuple[int, str] | None]) -> None:
+    """Give an abort in native code an exit code and a last line, unless `answer` has none.
+
+    JAX's runtime aborts a process the moment that it loses process 0, before any thread of ours can
+    hear of it, and as soon as it fails to connect. Python's own handlers would never run: they wait
+    for the main thread.
+    """
+
+    def handler(number: int) -> None:
+        del number
+        if (found := answer()) is not None:
+            os.write(2, f"{found[1]}\n".encode())
+            leave(found[0])
+
+    global _handler  # the C library keeps no reference
+    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+    libc = ctypes.CDLL(None)
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal(signal.SIGABRT, _handler)
+
+
+_handler: Any = None
+
+
+def leave_aborts() -> None:
+    """Let aborts be aborts again."""
+    signal.signal(signal.SIGABRT, signal.SIG_DFL)
+
+
+def answers(address: str) -> bool:
+    """Whether somebody listens at host:port."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def leave(code: int) -> None:
+    """Exit at once, from any thread; what was printed is printed."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(code)
+
+
+def _until(true: Callable[[], bool], seconds: float) -> None:
+    """Waits, at most so long, until something is true."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def _bare(line: str) -> str:
+    return line.removeprefix("error: ")

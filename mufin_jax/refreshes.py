@@ -1,0 +1,74 @@
+"""Refreshes of Module I: embeddings by which hard positives are mined until the next one.
+
+    <folder>/refresh-<step>/z.npy   float32 (L, D), of the labels
+    <folder>/refresh-<step>/x.npy   float32 (N, D), of the training points
+
+A refresh is there whole or not at all. It is not made again: a resumed run mines by the same.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from mufin_jax import hosts
+from mufin_jax.data.loader import Loader
+from mufin_jax.data.npy import mapped
+from mufin_jax.embedding import describe_once, embed_once
+from mufin_jax.files import sync
+from mufin_jax.model import Mufin
+
+
+@dataclasses.dataclass(frozen=True)
+class Refreshes:
+    """The refreshes of one run; every process of it must make the same calls."""
+
+    folder: Path
+
+    def at(
+        self, step: int, model: Callable[[], Mufin], loader: Loader, keep: int
+    ) -> tuple[Float32[np.ndarray, "l d"], Float32[np.ndarray, "p d"]]:
+        """Return z and x, mapped from the refresh before `step`, which is made if need be.
+
+        Args:
+            step: number of the step before which it is made.
+            model: returns the model of that step.
+            loader: of the dataset; its descriptor vectors are used where it holds them.
+            keep: the first step whose refresh a resumed run may need; earlier ones are deleted.
+
+        Raises:
+            DiskError: if it cannot be written.
+            Stopped: after a signal.
+        """
+        folder = self.folder / f"refresh-{step}"
+        if not hosts.decide(folder.exists):
+            self._write(folder, model(), loader)
+            hosts.once("old refreshes are gone", lambda: self._remove(keep))
+        # Plain views: to index a memmap object costs more than to read what is in it.
+        z, x = (np.asarray(mapped(folder / f"{name}.npy")) for name in "zx")
+        return z, x
+
+    def _write(self, folder: Path, model: Mufin, loader: Loader) -> None:
+        draft = folder.with_name(f".{folder.name}.tmp")
+        hosts.once("a new refresh", lambda: shutil.rmtree(draft, ignore_errors=True))
+        vectors = loader.vectors
+        if vectors is None:
+            vectors = describe_once(model, loader, draft / "vectors.npy")
+        embed_once(model, loader, vectors, loader.dataset.labels, draft / "z.npy")
+        embed_once(model, loader, vectors, loader.dataset.train, draft / "x.npy")
+
+        def complete() -> None:
+            (draft / "vectors.npy").unlink(missing_ok=True)
+            os.replace(draft, folder)
+            sync(folder.parent)
+
+        hosts.once("a refresh is complete", complete)
+
+    def _remove(self, before: int) -> None:
+        for old in self.folder.glob("refresh-*"):
+            if int(old.name.split("-")[1]) < before:
+                shutil.rmtree(old)

@@ -1,0 +1,143 @@
+"""What a data set and a configuration ask of the machine: the `Sizes` of the memory plan."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from mufin_jax.classifiers import TableConfig
+from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.index_config import IndexConfig
+from mufin_jax.machine import available
+from mufin_jax.memory import Sizes, check, plan, report
+from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.optimizer import OptimizerConfig, trains
+
+log = logging.getLogger(__name__)
+
+HOLDS = {
+    "pretrain": ("pretrain",),
+    "retrieve": ("retrieve",),
+    "initialize": ("initialize",),
+    "finetune": ("restore", "finetune", "index"),
+    "evaluate": ("predict",),
+}
+"""What the memory plan knows of each stage of an experiment."""
+
+
+def foresee(sizes: Sizes, stages: Sequence[str], mesh: Mesh) -> None:
+    """Say what a run will hold on each device and host, before it holds it.
+
+    Args:
+        sizes: of the data and the configuration.
+        stages: keys of HOLDS, those that will run; the others need not fit.
+        mesh: all devices.
+
+    Raises:
+        InputError: if a stage cannot fit; one line that says what would.
+    """
+    planned, room = plan(sizes), available(mesh)
+    log.info("%s", report(planned, room))
+    check(planned, room, [part for stage in stages for part in HOLDS[stage]])
+
+
+def sizes_of(
+    dataset: Dataset,
+    model: ModelConfig,
+    table: TableConfig,
+    mesh: Mesh,
+    *,
+    pretrain: tuple[int, int],
+    finetune: tuple[int, int],
+    optimizers: tuple[OptimizerConfig, OptimizerConfig],
+    index: IndexConfig,
+) -> Sizes:
+    """Return the sizes that a memory plan follows from.
+
+    Args:
+        dataset: the prepared folder.
+        model: sizes and kinds of the encoders.
+        table: number format and optimizer of the label table.
+        mesh: all devices.
+        pretrain: labels and datapoints of a step of Module I.
+        finetune: labels and datapoints of a step of Module IV; labels are at most all of them.
+        optimizers: of Module I and of Module IV.
+        index: how labels are searched for.
+    """
+    labels, train = dataset.labels, dataset.train
+    descriptors = _descriptors(labels, model)
+    entries = descriptors + len(np.unique(train.pairs.indices))
+    steps = [(min(c, len(labels)), min(b, len(train))) for c, b in (pretrain, finetune)]
+    batch = max(c * _item(dataset, labels, model) + b * _item(dataset, train, model)
+                for c, b in steps)  # fmt: skip
+    parameters, trained = _parameters(dataset, model, mesh, optimizers)
+    return Sizes(
+        num_labels=dataset.num_labels,
+        dim=model.dim,
+        table=table,
+        devices=mesh.size,
+        local_devices=len(mesh.local_devices),
+        parameters=parameters,
+        trained=trained,
+        descriptors=descriptors,
+        entries=entries,
+        batch=int(batch),
+        rows=steps[1][0],
+        search=index.search_over(entries, mesh),
+    )
+
+
+def _descriptors(side: Side, model: ModelConfig) -> int:
+    texts = int((side.text >= 0).sum()) if model.modalities != "images" else 0
+    return texts + (len(side.image_rows) if model.modalities != "text" else 0)
+
+
+def _item(dataset: Dataset, side: Side, model: ModelConfig) -> float:
+    """Bytes of an item in a batch, on average: its own descriptors, and the slots of its bag."""
+    text, image = 4 * dataset.texts.shape[1], 3 * dataset.processing.size**2
+    if dataset.text_vectors is not None:
+        text = 4 * dataset.text_vectors.shape[1]
+    if dataset.image_vectors is not None:
+        image = 4 * dataset.image_vectors.shape[1]
+    texts, images = model.modalities != "images", model.modalities != "text"
+    # A descriptor that items share is in a batch once.
+    distinct = texts * text * len(np.unique(side.text[side.text >= 0]))
+    distinct += images * image * len(np.unique(side.image_rows))
+    slots = texts + images * int(np.diff(side.image_offsets).max(initial=0))
+    return distinct / max(len(side), 1) + 5 * slots
+
+
+def _parameters(
+    dataset: Dataset, config: ModelConfig, mesh: Mesh, optimizers: tuple[OptimizerConfig, ...]
+) -> tuple[int, int]:
+    """The number of weights, and of those that train in the stage that trains most."""
+    texts, images = dataset.text_vectors, dataset.image_vectors
+    vocab = config.text.vocab
+    if config.modalities != "images" and texts is None and not config.text_checkpoint:
+        vocab = dataset.tokenizer.vocab_size
+
+    def shell() -> Mufin:
+        return Mufin(
+            config,
+            vocab=vocab,
+            vector_width=None if images is None else images.shape[1],
+            text_vector_width=None if texts is None else texts.shape[1],
+            processing=dataset.processing,
+            mesh=mesh,
+            rngs=nnx.Rngs(0),
+        )
+
+    model = nnx.eval_shape(shell)
+    trained = [
+        _count(nnx.split(model, trains(optimizer, model.depths(), cross=bool(stage)), ...)[1])
+        for stage, optimizer in enumerate(optimizers)
+    ]
+    return _count(nnx.state(model)), max(trained)
+
+
+def _count(state: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(state))

@@ -1,0 +1,194 @@
+"""Claims about preparation under Apache Beam: it gives what a single process gives."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from raw_folders import picture, tiny_repository, write_json_lines, write_repository
+
+from mufin_jax.data import resizing_beam
+from mufin_jax.data.beam import Beam
+from mufin_jax.data.manifest import MANIFEST, read_manifest
+from mufin_jax.data.miniature import MiniatureConfig, write_miniature
+from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.records import open_split, write_records
+from mufin_jax.errors import InputError, TooManyBadRows
+
+SIDES = ("train", "test", "label")
+SIZES: dict[str, Any] = {"image_size": 16, "max_tokens": 8, "vocab_size": 200}
+HERE: dict[str, Any] = {"beam_runner": "DirectRunner"}
+PROCESSES = ("direct_num_workers=2", "--direct_running_mode=multi_processing")
+
+
+def test_without_beam_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    raw = tiny_repository(tmp_path / "raw")
+    with pytest.raises(InputError, match=r"pip install 'mufin_jax\[beam\]'$"):
+        prepare(PrepareConfig(**HERE), raw, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def both_ways(raw: Path, folder: Path, **config) -> tuple[Path, Path]:
+    """Prepares in one process and under Beam; fails unless every file is the same."""
+    pytest.importorskip("apache_beam")
+    alone, beam = folder / "alone", folder / "beam"
+    beam_fields = HERE | {"beam_options": config.pop("beam_options", ())}
+    prepare(PrepareConfig(**SIZES, **config), raw, alone)
+    prepare(PrepareConfig(**SIZES, **config, **beam_fields), raw, beam)
+    files = {out: sorted(path.relative_to(out) for path in files_of(out)) for out in (alone, beam)}
+    assert files[alone] == files[beam] and len(files[alone]) > 18
+    # What describes the records' files differs with their bytes, which no two runs share.
+    for name in files[alone]:
+        if name.parts[0] not in ("records", "records.json"):
+            assert (alone / name).read_bytes() == (beam / name).read_bytes(), name
+    if config.get("records", True):
+        for side in SIDES:
+            assert contents(alone, side) == contents(beam, side)
+    read_manifest(beam, verify=True)
+    return alone, beam
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def contents(folder: Path, side: str) -> list[tuple]:
+    records = open_split(folder / "records", side)
+    return [(record["uid"], record["title"], list(record["images"])) for record in records]
+
+
+@pytest.mark.parametrize("store", ["array and records", "records alone", "array alone"])
+def test_a_miniature_with_a_broken_picture_becomes_the_same_folder(store, tmp_path, monkeypatch):
+    sizes = MiniatureConfig(points=60, test_points=20, labels=40, picture=16)
+    write_miniature(sizes, tmp_path / "raw")
+    path = tmp_path / "raw" / "images" / "img.bin"
+    lines = path.read_bytes().split(b"\n")
+    # Pictures 3 and 30 lie in different shards; the length of a line is the place of the next.
+    for number in (3, 30):
+        lines[number] = lines[number].replace(b"\t/9j/", b"\tAAAA")
+    path.write_bytes(b"\n".join(lines))
+    monkeypatch.setattr(resizing_beam, "SHARD", 7)
+    fields: dict[str, Any] = {
+        "array and records": {},
+        "records alone": {"image_array_gb": 0.0},
+        "array alone": {"records": False},
+    }
+    _, beam = both_ways(tmp_path / "raw", tmp_path, **fields[store])
+    assert (beam / "images.npy").exists() == ("array" in store)
+    assert (beam / "records").exists() == ("records" in store)
+    report = json.loads((beam / "prepare_report.json").read_text())
+    assert report["counts"]["broken image"] == 2
+
+
+def test_workers_in_other_processes_read_picture_files_by_their_names(tmp_path, monkeypatch):
+    items = [{"ASIN": f"A{i}", "title": f"t {i}", "images": [f"images/{i}.jpg"]} for i in range(30)]
+    items[4]["images"] += ["images/200.png", "../x.jpg", "images/4.jpg"]
+    items[5] = {"ASIN": "A5", "title": "", "images": ["images/5.jpg"]}
+    for item in items:
+        item["also_buy"] = ["L"]
+    labels = [{"ASIN": "L", "images": ["images/300.jpg"]}]
+    raw = write_json_lines(tmp_path / "raw", trn=items, tst=items[:9], lbl=labels)
+    (raw / "images" / "5.jpg").write_bytes(picture(5)[:200])
+    monkeypatch.setattr(resizing_beam, "SHARD", 7)
+    _, beam = both_ways(raw, tmp_path, beam_options=PROCESSES, max_bad=0.1)
+    report = json.loads((beam / "prepare_report.json").read_text())
+    # Item A5 has neither title nor picture left, on both sides.
+    assert report["counts"] == {"broken image": 2, "empty item": 2}
+    assert [uid for uid, *_ in contents(beam, "train")][4:6] == [b"A4", b"A6"]
+
+
+def test_too_many_broken_pictures_stop_with_the_same_words(tmp_path):
+    pytest.importorskip("apache_beam")
+    raw = tiny_repository(tmp_path / "raw")
+    path = raw / "images" / "img.bin"
+    path.write_bytes(path.read_bytes().replace(b"/9j/", b"AAAA", 5))
+    words = []
+    for fields in ({}, HERE):
+        with pytest.raises(TooManyBadRows) as caught:
+            prepare(PrepareConfig(**SIZES, **fields), raw, tmp_path / "out")
+        words.append(str(caught.value))
+        assert not (tmp_path / "out" / MANIFEST).exists()
+    assert words[0] == words[1] and "3 of 40 images" in words[0]
+
+
+def test_a_catalogue_without_pictures_needs_no_job(tmp_path):
+    titles = {side: [(f"{side}{i}", f"title {i}") for i in range(3)] for side in SIDES}
+    relevance = {side: [[0], [1], [2]] for side in SIDES[:2]}
+    both_ways(write_repository(tmp_path / "raw", titles, relevance), tmp_path)
+
+
+class Numbers:
+    """Records of their numbers, which say that they fill many files."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def num_bytes(self) -> int:
+        return 2 * 10**9
+
+    def read(self, start: int, stop: int):
+        return ({"uid": str(i), "title": "", "images": []} for i in range(start, stop))
+
+
+def test_record_i_stays_item_i_over_many_files(tmp_path):
+    pytest.importorskip("apache_beam")
+    write_records({"train": Numbers(45), "test": Numbers(21)}, tmp_path, Beam("DirectRunner"))
+    assert len(list(tmp_path.rglob("*train*-of-00016"))) == 16
+    for side, count in (("train", 45), ("test", 21)):
+        found = [int(record["uid"]) for record in open_split(tmp_path, side)]
+        assert found == list(range(count))
+
+
+@pytest.mark.parametrize(
+    "runner, options, wanted",
+    [
+        ("NoSuchRunner", (), "NoSuchRunner cannot be used: Unexpected pipeline runner"),
+        ("no.such.Runner", (), "no.such.Runner cannot be used: No module named 'no'"),
+        ("DirectRunner", ("direct_num_workers=many",), "direct_num_workers=many"),
+    ],
+)
+def test_a_runner_or_option_that_beam_does_not_know_is_refused(runner, options, wanted):
+    pytest.importorskip("apache_beam")
+    with pytest.raises(InputError, match=re.escape(wanted)):
+        Beam(runner, options)
+
+
+def test_the_direct_runner_prints_and_fetches_nothing_and_holds_no_pictures(tmp_path):
+    pytest.importorskip("apache_beam")
+    code = (
+        "import resource, socket, sys; from pathlib import Path\n"
+        "def refuse(*_): raise AssertionError('the network was touched')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from mufin_jax.data.prepare import PrepareConfig, prepare\n"
+        "config = PrepareConfig(image_size=96, beam_runner='DirectRunner')\n"
+        "prepare(config, Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = {}
+    for count in (100, 3000):  # 27 kB a picture: 80 MB if they were held
+        titles = {side: [(f"{side}{i}", "t") for i in range(count // 5)] for side in SIDES}
+        relevance = {side: [[0]] * (count // 5) for side in SIDES}
+        images = {side: [[]] * (count // 5) for side in SIDES}
+        images["train"] = np.arange(count).reshape(-1, 5).tolist()
+        raw = write_repository(tmp_path / f"raw{count}", titles, relevance, images)
+        command = [sys.executable, "-c", code, str(raw), str(tmp_path / f"out{count}")]
+        (tmp_path / "home").mkdir(exist_ok=True)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"HOME": str(tmp_path / "home"), "PATH": ""},
+        )
+        assert done.stderr == ""
+        peaks[count] = int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+    assert not list((tmp_path / "home").iterdir())
+    assert peaks[3000] - peaks[100] < 40e6

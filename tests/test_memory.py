@@ -1,0 +1,168 @@
+"""Claims about the memory plan: it is arithmetic, and a run that cannot fit hears what would."""
+
+import dataclasses
+
+import jax
+import pytest
+from small import CONFIG, SIZES, new_model
+
+from mufin_jax import classifiers, memory
+from mufin_jax.classifiers import TableConfig
+from mufin_jax.errors import InputError
+from mufin_jax.index_config import IndexConfig
+from mufin_jax.machine import Available, available, host_memory
+from mufin_jax.memory import Sizes
+from mufin_jax.optimizer import OptimizerConfig
+from mufin_jax.survey import sizes_of
+
+GB = 10**9
+A2Q = Sizes(4_528_191, rows=2816, descriptors=4_528_191, entries=9_000_000)
+LEAN = TableConfig("bfloat16", "adagrad")
+
+
+def part(plan, name):
+    return next(part for part in plan.parts if part.name == name)
+
+
+def held(devices, table=TableConfig()):  # noqa: B008 (frozen)
+    sizes = dataclasses.replace(A2Q, devices=devices, local_devices=devices, table=table)
+    return memory.plan(sizes)
+
+
+@pytest.mark.parametrize("config", [TableConfig(), LEAN], ids=str)
+def test_the_planned_table_is_the_real_one(config, mesh):
+    plan = memory.plan(Sizes(1500, 6, config, devices=8, local_devices=8))
+    table = classifiers.initialize(jax.random.key(0), 1500, 6, mesh, config=config)
+    for name, parts in (
+        ("label table: rows", table.rows),
+        ("label table: moments", (table.mean, table.square)),
+    ):
+        shards = [leaf.addressable_shards[0].data for leaf in jax.tree.leaves(parts)]
+        assert part(plan, name).device == sum(shard.nbytes for shard in shards)
+
+
+def test_a_device_holds_less_the_more_there_are():
+    for name in ("label table: rows", "label table: moments", "label bags and classifiers"):
+        assert part(held(8), name).device * 8 == pytest.approx(part(held(1), name).device, abs=8)
+    assert part(held(8), "rows of a step") == part(held(1), "rows of a step")
+
+
+def test_a_stage_holds_what_it_reads_and_nothing_of_the_others():
+    plan = held(1)
+    table = sum(part(plan, f"label table: {name}").device for name in ("rows", "moments"))
+    assert plan.device("initialize") == table
+    eta = 768 * classifiers.padded_rows(A2Q.num_labels)
+    assert plan.device("restore") - table == eta == part(plan, "an array being read").device
+    assert plan.device("finetune") - table == part(plan, "rows of a step").device
+    assert plan.device("pretrain") == 0 and plan.host("pretrain") == memory.JAX_BYTES
+    assert plan.host("predict") - memory.JAX_BYTES == part(plan, "index: entries, codes").host
+    build = part(plan, "index: while it is built")
+    assert build.host == 2 * 768 * A2Q.entries and plan.device("index") == 772 * eta // 768
+
+
+@pytest.mark.parametrize("search", ["exact", "sharded"])
+def test_an_index_that_is_not_built_takes_no_memory_to_build(search):
+    plan = memory.plan(dataclasses.replace(A2Q, search=search, devices=8))
+    assert plan.host("index") == memory.JAX_BYTES
+    entries = part(plan, "index: entries, codes")
+    assert entries.host == 0
+    assert entries.device == (768 * A2Q.entries // 8 if search == "sharded" else 0)
+
+
+def test_the_report_names_every_part_that_there_is_and_all_kinds_of_tables():
+    text = memory.report(held(1, LEAN), Available(16 * GB, 16 * GB, shared=True))
+    lines = text.splitlines()
+    assert "4,528,191 labels x 192" in lines[0]
+    assert any(line.split() == ["bfloat16,", "adagrad", "396", "<-", "chosen"] for line in lines)
+    for cost in ("2,316", "1,164", "780"):
+        assert cost in text
+    assert "16.00 GB" in text and "label table: rows" in text
+    assert "a batch" not in text  # this plan has none
+
+
+def test_a_plan_that_fits_passes_and_one_that_does_not_names_the_flags_that_would():
+    lean = "--initialize.table.dtype=bfloat16 --initialize.table.update=adagrad"
+    # Reading the table: 13.97, 7.01, 7.01 or 3.53 GB; w to predict: 3.48.
+    sizes = Sizes(4_528_191)
+    plan = memory.plan(sizes)
+    memory.check(plan, Available(15 * GB, 15 * GB, shared=True))
+    for room, remedy in ((7.1, "dtype=bfloat16 --initialize.table.update=adam,"), (6, lean)):
+        with pytest.raises(InputError, match=f"initialize needs 10.49 GB a device.*{remedy}") as it:
+            memory.check(plan, Available(int(room * GB), 64 * GB, shared=False))
+        assert "\n" not in str(it.value)
+    with pytest.raises(InputError, match="use 8 devices"):
+        table = dataclasses.replace(sizes, table=LEAN)
+        memory.check(memory.plan(table), Available(GB * 7 // 10, 64 * GB, shared=False))
+    with pytest.raises(InputError, match=f"on this host, which has 5.60 GB; choose {lean}"):
+        memory.check(plan, Available(5_600_000_000, 5_600_000_000, shared=True))
+
+
+def test_virtual_devices_share_the_host_and_do_not_make_room():
+    sizes = dataclasses.replace(A2Q, devices=8, local_devices=8, search="sharded")
+    eight = memory.plan(sizes)
+    room = Available(2 * GB, 16 * GB, shared=True)
+    with pytest.raises(InputError, match=r"on this host.*use 2 hosts"):
+        memory.check(eight, room)
+    memory.check(eight, dataclasses.replace(room, device=3 * GB, shared=False))
+
+
+def test_the_host_has_what_its_control_group_allows(tmp_path):
+    files = {
+        "proc/meminfo": "MemTotal:       24690000 kB\nMemFree: 1 kB\n",
+        "proc/self/cgroup": "4:cpu,memory:/job\n0::/slice/job\n",
+        "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/slice/job/memory.max": "max\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert host_memory(tmp_path) == 24690000 * 1024
+    for name in (
+        "sys/fs/cgroup/memory/job/memory.limit_in_bytes",
+        "sys/fs/cgroup/slice/job/memory.max",
+        "sys/fs/cgroup/memory.max",
+    ):
+        kept = (tmp_path / name).read_text() if (tmp_path / name).exists() else "max"
+        (tmp_path / name).write_text(f"{3 * GB}\n")
+        assert host_memory(tmp_path) == 3 * GB
+        (tmp_path / name).write_text(kept)
+
+
+def test_virtual_devices_have_an_equal_share_of_the_host(mesh):
+    found = available(mesh)
+    assert found.shared and found.host > GB and found.device == found.host // 8
+
+
+def test_sizes_are_those_of_the_data_and_of_the_model(dataset, mesh):
+    config = OptimizerConfig(image_encoder="full", text_encoder="full")
+    sizes = sizes_of(
+        dataset,
+        CONFIG,
+        LEAN,
+        mesh,
+        pretrain=(8, 16),
+        finetune=(50, 8),
+        optimizers=(config, config),
+        index=IndexConfig(),
+    )
+    assert (sizes.num_labels, sizes.dim, sizes.table) == (SIZES["label"], 6, LEAN)
+    assert (sizes.devices, sizes.local_devices, sizes.rows) == (8, 8, SIZES["label"])
+    leaves = jax.tree.leaves(new_model(dataset, mesh))
+    assert sizes.parameters == sizes.trained == sum(leaf.size for leaf in leaves)
+    labels = dataset.labels
+    assert sizes.descriptors == (labels.text >= 0).sum() + len(labels.image_rows)
+    relevant = (dataset.train.pairs.sum(0) > 0).sum()
+    assert sizes.entries == sizes.descriptors + relevant
+    frozen = OptimizerConfig(image_encoder="frozen", text_encoder="frozen")
+    fewer = sizes_of(
+        dataset,
+        CONFIG,
+        LEAN,
+        mesh,
+        pretrain=(8, 16),
+        finetune=(8, 8),
+        optimizers=(frozen, frozen),
+        index=IndexConfig(),
+    )
+    blocks = 2 * (4 * 6 * 7 + 2 * 6)  # two attention blocks: four maps, a norm
+    assert fewer.trained == blocks and fewer.rows == 8 and fewer.batch < sizes.batch * 2

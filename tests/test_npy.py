@@ -1,0 +1,59 @@
+"""Claims about npy files that are written block by block: whole or absent, mapped, forgotten."""
+
+import numpy as np
+import pytest
+
+from mufin_jax.data.npy import forget, mapped, whole_npy
+
+
+def resident(rows: np.ndarray) -> int:
+    """Bytes of a mapped file that count as this process's memory."""
+    address = rows.__array_interface__["data"][0]
+    size, found = 0, False
+    with open("/proc/self/smaps") as lines:
+        for line in lines:
+            first = line.split()[0]
+            if "-" in first and not first.endswith(":"):
+                start, end = (int(part, 16) for part in first.split("-"))
+                found = start <= address < end
+            elif found and first == "Rss:":
+                size += int(line.split()[1]) * 1024
+    return size
+
+
+def test_blocks_become_one_array_that_is_there_only_when_complete(tmp_path):
+    path = tmp_path / "folder" / "rows.npy"
+    blocks = [np.full((count, 3), count, np.float32) for count in (2, 0, 5)]
+    with whole_npy(path, (3,)) as writer:
+        for block in blocks:
+            writer.append(block)
+        assert not path.exists()
+    np.testing.assert_array_equal(mapped(path), np.concatenate(blocks))
+    assert [file.name for file in path.parent.iterdir()] == ["rows.npy"]
+
+
+def test_no_block_at_all_is_an_array_of_no_rows(tmp_path):
+    with whole_npy(tmp_path / "none.npy", (3, 2), np.int32):
+        pass
+    found = mapped(tmp_path / "none.npy")
+    assert found.shape == (0, 3, 2) and found.dtype == np.int32
+
+
+def test_what_is_cut_short_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "rows.npy"
+    np.save(path, np.ones((2, 3), np.float32))
+    with pytest.raises(KeyboardInterrupt), whole_npy(path, (3,)) as writer:
+        writer.append(np.zeros((1, 3), np.float32))
+        raise KeyboardInterrupt
+    np.testing.assert_array_equal(mapped(path), np.ones((2, 3)))
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.npy"]
+
+
+def test_a_map_that_is_forgotten_takes_no_memory_and_still_reads(tmp_path):
+    np.save(tmp_path / "rows.npy", np.arange(500_000.0))
+    rows = np.asarray(mapped(tmp_path / "rows.npy"))[7:]
+    assert rows.sum() > 0 and resident(rows) >= rows.nbytes
+    forget(rows)
+    assert resident(rows) < rows.nbytes / 10
+    assert rows[3] == 10
+    forget(np.ones(3))  # no map: nothing happens

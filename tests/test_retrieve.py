@@ -1,0 +1,78 @@
+"""Claims about Module II as a stage: what it leaves, and how it goes on after an interruption."""
+
+import numpy as np
+import pytest
+
+from mufin_jax.artefacts import save_model
+from mufin_jax.data.loader import Loader
+from mufin_jax.embedding import describe_once
+from mufin_jax.retrieval import IndexConfig
+from mufin_jax.shortlist import Shortlist
+from mufin_jax.stages import retrieve as stage
+from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
+
+CONFIG = RetrieveConfig(shortlist=4, index=IndexConfig(backend="exact"))
+
+
+@pytest.fixture(scope="module")
+def pretrained(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrain")
+    save_model(model, folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, pretrained, mesh, tmp_path_factory):
+    """The folder of a stage that nothing disturbed."""
+    out = tmp_path_factory.mktemp("retrieve")
+    retrieve(CONFIG, dataset.path, pretrained, out, mesh)
+    return out
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_it_leaves_an_index_and_the_shortlists_of_both_sides(whole, dataset):
+    for side in (dataset.train, dataset.test):
+        lists = Shortlist.load(whole / side.name)
+        assert lists.labels.shape == (len(side), 4)
+        # Only who has neither text nor picture finds nothing.
+        bare = (side.text < 0) & (np.diff(side.image_offsets) == 0)
+        np.testing.assert_array_equal((lists.labels < 0).any(1), bare)
+    assert sorted(path.name for path in whole.iterdir()) == ["index", "test", "train"]
+
+
+def test_it_goes_on_with_what_is_complete_and_ends_the_same(
+    whole, dataset, pretrained, mesh, tmp_path, monkeypatch
+):
+    write = stage.write_shortlists
+
+    def fails(index, queries, total, k, folder):
+        if folder.name == "test":
+            raise KeyboardInterrupt
+        write(index, queries, total, k, folder)
+
+    monkeypatch.setattr(stage, "write_shortlists", fails)
+    with pytest.raises(KeyboardInterrupt):
+        retrieve(CONFIG, dataset.path, pretrained, tmp_path, mesh)
+    left = {"index", "train", "vectors.npy", "x.npy"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+    monkeypatch.undo()
+    monkeypatch.setattr(stage, "EntryWriter", None)  # the index is not built again
+    monkeypatch.setattr(stage, "_blocks", lambda x: iter([]))  # nor the training points asked
+    retrieve(CONFIG, dataset.path, pretrained, tmp_path, mesh)
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_descriptor_vectors_that_module_one_kept_are_not_made_again(
+    whole, dataset, model, pretrained, mesh, tmp_path, monkeypatch
+):
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "model").symlink_to(pretrained / "model")
+    kept = tmp_path / "pretrain" / "vectors.npy"
+    describe_once(model, Loader(dataset, "both", mesh.size), kept)
+    monkeypatch.setattr(Loader, "pool", None)
+    retrieve(CONFIG, dataset.path, tmp_path / "pretrain", tmp_path / "out", mesh)
+    assert contents(tmp_path / "out") == contents(whole) and kept.exists()

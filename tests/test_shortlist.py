@@ -1,0 +1,56 @@
+"""Claims about shortlists: the folder they are kept in, and what is no such folder."""
+
+import numpy as np
+import pytest
+
+from mufin_jax.errors import InputError
+from mufin_jax.shortlist import Shortlist
+
+LABELS = np.array([[4, 0, 2], [1, -1, -1]], np.int32)
+SIMILARITIES = np.array([[0.9, 0.5, 0.5], [-0.1, -np.inf, -np.inf]], np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Shortlist(LABELS, SIMILARITIES).save(tmp_path / "train")
+    return tmp_path / "train"
+
+
+def test_a_shortlist_is_mapped_as_it_was_saved(folder):
+    loaded = Shortlist.load(folder)
+    np.testing.assert_array_equal(loaded.labels, LABELS)
+    np.testing.assert_array_equal(loaded.similarities, SIMILARITIES)
+    assert not loaded.labels.flags.owndata and not loaded.labels.flags.writeable
+    assert sorted(path.name for path in folder.iterdir()) == ["labels.npy", "similarities.npy"]
+
+
+def test_a_shortlist_of_nobody_is_one_too(tmp_path):
+    Shortlist(LABELS[:0], SIMILARITIES[:0]).save(tmp_path)
+    assert Shortlist.load(tmp_path).labels.shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", ["labels", "similarities"])
+@pytest.mark.parametrize("content", [None, b"", b"PK\3\4broken", b"\x93NUMPY", "truncated"])
+def test_what_is_not_a_shortlist_is_refused(folder, name, content):
+    path = folder / f"{name}.npy"
+    whole = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(whole[:-1] if content == "truncated" else content)
+    with pytest.raises(InputError, match=f"{name}.npy: no shortlist .*--stage=retrieve$") as error:
+        Shortlist.load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, wrong, said",
+    [
+        ("labels", LABELS.astype(np.int64), "labels.npy: wanted a matrix of int32"),
+        ("similarities", SIMILARITIES[0], "similarities.npy: wanted a matrix of float32"),
+        ("similarities", SIMILARITIES[:, :2], r"labels \(2, 3\) and similarities \(2, 2\)"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(folder, name, wrong, said):
+    np.save(folder / f"{name}.npy", wrong)
+    with pytest.raises(InputError, match=said):
+        Shortlist.load(folder)
