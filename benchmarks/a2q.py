@@ -150,7 +150,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     from mufin_jax.data.loader import Loader
     from mufin_jax.embedding import describe, embed
     from mufin_jax.label_entries import LabelEntries
-    from mufin_jax.retrieval import LabelIndex
+    from mufin_jax.retrieval import IndexConfig, LabelIndex
     from mufin_jax.sharding import by_row, fetch, make_mesh, put
     from mufin_jax.shortlist import Shortlist, recall
 
@@ -168,7 +168,8 @@ def measure(workdir: Path) -> dict[str, Any]:
     offsets = np.load(folder / "offsets.npy")
     entries = LabelEntries(np.load(folder / "entries.npy", mmap_mode="r"), offsets)
     start = time.perf_counter()
-    index = LabelIndex.over(entries, mesh=mesh)
+    config = IndexConfig(**json.loads((folder / "index.json").read_text())["config"])
+    index = LabelIndex.over(entries, config, mesh)
     built = time.perf_counter() - start
     index.shortlist(queries, K)  # what is compiled, is compiled here
     start = time.perf_counter()

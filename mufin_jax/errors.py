@@ -1,8 +1,8 @@
 """Every way in which a run can end, in one place: one exception and one exit code each.
 
 A message is one line that says what was found (file and row where there is one), what was
-wanted, and what to do. `runs.main_guard` prints it and exits with the code; nothing else in the
-package calls `sys.exit`.
+wanted, and what to do. `ending.main_guard` prints it and exits with the code; of several
+processes, `peers` ends those that have lost another.
 """
 
 

@@ -195,6 +195,8 @@ class _Runner:
         settings.pop("fit", None)  # intervals of logs and checkpoints change no result
         settings["seed"] = experiment.seed
         if name == "prepare":
+            for runs_it in ("beam_runner", "beam_options"):  # who does the work changes no result
+                settings.pop(runs_it)
             settings["data"] = str(experiment.data.resolve()) if experiment.data else None
             if experiment.data is None:
                 settings["miniature"] = dataclasses.asdict(experiment.miniature)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from mufin_jax import scann_tree
 from mufin_jax.errors import InputError
+from mufin_jax.machine import host_memory
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ class IndexConfig:
     backend: Literal["auto", "scann", "exact", "sharded", "sharded_approx"] = "auto"
     """exact: in numpy. scann: approximately. sharded: exactly, entries split over the devices;
     sharded_approx: the same with TPUs' approximate top k. auto: below 1,000 entries exact, then on
-    accelerators sharded, on CPUs scann where it is installed, else exact."""
+    accelerators sharded; on CPUs scann where it is installed and its build fits the memory,
+    else exact, or sharded."""
     leaves_searched: float = 0.05
     """ScaNN: share of the tree's leaves that a query visits, at least."""
     entries_searched: int = 20_000
@@ -50,8 +52,8 @@ class IndexConfig:
             if getattr(self, name) < 0:
                 raise InputError(f"{name}={getattr(self, name)} should be 0 or more")
 
-    def search_over(self, size: int, mesh: Mesh | None) -> str:
-        """The search that this config means for so many entries: a backend other than auto.
+    def search_over(self, size: int, width: int, mesh: Mesh | None) -> str:
+        """The search that this config means for entries (size, width): a backend other than auto.
 
         Raises InputError if that is ScaNN by name, and ScaNN is not installed.
         """
@@ -73,6 +75,8 @@ class IndexConfig:
                 log.warning("ScaNN is not installed: exact search takes its place, slower for "
                             "many labels")  # fmt: skip
                 return "exact"
+            if scann_tree.BUILD * 4 * size * width > host_memory():
+                return "sharded"
         return "scann"
 
     def num_threads(self) -> int:

@@ -85,7 +85,11 @@ class EntryWriter:
         def build() -> None:
             offsets = np.cumsum(np.concatenate(self._counts))
             entries = LabelEntries(mapped(self.folder / "entries.npy"), offsets)
-            LabelIndex.over(entries, config, mesh).save(self.folder)
+            if config.search_over(*entries.vectors.shape, mesh) == "scann":
+                index = LabelIndex.over(entries, config, mesh)
+            else:  # there is nothing to build, and the devices need not hold what is only saved
+                index = LabelIndex(entries, config)
+            index.save(self.folder)
 
         hosts.once(f"{self.folder} is built", build)
 
@@ -134,8 +138,9 @@ def write_shortlists(
     """
     bar = progress(total=total, desc=f"retrieve {folder.name}", unit="point", leave=False)
     with (
-        whole_npy(folder / "similarities.npy", (k,), np.float32) as similarities,
+        # Left last, so that it is there only when all is: it says that the side is complete.
         whole_npy(folder / "labels.npy", (k,), np.int32) as labels,
+        whole_npy(folder / "similarities.npy", (k,), np.float32) as similarities,
         bar,
     ):
         for x in queries:

@@ -1,14 +1,19 @@
 """What memory this machine has: by JAX for accelerators, by the system for a CPU."""
 
 import dataclasses
+import socket
+import zlib
 from pathlib import Path
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 
 @dataclasses.dataclass(frozen=True)
 class Available:
-    """Bytes that a device has, and a host; `shared` where devices are the host's own cores."""
+    """Bytes a device has, and a process of a host; `shared` where devices are its own cores."""
 
     device: int
     host: int
@@ -16,12 +21,22 @@ class Available:
 
 
 def available(mesh: Mesh) -> Available:
-    """Return what this host's devices have, by JAX where it knows, and the host."""
-    device, host = mesh.local_devices[0], host_memory()
+    """Return what this process's devices have, by JAX where it knows, and its share of the host.
+
+    Processes on one host share its memory evenly. Every process must call it.
+    """
+    device, host = mesh.local_devices[0], host_memory() // _processes_here()
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return Available(stats["bytes_limit"], host, shared=False)
     return Available(host // len(mesh.local_devices), host, shared=True)
+
+
+def _processes_here() -> int:
+    if jax.process_count() == 1:
+        return 1
+    name = np.uint32(zlib.crc32(socket.gethostname().encode()))
+    return int((multihost_utils.process_allgather(name) == name).sum())
 
 
 def host_memory(root: Path = Path("/")) -> int:

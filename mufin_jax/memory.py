@@ -11,6 +11,7 @@ system drops when it needs the room.
 import dataclasses
 from collections.abc import Sequence
 
+from mufin_jax import scann_tree
 from mufin_jax.classifiers import TableConfig, bytes_per_label, padded_rows
 from mufin_jax.errors import InputError
 from mufin_jax.machine import Available
@@ -22,8 +23,6 @@ STEP_ROWS = 7
 """Copies of a step's rows that are alive at once: rows, gradients, moments, before and after."""
 AHEAD = 6
 """Batches on the host: four made ahead and two under way."""
-SCANN_BUILD = 2
-"""Bytes held while ScaNN builds, per byte of its vectors: a copy, and what quantising leaves."""
 SCANN_SEARCH = 0.57
 """Bytes of codes per entry and dimension while ScaNN searches; the vectors stay in their file."""
 
@@ -96,7 +95,7 @@ def plan(sizes: Sizes) -> MemoryPlan:
     rows = eta + 4 * padded // s.devices
     entries = s.entries * vector
     on_devices = entries // s.devices if s.search.startswith("sharded") else 0
-    built = SCANN_BUILD * entries if s.search == "scann" else 0
+    built = scann_tree.BUILD * entries if s.search == "scann" else 0
     codes = round(SCANN_SEARCH * s.entries * s.dim) if s.search == "scann" else 0
     cache = (2 * s.descriptors + s.num_labels) * vector // s.devices
     tuned, whole = ("pretrain", "finetune"), ("initialize", "restore", "finetune")
@@ -181,9 +180,12 @@ def _remedy(sizes: Sizes, available: Available, stages: Sequence[str]) -> str:
     def fits(sizes: Sizes) -> bool:
         return _shortage(plan(sizes), available, stages) is None
 
-    for table in leaner:
-        if fits(dataclasses.replace(sizes, table=table)):
-            return f"choose {_flags(table)}, or use more {places}"
+    for search in (sizes.search, "sharded"):
+        for table in (sizes.table, *leaner):
+            if fits(dataclasses.replace(sizes, table=table, search=search)):
+                flags = [_flags(table)] if table != sizes.table else []
+                flags += ["--retrieve.index.backend=sharded"] if search != sizes.search else []
+                return f"choose {' '.join(flags)}, or use more {places}"
     for table in (sizes.table, *leaner[-1:]):
         more = dataclasses.replace(sizes, table=table)
         while more.devices < 1024:

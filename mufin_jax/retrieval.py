@@ -81,7 +81,7 @@ class LabelIndex:
         """
         config = config or IndexConfig()
         _check_unit(entries.vectors, "entry")
-        how = config.search_over(len(entries.vectors), mesh)
+        how = config.search_over(*entries.vectors.shape, mesh)
         if how == "scann":
             return cls(entries, config, Tree.build(entries.vectors, config.num_threads()))
         return cls(entries, config, _on_mesh(how, entries.vectors, mesh))
@@ -182,7 +182,9 @@ class LabelIndex:
         InputError, before anything is parsed, when a file is missing, damaged or not one of the
         index's.
         """
-        again = f"delete {folder} and run --stage=retrieve"
+        again = (
+            "delete the folder of its stage and those of later stages, and run the command again"
+        )
         facts = files.read_json(folder / "index.json")
         try:
             config = config or IndexConfig(**facts["config"])
@@ -202,7 +204,7 @@ class LabelIndex:
                 f"{folder}: entries {vectors.shape} and offsets {offsets.shape} do not have the "
                 f"shapes in index.json; {again}"
             )
-        entries, how = LabelEntries(vectors, offsets), config.search_over(len(vectors), mesh)
+        entries, how = LabelEntries(vectors, offsets), config.search_over(*shape[:2], mesh)
         if how != "scann":
             return cls(entries, config, _on_mesh(how, vectors, mesh))
         if any(name.startswith("tree/") for name in listed):

@@ -51,6 +51,15 @@ def adagrad(
     return value - rate * gradient / (root + eps), total
 
 
+def finite(rows: Array) -> Array:
+    """Return whether all of kept rows, or of any array, is finite; integers always are."""
+    if (
+        rows.dtype == jnp.uint16
+    ):  # bit patterns of bfloat16: infinity and NaN have all exponent bits
+        return ((rows & 0x7F80) != 0x7F80).all()
+    return jnp.isfinite(rows).all() if jnp.issubdtype(rows.dtype, jnp.inexact) else jnp.bool(True)
+
+
 def values(rows: Float32[Array, "u *d"] | UInt16[Array, "u *d"]) -> Float32[Array, "u *d"]:
     """Return kept rows as float32."""
     if rows.dtype == jnp.float32:

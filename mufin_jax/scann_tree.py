@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 FEWEST_VECTORS = 1_000
 """Below this number a tree loses recall and saves no time."""
 
+BUILD = 2
+"""Bytes held while it builds, per byte of its vectors: a copy, and what quantising leaves."""
+
 FILES = frozenset(
     "scann_assets.pbtxt scann_config.pb ah_codebook.pb serialized_partitioner.pb "
     "hashed_dataset.npy datapoint_to_token.npy".split()

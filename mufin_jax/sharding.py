@@ -126,6 +126,14 @@ def over_devices(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) 
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
 
 
+def spare_rows(count: int, mesh: Mesh | int) -> int:
+    """Return how many masked rows a batch of `count` wants, to be split evenly over the devices.
+
+    The batch itself stays what it is on any number of devices.
+    """
+    return -count % (mesh if isinstance(mesh, int) else mesh.size)
+
+
 def round_up(count: int, mesh_size: int = 1) -> int:
     """Round up to the next bucket, at most 25% larger, that divides over the devices.
 

@@ -28,7 +28,7 @@ class Shortlist:
     @classmethod
     def load(cls, folder: Path) -> "Shortlist":
         """Maps the arrays of a folder; InputError if one is missing or is something else."""
-        again = f"delete {folder} and run --stage=retrieve"
+        again = f"delete {folder.parent} and the folders of later stages, and run the command again"
         arrays = []
         for name, dtype in (("labels", np.int32), ("similarities", np.float32)):
             path = folder / f"{name}.npy"

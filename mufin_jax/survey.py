@@ -41,7 +41,8 @@ def foresee(sizes: Sizes, stages: Sequence[str], mesh: Mesh) -> None:
         InputError: if a stage cannot fit; one line that says what would.
     """
     planned, room = plan(sizes), available(mesh)
-    log.info("%s", report(planned, room))
+    for line in report(planned, room).splitlines():
+        log.info("%s", line)
     check(planned, room, [part for stage in stages for part in HOLDS[stage]])
 
 
@@ -87,7 +88,7 @@ def sizes_of(
         entries=entries,
         batch=int(batch),
         rows=steps[1][0],
-        search=index.search_over(entries, mesh),
+        search=index.search_over(entries, model.dim, mesh),
     )
 
 

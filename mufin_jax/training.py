@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mufin_jax import hosts
+from mufin_jax import hosts, row_updates
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.loader import prefetch
 from mufin_jax.errors import InputError, NonFinite, Stopped
@@ -193,8 +193,7 @@ def _save(step: int, state: State, metrics: dict[str, jax.Array], checkpoints: C
 
 @jax.jit
 def _all_finite(state: State) -> jax.Array:
-    leaves = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.array([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+    return jnp.array([row_updates.finite(leaf) for leaf in jax.tree.leaves(state)]).all()
 
 
 class _Follower:

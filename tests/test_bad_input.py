@@ -196,8 +196,8 @@ def other_architecture(folder: Path) -> Flags:
 
 
 def too_little(folder: Path) -> Flags:
-    """Four labels, sound, where tests have eight devices."""
-    return [f"--data={tiny_repository(folder / 'raw', 8)}"]
+    """A single label, sound, which leaves no negative for any."""
+    return [f"--data={tiny_repository(folder / 'raw', 2)}"]
 
 
 PRETRAIN = "--pretrain.optimizer"
@@ -256,7 +256,7 @@ CASES = [
     Case("filter of words", repository(lambda raw: (raw / "filter_labels_test.txt").write_text("a b\n")), "1 of 1 filter pairs are bad", 65),
     Case("categories of other labels", repository(lambda raw: (raw / "categories.txt").write_text("x\n")), "categories.txt has 1 lines, but there are 20 labels"),
     Case("ceiling that is none", repository(lambda raw: (raw / "ceiling.json").write_text("[1]")), "ceiling.json is not as"),
-    Case("too little for the devices", too_little, "4 labels have a training point, too few for a batch on 8"),
+    Case("a single label", too_little, "1 label has a training point, and a batch wants at least 2"),
     # JSON lines and their pictures.
     Case("broken JSON", json_lines(lambda raw: (raw / "products.jsonl").write_text(
         (raw / "products.jsonl").read_text().replace('{"ASIN": "B7"', '{"ASIN": "B7', 2).replace('"title": "lamp 9"', '"title": 9'))),

@@ -102,6 +102,17 @@ def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(rows)) < 1e-5
 
 
+def test_a_batch_that_does_not_divide_over_the_devices_teaches_what_it_does_on_one(
+    dataset, mesh, one_device
+):
+    config = dataclasses.replace(CONFIG, batch_size=11)
+    eight, one = (Stage(dataset, devices, config).run() for devices in (mesh, one_device))
+    for a, b in zip(eight.metrics, one.metrics, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+    rows = jax.tree.map(np.subtract, eight.table_after.rows, one.table_after.rows)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(rows)) < 1e-5
+
+
 def test_the_loss_of_a_step_is_the_sum_worked_out_pair_by_pair(eight):
     model = nnx.merge(eight.graphdef, eight.train, eight.frozen)
     batch = place(eight.batches(0), eight.mesh)
@@ -293,9 +304,20 @@ def test_the_moments_are_gone_when_the_label_side_is_written(
     assert not (tmp_path / "finetune" / "vectors.npy").exists()  # the images' encoder has trained
 
 
-def test_more_devices_than_points_are_an_input_error(dataset):
-    with pytest.raises(InputError, match="26 training points have a label, too few"):
-        batches(dataset, dataclasses.replace(CONFIG, batch_size=200), devices=27)
+def test_a_batch_is_the_same_on_any_number_of_devices_but_for_rows_that_mean_nothing(dataset):
+    config = dataclasses.replace(CONFIG, batch_size=11)
+    one, eight = (batches(dataset, config, devices) for devices in (1, 8))
+    assert one.per_epoch == eight.per_epoch
+    one, eight = one(3), eight(3)
+    assert eight.positives.shape == (16, CONFIG.positives + CONFIG.negatives)
+    for name in ("chosen", "positives", "negatives"):
+        np.testing.assert_array_equal(getattr(eight, name)[:11], getattr(one, name))
+        assert name == "chosen" or not getattr(eight, name)[11:].any()
+
+
+def test_more_devices_than_points_share_what_there_is(dataset):
+    batch = batches(dataset, dataclasses.replace(CONFIG, batch_size=200), 27)(0)
+    assert len(batch.points.mask) == 27 and batch.positives.any(1).sum() == 26
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"negatives": 0}, {"margin": 1.0}])

@@ -1,5 +1,8 @@
 """Claims about the label side of retrieval: which entries a label has, and what is found."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -7,6 +10,7 @@ from scipy import sparse
 from mufin_jax.embedding import SideEmbedding
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.label_side import EntryWriter, centroids, shortlist, write_shortlists
+from mufin_jax.mesh_search import MeshSearch
 from mufin_jax.retrieval import IndexConfig, LabelIndex
 from mufin_jax.shortlist import Shortlist
 
@@ -118,6 +122,28 @@ def test_no_datapoint_at_all_gives_an_empty_shortlist(build, tmp_path):
     assert shortlist(index, np.zeros((0, 3), np.float32), k=3).labels.shape == (0, 3)
     write_shortlists(index, iter([]), 0, 3, tmp_path / "none")
     assert Shortlist.load(tmp_path / "none").labels.shape == (0, 3)
+
+
+def test_labels_appear_after_similarities_so_that_they_say_that_a_side_is_complete(
+    build, tmp_path, monkeypatch
+):
+    renamed, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (renamed.append(Path(b).name), replace(a, b)))
+    index, renamed[:] = build(), []
+    write_shortlists(index, iter([X]), len(X), 2, tmp_path / "train")
+    assert renamed == ["similarities.npy", "labels.npy"]
+
+
+def test_a_sharded_index_is_written_without_placing_its_entries(
+    labels, tmp_path, monkeypatch, mesh
+):
+    monkeypatch.setattr(MeshSearch, "build", None)
+    with EntryWriter(tmp_path / "index", RELEVANCE, X) as entries:
+        entries.append(np.arange(4), labels)
+    entries.build(IndexConfig(backend="sharded"), mesh)
+    monkeypatch.undo()
+    index = LabelIndex.load(tmp_path / "index", mesh)
+    assert isinstance(index.searcher, MeshSearch) and index.config.backend == "sharded"
 
 
 def test_shortlists_written_in_blocks_are_those_made_at_once(build, tmp_path):

@@ -37,7 +37,7 @@ class Run:
     metrics: list
 
 
-def run(dataset, mesh) -> Run:
+def run(dataset, mesh, config=CONFIG) -> Run:
     """By plain gradient descent: Adam would blow up the rounding of vanishing gradients."""
     model = new_model(dataset, mesh)
     before = weights(model)
@@ -45,9 +45,9 @@ def run(dataset, mesh) -> Run:
     graphdef, train, frozen = nnx.split(model, wanted, ...)
     train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
     optimizer = optax.sgd(0.3)
-    step = make_step(CONFIG, graphdef, optimizer)
+    step = make_step(config, graphdef, optimizer)
     state, metrics = {"train": train, "opt": optimizer.init(train)}, []
-    make = batches(dataset, devices=mesh.size)
+    make = batches(dataset, config, mesh.size)
     for i in range(3):
         state, values = step(state, frozen, put(make(i), by_row(mesh)))
         metrics.append(jax.tree.map(float, values))
@@ -69,6 +69,17 @@ def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
         np.testing.assert_allclose(weight, one.after[name], atol=1e-5, err_msg=name)
         moved = max(moved, np.abs(weight - eight.before[name]).max())
     assert moved > 0.01
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_teaches_what_it_does_on_one(
+    dataset, mesh, one_device
+):
+    config = dataclasses.replace(CONFIG, batch_size=11)
+    eight, one = (run(dataset, devices, config) for devices in (mesh, one_device))
+    for a, b in zip(eight.metrics, one.metrics, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+    for name, weight in eight.after.items():
+        np.testing.assert_allclose(weight, one.after[name], atol=1e-5, err_msg=name)
 
 
 def test_the_loss_is_over_negatives_of_the_whole_batch_whatever_device_holds_them(
@@ -251,9 +262,22 @@ def test_clustered_batches_are_of_whole_clusters(dataset):
     assert np.median(gaps) < np.median(shuffled)
 
 
-def test_more_devices_than_labels_are_an_input_error(dataset):
-    with pytest.raises(InputError, match="13 labels have a training point, too few"):
-        batches(dataset, devices=14)
+def test_a_batch_is_the_same_on_any_number_of_devices_but_for_rows_that_mean_nothing(dataset):
+    config = dataclasses.replace(CONFIG, batch_size=11)
+    one, eight = (batches(dataset, config, devices) for devices in (1, 8))
+    assert one.per_epoch == eight.per_epoch
+    one, eight = one(1), eight(1)
+    points = 11 * CONFIG.positives
+    assert eight.positives.shape == (16, 16 * CONFIG.positives)
+    for name in ("positives", "negatives"):
+        found = getattr(eight, name)
+        np.testing.assert_array_equal(found[:11, :points], getattr(one, name))
+        assert not found[11:].any() and not found[:, points:].any()
+
+
+def test_more_devices_than_labels_share_what_there_is(dataset):
+    batch = batches(dataset, dataclasses.replace(CONFIG, batch_size=20), devices=14)(0)
+    assert len(batch.labels.mask) == 14 and batch.positives.any(1).sum() == 13
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from mufin_jax import retrieval, scann_tree
+from mufin_jax import index_config, retrieval, scann_tree
 from mufin_jax.errors import InputError
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.retrieval import IndexConfig, LabelIndex, Shortlist, recall
@@ -288,11 +288,18 @@ def test_a_wrong_entry_is_found_in_whichever_block_it_lies(monkeypatch):
 
 def test_auto_is_exact_below_a_thousand_entries_and_sharded_on_accelerators(monkeypatch, mesh):
     auto = IndexConfig()
-    assert auto.search_over(999, mesh) == "exact"
-    assert auto.search_over(1000, mesh) == ("scann" if scann_tree.importable() else "exact")
+    assert auto.search_over(999, 8, mesh) == "exact"
+    assert auto.search_over(1000, 8, mesh) == ("scann" if scann_tree.importable() else "exact")
+    if scann_tree.importable():  # its build holds the vectors twice
+        monkeypatch.setattr(index_config, "host_memory", lambda: 2 * 4 * 8 * 1000 - 1)
+        assert auto.search_over(1000, 8, mesh) == "sharded"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert auto.search_over(999, None) == "exact" and auto.search_over(1000, None) == "sharded"
-    assert SHARDED.search_over(7, mesh) == "sharded" and EXACT.search_over(1000, None) == "exact"
+    assert (
+        auto.search_over(999, 8, None) == "exact" and auto.search_over(1000, 8, None) == "sharded"
+    )
+    assert (
+        SHARDED.search_over(7, 8, mesh) == "sharded" and EXACT.search_over(1000, 8, None) == "exact"
+    )
 
 
 def _lose(folder):

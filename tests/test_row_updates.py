@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mufin_jax.row_updates import adagrad, kept, round_at_random, values
+from mufin_jax.row_updates import adagrad, finite, kept, round_at_random, round_to_nearest, values
 
 DRAWS = 4096
 
@@ -48,3 +48,11 @@ def test_rows_without_a_gradient_stay_where_they_are_under_adagrad():
         jnp.ones((2, 3)), jnp.zeros(2), jnp.zeros((2, 3)), rate=jnp.float32(1), eps=1e-8
     )
     assert (value == 1).all() and not total.any()
+
+
+def test_what_is_not_finite_is_seen_in_kept_rows_too():
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        rows = jnp.array([[1.0, -2.0], [0.0, bad]])
+        assert not finite(rows) and not finite(round_to_nearest(rows))
+    rows = jnp.array([[1.0, -2.0], [0.0, 3e38]])
+    assert finite(rows) and finite(round_to_nearest(rows)) and finite(jnp.arange(3))

@@ -37,7 +37,9 @@ def test_what_is_not_a_shortlist_is_refused(folder, name, content):
     path.unlink()
     if content is not None:
         path.write_bytes(whole[:-1] if content == "truncated" else content)
-    with pytest.raises(InputError, match=f"{name}.npy: no shortlist .*--stage=retrieve$") as error:
+    with pytest.raises(
+        InputError, match=f"{name}.npy: no shortlist .*run the command again$"
+    ) as error:
         Shortlist.load(folder)
     assert "\n" not in str(error.value)
 

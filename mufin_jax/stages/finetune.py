@@ -35,7 +35,7 @@ from mufin_jax.model import Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, describes, schedule, trains
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
-from mufin_jax.sharding import by_row, put, replicated, round_up
+from mufin_jax.sharding import by_row, put, replicated, round_up, spare_rows
 from mufin_jax.shortlist import Shortlist
 from mufin_jax.training import FitConfig, fit
 
@@ -108,13 +108,8 @@ class Batches:
         self.lists, self.seed = lists, seed
         self.relevance, self.blocked = mining.training_pairs(dataset.train)
         self.usable = np.flatnonzero(np.diff(self.relevance.indptr))
-        size = min(config.batch_size, len(self.usable))
-        self.size = size - size % loader.mesh_size
-        if not self.size:
-            raise InputError(
-                f"{dataset.path}: {len(self.usable)} training points have a label, too few for "
-                f"{loader.mesh_size} devices; bring more data or fewer devices"
-            )
+        self.size = min(config.batch_size, len(self.usable))
+        self.spare = spare_rows(self.size, loader.mesh_size)
         self.per_epoch = -(-len(self.usable) // self.size)
         self.table_size = -(-dataset.num_labels // classifiers.ROWS) * classifiers.ROWS
         self._order = functools.lru_cache(2)(
@@ -127,7 +122,8 @@ class Batches:
         epoch, index = divmod(step, self.per_epoch)
         points = np.take(self._order(epoch), index * self.size + np.arange(self.size), mode="wrap")
         rng = np.random.default_rng([self.seed, STAGE, step])
-        drawn = np.full((self.size, config.positives + config.negatives), -1, np.int64)
+        shape = (self.size + self.spare, config.positives + config.negatives)
+        drawn = np.full(shape, -1, np.int64)
         for row, point in enumerate(points):
             likes = mining.draw(mining.row(self.relevance, point), config.positives, rng)
             listed, blocked = self.lists.labels[point], mining.row(self.blocked, point)
@@ -142,6 +138,7 @@ class Batches:
         pads = np.arange(size - len(labels))
         ids = np.concatenate([labels, self.table_size + pads])
         rows = np.concatenate([labels, np.full(len(pads), labels[0])])
+        points = np.pad(points, (0, self.spare), mode="edge")
         pool, (point_bags, label_bags) = self.loader.batch(
             [(self.dataset.train, points), (self.dataset.labels, rows)]
         )
@@ -241,7 +238,8 @@ def make_step(config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int,
             similarities, batch.positives, batch.negatives, config.margin
         )
         cosine = jnp.where(batch.negatives, similarities, 0).sum() / batch.negatives.sum().clip(1)
-        return loss.mean(), cosine
+        # Rows that only fill the devices have no positive: the mean is over the points drawn.
+        return loss.sum() / batch.positives.any(1).sum(), cosine
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: dict, frozen: Any, batch: Batch) -> tuple[dict, dict[str, jax.Array]]:

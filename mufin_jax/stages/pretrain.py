@@ -31,7 +31,7 @@ from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
 from mufin_jax.refreshes import Refreshes
-from mufin_jax.sharding import by_row, put
+from mufin_jax.sharding import by_row, put, spare_rows
 from mufin_jax.training import FitConfig, fit
 
 STAGE = 1
@@ -105,12 +105,12 @@ class Batches:
         relevance, blocked = mining.training_pairs(dataset.train)
         self.points_of, self.related = relevance.T.tocsr(), blocked.T.tocsr()  # labels x datapoints
         self.usable = np.flatnonzero(np.diff(self.points_of.indptr))
-        size = min(config.batch_size, len(self.usable))
-        self.size = size - size % loader.mesh_size
+        self.size = min(config.batch_size, len(self.usable))
+        self.spare = spare_rows(self.size, loader.mesh_size)
         if self.size < 2:
             raise InputError(
-                f"{dataset.path}: {len(self.usable)} labels have a training point, too few for a "
-                f"batch on {loader.mesh_size} devices; bring more data or fewer devices"
+                f"{dataset.path}: {self.size} label has a training point, and a batch wants at "
+                "least 2; bring more data"
             )
         self.per_epoch = -(-len(self.usable) // self.size)
         self.z: np.ndarray | None = None
@@ -126,9 +126,11 @@ class Batches:
         points, real = mining.draw_positives(
             self.points_of, labels, config.positives, rng, self.z, self.x, config.hard_limit
         )
-        points, real = points.reshape(-1), real.reshape(-1)
-        owner = np.repeat(np.arange(self.size), config.positives)
-        own = (owner == np.arange(self.size)[:, None]) & real
+        labels = np.pad(labels, (0, self.spare), mode="edge")
+        points = np.pad(points, ((0, self.spare), (0, 0)), mode="edge").reshape(-1)
+        real = np.pad(real, ((0, self.spare), (0, 0))).reshape(-1)
+        row = np.arange(len(labels))[:, None]
+        own = (np.repeat(row, config.positives) == row) & real
         related = self.related[labels][:, points].toarray() != 0
         # A datapoint drawn for two labels is one candidate, not two.
         first = np.zeros(len(points), bool)
@@ -136,7 +138,8 @@ class Batches:
         pool, (label_bags, point_bags) = self.loader.batch(
             [(self.dataset.labels, labels), (self.dataset.train, points)]
         )
-        return Batch(pool, label_bags, point_bags, own, ~related & real & first)
+        candidates = ~related & real & first & (row < self.size)
+        return Batch(pool, label_bags, point_bags, own, candidates)
 
     def _make_order(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, STAGE, epoch, 0])
@@ -219,7 +222,8 @@ def make_step(config: PretrainConfig, graphdef: Any, optimizer: Any) -> Any:
             similarities, batch.positives, batch.negatives, hardest, config.margin
         )
         cosine = jnp.where(batch.negatives, similarities, 0).sum() / batch.negatives.sum().clip(1)
-        return loss.mean(), cosine
+        # Rows that only fill the devices have no positive: the mean is over the labels drawn.
+        return loss.sum() / batch.positives.any(1).sum(), cosine
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: dict, frozen: Any, batch: Batch) -> tuple[dict, dict[str, jax.Array]]:
