@@ -85,7 +85,7 @@ class EntryWriter:
         def build() -> None:
             offsets = np.cumsum(np.concatenate(self._counts))
             entries = LabelEntries(mapped(self.folder / "entries.npy"), offsets)
-            if config.search_over(*entries.vectors.shape, mesh) == "scann":
+            if config.search_over(len(entries.vectors), entries.vectors.shape[1], mesh) == "scann":
                 index = LabelIndex.over(entries, config, mesh)
             else:  # there is nothing to build, and the devices need not hold what is only saved
                 index = LabelIndex(entries, config)

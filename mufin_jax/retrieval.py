@@ -81,7 +81,7 @@ class LabelIndex:
         """
         config = config or IndexConfig()
         _check_unit(entries.vectors, "entry")
-        how = config.search_over(*entries.vectors.shape, mesh)
+        how = config.search_over(len(entries.vectors), entries.vectors.shape[1], mesh)
         if how == "scann":
             return cls(entries, config, Tree.build(entries.vectors, config.num_threads()))
         return cls(entries, config, _on_mesh(how, entries.vectors, mesh))
@@ -204,7 +204,7 @@ class LabelIndex:
                 f"{folder}: entries {vectors.shape} and offsets {offsets.shape} do not have the "
                 f"shapes in index.json; {again}"
             )
-        entries, how = LabelEntries(vectors, offsets), config.search_over(*shape[:2], mesh)
+        entries, how = LabelEntries(vectors, offsets), config.search_over(shape[0], shape[1], mesh)
         if how != "scann":
             return cls(entries, config, _on_mesh(how, vectors, mesh))
         if any(name.startswith("tree/") for name in listed):

@@ -116,14 +116,21 @@ def test_a_batch_that_does_not_divide_over_the_devices_teaches_what_it_does_on_o
 def test_the_loss_of_a_step_is_the_sum_worked_out_pair_by_pair(eight):
     model = nnx.merge(eight.graphdef, eight.train, eight.frozen)
     batch = place(eight.batches(0), eight.mesh)
-    vectors = model.describe(batch.pool)
-    points, labels = model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
+
+    @jax.jit
+    def embed(model, batch):
+        vectors = model.describe(batch.pool)
+        return model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
+
+    # By hand means on one device: many small programs over eight can starve each other.
+    points, labels = jax.device_get(embed(model, batch))
+    attend = jax.jit(jax.device_get(model.cross_attention))
     rows, total = eight.table_before.rows, 0.0
     chosen, ids = np.array(batch.chosen), np.array(batch.ids)
     for i, k in zip(*np.nonzero(np.array(batch.positives | batch.negatives)), strict=True):
         label = chosen[i, k]
-        x2 = model.cross_attention(points.bag[i], labels.bag[label], labels.mask[label])
-        x2 = np.array(x2)[np.array(points.mask[i])].sum(0)
+        x2 = attend(points.bag[i], labels.bag[label], labels.mask[label])
+        x2 = np.array(x2)[points.mask[i]].sum(0)
         eta, alpha = rows.eta[ids[label]], rows.alpha[ids[label]]
         w = alpha * np.array(labels.vector[label]) + (1 - alpha) * eta / np.linalg.norm(eta)
         cosine = x2 @ w / np.linalg.norm(x2) / np.linalg.norm(w)
