@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from mufin_jax import classifiers, hosts
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.encoders import how_computed
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vit import ViTConfig
@@ -40,13 +41,15 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
         from mufin_jax.encoders.pretrained import load_vit
 
         encoders["image_encoder"] = vit = load_vit(
-            config.image_checkpoint, dataset.processing.size, config.image.dtype
+            config.image_checkpoint, dataset.processing.size, **how_computed(config.image)
         )
         config = dataclasses.replace(config, image=vit.config)
     if config.text_checkpoint and config.modalities != "images":
         from mufin_jax.encoders.pretrained import load_distilbert
 
-        encoders["text_encoder"] = bert = load_distilbert(config.text_checkpoint, config.text.dtype)
+        encoders["text_encoder"] = bert = load_distilbert(
+            config.text_checkpoint, **how_computed(config.text)
+        )
         config = dataclasses.replace(config, text=bert.config)
     if config.modalities != "images" and text_vectors is None:
         _check_texts(dataset, config)

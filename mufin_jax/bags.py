@@ -13,22 +13,31 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+TEXTS_A_ROW = 8
+"""Texts that a row of tokens holds, at most."""
+
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """The distinct descriptors of a batch; texts come first in the order of the rows.
+    """The distinct descriptors of a batch, raw or as far as their vectors are known beforehand.
+
+    The model makes a row of X0 of each, texts first: of token ids, `TEXTS_A_ROW` rows for each row
+    of tokens, the places that no text has among them.
 
     Attributes:
-        tokens: token ids of the texts, or ready vectors, or None when the model sees no texts.
-        lengths: number of real tokens of each text; None for ready vectors.
-        images: pixels 0-255, or ready vectors, or None when the model sees no images.
+        tokens: token ids, several texts packed to a row; or a vector a text; or None when the
+            model sees no texts.
+        places: which text of its row, 0 to TEXTS_A_ROW - 1, a token belongs to; -1 for none. None
+            where there are vectors.
+        images: pixels 0-255; or what the blocks of E_V below the last one make of them; or
+            vectors; or None when the model sees no images.
     """
 
-    tokens: Int[Any, "t s"] | Float[Any, "t v"] | None
-    lengths: Int[Any, "t"] | None
-    images: UInt8[Any, "i h w 3"] | Float[Any, "i v"] | None
+    tokens: Int[Any, "r s"] | Float[Any, "t v"] | None
+    places: Int[Any, "r s"] | None
+    images: UInt8[Any, "i h w 3"] | Float[Any, "i p width"] | Float[Any, "i v"] | None
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements

@@ -69,29 +69,30 @@ def describe_once(
         for start in range(first, stop, block)
     ]
 
-    def read(step: int) -> Pool | np.ndarray:
+    def read(step: int) -> tuple[Pool | np.ndarray, np.ndarray]:
+        """The descriptors of a block, and which of the rows made of them hold their vectors."""
         rows = np.arange(blocks[step].start, blocks[step].stop)
         text = rows[0] < loader.num_texts
         if loader.modalities == ("images" if text else "text"):
-            return np.zeros((len(rows), model.dim), np.float32)
+            return np.zeros((len(rows), model.dim), np.float32), np.arange(len(rows))
         if text:
-            pool = loader.pool(rows, rows[:0])
-            return Pool(pool.tokens, pool.lengths, None)
-        return Pool(None, None, loader.pool(rows[:0], rows - loader.num_texts).images)
+            pool, homes = loader.pool(rows, rows[:0])
+            return Pool(pool.tokens, pool.places, None), homes
+        pool, _ = loader.pool(rows[:0], rows - loader.num_texts)
+        return Pool(None, None, pool.images), np.arange(len(rows))
 
-    dataset = loader.dataset
-    read_from = (dataset.texts, dataset.text_vectors, dataset.image_vectors)
+    sources = (loader.dataset.texts, loader.text_vectors, loader.pixels)
+    read_from = [source for source in sources if isinstance(source, np.ndarray)]
     bar = progress(total=loader.num_descriptors, desc="describe", unit="descriptor", leave=False)
     with whole_npy(path, (model.dim,)) as writer, bar:
-        for rows, found in zip(blocks, prefetch(read, 0, len(blocks)), strict=True):
+        for rows, (found, homes) in zip(blocks, prefetch(read, 0, len(blocks)), strict=True):
             check_stop("describe")
             if isinstance(found, Pool):
                 found = fetch(describe(model, put(found, by_row(model.mesh))))
-            writer.append(found[: rows.stop - rows.start])
+            writer.append(found[homes])
             bar.update(rows.stop - rows.start)
             for source in read_from:
-                if source is not None:
-                    forget(source)
+                forget(source)
     return mapped(path)
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from mufin_jax.attention import AttentionBlock, Memory
-from mufin_jax.bags import Bags, Pool, fill, masked_sum, pool_maximum, unit
+from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool, fill, masked_sum, pool_maximum, unit
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vectors import ReadyVectors
@@ -136,14 +136,9 @@ class Mufin(nnx.Module):
         """Return the descriptor vectors X0 of a pool, texts first, on every device."""
         parts = []
         if self.text_encoder is not None and pool.tokens is not None:
-            texts = (pool.tokens,) if pool.lengths is None else (pool.tokens, pool.lengths)
-            hidden = self.text_encoder(*texts)
-            parts.append(self._reduce(hidden, self.text_reduce))
+            parts.append(self._reduce(self._read(pool), self.text_reduce))
         if self.image_encoder is not None and pool.images is not None:
-            images = pool.images
-            if images.ndim == 4:
-                images = self.processing.normalise(images)
-            parts.append(self._reduce(self.image_encoder(images), self.image_reduce))
+            parts.append(self._reduce(self._see(pool.images), self.image_reduce))
         # Encoded where the descriptor lies, then gathered: the vectors of a batch are small.
         parts = [jax.lax.with_sharding_constraint(part, replicated(self.mesh)) for part in parts]
         return jnp.concatenate(parts)
@@ -186,6 +181,25 @@ class Mufin(nnx.Module):
             for name, encoder in encoders.items()
             if encoder is not None
         }
+
+    def _read(self, pool: Pool) -> Float[Array, "t w"]:
+        """What E_T makes of texts, or of what a frozen E_T made of them before."""
+        assert self.text_encoder is not None
+        if isinstance(self.text_encoder, ReadyVectors):
+            return self.text_encoder(pool.tokens)
+        if pool.places is None:
+            return jnp.asarray(pool.tokens)
+        hidden = self.text_encoder.packed(pool.tokens, pool.places, TEXTS_A_ROW)
+        return hidden.reshape(-1, hidden.shape[-1])
+
+    def _see(self, images: Array) -> Float[Array, "i w"]:
+        """What E_V makes of images, or of what its frozen part made of them before."""
+        assert self.image_encoder is not None
+        if isinstance(self.image_encoder, ReadyVectors):
+            return self.image_encoder(images)
+        if images.ndim == 4:
+            return self.image_encoder(self.processing.normalise(images))
+        return self.image_encoder.head(images) if images.ndim == 3 else images
 
     def _reduce(self, hidden: Float[Array, "p w"], linear: nnx.Linear | None) -> Array:
         if linear is not None:

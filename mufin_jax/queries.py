@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mufin_jax.bags import Bags, Pool
+from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import read_image
-from mufin_jax.data.loader import pad_rows, pad_texts
+from mufin_jax.data.loader import pad_rows
+from mufin_jax.data.packing import pack_texts
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.errors import InputError
 
@@ -54,13 +55,15 @@ def read_items(
                 )
         pictures += [_read_picture(source, dataset.processing, name) for source in sources]
         owners += [row] * len(sources)
-    tokens = lengths = images = None
+    tokens = places = images = None
     columns, first_image = [], 0
     if modalities != "images" and dataset.text_vectors is None:
         ids, counts = dataset.tokenizer.encode(titles, dataset.texts.shape[1])
-        tokens, lengths = pad_texts(ids, counts, mesh_size)
-        first_image = len(tokens)
-        columns.append(np.where([bool(t) for t in titles], np.arange(len(items)), -1)[:, None])
+        named = np.flatnonzero([bool(title) for title in titles])
+        tokens, places, homes = pack_texts(ids[named], counts[named], mesh_size)
+        first_image = TEXTS_A_ROW * len(tokens)
+        columns.append(np.full((len(items), 1), -1))
+        columns[0][named, 0] = homes
     if modalities != "text" and dataset.image_vectors is None:
         size = dataset.processing.size
         stack = np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
@@ -70,7 +73,7 @@ def read_items(
         real = np.arange(place.shape[1]) < counts[:, None]
         columns.append(np.where(real, first_image + place, -1))
     slots = np.concatenate(columns, 1)
-    return Pool(tokens, lengths, images), Bags(np.maximum(slots, 0).astype(np.int32), slots >= 0)
+    return Pool(tokens, places, images), Bags(np.maximum(slots, 0).astype(np.int32), slots >= 0)
 
 
 def _read_picture(source: Any, processing: ImageProcessing, item: str) -> np.ndarray:

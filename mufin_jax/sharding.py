@@ -135,12 +135,14 @@ def spare_rows(count: int, mesh: Mesh | int) -> int:
 
 
 def round_up(count: int, mesh_size: int = 1) -> int:
-    """Round up to the next bucket, at most 25% larger, that divides over the devices.
+    """Round up to the next bucket that divides over the devices.
 
-    Buckets (1, 1.25, 1.5, 1.75 times a power of two) bound both padding and the number of shapes
-    that are ever compiled. The bucket depends on the count alone, so a resumed run compiles, and
-    computes, what the first one did.
+    Buckets bound both padding and the number of shapes that are ever compiled: powers of two up to
+    8, for what one query asks; from there 1, 1.25, 1.5, 1.75 times a power of two; and eighths in
+    place of quarters beyond 1,024, where the counts of batches hardly vary. The bucket depends on
+    the count alone, so a resumed run compiles, and computes, what the first one did.
     """
-    octave = max(8, 1 << count.bit_length() - 1 if count else 0)
-    size = next(octave * q // 4 for q in range(4, 9) if octave * q // 4 >= count)
+    octave = 1 << max(count - 1, 0).bit_length() >> 1  # the power of two below
+    step = max(octave // (1 if octave < 8 else 4 if octave < 1024 else 8), 1)
+    size = max(1, -(-count // step) * step)
     return -(-size // mesh_size) * mesh_size

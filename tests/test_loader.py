@@ -10,21 +10,28 @@ from jax.sharding import NamedSharding
 from raw_folders import number_of
 from small import MOST_IMAGES, SIZES, pictures, title
 
-from mufin_jax.data.loader import Loader, pad_rows, pad_texts, prefetch
+from mufin_jax.bags import TEXTS_A_ROW
+from mufin_jax.data.loader import Loader, pad_rows, prefetch
 from mufin_jax.errors import InputError
-from mufin_jax.sharding import local_rows
+from mufin_jax.sharding import local_rows, round_up
 
 
 def contents(loader, pool, bags, row) -> list:
     """What a bag holds, in the order of its slots: token ids as tuples, pictures as numbers."""
     found = []
-    texts = 0 if pool.tokens is None else len(pool.tokens)
+    texts = 0 if pool.tokens is None else TEXTS_A_ROW * len(pool.tokens)
     for slot in bags.slots[row][bags.mask[row]]:
         if slot < texts:
-            found.append(tuple(pool.tokens[slot][: pool.lengths[slot]].tolist()))
+            line, place = divmod(slot, TEXTS_A_ROW)
+            found.append(tuple(pool.tokens[line][pool.places[line] == place].tolist()))
         else:
             found.append(number_of(pool.images[slot - texts]))
     return found
+
+
+def count_texts(pool) -> int:
+    """How many texts a pool holds."""
+    return sum(len(set(row[row >= 0].tolist())) for row in pool.places)
 
 
 def expected(dataset, side, row, modalities="both") -> list:
@@ -67,7 +74,7 @@ def test_a_pool_holds_distinct_descriptors_once(dataset):
     shown = [number_of(image) for image in pool.images if image.any()]
     assert sorted(shown) == sorted(numbers)
     assert len(set(pictures("train", 20)) & set(pictures("label", 0))) > 0  # shared between sides
-    assert np.count_nonzero(pool.lengths) == len(titles)
+    assert count_texts(pool) == len(titles)
 
 
 def test_items_without_a_text_or_without_images_have_shorter_bags(dataset):
@@ -117,9 +124,11 @@ def test_a_model_that_would_see_nothing_of_the_data_is_refused(dataset, modaliti
 def test_pools_are_padded_to_buckets_that_divide_over_the_devices(dataset):
     everything = [(dataset.train, np.arange(SIZES["train"])), (dataset.test, np.arange(11))]
     pool, _ = Loader(dataset, mesh=1).batch(everything)
-    assert len(pool.tokens) == 40 and np.count_nonzero(pool.lengths) == 34 - 1  # 37 less 4 untitled
+    assert count_texts(pool) == 34 - 1  # 37 less 4 untitled
+    assert len(pool.tokens) == round_up(len(pool.tokens)) < 33
+    assert len(pool.images) == round_up(len(pool.images))
     pool, _ = Loader(dataset, mesh=16).batch(everything)
-    assert len(pool.tokens) == 48 and len(pool.images) % 16 == 0
+    assert len(pool.tokens) == 16 and len(pool.images) % 16 == 0
 
 
 def test_slots_speak_in_numbers_of_the_whole_dataset(dataset):
@@ -167,7 +176,7 @@ def test_ready_vectors_fill_the_slots_that_token_ids_and_pixels_would(
     numbers = raw.slots(*groups[0])
     np.testing.assert_array_equal(loader.slots(*groups[0]), numbers)
     pool, bags = loader.batch(groups)
-    assert pool.lengths is None
+    assert pool.places is None
     parts = []
     if modalities != "images":
         assert pool.tokens.dtype == np.float32 and pool.tokens.shape[1] == 5
@@ -247,13 +256,6 @@ def test_padding_adds_zeros_behind():
     assert padded.shape == (10, 3) and padded.dtype == int and not padded[9].any()
     np.testing.assert_array_equal(padded[:9], np.arange(1, 28).reshape(9, 3))
     assert pad_rows(np.ones((0, 2)), 8).shape == (8, 2)
-
-
-@pytest.mark.parametrize("longest, width", [(1, 8), (8, 8), (9, 16), (24, 24)])
-def test_texts_are_cut_to_the_longest_in_steps_of_eight(longest, width):
-    tokens = np.ones((3, 32), np.int32)
-    cut, lengths = pad_texts(tokens, np.array([1, longest, 0], np.int32), 1)
-    assert cut.shape == (8, width) and lengths.tolist() == [1, longest, 0, 0, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -11,7 +11,7 @@ from small import CONFIG, new_model, weights
 
 from mufin_jax.artefacts import load_model, save_model
 from mufin_jax.attention import Memory
-from mufin_jax.bags import Bags, Pool
+from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.loader import Loader
 from mufin_jax.errors import InputError
 from mufin_jax.model import Embedding, ModelConfig, Mufin
@@ -124,11 +124,11 @@ def test_eight_devices_describe_embed_and_adapt_as_one_does(dataset, mesh, one_d
 def test_texts_come_first_and_every_descriptor_is_its_own_encoders(dataset, model):
     pool, _ = Loader(dataset, "both", 8).batch([(dataset.labels, np.arange(6))])
     vectors = describe(model, pool)
-    texts = describe(model, Pool(pool.tokens, pool.lengths, None))
+    texts = describe(model, Pool(pool.tokens, pool.places, None))
     images = describe(model, Pool(None, None, pool.images))
     np.testing.assert_allclose(vectors, np.concatenate([texts, images]), atol=1e-6)
-    hidden = jax.jit(lambda model, tokens, lengths: model.text_encoder(tokens, lengths))(
-        model, pool.tokens, pool.lengths
+    hidden = jax.jit(lambda model, *pool: model.text_encoder.packed(*pool, TEXTS_A_ROW))(
+        model, pool.tokens, pool.places
     )
     # 12 wide to D = 6: the maximum of each pair of neighbours.
     np.testing.assert_allclose(texts, np.asarray(hidden).reshape(-1, DIM, 2).max(-1), atol=1e-6)
@@ -143,8 +143,8 @@ def test_a_model_of_one_kind_has_no_encoder_for_the_other(dataset, mesh, modalit
     assert len(model.depths()) == 1
     pool, _ = Loader(dataset, modalities, 8).batch([(dataset.train, np.arange(9))])
     vectors = jax.eval_shape(lambda model, pool: model.describe(pool), model, pool)
-    used = pool.tokens if modalities == "text" else pool.images
-    assert vectors.shape == (len(used), DIM)
+    wanted = TEXTS_A_ROW * len(pool.tokens) if modalities == "text" else len(pool.images)
+    assert vectors.shape == (wanted, DIM)
 
 
 def test_ready_vectors_take_the_place_of_pixels(dataset, mesh):

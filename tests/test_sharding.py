@@ -11,12 +11,16 @@ from mufin_jax.sharding import by_row, put, replicated, round_up
 def test_a_bucket_is_at_most_a_quarter_larger_than_what_it_holds():
     for count in range(9, 3000):
         assert count <= round_up(count) <= 1.25 * count
+        assert count <= 1024 or round_up(count) <= 1.125 * count
 
 
 def test_few_buckets_cover_many_counts():
-    # Four an octave: 8, 10, 12, 14, 16, 20 ... 2048.
-    assert len({round_up(count) for count in range(2049)}) == 4 * 8 + 1
-    assert [round_up(n) for n in (0, 1, 8, 9, 13, 15, 17)] == [8, 8, 8, 10, 14, 16, 20]
+    # Four an octave: 8, 10, 12, 14, 16, 20 ... 1024; eight from there; 1, 2 and 4 for one query.
+    assert len({round_up(count) for count in range(2049)}) == 3 + 4 * 7 + 8 + 1
+    assert [round_up(n) for n in (0, 1, 2, 3, 5, 8, 9, 13, 15, 17)] == [
+        1, 1, 2, 4, 8, 8, 10, 14, 16, 20,
+    ]  # fmt: skip
+    assert [round_up(n) for n in (1024, 1025, 15_084)] == [1024, 1152, 15_360]
 
 
 @pytest.mark.parametrize("devices", [3, 8])

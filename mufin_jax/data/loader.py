@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from mufin_jax.bags import Bags, Pool
+from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.data.packing import pack_texts
 from mufin_jax.errors import InputError
 from mufin_jax.sharding import local_rows, round_up
 
@@ -41,6 +42,10 @@ class Loader:
     Attributes:
         vectors: descriptor vectors (p, d) by number, if they are known and will not change: batches
             then hold those of their descriptors in place of a pool.
+        pixels: what batches show of the images: pixels, vectors, or what the frozen part of E_V
+            made of them all (frozen.py).
+        text_vectors: vectors of the texts, ready ones or a frozen E_T's; None where batches hold
+            tokens.
 
     Raises:
         InputError: if the model sees only texts, or only pictures, and the data have none.
@@ -57,9 +62,9 @@ class Loader:
     ):
         self.dataset, self.modalities = dataset, modalities
         self.mesh, self.mesh_size = (None, mesh) if isinstance(mesh, int) else (mesh, mesh.size)
-        self.num_texts = dataset.num_texts
+        self.num_texts, self.text_vectors = dataset.num_texts, dataset.text_vectors
         vectors = dataset.image_vectors
-        self.pixels = dataset.images if vectors is None else vectors
+        self.pixels: Any = dataset.images if vectors is None else vectors
         self.num_descriptors = self.num_texts + len(self.pixels)
         sides = (dataset.train, dataset.test, dataset.labels)
         most = {side.name: int(np.diff(side.image_offsets).max(initial=0)) for side in sides}
@@ -100,31 +105,38 @@ class Loader:
         numbers = np.unique(np.concatenate([slots[mask] for slots, mask in grids]))
         split = int(np.searchsorted(numbers, self.num_texts))
         if self.vectors is not None:
-            pool, first_image = self._read(self.vectors, numbers), split
+            pool, homes = self._read(self.vectors, numbers), np.arange(len(numbers))
         else:
-            pool = self.pool(numbers[:split], numbers[split:] - self.num_texts)
-            first_image = 0 if pool.tokens is None else len(pool.tokens)
+            pool, homes = self.pool(numbers[:split], numbers[split:] - self.num_texts)
+        homes = np.append(homes, 0)  # for slots that hold nothing
         bags = []
         for slots, mask in grids:
-            place = np.searchsorted(numbers, slots)
-            place = np.where(place < split, place, place - split + first_image)
+            place = homes[np.searchsorted(numbers, slots)]
             bags.append(Bags(np.where(mask, place, 0).astype(np.int32), mask))
         return pool, bags
 
-    def pool(self, texts: Int[np.ndarray, "t"], images: Int[np.ndarray, "i"]) -> Pool:
-        """Return the pool of these texts and images, each axis padded to its bucket."""
-        tokens = lengths = pixels = None
-        if self.modalities != "images" and self.dataset.text_vectors is not None:
-            tokens = self._read(self.dataset.text_vectors, texts)
+    def pool(
+        self, texts: Int[np.ndarray, "t"], images: Int[np.ndarray, "i"]
+    ) -> tuple[Pool, Int[np.ndarray, "_"]]:
+        """Return the pool of these texts and images, and the row of its vectors that holds each.
+
+        Its axes are padded to their buckets.
+        """
+        tokens = places = pixels = None
+        homes, rows = np.zeros(0, np.int64), 0
+        if self.modalities != "images" and self.text_vectors is not None:
+            tokens = self._read(self.text_vectors, texts)
+            homes, rows = np.arange(len(texts)), len(tokens)
         elif self.modalities != "images":
-            tokens, lengths = pad_texts(
+            tokens, places, homes = pack_texts(
                 np.asarray(self.dataset.texts[texts]),
                 np.asarray(self.dataset.text_lengths[texts]),
                 self.mesh_size,
             )
+            rows = TEXTS_A_ROW * len(tokens)
         if self.modalities != "text":
             pixels = self._read(self.pixels, images)
-        return Pool(tokens, lengths, pixels)
+        return Pool(tokens, places, pixels), np.append(homes, rows + np.arange(len(images)))
 
     def _read(self, source: Any, rows: Int[np.ndarray, "r"]) -> np.ndarray:
         """Return rows of a source, padded to their bucket; zero where no device here holds them."""
@@ -142,14 +154,6 @@ def pad_rows(array: np.ndarray, mesh_size: int = 1) -> np.ndarray:
     padded = np.zeros((round_up(len(array), mesh_size), *array.shape[1:]), array.dtype)
     padded[: len(array)] = array
     return padded
-
-
-def pad_texts(
-    tokens: Int[np.ndarray, "t s"], lengths: Int[np.ndarray, "t"], mesh_size: int = 1
-) -> tuple[Int[np.ndarray, "padded short"], Int[np.ndarray, "padded"]]:
-    """Pad the number of texts to its bucket, and cut their length to a multiple of 8 tokens."""
-    longest = max(8, -(-int(lengths.max(initial=1)) // 8) * 8)
-    return pad_rows(tokens[:, :longest], mesh_size), pad_rows(lengths, mesh_size)
 
 
 def prefetch(make: Callable[[int], T], start: int, stop: int, threads: int = 2) -> Iterator[T]:

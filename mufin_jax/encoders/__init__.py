@@ -22,11 +22,13 @@ class Encoder(Protocol):
     """What an encoder is: descriptors in, one float32 vector each out.
 
     An image encoder takes normalised images (i, h, w, 3); a text encoder takes tokens (t, s) and
-    lengths (t,). It is a plain NNX module that holds weights and its config, no random state.
-    `encoder(x)` is `encoder.head(encoder.trunk(x))`; a text encoder's head takes lengths too.
+    lengths (t,), and, by `packed`, several texts a row. It is a plain NNX module that holds weights
+    and its config, no random state. `trunk` is all that comes before the last block, `head` the
+    rest: `encoder(images)` is `encoder.head(encoder.trunk(images))`.
 
     Its blocks are in a list `blocks`, its final LayerNorm (where there is one outside the blocks)
-    is `norm`, and the config has `width`, `depth` and `dtype`: `trainable` relies on these names.
+    is `norm`, and the config has `width`, `depth`, `dtype`, `layers` and `remat`: `trainable` and
+    `layers.run_blocks` rely on these names.
     """
 
     config: Any
@@ -117,6 +119,11 @@ def trainable(path: tuple[Any, ...], mode: Training, depth: int) -> bool:
     return mode == "full"
 
 
+def how_computed(config: Any) -> dict[str, Any]:
+    """The fields of an encoder's config that no checkpoint decides: they leave weights alone."""
+    return {name: getattr(config, name) for name in ("dtype", "layers", "remat")}
+
+
 def check_transformer(config: Any) -> None:
     """Refuse what no transformer can have; the fields are those that all encoders share."""
     kind = type(config).__name__
@@ -129,8 +136,10 @@ def check_transformer(config: Any) -> None:
         raise InputError(f"{kind}: layer_norm_eps={config.layer_norm_eps}; want above 0")
     if config.init_std is not None and not config.init_std > 0:
         raise InputError(f"{kind}: init_std={config.init_std}; want above 0, or None")
-    if config.dtype not in ("float32", "bfloat16"):
-        raise InputError(f"{kind}: dtype={config.dtype!r}; want float32 or bfloat16")
+    if config.dtype not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"{kind}: dtype={config.dtype!r}; want auto, float32 or bfloat16")
+    if config.layers not in ("unrolled", "scan"):
+        raise InputError(f"{kind}: layers={config.layers!r}; want unrolled or scan")
 
 
 def refuse_unless(config: Mapping[str, Any], **wanted: Any) -> None:

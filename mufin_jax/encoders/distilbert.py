@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from mufin_jax.encoders import check_transformer, refuse_unless
-from mufin_jax.encoders.vit import attend, layer_norm, linear, normal
+from mufin_jax.encoders.layers import attend, compute_dtype, layer_norm, linear, normal, run_blocks
 from mufin_jax.errors import InputError
 
 
@@ -43,8 +43,14 @@ class DistilBertConfig:
     init_std: float | None = 0.02
     """Standard deviation of new weights. None: 1/sqrt(inputs) for a matrix and 1/sqrt(width) for
     an embedding; 0.02 is tuned to a width of 768 and makes a narrow network start nearly blind."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What matrices multiply in. Weights, LayerNorm, softmax and the result stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What matrices multiply in. Weights, LayerNorm, softmax and the result stay float32. auto:
+    bfloat16 on accelerators, float32 on a CPU, where bfloat16 gains nothing."""
+    layers: Literal["unrolled", "scan"] = "unrolled"
+    """How blocks are compiled: one by one, or as one that is run again and again, which compiles
+    several times faster (docs/performance.md has both)."""
+    remat: bool = False
+    """Whether the backward pass computes each block anew: less memory, a third more work."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
@@ -88,10 +94,10 @@ class DistilBert(nnx.Module):
     """Texts to vectors: the mean of the last hidden state over the real tokens."""
 
     def __init__(self, config: DistilBertConfig, rngs: nnx.Rngs):
-        self.config = config
+        self.config, self.dtype = config, compute_dtype(config.dtype)
         embedding = normal(config.init_std, config.width)
         self.words = nnx.Embed(
-            config.vocab, config.width, dtype=config.dtype, embedding_init=embedding, rngs=rngs
+            config.vocab, config.width, dtype=self.dtype, embedding_init=embedding, rngs=rngs
         )
         self.positions = nnx.Param(embedding(rngs.params(), (config.max_positions, config.width)))
         self.norm_embeddings = layer_norm(config, rngs)
@@ -112,49 +118,72 @@ class DistilBert(nnx.Module):
         Raises:
             ValueError: more token columns than `config.max_positions`.
         """
-        return self.head(self.trunk(tokens, lengths), lengths)
+        if tokens.shape[1] > self.config.max_positions:
+            raise ValueError(
+                f"texts of {tokens.shape[1]} tokens, but {self.config.max_positions=}; cut them"
+            )
+        return self.packed(tokens, _alone(tokens, lengths), 1)[:, 0]
+
+    def packed(
+        self, tokens: Int[Array, "r s"], places: Int[Array, "r s"], texts: int
+    ) -> Float[Array, "r k width"]:
+        """Encode texts that stand one behind the other in a row; each sees itself alone.
+
+        Args:
+            tokens: token ids below `config.vocab`; the tokens of a text are neighbours.
+            places: which text of its row, 0 to k - 1, a token belongs to; -1 for none.
+            texts: k, the texts that a row may hold.
+
+        Returns:
+            float32 vectors; zero for a place that no text has.
+        """
+        return self.head(self.trunk(tokens, places), places, texts)
 
     def trunk(
-        self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]
-    ) -> Float[Array, "t s width"]:
+        self, tokens: Int[Array, "r s"], places: Int[Array, "r s"]
+    ) -> Float[Array, "r s width"]:
         """All tokens before the last block, in the compute dtype."""
-        states = self.embed(tokens)
-        for n in range(self.config.depth - 1):
-            states = self.blocks[n](states, _real(states, lengths))
-        return states
+        together = _together(places)
+        return run_blocks(
+            list(self.blocks)[:-1], self.config, self.embed(tokens, places),
+            lambda block, states: block(states, together),
+        )  # fmt: skip
 
     def head(
-        self, states: Float[Array, "t s width"], lengths: Int[Array, " t"]
-    ) -> Float[Array, "t width"]:
-        """The last block and the mean over the real tokens; float32."""
-        states, real = self._last(states, lengths), _real(states, lengths)
+        self, states: Float[Array, "r s width"], places: Int[Array, "r s"], texts: int
+    ) -> Float[Array, "r k width"]:
+        """The last block and the mean over the tokens of each text; float32."""
+        states = self._last(states, places)
+        own = (places[:, None] == jnp.arange(texts)[None, :, None]).astype(jnp.float32)
         # Padding is multiplied by zero, not selected away: its values are finite, and so are
-        # its gradients, even in a text where all is padding.
-        total = jnp.einsum("tsd,ts->td", states, real.astype(jnp.float32))
-        return total / jnp.maximum(lengths, 1)[:, None]
+        # its gradients, even in a row where all is padding.
+        total = jnp.einsum("rsd,rks->rkd", states, own)
+        return total / jnp.maximum(own.sum(-1), 1)[..., None]
 
     def hidden(
         self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]
     ) -> Float[Array, "t s width"]:
         """The last hidden state, float32; behind a text's end it means nothing."""
-        return self._last(self.trunk(tokens, lengths), lengths)
+        places = _alone(tokens, lengths)
+        return self._last(self.trunk(tokens, places), places)
 
-    def embed(self, tokens: Int[Array, "t s"]) -> Float[Array, "t s width"]:
-        """Word plus position, normalised."""
-        if tokens.shape[1] > self.config.max_positions:
-            raise ValueError(
-                f"texts of {tokens.shape[1]} tokens, but {self.config.max_positions=}; cut them"
-            )
+    def embed(
+        self, tokens: Int[Array, "r s"], places: Int[Array, "r s"]
+    ) -> Float[Array, "r s width"]:
+        """Word plus position in its text, normalised."""
         words = self.words(tokens)
-        positions = self.positions[: tokens.shape[1]].astype(words.dtype)
-        return self.norm_embeddings(words + positions[None]).astype(words.dtype)
+        index = jnp.broadcast_to(jnp.arange(places.shape[1])[None], places.shape)
+        begins = jnp.diff(places, axis=1, prepend=-1) != 0
+        position = index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
+        position = jnp.minimum(position, self.config.max_positions - 1)  # of padding behind a text
+        states = words + self.positions[...].astype(words.dtype)[position]
+        return self.norm_embeddings(states).astype(words.dtype)
 
     def _last(
-        self, states: Float[Array, "t s width"], lengths: Int[Array, " t"]
-    ) -> Float[Array, "t s width"]:
-        states = states.astype(self.config.dtype)
-        last = self.blocks[self.config.depth - 1]
-        return last(states, _real(states, lengths)).astype(jnp.float32)
+        self, states: Float[Array, "r s width"], places: Int[Array, "r s"]
+    ) -> Float[Array, "r s width"]:
+        states = states.astype(self.dtype)
+        return self.blocks[self.config.depth - 1](states, _together(places)).astype(jnp.float32)
 
 
 class Block(nnx.Module):
@@ -173,15 +202,21 @@ class Block(nnx.Module):
         self.norm_mlp = layer_norm(config, rngs)
 
     def __call__(
-        self, states: Float[Array, "t s width"], real: Bool[Array, "t s"]
-    ) -> Float[Array, "t s width"]:
-        """Let every token attend to the real ones."""
+        self, states: Float[Array, "r s width"], together: Bool[Array, "r s s"]
+    ) -> Float[Array, "r s width"]:
+        """Let every token attend to those of its own text."""
         query, key, value = self.query(states), self.key(states), self.value(states)
-        attended = self.out(attend(query, key, value, self.heads, real))
+        attended = self.out(attend(query, key, value, self.heads, together))
         states = self.norm_attention(states + attended).astype(states.dtype)
         hidden = jax.nn.gelu(self.up(states), approximate=False)
         return self.norm_mlp(states + self.down(hidden)).astype(states.dtype)
 
 
-def _real(states: Float[Array, "t s width"], lengths: Int[Array, " t"]) -> Bool[Array, "t s"]:
-    return jnp.arange(states.shape[1])[None] < lengths[:, None]
+def _alone(tokens: Int[Array, "t s"], lengths: Int[Array, " t"]) -> Int[Array, "t s"]:
+    """The places of one text a row."""
+    return jnp.where(jnp.arange(tokens.shape[1])[None] < lengths[:, None], 0, -1)
+
+
+def _together(places: Int[Array, "r s"]) -> Bool[Array, "r s s"]:
+    """Which tokens of a row belong to the same text."""
+    return (places[:, :, None] == places[:, None, :]) & (places >= 0)[:, None, :]

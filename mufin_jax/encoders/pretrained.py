@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mufin_jax.encoders.distilbert import DistilBert
     from mufin_jax.encoders.vit import ViT
 
-Dtype = Literal["float32", "bfloat16"]
 Convert = Callable[[np.ndarray], np.ndarray]
 # A kind of layer: (suffix in torch, suffix here, how the values change) for each parameter.
 Layer = Sequence[tuple[str, str, Convert]]
@@ -139,16 +138,15 @@ def resolve(checkpoint: str | Path) -> Path:
         ) from error
 
 
-def load_vit(
-    checkpoint: str | Path, image_size: int | None = None, dtype: Dtype = "float32"
-) -> "ViT":
+def load_vit(checkpoint: str | Path, image_size: int | None = None, **how: Any) -> "ViT":
     """Load a `ViTModel` checkpoint, or the encoder inside a larger one.
 
     Args:
         checkpoint: see `resolve`.
         image_size: side of the images to come, if not the checkpoint's; the position embeddings
             are resampled for it, once.
-        dtype: what matrices multiply in; weights are float32, whatever the file holds.
+        how: fields of the config that no checkpoint decides: dtype, layers, remat. Weights are
+            float32, whatever the file holds.
 
     Raises:
         InputError: the checkpoint is missing, unreadable or of another architecture; or a weight
@@ -158,7 +156,7 @@ def load_vit(
 
     from mufin_jax.encoders.vit import ViT, ViTConfig, resample_positions
 
-    vit = load(checkpoint, VIT, ViTConfig, ViT, dtype)
+    vit = load(checkpoint, VIT, ViTConfig, ViT, how)
     if image_size is not None:
         vit.config = dataclasses.replace(vit.config, image_size=image_size)
         side = image_size // vit.config.patch
@@ -166,11 +164,11 @@ def load_vit(
     return vit
 
 
-def load_distilbert(checkpoint: str | Path, dtype: Dtype = "float32") -> "DistilBert":
+def load_distilbert(checkpoint: str | Path, **how: Any) -> "DistilBert":
     """Load a `DistilBertModel` checkpoint; as `load_vit` in all else."""
     from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
 
-    return load(checkpoint, DISTILBERT, DistilBertConfig, DistilBert, dtype)
+    return load(checkpoint, DISTILBERT, DistilBertConfig, DistilBert, how)
 
 
 def image_processing(checkpoint: str | Path) -> ImageProcessing:
@@ -183,14 +181,18 @@ def image_processing(checkpoint: str | Path) -> ImageProcessing:
 
 
 def load(
-    checkpoint: str | Path, naming: Naming, config_class: Any, module_class: Any, dtype: Dtype
+    checkpoint: str | Path,
+    naming: Naming,
+    config_class: Any,
+    module_class: Any,
+    how: Mapping[str, Any],
 ) -> Any:
     """Make a module by a checkpoint's config and fill it, one tensor at a time; see `load_vit`."""
     import jax.numpy as jnp
     from flax import nnx
 
     folder = resolve(checkpoint)
-    config = dataclasses.replace(_parsed(folder / "config.json", config_class.from_hf), dtype=dtype)
+    config = dataclasses.replace(_parsed(folder / "config.json", config_class.from_hf), **how)
     # Only traced: no weights are drawn to be thrown away.
     module = nnx.eval_shape(lambda: module_class(config, nnx.Rngs(0)))
     files = {naming.modern(name): (file, name) for file, name in _tensors(folder)}

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mufin_jax.encoders import check_transformer, refuse_unless
+from mufin_jax.encoders.layers import attend, compute_dtype, layer_norm, linear, normal, run_blocks
 from mufin_jax.errors import InputError
 
 
@@ -47,8 +48,14 @@ class ViTConfig:
     init_std: float | None = 0.02
     """Standard deviation of new weights. None: 1/sqrt(inputs) for a matrix and 1/sqrt(width) for
     an embedding; 0.02 is tuned to a width of 768 and makes a narrow network start nearly blind."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What matrices multiply in. Weights, LayerNorm, softmax and the result stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What matrices multiply in. Weights, LayerNorm, softmax and the result stay float32. auto:
+    bfloat16 on accelerators, float32 on a CPU, where bfloat16 gains nothing."""
+    layers: Literal["unrolled", "scan"] = "unrolled"
+    """How blocks are compiled: one by one, or as one that is run again and again, which compiles
+    several times faster (docs/performance.md has both)."""
+    remat: bool = False
+    """Whether the backward pass computes each block anew: less memory, a third more work."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
@@ -97,7 +104,7 @@ class ViT(nnx.Module):
     """Images to vectors: the CLS token of the last hidden state, after the final LayerNorm."""
 
     def __init__(self, config: ViTConfig, rngs: nnx.Rngs):
-        self.config = config
+        self.config, self.dtype = config, compute_dtype(config.dtype)
         grid = config.image_size // config.patch
         embedding = normal(config.init_std, config.width)
         self.patches = linear(3 * config.patch**2, config.width, config, rngs)
@@ -112,14 +119,12 @@ class ViT(nnx.Module):
 
     def trunk(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i p width"]:
         """All tokens (CLS first) before the last block, in the compute dtype."""
-        tokens = self.embed(images)
-        for n in range(self.config.depth - 1):
-            tokens = self.blocks[n](tokens)
-        return tokens
+        below = list(self.blocks)[:-1]
+        return run_blocks(below, self.config, self.embed(images), lambda block, x: block(x))
 
     def head(self, tokens: Float[Array, "i p width"]) -> Float[Array, "i width"]:
         """The last block and the final LayerNorm, for the CLS token alone; float32."""
-        tokens = tokens.astype(self.config.dtype)
+        tokens = tokens.astype(self.dtype)
         return self.norm(self.blocks[self.config.depth - 1](tokens, rows=1)[:, 0])
 
     def embed(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i p width"]:
@@ -167,23 +172,6 @@ class Block(nnx.Module):
         return tokens + self.down(hidden)
 
 
-def attend(
-    query: Float[Array, "i q width"],
-    key: Float[Array, "i p width"],
-    value: Float[Array, "i p width"],
-    heads: int,
-    real: Bool[Array, "i p"] | None = None,
-) -> Float[Array, "i q width"]:
-    """Multi-head softmax(q k^T / sqrt(d)) v over the real keys; the softmax is float32.
-
-    Where no key is real the result is finite and means nothing.
-    """
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
-    mask = None if real is None else real[:, None, None, :]
-    attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
-    return attended.reshape(*attended.shape[:2], -1)
-
-
 def resample_positions(
     positions: Float[Array, "p width"], rows: int, columns: int
 ) -> Float[Array, "q width"]:
@@ -212,25 +200,6 @@ def _bicubic(old: int, new: int) -> np.ndarray:
     where = (np.arange(new)[:, None], taps.clip(0, old - 1))
     np.add.at(matrix, where, np.where(x <= 1, near, far))
     return matrix
-
-
-def normal(std: float | None, inputs: int) -> jax.nn.initializers.Initializer:
-    """Normal weights cut at two deviations; a std of None means 1/sqrt(inputs)."""
-    return jax.nn.initializers.truncated_normal(inputs**-0.5 if std is None else std)
-
-
-def linear(inputs: int, outputs: int, config: Any, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
-    """x W + b in the config's compute dtype, with float32 weights."""
-    kernel_init = normal(config.init_std, inputs)
-    return nnx.Linear(
-        inputs, outputs, use_bias=bias, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs
-    )
-
-
-def layer_norm(config: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """A LayerNorm over the width in float32; its variance in two passes, as torch has it."""
-    width, eps = config.width, config.layer_norm_eps
-    return nnx.LayerNorm(width, epsilon=eps, dtype="float32", use_fast_variance=False, rngs=rngs)
 
 
 def _side(value: Any) -> int:

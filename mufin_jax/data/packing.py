@@ -1,0 +1,74 @@
+"""Texts of a batch, packed several to a row, so that little of what is encoded is padding.
+
+Titles have 5 to 30 tokens. Padded to the longest of a batch, 40% of it would be padding; packed
+into rows twice as long as the longest, 3% are. Each text sees itself alone, so that what becomes of
+it does not depend on its neighbours.
+"""
+
+import bisect
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from mufin_jax.bags import TEXTS_A_ROW
+from mufin_jax.sharding import round_up
+
+_LONG = 128
+"""Tokens of a row beyond which attention over it would cost more than packing saves."""
+
+
+def pack_texts(
+    tokens: Int[np.ndarray, "t s"], lengths: Int[np.ndarray, "t"], mesh_size: int = 1
+) -> tuple[Int32[np.ndarray, "r w"], Int32[np.ndarray, "r w"], Int32[np.ndarray, "t"]]:
+    """Pack texts into rows of tokens.
+
+    Args:
+        tokens: token ids of each text.
+        lengths: their numbers of real tokens.
+        mesh_size: number of devices that the rows must divide over.
+
+    Returns:
+        `Pool.tokens` and `Pool.places`, their numbers of rows padded to a bucket; and each text's
+        row in the vectors that the model makes of them.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    width = _width(lengths)
+    rows, places, starts = _first_fit(lengths, width)
+    size = round_up(int(rows.max(initial=-1)) + 1, mesh_size)
+    packed = np.zeros((size, width), np.int32)
+    owners = np.full((size, width), -1, np.int32)
+    text = np.repeat(np.arange(len(lengths)), lengths)
+    column = np.arange(len(text)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    target = rows[text], starts[text] + column
+    packed[target] = tokens[text, column]
+    owners[target] = places[text]
+    return packed, owners, (TEXTS_A_ROW * rows + places).astype(np.int32)
+
+
+def _width(lengths: Int[np.ndarray, "t"]) -> int:
+    """Tokens of a row: a power of two, so that few widths are compiled."""
+    longest = int(lengths.max(initial=1))
+    wanted = max(8, longest, min(int(lengths.sum()), 2 * longest, _LONG))
+    return 1 << (wanted - 1).bit_length()
+
+
+def _first_fit(
+    lengths: Int[np.ndarray, "t"], width: int
+) -> tuple[Int[np.ndarray, "t"], Int[np.ndarray, "t"], Int[np.ndarray, "t"]]:
+    """Row, place and first token of each text: into each row, the longest that still fits."""
+    rows, places, starts = (np.zeros(len(lengths), np.int64) for _ in range(3))
+    waiting: dict[int, list[int]] = {}
+    for text in range(len(lengths) - 1, -1, -1):
+        waiting.setdefault(int(lengths[text]), []).append(text)
+    sizes, row = sorted(waiting), 0
+    while sizes:
+        start = place = 0
+        while place < TEXTS_A_ROW and (fits := bisect.bisect_right(sizes, width - start)):
+            length = sizes[fits - 1]
+            text = waiting[length].pop()
+            rows[text], places[text], starts[text] = row, place, start
+            start, place = start + length, place + 1
+            if not waiting[length]:
+                sizes.remove(length)
+        row += 1
+    return rows, places, starts

@@ -1,0 +1,59 @@
+"""Claims about runs of blocks: however they are compiled, the numbers are the same."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
+from mufin_jax.encoders.layers import compute_dtype
+from mufin_jax.encoders.vit import ViT, ViTConfig
+from mufin_jax.errors import InputError
+
+IMAGES = ViTConfig(width=12, depth=4, heads=3, mlp=20, patch=8, image_size=24)
+TEXTS = DistilBertConfig(vocab=40, width=12, depth=4, heads=3, mlp=20, max_positions=9)
+
+
+def encode(module, config, *inputs):
+    """Vectors, and the gradient of their weighted sum, of a network with this config."""
+    graphdef, state = nnx.split(module(config, nnx.Rngs(0)))
+    weights = jnp.arange(1.0, 13)
+
+    def of(state):
+        vectors = nnx.merge(graphdef, state)(*inputs)
+        return (vectors @ weights).sum(), vectors
+
+    (_, vectors), gradients = jax.jit(jax.value_and_grad(of, has_aux=True))(state)
+    return vectors, gradients
+
+
+@pytest.mark.parametrize(
+    "how", [{"layers": "scan"}, {"remat": True}, {"layers": "scan", "remat": True}]
+)
+@pytest.mark.parametrize("kind", ["image", "text"])
+def test_scanned_and_recomputed_blocks_give_the_numbers_and_gradients_of_unrolled_ones(how, kind):
+    rng = np.random.default_rng(0)
+    if kind == "image":
+        module, config = ViT, IMAGES
+        inputs = [jnp.asarray(rng.normal(size=(3, 24, 24, 3)), jnp.float32)]
+    else:
+        module, config = DistilBert, TEXTS
+        inputs = [jnp.asarray(rng.integers(0, 40, (3, 9)), jnp.int32), jnp.array([9, 1, 4])]
+    plain = encode(module, config, *inputs)
+    other = encode(module, dataclasses.replace(config, **how), *inputs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), other, plain)
+
+
+def test_a_cpu_computes_in_float32_and_an_accelerator_in_bfloat16(monkeypatch):
+    assert compute_dtype("auto") == "float32" and compute_dtype("bfloat16") == "bfloat16"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compute_dtype("auto") == "bfloat16" and compute_dtype("float32") == "float32"
+
+
+@pytest.mark.parametrize("wrong", [{"layers": "rolled"}, {"dtype": "float16"}])
+def test_ways_to_compute_that_there_are_not_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        ViTConfig(**wrong)
