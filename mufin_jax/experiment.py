@@ -128,6 +128,7 @@ class _Runner:
     def __init__(self, experiment: Experiment, held: Run, mesh: Mesh):
         self.experiment, self.held, self.mesh = experiment, held, mesh
         self.folders = {name: experiment.folder / name for name in STAGES}
+        self.kept = experiment.folder / "precomputed"
         self.fits = False
 
     def take(self, name: str, ahead: Sequence[str]) -> None:
@@ -235,13 +236,16 @@ class _Runner:
         experiment = self.experiment
         pretrain(
             experiment.pretrain, experiment.model, self.folders["prepare"], out, self.mesh,
-            experiment.seed,
+            experiment.seed, self.kept,
         )  # fmt: skip
 
     def retrieve(self, out: Path) -> None:
         """Module II."""
         folders = self.folders
-        retrieve(self.experiment.retrieve, folders["prepare"], folders["pretrain"], out, self.mesh)
+        retrieve(
+            self.experiment.retrieve, folders["prepare"], folders["pretrain"], out, self.mesh,
+            self.kept,
+        )  # fmt: skip
 
     def initialize(self, out: Path) -> None:
         """Module III."""
@@ -256,7 +260,7 @@ class _Runner:
         experiment, folders = self.experiment, self.folders
         finetune(
             experiment.finetune, folders["prepare"], folders["retrieve"], folders["initialize"],
-            out, self.mesh, experiment.seed, experiment.retrieve.index,
+            out, self.mesh, experiment.seed, self.kept, experiment.retrieve.index,
             experiment.evaluate.predict,
         )  # fmt: skip
 

@@ -136,9 +136,9 @@ class Mufin(nnx.Module):
         """Return the descriptor vectors X0 of a pool, texts first, on every device."""
         parts = []
         if self.text_encoder is not None and pool.tokens is not None:
-            parts.append(self._reduce(self._read(pool), self.text_reduce))
+            parts.append(self._reduce(self.read(pool), self.text_reduce))
         if self.image_encoder is not None and pool.images is not None:
-            parts.append(self._reduce(self._see(pool.images), self.image_reduce))
+            parts.append(self._reduce(self.see(pool.images), self.image_reduce))
         # Encoded where the descriptor lies, then gathered: the vectors of a batch are small.
         parts = [jax.lax.with_sharding_constraint(part, replicated(self.mesh)) for part in parts]
         return jnp.concatenate(parts)
@@ -182,17 +182,17 @@ class Mufin(nnx.Module):
             if encoder is not None
         }
 
-    def _read(self, pool: Pool) -> Float[Array, "t w"]:
+    def read(self, pool: Pool) -> Float[Array, "t w"]:
         """What E_T makes of texts, or of what a frozen E_T made of them before."""
-        assert self.text_encoder is not None
+        assert self.text_encoder is not None and pool.tokens is not None
         if isinstance(self.text_encoder, ReadyVectors):
             return self.text_encoder(pool.tokens)
         if pool.places is None:
-            return jnp.asarray(pool.tokens)
+            return pool.tokens
         hidden = self.text_encoder.packed(pool.tokens, pool.places, TEXTS_A_ROW)
         return hidden.reshape(-1, hidden.shape[-1])
 
-    def _see(self, images: Array) -> Float[Array, "i w"]:
+    def see(self, images: Array) -> Float[Array, "i w"]:
         """What E_V makes of images, or of what its frozen part made of them before."""
         assert self.image_encoder is not None
         if isinstance(self.image_encoder, ReadyVectors):

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from mufin_jax.classifiers import TableConfig
 from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.encoders.layers import compute_dtype
 from mufin_jax.index_config import IndexConfig
 from mufin_jax.machine import available
 from mufin_jax.memory import Sizes, check, plan, report
@@ -73,8 +75,8 @@ def sizes_of(
     descriptors = _descriptors(labels, model)
     entries = descriptors + len(np.unique(train.pairs.indices))
     steps = [(min(c, len(labels)), min(b, len(train))) for c, b in (pretrain, finetune)]
-    batch = max(c * _item(dataset, labels, model) + b * _item(dataset, train, model)
-                for c, b in steps)  # fmt: skip
+    label, point = (_item(dataset, side, model, optimizers) for side in (labels, train))
+    batch = max(c * label + b * point for c, b in steps)
     parameters, trained = _parameters(dataset, model, mesh, optimizers)
     return Sizes(
         num_labels=dataset.num_labels,
@@ -97,9 +99,15 @@ def _descriptors(side: Side, model: ModelConfig) -> int:
     return texts + (len(side.image_rows) if model.modalities != "text" else 0)
 
 
-def _item(dataset: Dataset, side: Side, model: ModelConfig) -> float:
+def _item(
+    dataset: Dataset, side: Side, model: ModelConfig, optimizers: tuple[OptimizerConfig, ...]
+) -> float:
     """Bytes of an item in a batch, on average: its own descriptors, and the slots of its bag."""
-    text, image = 4 * dataset.texts.shape[1], 3 * dataset.processing.size**2
+    text, image = 8 * dataset.texts.shape[1], 3 * dataset.processing.size**2
+    if "last" in {optimizer.image_encoder for optimizer in optimizers}:  # tokens, if they are kept
+        patches = (dataset.processing.size // model.image.patch) ** 2 + 1
+        width = jnp.dtype(compute_dtype(model.image.dtype)).itemsize * model.image.width
+        image = max(image, patches * width)
     if dataset.text_vectors is not None:
         text = 4 * dataset.text_vectors.shape[1]
     if dataset.image_vectors is not None:

@@ -44,12 +44,16 @@ class FitConfig:
         checkpoint_every: steps between two checkpoints, at most.
         checkpoint_seconds: seconds between two checkpoints, at most.
         threads: threads that make batches ahead of use.
+        cache_gb: gigabytes that the outputs of an encoder's frozen part may take on the disk
+            (precomputed.py); half of the host's memory by default. With 0 they are computed in
+            every step, to the same numbers but for rounding.
     """
 
     log_every: int = 20
     checkpoint_every: int = 500
     checkpoint_seconds: float = 60.0
     threads: int = 2
+    cache_gb: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse intervals that are no intervals."""
@@ -59,6 +63,8 @@ class FitConfig:
         if not self.checkpoint_seconds > 0:
             found = self.checkpoint_seconds
             raise InputError(f"fit.checkpoint_seconds={found}: wanted more than 0")
+        if self.cache_gb is not None and not self.cache_gb >= 0:
+            raise InputError(f"fit.cache_gb={self.cache_gb}: wanted a number >= 0")
 
 
 def fit(

@@ -305,7 +305,7 @@ def test_the_moments_are_gone_when_the_label_side_is_written(
     (tmp_path / "finetune").mkdir()
     finetune(
         dataclasses.replace(CONFIG, epochs=1), dataset.path, tmp_path / "retrieve",
-        tmp_path / "initialize", tmp_path / "finetune", one_device, 0,
+        tmp_path / "initialize", tmp_path / "finetune", one_device, 0, tmp_path / "kept",
     )  # fmt: skip
     assert during == [before + 1]  # eta, without its two moments
     assert not (tmp_path / "finetune" / "vectors.npy").exists()  # the images' encoder has trained

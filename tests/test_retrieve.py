@@ -25,7 +25,7 @@ def pretrained(model, tmp_path_factory):
 def whole(dataset, pretrained, mesh, tmp_path_factory):
     """The folder of a stage that nothing disturbed."""
     out = tmp_path_factory.mktemp("retrieve")
-    retrieve(CONFIG, dataset.path, pretrained, out, mesh)
+    retrieve(CONFIG, dataset.path, pretrained, out, mesh, out / "kept")
     return out
 
 
@@ -56,13 +56,13 @@ def test_it_goes_on_with_what_is_complete_and_ends_the_same(
 
     monkeypatch.setattr(stage, "write_shortlists", fails)
     with pytest.raises(KeyboardInterrupt):
-        retrieve(CONFIG, dataset.path, pretrained, tmp_path, mesh)
+        retrieve(CONFIG, dataset.path, pretrained, tmp_path, mesh, tmp_path / "kept")
     left = {"index", "train", "vectors.npy", "x.npy"}
     assert {path.name for path in tmp_path.iterdir()} == left
     monkeypatch.undo()
     monkeypatch.setattr(stage, "EntryWriter", None)  # the index is not built again
     monkeypatch.setattr(stage, "_blocks", lambda x: iter([]))  # nor the training points asked
-    retrieve(CONFIG, dataset.path, pretrained, tmp_path, mesh)
+    retrieve(CONFIG, dataset.path, pretrained, tmp_path, mesh, tmp_path / "kept")
     assert contents(tmp_path) == contents(whole)
 
 
@@ -74,5 +74,5 @@ def test_descriptor_vectors_that_module_one_kept_are_not_made_again(
     kept = tmp_path / "pretrain" / "vectors.npy"
     describe_once(model, Loader(dataset, "both", mesh.size), kept)
     monkeypatch.setattr(Loader, "pool", None)
-    retrieve(CONFIG, dataset.path, tmp_path / "pretrain", tmp_path / "out", mesh)
+    retrieve(CONFIG, dataset.path, tmp_path / "pretrain", tmp_path / "out", mesh, tmp_path / "kept")
     assert contents(tmp_path / "out") == contents(whole) and kept.exists()

@@ -33,6 +33,7 @@ from mufin_jax.errors import InputError
 from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, describes, schedule, trains
+from mufin_jax.precomputed import precompute
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
 from mufin_jax.sharding import by_row, put, replicated, round_up, spare_rows
@@ -157,10 +158,13 @@ def finetune(
     out: Path,
     mesh: Mesh,
     seed: int,
+    kept: Path,
     index: IndexConfig = IndexConfig(),  # noqa: B008 (frozen)
     predict: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
 ) -> None:
     """Module IV: train cross-attention and classifiers, and write model and table to `out`.
+
+    What frozen parts of the encoders make is computed once, to the folder `kept`.
 
     Raises:
         InputError: if the data cannot fill a batch.
@@ -179,6 +183,8 @@ def finetune(
     learns_to_describe = describes(train)
     if not learns_to_describe:
         loader.vectors = describe_once(model, loader, described)
+    else:
+        precompute(model, loader, config.optimizer, kept, config.fit.cache_gb)
     optimizer = by_part(config.optimizer, steps)
     step = make_step(config, graphdef, optimizer, steps, mesh)
 

@@ -30,6 +30,7 @@ from mufin_jax.errors import InputError
 from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
+from mufin_jax.precomputed import precompute
 from mufin_jax.refreshes import Refreshes
 from mufin_jax.sharding import by_row, put, spare_rows
 from mufin_jax.training import FitConfig, fit
@@ -156,8 +157,11 @@ def pretrain(
     out: Path,
     mesh: Mesh,
     seed: int,
+    kept: Path,
 ) -> None:
     """Module I: train the encoders and A_S, and write the model to `out`.
+
+    What frozen parts of the encoders make is computed once, to the folder `kept`.
 
     Raises:
         InputError: if the data cannot fill a batch.
@@ -177,6 +181,8 @@ def pretrain(
     train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
     if not describes(train):
         loader.vectors = describe_once(model, loader, out / "vectors.npy")
+    else:
+        precompute(model, loader, config.optimizer, kept, config.fit.cache_gb)
     optimizer = by_part(config.optimizer, steps)
     step = make_step(config, graphdef, optimizer)
 

@@ -27,6 +27,7 @@ from mufin_jax.errors import InputError
 from mufin_jax.evaluation import spare_places
 from mufin_jax.label_side import EntryWriter, write_shortlists
 from mufin_jax.mining import training_pairs
+from mufin_jax.precomputed import use_precomputed
 from mufin_jax.retrieval import IndexConfig, LabelIndex
 
 log = logging.getLogger(__name__)
@@ -57,12 +58,16 @@ class RetrieveConfig:
 
 
 def retrieve(
-    config: RetrieveConfig, prepared: Path, pretrained: Path, out: Path, mesh: Mesh
+    config: RetrieveConfig, prepared: Path, pretrained: Path, out: Path, mesh: Mesh, kept: Path
 ) -> None:
-    """Module II: write the index and every datapoint's shortlist to `out`."""
+    """Module II: write the index and every datapoint's shortlist to `out`.
+
+    What Module I left of its frozen encoders in the folder `kept` is used.
+    """
     dataset = Dataset.open(prepared)
     model = load_model(pretrained / "model", mesh)
     loader = Loader(dataset, model.config.modalities, mesh, model.config.label_images)
+    use_precomputed(model, loader, kept)
     known, own = pretrained / "vectors.npy", out / "vectors.npy"
     vectors = describe_once(model, loader, known if hosts.decide(known.exists) else own)
     x = embed_once(model, loader, vectors, dataset.train, out / "x.npy")

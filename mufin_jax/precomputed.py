@@ -1,0 +1,203 @@
+"""What frozen parts of the encoders make of the descriptors: computed once, and kept on the disk.
+
+The paper's Module I and IV train the last block of E_V and leave those below it as they are (App.
+D), so what these make of a picture never changes: it is computed once for the whole run, and each
+step runs the last block alone, for 1/27 of the operations (ViT-B/32, 224 pixels). Of an encoder
+that does not train at all, its vectors are kept.
+
+    <folder>/image-trunk-<fingerprint>.npy   (i, p, width), the tokens before the last block of E_V
+    <folder>/image-<fingerprint>.npy         (i, width), float32, what E_V makes of each image
+    <folder>/text-<fingerprint>.npy          (t, width), float32, what E_T makes of each text
+
+Tokens are kept in the compute dtype, so nothing is lost; bfloat16 as its bit patterns, uint16. The
+fingerprint is of the weights below and of how pictures are normalised: stages share a file where it
+fits, and never meet one that doesn't. The folder may be deleted between two runs.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mufin_jax import hosts
+from mufin_jax.bags import Pool
+from mufin_jax.data.loader import Loader, prefetch
+from mufin_jax.data.npy import forget, mapped, whole_npy
+from mufin_jax.encoders import trainable
+from mufin_jax.encoders.vectors import ReadyVectors
+from mufin_jax.encoders.vit import ViT
+from mufin_jax.logs import progress
+from mufin_jax.machine import host_memory
+from mufin_jax.model import Mufin
+from mufin_jax.optimizer import OptimizerConfig
+from mufin_jax.runs import check_stop
+from mufin_jax.sharding import by_row, fetch, put, replicated
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["image-trunk", "image", "text"]
+BLOCK = 256
+"""Descriptors a call."""
+
+
+def precompute(
+    model: Mufin,
+    loader: Loader,
+    optimizer: OptimizerConfig,
+    folder: Path,
+    gigabytes: float | None = None,
+) -> None:
+    """Have the loader serve what the frozen parts of the encoders make, computed now if need be.
+
+    Args:
+        model: the encoders, before the stage trains.
+        loader: of the dataset; its batches then hold what was kept in place of pixels and tokens.
+        optimizer: which parts train.
+        folder: where the arrays are kept; made if need be.
+        gigabytes: the most that one array may take; half of the host's memory by default, so that
+            the system can hold it; 0 keeps nothing. Where it would take more, or the disk has no
+            room, the frozen parts run in every step as before.
+
+    Raises:
+        DiskError: if a file cannot be written.
+        Stopped: after a signal.
+    """
+    most = host_memory() // 2 if gigabytes is None else int(1e9 * gigabytes)
+    for kind in _wanted(model, optimizer):
+        part = _Part(model, loader, kind, folder)
+        if part.count and (hosts.decide(part.path.exists) or part.fits(most)):
+            part.write()
+            part.serve()
+
+
+def use_precomputed(model: Mufin, loader: Loader, folder: Path) -> None:
+    """Have the loader serve what is in the folder and belongs to this model, and make nothing."""
+    kinds: tuple[tuple[Kind, ...], ...] = (("image", "image-trunk"), ("text",))
+    for alternatives in kinds:
+        for kind in alternatives:
+            part = _Part(model, loader, kind, folder)
+            if part.count and hosts.decide(part.path.exists):
+                part.serve()
+                break
+
+
+def _wanted(model: Mufin, optimizer: OptimizerConfig) -> Iterator[Kind]:
+    """What can be kept of a model in a stage that trains so."""
+    if model.image_encoder is not None and not isinstance(model.image_encoder, ReadyVectors):
+        if optimizer.image_encoder == "last" and model.image_encoder.config.depth > 1:
+            yield "image-trunk"
+        if optimizer.image_encoder == "frozen":
+            yield "image"
+    if model.text_encoder is not None and not isinstance(model.text_encoder, ReadyVectors):
+        if optimizer.text_encoder == "frozen":
+            yield "text"
+
+
+def _encoder_of(kind: Kind) -> str:
+    return "text_encoder" if kind == "text" else "image_encoder"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One array: what a part of a model makes of all texts, or of all images."""
+
+    model: Mufin
+    loader: Loader
+    kind: Kind
+    folder: Path
+
+    @property
+    def count(self) -> int:
+        """How many descriptors of the kind there are; none if the model or the loader sees none."""
+        encoder = getattr(self.model, _encoder_of(self.kind))
+        if encoder is None or isinstance(encoder, ReadyVectors):
+            return 0
+        return self.loader.num_texts if self.kind == "text" else len(self.loader.pixels)
+
+    @functools.cached_property
+    def path(self) -> Path:
+        """The file, named after what its numbers depend on."""
+        encoder = getattr(self.model, _encoder_of(self.kind))
+        facts = hashlib.sha256(f"{encoder.dtype} {self.model.processing} {self.count}".encode())
+        for path, value in nnx.to_flat_state(nnx.state(encoder)):
+            below = not trainable(path, "last", encoder.config.depth)
+            if below or self.kind != "image-trunk":
+                facts.update(repr(path).encode())
+                facts.update(np.ascontiguousarray(fetch(value[...])).data)
+        return self.folder / f"{self.kind}-{facts.hexdigest()[:16]}.npy"
+
+    def fits(self, most: int) -> bool:
+        """Whether there is room; says so if there is none."""
+        shape = jax.eval_shape(self._make, self.model, self._read(np.arange(1))[0])
+        size = self.count * int(np.prod(shape.shape[1:])) * shape.dtype.itemsize
+
+        def free() -> int:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return shutil.disk_usage(self.folder).free
+
+        room = min(most, hosts.decide(free))
+        if size > room:
+            log.info(
+                "what the frozen part of the %s makes of all %d would take %.1f GB, and %.1f GB "
+                "are free for it (--pretrain.fit.cache-gb): each step computes it anew",
+                _encoder_of(self.kind).replace("_", " "), self.count, size / 1e9, room / 1e9,
+            )  # fmt: skip
+        return size <= room
+
+    def write(self) -> None:
+        """Compute the array unless it is there."""
+        if hosts.decide(self.path.exists):
+            return
+        mesh, blocks = self.model.mesh, range(0, self.count, BLOCK)
+        make = jax.jit(self._make, out_shardings=replicated(mesh))
+        shape = jax.eval_shape(make, self.model, self._read(np.arange(1))[0])
+        kept = np.uint16 if shape.dtype == jnp.bfloat16 else np.float32
+
+        def read(number: int) -> tuple[Pool, np.ndarray]:
+            start = blocks[number]
+            return self._read(np.arange(start, min(start + BLOCK, self.count)))
+
+        bar = progress(total=self.count, desc=f"precompute {self.kind}", unit="item", leave=False)
+        with whole_npy(self.path, shape.shape[1:], kept) as writer, bar:
+            for pool, homes in prefetch(read, 0, len(blocks)):
+                check_stop("precompute")
+                found = fetch(make(self.model, put(pool, by_row(mesh))))[homes]
+                writer.append(found.view(kept))
+                bar.update(len(homes))
+                if hosts.is_main() and isinstance(self.loader.pixels, np.ndarray):
+                    forget(self.loader.pixels)
+
+    def serve(self) -> None:
+        """Have the loader read the array where it read tokens or pixels."""
+        array = np.asarray(mapped(self.path))  # a plain view: indexing a memmap object costs more
+        if array.dtype == np.uint16:
+            array = array.view(jnp.bfloat16)
+        if self.kind == "text":
+            self.loader.text_vectors = array
+        else:
+            self.loader.pixels = array
+
+    def _read(self, rows: np.ndarray) -> tuple[Pool, np.ndarray]:
+        """Descriptors, and which rows of what is made of them are theirs."""
+        if self.kind == "text":
+            pool, homes = self.loader.pool(rows, rows[:0])
+            return Pool(pool.tokens, pool.places, None), homes
+        pool, _ = self.loader.pool(rows[:0], rows)
+        return Pool(None, None, pool.images), np.arange(len(rows))
+
+    def _make(self, model: Mufin, pool: Pool) -> jax.Array:
+        if self.kind == "text":
+            return model.read(pool)
+        assert isinstance(model.image_encoder, ViT) and pool.images is not None
+        if self.kind == "image":
+            return model.see(pool.images)
+        return model.image_encoder.trunk(model.processing.normalise(pool.images))

@@ -1,0 +1,143 @@
+"""Claims about what frozen parts of the encoders make, kept for all steps."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from small import CONFIG, new_model, weights
+
+from mufin_jax import precomputed
+from mufin_jax.bags import Pool
+from mufin_jax.data.loader import Loader
+from mufin_jax.embedding import describe_once
+from mufin_jax.optimizer import OptimizerConfig, trains
+from mufin_jax.precomputed import precompute, use_precomputed
+from mufin_jax.sharding import by_row, put
+from mufin_jax.stages.pretrain import Batches, PretrainConfig, make_step
+
+LAST = OptimizerConfig(rate=1e-2, warmup=1)
+MODES = {
+    "last": LAST,
+    "frozen images": dataclasses.replace(LAST, image_encoder="frozen"),
+    "frozen texts": dataclasses.replace(LAST, image_encoder="full", text_encoder="frozen"),
+}
+FILES = {
+    "last": ["image-trunk"],
+    "frozen images": ["image"],
+    "frozen texts": ["text"],
+}
+
+
+def files(folder):
+    return sorted(path.name.rsplit("-", 1)[0] for path in folder.glob("*.npy"))
+
+
+def train(model, loader, optimizer, mesh):
+    """The losses of three steps of Module I, and what they learn."""
+    config = PretrainConfig(epochs=2, batch_size=8, optimizer=optimizer)
+    batches = Batches(config, loader.dataset, loader, 0)
+    filter_ = trains(optimizer, model.depths(), cross=False)
+    graphdef, learns, frozen = nnx.split(model, filter_, ...)
+    learns, frozen = nnx.to_pure_dict(learns), nnx.to_pure_dict(frozen)
+    learns = jax.tree.map(jnp.copy, learns)  # steps donate what they are given
+    descent = optax.sgd(0.3)  # Adam would blow up the rounding of vanishing gradients
+    step, losses = make_step(config, graphdef, descent), []
+    state = {"train": learns, "opt": descent.init(learns)}
+    for number in range(3):
+        state, metrics = step(state, frozen, put(batches(number), by_row(mesh)))
+        losses.append(float(metrics["loss"]))
+    return losses, state["train"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_steps_on_what_was_kept_learn_what_steps_on_pixels_and_tokens_do(
+    mode, dataset, one_device, tmp_path
+):
+    optimizer, model = MODES[mode], new_model(dataset, one_device)
+    plain = train(model, Loader(dataset, "both", one_device), optimizer, one_device)
+    loader = Loader(dataset, "both", one_device)
+    precompute(model, loader, optimizer, tmp_path)
+    assert files(tmp_path) == FILES[mode]
+    kept = train(model, loader, optimizer, one_device)
+    np.testing.assert_allclose(kept[0], plain[0], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), kept[1], plain[1])
+
+
+def test_nothing_is_kept_of_encoders_that_train_whole(dataset, model, mesh, tmp_path):
+    loader = Loader(dataset, "both", mesh)
+    full = dataclasses.replace(LAST, image_encoder="full")
+    precompute(model, loader, full, tmp_path)
+    assert files(tmp_path) == [] and loader.pixels is dataset.images
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_later_stages_describe_by_what_an_earlier_one_kept(
+    mode, dataset, model, mesh, tmp_path, monkeypatch
+):
+    wanted = describe_once(model, Loader(dataset, "both", mesh), tmp_path / "wanted.npy")
+    precompute(model, Loader(dataset, "both", mesh), MODES[mode], tmp_path / "kept")
+    loader = Loader(dataset, "both", mesh)
+    monkeypatch.setattr(precomputed, "whole_npy", None)  # nothing is made anew
+    use_precomputed(model, loader, tmp_path / "kept")
+    assert (loader.pixels is dataset.images) == (mode == "frozen texts")
+    assert (loader.text_vectors is None) == (mode != "frozen texts")
+    found = describe_once(model, loader, tmp_path / "found.npy")
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_a_model_is_served_what_its_own_frozen_weights_made(dataset, mesh, tmp_path):
+    model = new_model(dataset, mesh)
+    precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path)
+    last = CONFIG.image.depth - 1
+    for below, served in ((False, True), (True, False)):
+        bias = model.image_encoder.blocks[0 if below else last].up.bias
+        bias[...] = bias[...] + 1
+        loader = Loader(dataset, "both", mesh)
+        use_precomputed(model, loader, tmp_path)
+        assert (loader.pixels is not dataset.images) == served
+
+
+def test_what_is_there_is_not_computed_again(dataset, model, mesh, tmp_path, monkeypatch):
+    precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path)
+    monkeypatch.setattr(precomputed, "whole_npy", None)
+    loader = Loader(dataset, "both", mesh)
+    precompute(model, loader, LAST, tmp_path, gigabytes=0.0)  # it needs no room any more
+    assert loader.pixels is not dataset.images
+
+
+@pytest.mark.parametrize("gigabytes", [0.0, 1e-6])
+def test_without_room_steps_see_pixels_as_before(gigabytes, dataset, model, mesh, tmp_path, caplog):
+    loader = Loader(dataset, "both", mesh)
+    with caplog.at_level("INFO", "mufin_jax.precomputed"):
+        precompute(model, loader, LAST, tmp_path, gigabytes)
+    assert files(tmp_path) == [] and loader.pixels is dataset.images
+    assert "each step computes it anew" in caplog.text
+
+
+def test_tokens_in_bfloat16_are_kept_as_they_are(dataset, mesh, tmp_path):
+    image = dataclasses.replace(CONFIG.image, dtype="bfloat16")
+    model = new_model(dataset, mesh, dataclasses.replace(CONFIG, image=image))
+    loader = Loader(dataset, "both", mesh)
+    pool, _ = loader.pool(np.arange(0), np.arange(8))
+    wanted = jax.jit(lambda m, x: m.image_encoder.trunk(m.processing.normalise(x)))(
+        model, pool.images
+    )
+    precompute(model, loader, LAST, tmp_path)
+    kept, _ = loader.pool(np.arange(0), np.arange(8))
+    assert kept.images.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(kept.images, np.asarray(wanted))
+    vectors = jax.jit(lambda m, pool: m.describe(pool))(model, Pool(None, None, kept.images))
+    assert vectors.dtype == jnp.float32
+
+
+def test_one_device_serves_what_eight_kept(dataset, mesh, one_device, tmp_path):
+    eight, one = (new_model(dataset, devices) for devices in (mesh, one_device))
+    precompute(eight, Loader(dataset, "both", mesh), LAST, tmp_path)
+    loader = Loader(dataset, "both", one_device)
+    use_precomputed(one, loader, tmp_path)
+    assert loader.pixels is not dataset.images
+    assert weights(one).keys() == weights(eight).keys()
