@@ -9,8 +9,8 @@ from collections.abc import Iterator
 def swift_imports() -> Iterator[None]:
     """Load modules while the collector rests, and spare it what they made ever after.
 
-    JAX and Flax make a quarter of a million objects while they load and drop none of them; searched for
-    garbage over and over, and again at the end, they cost more than parsing the command line does.
+    JAX and Flax make a quarter of a million objects while they load and drop none of them; searched
+    for garbage over and over, and once more at the end, they cost more than parsing does.
     """
     enabled = gc.isenabled()
     gc.disable()
