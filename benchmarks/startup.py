@@ -6,9 +6,9 @@
 
 Every figure is the median of fresh processes, started one after the other, from the start of the
 interpreter to its end (a first answer: to the answer). A first answer loads a finished run and
-ranks labels for one item with a title and a picture: with the compiled programs that earlier processes
-left in the run's folder (warm), and with an empty folder for them (cold). One JSON line a case;
-`ratio` is seconds over `limit_seconds`.
+ranks labels for one item with a title and a picture: with the compiled programs that earlier
+processes left in the run's folder (warm), and with an empty folder for them (cold). One JSON line a
+case; `ratio` is seconds over `limit_seconds`.
 """
 
 import argparse
