@@ -26,7 +26,7 @@ SCRIPTS = {
     "module_4_step": ("torch", "transformers"),
     "label_table": (),
     "retrieval": ("hnswlib",),
-    "predict": ("torch",),
+    "predict": (),
     "input_pipeline": (),
     "startup": (),
     "parity": ("torch", "transformers"),
@@ -108,8 +108,16 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 
 def _milliseconds(line: dict[str, Any], side: str) -> float | None:
-    """The time of a side: `ours_ms`, or `ms` of what stands under `ours`."""
+    """The time of a side: `ours_ms`, or `ms` of what stands under `ours`, or there in `sides`.
+
+    Of several sides the first one is ours, and theirs is the first that is not called so.
+    """
     found = line.get(f"{side}_ms", line.get(side))
+    if found is None and isinstance(sides := line.get("sides"), dict):
+        own = [name for name in sides if name.startswith("ours")]
+        others = [name for name in sides if name not in own]
+        names = own if side == "ours" else others
+        found = sides[names[0]] if names else None
     if isinstance(found, dict):
         found = found.get("ms")
     return found if isinstance(found, int | float) else None
