@@ -107,7 +107,7 @@ def make_run(workdir: Path, full_size: bool) -> None:
         )
         short = dataclasses.replace(
             short,
-            miniature=MiniatureConfig(labels=100, points=64, test_points=20),
+            miniature=MiniatureConfig(labels=120, points=64, test_points=8),
             prepare=PrepareConfig(),
             model=ModelConfig(),
             pretrain=dataclasses.replace(short.pretrain, epochs=0, optimizer=rates),
