@@ -11,7 +11,6 @@ import jax
 import minute
 import pytest
 
-
 TWICE = pytest.mark.xfail(
     reason="optimizer.init leaves its counts on one device, uncommitted; the first step returns "
     "them on the mesh, so that the first shape is compiled twice"
