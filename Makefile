@@ -1,18 +1,20 @@
 # make demo    environment, install, and the main job on the built-in miniature catalogue
 # make test    environment, install, and the tests
+# make bench   environment, install with torch and hnswlib, and every benchmark, short, in one table: a quarter of an hour
 # make lint    style, types and import contracts; make format mends the style; make test-slow runs the long tests
 #
 # PYTHON=python3.12   the Python to build the environment with (3.11 or newer)
 # VENV=.venv          where the environment lives
 # WORKDIR=DIR         where the demo writes (the experiment's own folder if not given)
-# ARGS="..."          more options: make demo ARGS="--stage=evaluate", make test ARGS="-k metrics"
+# ARGS="..."          more options: make demo ARGS="--stage=evaluate", make test ARGS="-k metrics",
+#                     make bench ARGS="startup --out=results"
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow bench lint format clean
 
 help:
 	@sed -n '/^$$/,$$d; s/^# \{0,1\}//p' Makefile
@@ -25,6 +27,9 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python benchmarks/table.py $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
@@ -46,6 +51,10 @@ $(VENV)/installed: setup.cfg | $(BIN)/python
 
 $(VENV)/installed-dev: setup.cfg | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(VENV)/installed $@
+
+$(VENV)/installed-bench: setup.cfg | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $(VENV)/installed $@
 
 $(BIN)/python:

@@ -16,13 +16,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mufin_jax import hosts
-from mufin_jax.data.prepare import Overlap
 from mufin_jax.ending import main_guard
 from mufin_jax.errors import InputError
-from mufin_jax.experiment import Experiment, Stage, run
-from mufin_jax.joining import HostsConfig
+from mufin_jax.loading import swift_imports
 from mufin_jax.logs import set_up_logging
+
+with swift_imports():
+    from mufin_jax import hosts
+    from mufin_jax.data.prepare import Overlap
+    from mufin_jax.experiment import Experiment, Stage, run
+    from mufin_jax.joining import HostsConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_matrix
-from scipy.special import ndtri
 
 NUM_KINDS, NUM_HUES, NUM_STYLES, NUM_TEXTURES = 10, 8, 4, 4
 LABELS_PER_THEME = 50
@@ -151,6 +150,8 @@ class World:
 
 def make_world(config, rng: np.random.Generator) -> World:
     """Draws every product of a `MiniatureConfig`; the same `rng` gives the same world."""
+    from scipy.special import ndtri  # slow to load, and only drawn worlds need it
+
     themes = config.num_themes
     groups = themes * NUM_STYLES
     # Datapoints prefer some groups (log-normal, the same spread at every size): with popularity,

@@ -1,0 +1,133 @@
+"""After warm-up, training compiles nothing, copies no state, and a second process starts warm."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import minute
+import pytest
+
+TWICE = pytest.mark.xfail(
+    reason="optimizer.init leaves its counts on one device, uncommitted; the first step returns "
+    "them on the mesh, so that the first shape is compiled twice"
+)
+
+
+@pytest.fixture
+def compiled_programs() -> Iterator[list[str]]:
+    """The names of the functions compiled so far, or read from a cache."""
+    names: list[str] = []
+
+    def note(event: str, _: float, fun_name: str = "", **__: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.fixture
+def two_devices():
+    """A mesh of two devices: states lie on both, and compiling is quicker than for eight."""
+    from mufin_jax.sharding import make_mesh
+
+    return make_mesh(jax.devices()[:2])
+
+
+class Watched:
+    """Stands in for a stage's `fit`: the same loop, whose steps are watched.
+
+    Attributes:
+        shapes: of the batches of the steps, in their order.
+        compiled: how many programs were compiled during each step.
+        kept: buffers of states that were passed to steps and outlived them.
+    """
+
+    def __init__(self, module, monkeypatch, programs):
+        self.shapes, self.compiled, self.kept, self.programs = [], [], 0, programs
+        self.fit = module.fit
+        monkeypatch.setattr(module, "fit", self)
+
+    def __call__(self, state, step, *rest, **options):
+        def watched(state, batch):
+            before, leaves = len(self.programs), jax.tree.leaves(state)
+            result = step(state, batch)
+            self.shapes.append(str([leaf.shape for leaf in jax.tree.leaves(batch)]))
+            self.compiled.append(len(self.programs) - before)
+            self.kept += sum(not leaf.is_deleted() for leaf in leaves)
+            return result
+
+        return self.fit(state, watched, *rest, **options)
+
+    def check(self, most_shapes):
+        """Each shape compiled once, however often it came; every state was given away."""
+        first = [self.shapes.index(shape) == i for i, shape in enumerate(self.shapes)]
+        assert self.compiled == [int(new) for new in first]
+        assert sum(first) <= most_shapes < len(first)
+        assert self.kept == 0
+
+
+@TWICE
+def test_module_1_compiles_each_shape_once_and_donates_its_state(
+    minute_run, two_devices, tmp_path, monkeypatch, compiled_programs
+):
+    from mufin_jax.stages import pretrain as stage
+
+    watched = Watched(stage, monkeypatch, compiled_programs)
+    stage.pretrain(
+        minute.MINUTE.pretrain, minute.MINUTE.model, minute_run / "prepare", tmp_path,
+        two_devices, 0,
+    )  # fmt: skip
+    watched.check(most_shapes=3)
+
+
+@TWICE
+def test_module_4_compiles_each_shape_once_and_donates_its_state(
+    minute_run, two_devices, tmp_path, monkeypatch, compiled_programs
+):
+    from mufin_jax.stages import finetune as stage
+
+    watched = Watched(stage, monkeypatch, compiled_programs)
+    stage.finetune(
+        minute.MINUTE.finetune, minute_run / "prepare", minute_run / "retrieve",
+        minute_run / "initialize", tmp_path, two_devices, 0,
+    )  # fmt: skip
+    watched.check(most_shapes=3)
+
+
+_COUNT = """
+import collections, sys
+import jax
+counts = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.split("/")[-1]]))
+import minute
+from mufin_jax.command import main
+assert main(minute.PRESETS, sys.argv[1:]) == 0
+print(counts["cache_hits"], counts["cache_misses"])
+"""
+
+
+def test_programs_lie_in_the_run_s_folder_and_the_next_process_compiles_from_there(tmp_path):
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+
+    def run(stage: str) -> tuple[int, int]:
+        flags = [f"--workdir={tmp_path}", f"--stage={stage}", "--pretrain.epochs=1"]
+        command = [sys.executable, "-c", _COUNT, *flags]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        hits, misses = done.stdout.splitlines()[-1].split()
+        return int(hits), int(misses)
+
+    run("prepare")
+    hits, misses = run("pretrain")
+    assert hits == 0 and misses > 0 and any((tmp_path / "compiled").iterdir())
+    shutil.rmtree(tmp_path / "pretrain")
+    hits, again = run("pretrain")
+    # What compiles in about 0.1 s may have been kept by neither, or by one of the two.
+    assert hits > 0 and again < misses / 2
