@@ -190,7 +190,8 @@ def finetune(
 
     def begin() -> dict:
         """The initial state, which the loop alone holds, and drops when it resumes."""
-        state = {"train": train, "opt": optimizer.init(train)}
+        # On the mesh, as steps return it: else the first shape would be compiled once more.
+        state = {"train": train, "opt": put(optimizer.init(train), replicated(mesh))}
         if config.classifiers == "table":
             state["table"] = load_table(initialized / "table", dataset.num_labels, model.dim, mesh)
         return state

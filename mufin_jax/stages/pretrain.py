@@ -32,7 +32,7 @@ from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
 from mufin_jax.precomputed import precompute
 from mufin_jax.refreshes import Refreshes
-from mufin_jax.sharding import by_row, put, spare_rows
+from mufin_jax.sharding import by_row, put, replicated, spare_rows
 from mufin_jax.training import FitConfig, fit
 
 STAGE = 1
@@ -196,7 +196,8 @@ def pretrain(
     every = config.refresh_epochs * batches.per_epoch
     mines = config.hard_limit < 1 or config.batches == "clustered"
     state = fit(
-        {"train": train, "opt": optimizer.init(train)},
+        # On the mesh, as steps return it: else the first shape would be compiled once more.
+        {"train": train, "opt": put(optimizer.init(train), replicated(mesh))},
         lambda state, batch: step(state, frozen, batch),
         batches,
         lambda batch: put(batch, by_row(mesh)),
