@@ -99,7 +99,16 @@ def device() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions of the packages that take part."""
     found = {"python": sys.version.split()[0]}
-    for package in ("mufin_jax", "jax", "flax", "torch", "transformers", "scann", "hnswlib", "numpy"):
+    for package in (
+        "mufin_jax",
+        "jax",
+        "flax",
+        "torch",
+        "transformers",
+        "scann",
+        "hnswlib",
+        "numpy",
+    ):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found

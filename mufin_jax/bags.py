@@ -23,12 +23,13 @@ class Pool:
     Attributes:
         tokens: token ids of the texts, or ready vectors, or None when the model sees no texts.
         lengths: number of real tokens of each text; None for ready vectors.
-        images: pixels 0-255, or ready vectors, or None when the model sees no images.
+        images: pixels 0-255, or ready vectors, or tokens from the trunk of the image encoder, or
+            None when the model sees no images.
     """
 
     tokens: Int[Any, "t s"] | Float[Any, "t v"] | None
     lengths: Int[Any, "t"] | None
-    images: UInt8[Any, "i h w 3"] | Float[Any, "i v"] | None
+    images: UInt8[Any, "i h w 3"] | Float[Any, "i v"] | Float[Any, "i p w"] | None
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements

@@ -141,9 +141,13 @@ class Mufin(nnx.Module):
             parts.append(self._reduce(hidden, self.text_reduce))
         if self.image_encoder is not None and pool.images is not None:
             images = pool.images
-            if images.ndim == 4:
-                images = self.processing.normalise(images)
-            parts.append(self._reduce(self.image_encoder(images), self.image_reduce))
+            if images.ndim == 3:  # what the trunk made of them
+                hidden = self.image_encoder.head(images)
+            else:
+                if images.ndim == 4:
+                    images = self.processing.normalise(images)
+                hidden = self.image_encoder(images)
+            parts.append(self._reduce(hidden, self.image_reduce))
         # Encoded where the descriptor lies, then gathered: the vectors of a batch are small.
         parts = [jax.lax.with_sharding_constraint(part, replicated(self.mesh)) for part in parts]
         return jnp.concatenate(parts)
