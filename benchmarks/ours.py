@@ -13,7 +13,6 @@ from batches import Drawn, for_ours
 from flax import nnx
 
 from mufin_jax import classifiers
-from mufin_jax.classifiers import LabelTable
 from mufin_jax.encoders.pretrained import load_distilbert, load_vit
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.model import ModelConfig, Mufin

@@ -142,6 +142,7 @@ class Mufin(nnx.Module):
         if self.image_encoder is not None and pool.images is not None:
             images = pool.images
             if images.ndim == 3:  # what the trunk made of them
+                assert isinstance(self.image_encoder, ViT)
                 hidden = self.image_encoder.head(images)
             else:
                 if images.ndim == 4:
