@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny encoders, to try it out")
     parser.add_argument("--count", type=int, default=9, help="timed rounds")
     arguments = parser.parse_args()
-    torch.set_num_threads(cores())
+    torch.set_num_threads(1 if arguments.small else cores())
     size = SMALL if arguments.small else FULL
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoints(Path(folder), size)

@@ -4,6 +4,7 @@ Nothing here computes: the steps are `make_step` of the stages, the optimizer is
 are placed as the stages place them. What `Ours` adds is what the stages do around their loop.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,7 @@ class Ours:
         optimizer: rates; the last block of the ViT and all of the text encoder train by default.
         steps: in all, for the schedule.
         num_labels: L, for Module IV; 0 trains Module I.
+        table: initial eta and alpha of all labels; those of Module III by default.
         dtype: what the encoders' matrices multiply in.
         mesh: the devices; the first one by default.
     """
@@ -60,6 +62,7 @@ class Ours:
         optimizer: OptimizerConfig,
         steps: int,
         num_labels: int = 0,
+        table: tuple[np.ndarray, np.ndarray] | None = None,
         dtype: Dtype = "float32",
         mesh: Any = None,
     ):
@@ -74,8 +77,15 @@ class Ours:
         if num_labels:
             config = finetune.FinetuneConfig(optimizer=optimizer)
             self._step = finetune.make_step(config, self.graphdef, rule, steps, self.mesh)
-            key = jax.random.key(0)
-            self.state["table"] = classifiers.initialize(key, num_labels, dim, self.mesh)
+            start = classifiers.initialize(jax.random.key(0), num_labels, dim, self.mesh)
+            if table is not None:
+                eta, alpha = (
+                    np.pad(rows, [(0, -len(rows) % classifiers.ROWS)] + [(0, 0)] * (rows.ndim - 1))
+                    for rows in table
+                )
+                rows = put(classifiers.Rows(eta, alpha), by_row(self.mesh))
+                start = dataclasses.replace(start, rows=rows)
+            self.state["table"] = start
         else:
             config = pretrain.PretrainConfig(optimizer=optimizer)
             self._step = pretrain.make_step(config, self.graphdef, rule)

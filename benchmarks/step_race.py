@@ -66,7 +66,7 @@ def race(module: Module, flags: argparse.Namespace, folder: Path) -> None:
     import torch
     from torch_twin import sizes
 
-    torch.set_num_threads(cores())
+    torch.set_num_threads(1 if flags.small else cores())  # tiny operations only wait for threads
     torch.set_float32_matmul_precision("high" if flags.device == "gpu" else "highest")
     size = sizes.SMALL if flags.small else sizes.FULL
     sizes.write_checkpoints(folder, size)
@@ -115,7 +115,8 @@ def contenders(
     from mufin_jax.optimizer import OptimizerConfig
 
     num_labels = LABELS if module == "module_4" else 0
-    ours = Ours(folder, dim, OptimizerConfig(rate=RATE), 10_000, num_labels, flags.dtype)
+    optimizer = OptimizerConfig(rate=RATE)
+    ours = Ours(folder, dim, optimizer, 10_000, num_labels, dtype=flags.dtype)
     table = ours.rows() if num_labels else None
     sides: dict[str, Callable[[], Any]] = {}
 

@@ -86,7 +86,8 @@ class Mufin(nn.Module):
 
     def describe(self, batch: Tensors) -> Tensor:
         """Return the vectors (p, d) of the batch's distinct descriptors, texts first."""
-        images = (batch.images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+        kind = self.self_attention.norm.weight.dtype
+        images = (batch.images.permute(0, 3, 1, 2).to(kind) / 255 - 0.5) / 0.5
         texts = self.text_encoder(batch.tokens, batch.real)
         images = self.image_encoder(images)
         return torch.cat([self.reduce(texts), self.reduce(images)])

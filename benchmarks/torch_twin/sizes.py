@@ -43,7 +43,7 @@ FULL = Size({"patch_size": 32}, {}, dim=192, noise=0.02)
 SMALL = Size(
     {
         "hidden_size": 16,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 20,
         "patch_size": 8,

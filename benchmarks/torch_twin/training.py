@@ -117,6 +117,12 @@ class Trainer:
             torch.cuda.synchronize()
         return value
 
+    def double(self) -> None:
+        """Compute in float64 from now on: what float32 is measured against."""
+        self.model.double()
+        if self.table is not None:
+            self.table.double()
+
     def _loss_1(self, batch: Tensors) -> Tensor:
         vectors = self.model.describe(batch)
         _, z = self.model.embed(vectors, batch.labels)
