@@ -1,0 +1,126 @@
+"""Our side of the comparisons with torch: the stages' own steps, on a checkpoint of encoders.
+
+Nothing here computes: the steps are `make_step` of the stages, the optimizer is `by_part`, batches
+are placed as the stages place them. What `Ours` adds is what the stages do around their loop.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from batches import Drawn, for_ours
+from flax import nnx
+
+from mufin_jax import classifiers
+from mufin_jax.encoders.pretrained import load_distilbert, load_vit
+from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.optimizer import OptimizerConfig, by_part, trains
+from mufin_jax.sharding import by_row, make_mesh, put, replicated
+from mufin_jax.stages import finetune, pretrain
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+def new_model(checkpoints: Path, dim: int, mesh: Any, dtype: Dtype = "float32") -> Mufin:
+    """Return the model that starts from the encoders in `checkpoints`: vit/ and distilbert/."""
+    vit = load_vit(checkpoints / "vit", dtype=dtype)
+    distilbert = load_distilbert(checkpoints / "distilbert", dtype=dtype)
+    model = Mufin(
+        ModelConfig(dim=dim, image=vit.config, text=distilbert.config),
+        vocab=distilbert.config.vocab,
+        vector_width=None,
+        processing=ImageProcessing(vit.config.image_size),
+        mesh=mesh,
+        rngs=nnx.Rngs(0),
+    )
+    model.image_encoder, model.text_encoder = vit, distilbert
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, put(state, replicated(mesh)))
+
+
+class Ours:
+    """A training state and the step of its module.
+
+    Args:
+        checkpoints: a folder with vit/ and distilbert/.
+        dim: D.
+        optimizer: rates; the last block of the ViT and all of the text encoder train by default.
+        steps: in all, for the schedule.
+        num_labels: L, for Module IV; 0 trains Module I.
+        table: initial eta and alpha of all labels; those of Module III by default.
+        dtype: what the encoders' matrices multiply in.
+        mesh: the devices; the first one by default.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Path,
+        dim: int,
+        optimizer: OptimizerConfig,
+        steps: int,
+        num_labels: int = 0,
+        table: tuple[np.ndarray, np.ndarray] | None = None,
+        dtype: Dtype = "float32",
+        mesh: Any = None,
+    ):
+        self.mesh = make_mesh(jax.devices()[:1]) if mesh is None else mesh
+        self.num_labels = num_labels
+        model = new_model(checkpoints, dim, self.mesh, dtype)
+        which = trains(optimizer, model.depths(), cross=bool(num_labels))
+        self.graphdef, train, frozen = nnx.split(model, which, ...)
+        train, self.frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+        rule = by_part(optimizer, steps)
+        self.state: dict[str, Any] = {"train": train, "opt": rule.init(train)}
+        if num_labels:
+            config = finetune.FinetuneConfig(optimizer=optimizer)
+            self._step = finetune.make_step(config, self.graphdef, rule, steps, self.mesh)
+            start = classifiers.initialize(jax.random.key(0), num_labels, dim, self.mesh)
+            if table is not None:
+                eta, alpha = (
+                    np.pad(rows, [(0, -len(rows) % classifiers.ROWS)] + [(0, 0)] * (rows.ndim - 1))
+                    for rows in table
+                )
+                rows = put(classifiers.Rows(eta, alpha), by_row(self.mesh))
+                start = dataclasses.replace(start, rows=rows)
+            self.state["table"] = start
+        else:
+            config = pretrain.PretrainConfig(optimizer=optimizer)
+            self._step = pretrain.make_step(config, self.graphdef, rule)
+
+    def ready(self, drawn: Drawn, cached: bool = False) -> Any:
+        """Return a batch as our loader would, with pixels or with cached trunk tokens."""
+        return for_ours(drawn, self.num_labels, self._trunk if cached else None)
+
+    def step(self, batch: Any) -> float:
+        """Make one step on a batch that lies on the host; return its loss when all is done."""
+        if self.num_labels:
+            batch = finetune.place(batch, self.mesh)
+        else:
+            batch = put(batch, by_row(self.mesh))
+        self.state, metrics = self._step(self.state, self.frozen, batch)
+        jax.block_until_ready(self.state)
+        return float(metrics["loss"])
+
+    def model(self) -> Mufin:
+        """Return the model as it is now; the next step takes it away."""
+        return nnx.merge(self.graphdef, self.state["train"], self.frozen)
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of eta and alpha of all labels, without what pads the table."""
+        table: LabelTable = self.state["table"]
+        return tuple(
+            np.array(part[: self.num_labels]) for part in (table.rows.eta, table.rows.alpha)
+        )
+
+    def _trunk(self, images: np.ndarray, block: int = 256) -> np.ndarray:
+        """Return the trunk's tokens of images, which lie on the host: nothing below them trains."""
+
+        @jax.jit
+        def trunk(model: Mufin, images: jax.Array) -> jax.Array:
+            return model.image_encoder.trunk(model.processing.normalise(images))
+
+        parts = np.split(images, range(block, len(images), block))
+        return np.concatenate([np.asarray(trunk(self.model(), part)) for part in parts])

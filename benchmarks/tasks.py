@@ -1,0 +1,69 @@
+"""What is trained when both sides must come out the same: few items, many epochs, a loss that falls.
+
+Two batches take turns for 20 steps, after a warm-up of 4: enough for a loss to fall, if the rate is
+high, and for Adam's moments to matter. Bags are smaller than a catalogue's, to save time.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from batches import Drawn, Look, module_1, module_4
+
+STEPS, WARM_UP, DIFFERENT = 20, 4, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained, and how fast.
+
+    Attributes:
+        look: of the descriptors.
+        rate: peak learning rate of everything.
+        labels: of a batch of Module I.
+        points: of a batch of Module IV.
+        negatives: of each of them.
+        num_labels: L.
+    """
+
+    look: Look
+    rate: float
+    labels: int
+    points: int
+    negatives: int
+    num_labels: int
+
+    def draw(self, module: int) -> list[Drawn]:
+        """Return the batches of a module that take turns."""
+        if module == 1:
+            return [module_1(seed, self.labels, self.look) for seed in range(DIFFERENT)]
+        return [
+            module_4(seed, self.points, self.num_labels, self.look, self.negatives)
+            for seed in range(DIFFERENT)
+        ]
+
+
+FULL = Task(Look(most_images=2, mean_images=1.5), 1e-4, 3, 2, 2, 2000)
+SMALL = Task(
+    Look(16, 31, most_images=3, mean_images=2, most_tokens=12, mean_tokens=7), 5e-3, 5, 3, 4, 40
+)
+
+
+def save_batch(batch: Drawn, path: Path) -> None:
+    """Write a batch as npz."""
+    arrays = {}
+    for name, value in vars(batch).items():
+        if isinstance(value, tuple):
+            arrays[f"{name}.slots"], arrays[f"{name}.mask"] = value
+        elif value is not None:
+            arrays[name] = value
+    np.savez_compressed(path, **arrays)
+
+
+def load_batch(path: Path) -> Drawn:
+    """Read what `save_batch` wrote."""
+    with np.load(path) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    for side in ("labels", "points"):
+        found[side] = found.pop(f"{side}.slots"), found.pop(f"{side}.mask")
+    return Drawn(**found)
