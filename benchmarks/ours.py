@@ -110,7 +110,7 @@ class Ours:
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of eta and alpha of all labels, without what pads the table."""
-        table: LabelTable = self.state["table"]
+        table = self.state["table"]
         return tuple(
             np.array(part[: self.num_labels]) for part in (table.rows.eta, table.rows.alpha)
         )
