@@ -11,10 +11,12 @@ and backward* counts the gradient of a weighted sum of the vectors by all weight
 Ours is one jitted call on weights that are an argument; theirs runs under inference_mode, or
 `backward` with gradients set to None before it.
 
-Each line also gives the operations that a side has to do (ours computes the last block of the ViT
-for CLS alone; backward counts twice forward) and what it reaches a second; and the *floor*: the
-time that the matrix products of the whole forward pass alone take as plain matrix products, in JAX
-and in torch, and what they reach. Ratios are of median wall times, against eager torch.
+Our options `layers="scan"` and `remat` run beside them, with the seconds that compiling takes and
+the bytes that a program holds beside its arguments. Each line also gives the operations that a side
+has to do (ours computes the last block of the ViT for CLS alone; backward counts twice forward) and
+what it reaches a second; and the *floor*: the time that the matrix products of the whole forward
+pass alone take as plain matrix products, in JAX and in torch, and what they reach. Ratios are of
+median wall times, against eager torch.
 """
 
 import argparse
@@ -40,6 +42,7 @@ from transformers import ViTModel
 from mufin_jax.encoders.pretrained import load_distilbert, load_vit
 
 ITEMS = 16
+SCAN_AND_REMAT = {"layers": "scan", "remat": True}
 LIMITS = {
     ("vit", "forward"): 0.85,
     ("distilbert", "forward"): 0.75,
@@ -92,8 +95,13 @@ def cases(folder: Path, size: Size) -> list[Case]:
     tokens = rng.integers(1, bert.config.vocab, (ITEMS, longest)).astype(np.int32)
     lengths = np.full(ITEMS, longest, np.int32)
     trunk, texts = vit_trunk(vit.config, ITEMS), block_of_texts(bert.config, longest)
-    # An option of ours that leaves the numbers as they are gets a line in `options` here.
-    options = {"vit": {"ours": vit}, "distilbert": {"ours": bert}}
+    ways = {"ours": {}, "ours, scan": {"layers": "scan"}, "ours, scan and remat": SCAN_AND_REMAT}
+    options = {
+        "vit": {name: load_vit(folder / "vit", **how) for name, how in ways.items()},
+        "distilbert": {
+            name: load_distilbert(folder / "distilbert", **how) for name, how in ways.items()
+        },
+    }
     return [
         Case(
             "vit",
@@ -126,8 +134,10 @@ def block_of_texts(config: Any, length: int) -> list[Product]:
     ]
 
 
-def our_calls(encoder: Any, inputs: tuple[np.ndarray, ...], weights: np.ndarray) -> dict[str, Any]:
-    """Return the jitted calls, by name."""
+def our_calls(
+    encoder: Any, inputs: tuple[np.ndarray, ...], weights: np.ndarray
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the compiled calls by name, and what compiling took and they hold."""
     graphdef, state = nnx.split(encoder)
     state = nnx.to_pure_dict(state)
     arrays = jax.block_until_ready(jax.device_put(inputs))
@@ -135,12 +145,20 @@ def our_calls(encoder: Any, inputs: tuple[np.ndarray, ...], weights: np.ndarray)
     def encode(state: Any, arrays: Any) -> jax.Array:
         return nnx.merge(graphdef, state)(*arrays)
 
-    forward = jax.jit(encode)
-    backward = jax.jit(jax.grad(lambda state, arrays: (encode(state, arrays) * weights).sum()))
-    return {
-        "forward": lambda: jax.block_until_ready(forward(state, arrays)),
-        "forward and backward": lambda: jax.block_until_ready(backward(state, arrays)),
-    }
+    programs, facts = {}, {}
+    backward = jax.grad(lambda state, arrays: (encode(state, arrays) * weights).sum())
+    for name, function in (("forward", encode), ("forward and backward", backward)):
+        lowered = jax.jit(function).lower(state, arrays)
+        start = time.perf_counter()
+        programs[name] = lowered.compile()
+        facts[name] = {"compile_s": significant(time.perf_counter() - start)}
+        if sizes := programs[name].memory_analysis():
+            facts[name]["temporary_mb"] = significant(sizes.temp_size_in_bytes / 1e6)
+
+    def caller(program: Any) -> Callable[[], Any]:
+        return lambda: jax.block_until_ready(program(state, arrays))
+
+    return {name: caller(program) for name, program in programs.items()}, facts
 
 
 def their_calls(
@@ -193,7 +211,11 @@ def compare(case: Case, short: bool, count: int) -> None:
     """Time one encoder, and print its lines."""
     width = case.ours["ours"].config.width
     weights = np.random.default_rng(1).normal(size=(ITEMS, width)).astype(np.float32)
-    sides = {name: our_calls(encoder, case.inputs, weights) for name, encoder in case.ours.items()}
+    sides, compiled_to = {}, {}
+    for name, encoder in case.ours.items():
+        if short and name != "ours":
+            continue
+        sides[name], compiled_to[name] = our_calls(encoder, case.inputs, weights)
     for name, compiled in (("eager", False), ("torch.compile", True))[: 1 if short else 2]:
         sides[name] = their_calls(case.theirs, case.their_inputs, weights, compiled)
     difference = np.abs(
@@ -207,7 +229,7 @@ def compare(case: Case, short: bool, count: int) -> None:
             work = factor * flops(case.needed if name in case.ours else case.whole)
             reached = {"gflop": significant(work / 1e9)}
             reached["gflops_a_second"] = significant(work / taken.ms / 1e6)
-            facts[name] = taken.facts() | reached
+            facts[name] = taken.facts() | reached | compiled_to.get(name, {}).get(part, {})
             print(f"{case.name}, {part}, {name}: {facts[name]}", flush=True)
         others = {
             f"ratio of {name}": ratio(taken, times["eager"])

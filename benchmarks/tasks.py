@@ -1,4 +1,4 @@
-"""What is trained when both sides must come out the same: few items, many epochs, a loss that falls.
+"""What is trained where both sides must come out the same: a few items, whose loss falls.
 
 Two batches take turns for 20 steps, after a warm-up of 4: enough for a loss to fall, if the rate is
 high, and for Adam's moments to matter. Bags are smaller than a catalogue's, to save time.

@@ -11,7 +11,7 @@ import datetime
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -119,7 +119,7 @@ def fit(
                     saved, saved_at = done, time.monotonic()
                 refresh(first, state)
             last = min(first + segment, steps)
-            for batch in prefetch(make_batch, done, last, config.threads):
+            for batch in follow.waits_for(prefetch(make_batch, done, last, config.threads)):
                 state, metrics = step(state, put_batch(batch))
                 done += 1
                 bar.update()
@@ -209,7 +209,26 @@ class _Follower:
         self.name, self.config, self.plateau, self.writer = name, config, plateau, writer
         self.resting, self.warned, self.text = 0, not hosts.is_main(), ""
         self.began: tuple[int, float] | None = None
-        self.said_at = time.monotonic()
+        self.said_at = self.looked_at = time.monotonic()
+        self.waited = 0.0
+
+    def waits_for(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield batches that are made ahead, and take the time that the loop waits for them."""
+        batches = iter(batches)
+        while True:
+            start = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
+
+    def _input(self) -> str:
+        """What share of the time since the last call was waited for input, if it is much."""
+        now = time.monotonic()
+        share = self.waited / max(now - self.looked_at, 1e-9)
+        self.waited, self.looked_at = 0.0, now
+        return f", {share:.0%} of the time waiting for input" if share > 0.1 else ""
 
     def say(self, step: int, steps: int) -> None:
         """Log step, metrics, rate and an estimate, at most every `SAY_SECONDS`."""
@@ -246,5 +265,5 @@ class _Follower:
                 loss,
                 cosine,
             )
-        self.text = f"loss {loss:.4f}, cosine {cosine:.3f}"
+        self.text = f"loss {loss:.4f}, cosine {cosine:.3f}{self._input()}"
         return self.text
