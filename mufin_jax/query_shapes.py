@@ -40,7 +40,8 @@ def blocks(count: int, mesh_size: int = 1) -> Iterator[tuple[slice, int]]:
 
 def points(count: int, mesh_size: int = 1) -> int:
     """The size to pad a batch of datapoints to."""
-    return next(size for size in _sizes((*POINTS, count), mesh_size) if size >= count)
+    sizes = (size for size in _sizes(POINTS, mesh_size) if size >= count)
+    return next(sizes, -(-count // mesh_size) * mesh_size)
 
 
 def slots(count: int) -> int:
