@@ -190,7 +190,9 @@ def tell(found: dict[str, Any], case: str, times: dict[str, measuring.Times], qu
         if name != "ours"
     }
     found[case] = facts
-    line = ", ".join(f"{name} {one['cpu_ms']:.3f}" for name, one in facts.items() if name != "ratios")
+    line = ", ".join(
+        f"{name} {one['cpu_ms']:.3f}" for name, one in facts.items() if name != "ratios"
+    )
     print(f"    {case:>10}: CPU ms a query: {line}; ratios {facts['ratios']}", flush=True)
 
 
@@ -199,7 +201,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A shortlist, beside HNSW.")
     parser.add_argument("--vectors", type=int, nargs="+", help="numbers of entries")
     parser.add_argument("--short", action="store_true", help="20,000 and 100,000 entries")
-    parser.add_argument("--rule", action="store_true", help="recall and build of ours alone, by size")
+    parser.add_argument(
+        "--rule", action="store_true", help="recall and build of ours alone, by size"
+    )
     parser.add_argument("--keep", type=Path, help="a folder to keep the indices in, and find them")
     parser.add_argument("--no-hnsw", dest="hnsw", action="store_false", help="ours alone")
     parser.add_argument("--no-lean", dest="lean", action="store_false", help="no HNSW of M = 16")

@@ -11,13 +11,14 @@ A server compiles nothing once it is warm: queries are brought to few shapes (`q
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
@@ -26,7 +27,7 @@ from mufin_jax.artefacts import load_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, prefetch
-from mufin_jax.embedding import describe, embed
+from mufin_jax.embedding import embed
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_json, write_json
 from mufin_jax.label_memory import LabelMemory, gather, write_label_side
@@ -104,6 +105,12 @@ def _score(
     return jnp.take_along_axis(labels, order, -1), jnp.take_along_axis(scores, order, -1)
 
 
+@functools.cache
+def _encoding(graphdef: Any) -> Callable[[dict, Pool], jax.Array]:
+    """`Mufin.describe`, compiled, of the weights of models that have one structure."""
+    return jax.jit(lambda weights, pool: nnx.merge(graphdef, weights).describe(pool))
+
+
 class Predictor:
     """Answers queries: titles and pictures in, ranked labels out.
 
@@ -130,6 +137,13 @@ class Predictor:
         self.dataset, self.config = dataset, config
         seen = model.config
         self.loader = Loader(dataset, seen.modalities, model.mesh, seen.label_images)
+        # To take a module of hundreds of arrays apart costs milliseconds a call: what follows the
+        # encoders gets a model without them, and the encoders are taken apart here, once.
+        graphdef, state = nnx.split(model)
+        self._encode, self._weights = _encoding(graphdef), nnx.to_pure_dict(state)
+        self._heads = nnx.merge(graphdef, state)
+        for name in ("image_encoder", "text_encoder", "image_reduce", "text_reduce"):
+            setattr(self._heads, name, None)
 
     @staticmethod
     def write(
@@ -251,7 +265,7 @@ class Predictor:
         # Descriptors in the order of the slots: the shape of what is embedded is that of the bags.
         chosen = vectors[np.where(bags.mask, bags.slots + 1, 0).ravel()]
         bags = Bags(np.arange(bags.mask.size, dtype=np.int32).reshape(bags.mask.shape), bags.mask)
-        return embed(self.model, put(chosen, replicated(mesh)), put(bags, by_row(mesh)))
+        return embed(self._heads, put(chosen, replicated(mesh)), put(bags, by_row(mesh)))
 
     def score(
         self, points: Embedding, lists: Shortlist
@@ -266,9 +280,9 @@ class Predictor:
         together = TOGETHER.get(mesh.devices.flat[0].platform, 32) * mesh.size
         labels = query_shapes.grown(lists.labels, size, -1.0)
         similarities = query_shapes.grown(lists.similarities, size, -np.inf)
-        found = put((labels, similarities, self.memory.slots(labels)), by_row(mesh))
+        found = (labels, similarities, self.memory.slots(labels))
         result = _score(
-            self.model, points, self.memory.arrays, found,
+            self._heads, points, self.memory.arrays, found,
             -(-len(lists.labels) // together),
             together=min(together, size), mix=self.config.mix,
         )  # fmt: skip
@@ -301,7 +315,7 @@ class Predictor:
         """Yield the descriptor vectors of a pool, block after block."""
         mesh, most_tokens = self.model.mesh, self.dataset.texts.shape[1]
         for part, real in query_shapes.in_blocks(pool, most_tokens, mesh.size):
-            yield fetch(describe(self.model, put(part, by_row(mesh))))[:real]
+            yield fetch(self._encode(self._weights, put(part, by_row(mesh))))[:real]
 
     def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:
         side = self.dataset.labels

@@ -10,6 +10,7 @@ on disk; `LabelEntries` computes them, from a map of a file.
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import logging
 import math
@@ -92,11 +93,15 @@ class Tree:
         A row short of entries, for want of them in the share of leaves that it visits, ends in
         -1 and -inf.
         """
-        ids, cosines = self.searcher.search_batched_parallel(
+        search = self.searcher.search_batched  # in this thread: others take longer to wake
+        if len(queries) > _ROWS_PER_TASK:
+            search = functools.partial(
+                self.searcher.search_batched_parallel, batch_size=_ROWS_PER_TASK
+            )
+        ids, cosines = search(
             queries,
             final_num_neighbors=wanted,
             leaves_to_search=min(math.ceil(share * self.leaves), self.leaves),
-            batch_size=_ROWS_PER_TASK,
         )
         padding = np.isnan(cosines)  # ScaNN pads short rows with NaN and id 0, a valid entry
         return np.where(padding, -1, ids.astype(np.int64)), np.where(padding, -np.inf, cosines)
