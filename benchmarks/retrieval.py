@@ -1,9 +1,9 @@
 """What does a shortlist cost, beside HNSW as the released code sets it and at the same recall?
 
-    python benchmarks/retrieval.py --keep=DIR              # 500,000 entries; HNSW builds for 10 minutes
-    python benchmarks/retrieval.py --short                 # 20,000 and 100,000
-    python benchmarks/retrieval.py --vectors=1_800_000 --no-hnsw    # there, HNSW builds for an hour
-    python benchmarks/retrieval.py --rule                  # recall of ours by the number of entries
+    python benchmarks/retrieval.py --keep=DIR      # 500,000 entries; HNSW builds for 10 minutes
+    python benchmarks/retrieval.py --short         # 20,000 and 100,000
+    python benchmarks/retrieval.py --vectors=1_800_000 --no-hnsw     # there, HNSW takes an hour
+    python benchmarks/retrieval.py --rule          # recall of ours by the number of entries
 
 Both sides hold the same entries (six a label, benchmarks/catalogue.py) and do the same job: 100
 distinct labels for a query, each with a similarity. Ours is `LabelIndex.shortlist`, whose
@@ -169,7 +169,10 @@ def compare(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
             sides[name] = lambda q, ef=ef, graph=graph: graph.shortlist(q, ef)
     for batch in BATCHES:
         times = measuring.in_turn(
-            {name: lambda call=call: call(queries[:batch]) for name, call in sides.items()},
+            {
+                name: lambda call=call, batch=batch: call(queries[:batch])
+                for name, call in sides.items()
+            },
             count=5 if batch > 256 else 11, warm_up=1,
         )  # fmt: skip
         tell(found, f"batch_{batch}", times, batch)

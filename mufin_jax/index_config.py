@@ -19,7 +19,15 @@ log = logging.getLogger(__name__)
 class IndexConfig:
     """How the index of Module II searches.
 
-    RULE
+    ScaNN's settings follow from the number of entries unless they are given. A query visits the
+    leaves that hold 7% of the entries, 12,000 at least; takes the 4 k entries nearest by their
+    codes; and the labels of these, at most 1.6 k, are compared by their exact similarities. Share
+    of the exact 100 labels that this finds (benchmarks/retrieval.py: entries of 192 dimensions,
+    six a label, in neighbourhoods that leaves cut through):
+
+        2,000 entries 0.998; 20,000 1.000; 100,000 0.999; 500,000 0.976; 1,800,000 MEASURE
+
+    What is missing lies in leaves that were not visited: raise `leaves_searched` first.
     """
 
     backend: Literal["auto", "scann", "exact", "sharded", "sharded_approx"] = "auto"

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax import classifiers, hosts, query_shapes
+from mufin_jax import classifiers, hosts, pair_scores, query_shapes
 from mufin_jax.artefacts import load_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
@@ -30,7 +29,7 @@ from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.embedding import embed
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_json, write_json
-from mufin_jax.label_memory import LabelMemory, gather, write_label_side
+from mufin_jax.label_memory import LabelMemory, write_label_side
 from mufin_jax.label_side import shortlist
 from mufin_jax.model import Embedding, Mufin
 from mufin_jax.queries import read_items
@@ -41,9 +40,6 @@ from mufin_jax.shortlist import Shortlist
 
 BLOCK = 256
 """Datapoints that are embedded together."""
-TOGETHER = {"cpu": 1}
-"""Datapoints whose shortlists a device scores together, by platform, 32 elsewhere: it bounds the
-memory of their label bags, which a CPU wants to keep in its cache."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,34 +71,6 @@ class Prediction:
     id: str
     title: str
     score: float
-
-
-@functools.partial(jax.jit, static_argnames=("together", "mix"))
-def _score(
-    model: Mufin, points: Embedding, arrays: Any, found: Any, groups: Any, together: int, mix: float
-) -> tuple[jax.Array, jax.Array]:
-    """c, mixed with a, for shortlists: labels and scores, best first; -inf for no label.
-
-    Datapoints are scored some together, group after group; those behind the last group are padding.
-    """
-    labels, a, slots = found
-    whole = (points, labels, slots)
-    whole = jax.lax.with_sharding_constraint(whole, replicated(model.mesh))
-
-    def group(number: Any, c: jax.Array) -> jax.Array:
-        # Slices that reach over the end start earlier: what they hold is then computed twice.
-        points, labels, slots = jax.tree.map(
-            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number * together, together), whole
-        )
-        memory, w = gather(arrays, labels, slots, model.mesh)
-        own = jnp.einsum("bcd,bcd->bc", model.adapt(points, memory), w)
-        return jax.lax.dynamic_update_slice_in_dim(c, own, number * together, 0)
-
-    c = jax.lax.fori_loop(0, groups, group, jnp.zeros(labels.shape))
-    real = labels >= 0
-    scores = jnp.where(real, mix * c + (1 - mix) * jnp.where(real, a, 0), -jnp.inf)
-    order = jnp.argsort(-scores, axis=-1, stable=True)
-    return jnp.take_along_axis(labels, order, -1), jnp.take_along_axis(scores, order, -1)
 
 
 @functools.cache
@@ -276,17 +244,7 @@ class Predictor:
             points: what `embed` returned.
             lists: the shortlists of the first datapoints; what lies behind them is padding.
         """
-        mesh, size = self.model.mesh, len(points.mask)
-        together = TOGETHER.get(mesh.devices.flat[0].platform, 32) * mesh.size
-        labels = query_shapes.grown(lists.labels, size, -1.0)
-        similarities = query_shapes.grown(lists.similarities, size, -np.inf)
-        found = (labels, similarities, self.memory.slots(labels))
-        result = _score(
-            self._heads, points, self.memory.arrays, found,
-            -(-len(lists.labels) // together),
-            together=min(together, size), mix=self.config.mix,
-        )  # fmt: skip
-        return fetch(result)
+        return pair_scores.score(self._heads, points, self.memory, lists, self.config.mix)
 
     def warm_up(self, points: int = BLOCK, images: int = 15, extra: int = 0) -> None:
         """Compile what queries of common shapes need: the first answer is as fast as the next.
@@ -303,10 +261,13 @@ class Predictor:
         for pool in query_shapes.pools(dataset, seen):
             list(self._describe(pool))
         rng = np.random.default_rng(0)
+        x = rng.normal(size=(points, self.model.dim)).astype(np.float32)
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        k = self.config.shortlist + extra
+        for power in range((points - 1).bit_length() + 1):
+            shortlist(self.index, x[: 1 << power], k)
         for size in query_shapes.up_to(points, query_shapes.points):
-            x = rng.normal(size=(size, self.model.dim)).astype(np.float32)
-            x /= np.linalg.norm(x, axis=1, keepdims=True)
-            lists = shortlist(self.index, x, self.config.shortlist + extra)
+            lists = shortlist(self.index, x[:size], k)
             for slots in query_shapes.up_to(images + 1, query_shapes.slots):
                 empty = np.zeros((size, slots), np.int32)
                 self.rank(Pool(None, None, None), Bags(empty, empty > 0), size, extra, lists)

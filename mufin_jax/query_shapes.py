@@ -92,6 +92,8 @@ def in_blocks(pool: Pool, most_tokens: int, mesh_size: int = 1) -> Iterator[tupl
 
 def grown(array: np.ndarray, rows: int, fill: float = 0.0) -> np.ndarray:
     """Append rows up to so many."""
+    if len(array) == rows:
+        return array
     missing = [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)]
     return np.pad(array, missing, constant_values=fill)
 

@@ -11,7 +11,7 @@ from raw_folders import colour, picture
 from scipy import sparse
 from small import CONFIG, PIXELS, SIZES, new_model, pictures, title
 
-from mufin_jax import classifiers, prediction, queries
+from mufin_jax import classifiers, pair_scores, prediction, queries
 from mufin_jax.artefacts import save_model
 from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once, embed_blocks
@@ -113,7 +113,7 @@ def test_neither_order_nor_batch_size_changes_a_score(
     predictor, ranked, dataset, exact_pixels, monkeypatch, together
 ):
     order = np.random.default_rng(0).permutation(SIZES["test"])
-    monkeypatch.setitem(prediction.TOGETHER, "cpu", together)
+    monkeypatch.setitem(pair_scores.TOGETHER, "cpu", together)
     blocks = rank(predictor, dataset.test)
     np.testing.assert_array_equal(blocks[0], ranked[0])
     np.testing.assert_allclose(blocks[1], ranked[1], atol=1e-5)
