@@ -19,10 +19,15 @@ log = logging.getLogger(__name__)
 class IndexConfig:
     """How the index of Module II searches.
 
-    ScaNN's share of the exact shortlist (recall), by default, on clustered unit vectors of 192
-    dimensions, two entries a label, k = 100, 2,000,000 entries: 0.998 in clusters of 3,000 labels,
-    0.963 in clusters of 50,000. Where it is lower, raise `reorder` (at 20: 0.9998 and 0.988), then
-    `leaves_searched`; with few entries to a neighbourhood, reorder = 5 is enough.
+    ScaNN's settings follow from the number of entries unless they are given. A query visits the
+    leaves that hold 7% of the entries, 12,000 at least; takes the 4 k entries nearest by their
+    codes; and the labels of these, at most 1.6 k, are compared by their exact similarities. Share
+    of the exact 100 labels that this finds (benchmarks/retrieval.py: entries of 192 dimensions,
+    six a label, in neighbourhoods that leaves cut through):
+
+        2,000 entries 0.998; 20,000 1.000; 100,000 0.999; 500,000 0.976; 1,800,000 MEASURE
+
+    What is missing lies in leaves that were not visited: raise `leaves_searched` first.
     """
 
     backend: Literal["auto", "scann", "exact", "sharded", "sharded_approx"] = "auto"
@@ -30,27 +35,35 @@ class IndexConfig:
     sharded_approx: the same with TPUs' approximate top k. auto: below 1,000 entries exact, then on
     accelerators sharded; on CPUs scann where it is installed and its build fits the memory,
     else exact, or sharded."""
-    leaves_searched: float = 0.05
-    """ScaNN: share of the tree's leaves that a query visits, at least."""
-    entries_searched: int = 20_000
-    """ScaNN: entries that a query visits, at least (in expectation): 5% of a small tree is too
-    little."""
-    reorder: int = 10
-    """ScaNN: entries whose exact cosine is computed, in multiples of k: the knob for recall."""
+    leaves_searched: float | None = None
+    """ScaNN: share of the tree's leaves that a query visits, at least; None: by the rule."""
+    entries_searched: int | None = None
+    """ScaNN: entries that a query visits, at least (in expectation): some percent of a small tree
+    are too little; None: by the rule."""
+    reorder: int | None = None
+    """ScaNN: entries taken by their codes, in multiples of k; the exact cosines of their labels
+    decide among them. None: by the rule."""
     over_fetch: int = 3
     """Sharded: entries asked for in multiples of k, so that k distinct labels are among them."""
     threads: int = 0
     """ScaNN: threads for building and searching; 0: one a core."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.leaves_searched <= 1:
+        if self.leaves_searched is not None and not 0 < self.leaves_searched <= 1:
             raise InputError(f"leaves_searched={self.leaves_searched} should be in (0, 1]")
-        for name in ("reorder", "over_fetch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} should be at least 1")
-        for name in ("entries_searched", "threads"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)} should be 0 or more")
+        for name, least in (("reorder", 1), ("over_fetch", 1), ("entries_searched", 0),
+                            ("threads", 0)):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name}={value} should be at least {least}")
+
+    def by_rule(self, size: int) -> "IndexConfig":
+        """This config for so many entries: what is None, as the rule has it."""
+        rule = {"leaves_searched": 0.07, "entries_searched": 12_000, "reorder": 4}
+        given = {name: getattr(self, name) for name in rule}
+        return dataclasses.replace(
+            self, **{name: rule[name] if value is None else value for name, value in given.items()}
+        )
 
     def search_over(self, size: int, width: int, mesh: Mesh | None) -> str:
         """The search that this config means for entries (size, width): a backend other than auto.

@@ -58,17 +58,30 @@ class LabelEntries:
         """
         vectors = np.asarray(self.vectors)  # a view: indexing a memmap object costs more
         similarities = np.full(labels.shape, -np.inf, np.float32)
-        # Query by query: the time goes into reading entries, so larger blocks only miss caches.
-        for query, row, out in zip(queries, labels, similarities, strict=True):
-            real = np.flatnonzero(row >= 0)
-            if not len(real):
-                continue
-            starts, stops = self.offsets[row[real]], self.offsets[row[real] + 1]
-            ends = np.cumsum(stops - starts)
-            firsts = ends - (stops - starts)
-            entries = np.repeat(starts - firsts, stops - starts) + np.arange(ends[-1])
-            out[real] = np.maximum.reduceat(vectors[entries] @ query, firsts)
+        real = labels >= 0
+        starts, counts = self._spans(labels[real])
+        if not len(starts):
+            return similarities
+        firsts = np.cumsum(counts) - counts
+        entries = np.repeat(starts - firsts, counts) + np.arange(counts.sum())
+        cosines = np.empty(len(entries), np.float32)
+        ends = np.append(firsts, len(entries))[np.concatenate([[0], np.cumsum(real.sum(1))])]
+        # Query by query, into memory that stays warm: the time goes into reading entries.
+        room = np.empty((np.diff(ends).max(), vectors.shape[1]), np.float32)
+        for query, start, stop in zip(queries, ends[:-1], ends[1:], strict=True):
+            own = np.take(
+                vectors, entries[start:stop], axis=0, out=room[: stop - start], mode="clip"
+            )  # by "raise", numpy would fill a copy first
+            np.dot(own, query, out=cosines[start:stop])
+        similarities[real] = np.maximum.reduceat(cosines, firsts)
         return similarities
+
+    def _spans(
+        self, labels: Int32[np.ndarray, " c"]
+    ) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " c"]]:
+        """Where the entries of labels start, and how many there are."""
+        starts = self.offsets[labels]
+        return starts, self.offsets[labels + 1] - starts
 
     def exact_search(
         self, queries: Float32[np.ndarray, "b d"], k: int
@@ -100,15 +113,28 @@ class LabelEntries:
         by_label.sort(axis=1)
         labels, cosines_left = by_label >> 32, by_label & _LOW
         leads = (np.diff(labels, axis=1, prepend=-1) > 0) & (by_label != _NONE)
-        by_cosine = np.where(leads, cosines_left << 31 | labels, _NONE)
-        by_cosine.sort(axis=1)
-        best = by_cosine[:, :k]
-        found, similarities = _nothing(len(entries), k)
-        rows, columns = np.nonzero(best != _NONE)
-        best = best[rows, columns]
-        found[rows, columns] = best & _LABEL
-        similarities[rows, columns] = _cosine(best >> 31)
-        return found, similarities
+        return _by_cosine(np.where(leads, cosines_left << 31 | labels, _NONE), k)
+
+
+def best_first(
+    labels: Int32[np.ndarray, "b c"], similarities: Float32[np.ndarray, "b c"], k: int
+) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"]]:
+    """The k most similar of some distinct labels (-1: none), ties by label."""
+    keys = np.where(labels < 0, _NONE, _falling(similarities) << 31 | labels.astype(np.int64))
+    return _by_cosine(keys, k)
+
+
+def _by_cosine(
+    keys: Int64[np.ndarray, "b c"], k: int
+) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"]]:
+    """The k first of cosine-over-label keys, which it sorts in place, taken apart."""
+    keys.sort(axis=1)
+    best = keys[:, :k]
+    found, similarities = _nothing(len(best), k)
+    real = best != _NONE
+    found[:, : best.shape[1]] = np.where(real, best & _LABEL, -1)
+    similarities[:, : best.shape[1]] = np.where(real, _cosine(best >> 31), -np.inf)
+    return found, similarities
 
 
 def _nothing(rows: int, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -52,13 +52,14 @@ class LabelMemory:
     """The label side of prediction.
 
     Attributes:
-        arrays: keys (r, g, e), values (r, g, d) and classifiers w (l, d), split by rows over the
-            devices and padded to a multiple of them.
+        arrays: the keys and values of each descriptor side by side, so that one gather brings
+            both (r, d + g d), and classifiers w (l, d); split by rows over the devices and padded
+            to a multiple of them.
         offsets: on the host: the descriptors of label l are rows offsets[l] to offsets[l + 1].
         most: m, the descriptors of the label that has the most of them, at least 1.
     """
 
-    arrays: tuple[Float[Array, "r g e"], Float[Array, "r g d"], Float[Array, "l d"]]
+    arrays: tuple[Float[Array, "r kv"], Float[Array, "l d"]]
     offsets: Int64[np.ndarray, "l1"]
     most: int
 
@@ -80,9 +81,9 @@ class LabelMemory:
                 f"{folder}: {damage}; delete {folder.parent.parent} and run --stage=finetune"
             )
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-        keys, values = _memory(block, put_rows(mapped(folder / "bags.npy"), mesh), mesh)
+        described = _memory(block, put_rows(mapped(folder / "bags.npy"), mesh), mesh)
         w = put_rows(mapped(folder / "w.npy"), mesh)
-        return cls((keys, values, w), offsets, max(1, int(np.diff(offsets).max(initial=0))))
+        return cls((described, w), offsets, max(1, int(np.diff(offsets).max(initial=0))))
 
     def slots(self, labels: Int[np.ndarray, "b c"]) -> Int32[np.ndarray, "b c m"]:
         """Return the rows of the labels' descriptors, -1 where there is none."""
@@ -100,8 +101,12 @@ def gather(
     As many bytes travel as the labels have, whatever the number of labels there are. Label -1 has
     no descriptors and the classifier 0.
     """
-    keys, values = gather_rows(arrays[:2], slots, mesh)
-    return Memory(keys, values, slots >= 0), gather_rows(arrays[2], labels, mesh)
+    described, w = gather_rows(arrays[0], slots, mesh), gather_rows(arrays[1], labels, mesh)
+    dim = w.shape[-1]
+    heads = described.shape[-1] // dim - 1
+    keys = described[..., :dim].reshape(*slots.shape, heads, -1)
+    values = described[..., dim:].reshape(*slots.shape, heads, dim)
+    return Memory(keys, values, slots >= 0), w
 
 
 def write_label_side(
@@ -182,11 +187,11 @@ def _combine(rows: classifiers.Rows, ids: Array, z: Array, mesh: Mesh) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _memory(block: AttentionBlock, bags: Array, mesh: Mesh) -> tuple[Array, Array]:
-    def local(block: AttentionBlock, bags: Array) -> tuple[Array, Array]:
-        def one(descriptor: Array) -> tuple[Array, Array]:
+def _memory(block: AttentionBlock, bags: Array, mesh: Mesh) -> Array:
+    def local(block: AttentionBlock, bags: Array) -> Array:
+        def one(descriptor: Array) -> Array:
             memory = block.memory(descriptor[None], jnp.ones(1, bool))
-            return memory.keys[0], memory.values[0]
+            return jnp.concatenate([memory.keys.ravel(), memory.values.ravel()])
 
         return jax.lax.map(one, bags, batch_size=min(_ROWS, len(bags)))
 

@@ -23,7 +23,7 @@ STEP_ROWS = 7
 """Copies of a step's rows that are alive at once: rows, gradients, moments, before and after."""
 AHEAD = 6
 """Batches on the host: four made ahead and two under way."""
-SCANN_SEARCH = 0.57
+SCANN_SEARCH = 0.66
 """Bytes of codes per entry and dimension while ScaNN searches; the vectors stay in their file."""
 
 

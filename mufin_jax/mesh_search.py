@@ -24,10 +24,11 @@ from mufin_jax.sharding import (
     put,
     put_rows,
     replicated,
-    round_up,
 )
 
-_CELLS = 1 << 22  # numbers of a block, its cosines and its entries, that a device holds at once
+_CELLS = {"cpu": 1 << 22}  # numbers of a block, its cosines and its entries, held at once ...
+_MORE_CELLS = 1 << 26  # ... elsewhere: each block is a few programs started, whatever its size
+_GROUP = 64  # entries whose best stands for them
 _MOST_QUERIES = 1024  # that enter the devices at once
 _SMALLEST_BLOCK = 1024  # entries; smaller ones spend their time on the running top k
 _RECALL = 0.95  # what approximate search aims at
@@ -65,7 +66,8 @@ class MeshSearch:
         ids, cosines = [], []
         for start in range(0, max(len(queries), 1), _MOST_QUERIES):
             block = queries[start : start + _MOST_QUERIES]
-            padded = np.zeros((round_up(len(block), self.mesh.size), block.shape[1]), np.float32)
+            size = -(-_power_of_two(len(block)) // self.mesh.size) * self.mesh.size
+            padded = np.zeros((size, block.shape[1]), np.float32)
             padded[: len(block)] = block
             asked = put(padded, replicated(self.mesh))
             found = fetch(_search(self.entries, asked, wanted, self.size, self.mesh,
@@ -85,7 +87,8 @@ def _search(
     approximate: bool,
 ) -> tuple[Int32[Array, "b m"], Float32[Array, "b m"]]:
     def local(part: Array, queries: Array) -> tuple[Array, Array]:
-        ids, cosines = _local_best(part, queries, wanted, size, approximate)
+        cells = _CELLS.get(mesh.devices.flat[0].platform, _MORE_CELLS)
+        ids, cosines = _local_best(part, queries, wanted, size, approximate, cells)
         # (b, m) for all queries -> (b / devices, devices * m): one device merges each query.
         swap = functools.partial(
             jax.lax.all_to_all, axis_name=AXIS, split_axis=0, concat_axis=1, tiled=True
@@ -97,11 +100,11 @@ def _search(
 
 
 def _local_best(
-    part: Array, queries: Array, wanted: int, size: int, approximate: bool
+    part: Array, queries: Array, wanted: int, size: int, approximate: bool, cells: int
 ) -> tuple[Array, Array]:
     """The best of one device's entries for every query, numbered globally."""
     rows, width = part.shape
-    block = min(rows, max(_CELLS // (len(queries) + width), _SMALLEST_BLOCK))
+    block = min(rows, max(cells // (len(queries) + width), _SMALLEST_BLOCK))
     first = jax.lax.axis_index(AXIS) * rows
 
     def step(best: tuple[Array, Array], start: Array) -> tuple[tuple[Array, Array], None]:
@@ -122,7 +125,7 @@ def _local_best(
                 reduction_input_size_override=max(size, block),
             )  # fmt: skip
         else:
-            cosines, chosen = jax.lax.top_k(cosines, min(wanted, block))
+            cosines, chosen = _top(cosines, min(wanted, block))
         ids = jnp.concatenate([best[0], first + begin + chosen], axis=1)
         return _best(ids, jnp.concatenate([best[1], cosines], axis=1), best[0].shape[1]), None
 
@@ -130,6 +133,31 @@ def _local_best(
     best = (jnp.full(shape, -1, jnp.int32), jnp.full(shape, -jnp.inf, jnp.float32))
     best = jax.lax.pcast(best, AXIS, to="varying")
     return jax.lax.scan(step, best, jnp.arange(0, rows, block))[0]
+
+
+def _top(cosines: Array, k: int) -> tuple[Array, Array]:
+    """`jax.lax.top_k` of rows, by way of groups: it sorts, and sorts much less of a long row.
+
+    A group whose best is not among the k best of groups holds none of the k best entries. Groups
+    are taken in the order of their entries, so that of equal cosines the lower entry still wins.
+    """
+    rows, count = cosines.shape
+    groups = -(-count // _GROUP)
+    if groups < 2 * k:
+        best, place = jax.lax.top_k(cosines, k)
+        return best, place
+    missing = [(0, 0), (0, groups * _GROUP - count)]
+    parts = jnp.pad(cosines, missing, constant_values=-jnp.inf).reshape(rows, groups, _GROUP)
+    taken = jnp.sort(jax.lax.top_k(parts.max(-1), k)[1], axis=1)
+    kept = jnp.take_along_axis(parts, taken[..., None], axis=1).reshape(rows, -1)
+    best, place = jax.lax.top_k(kept, k)
+    group = jnp.take_along_axis(taken, place // _GROUP, axis=1)
+    return best, group * _GROUP + place % _GROUP
+
+
+def _power_of_two(count: int) -> int:
+    """The next power of two: few shapes are compiled."""
+    return 1 << max(count - 1, 0).bit_length()
 
 
 def _best(ids: Array, cosines: Array, wanted: int) -> tuple[Array, Array]:

@@ -4,39 +4,42 @@ A datapoint is embedded once. Its shortlist R comes with a_l, the largest cosine
 entry of label l; the classifiers give c_l = x2_l·w_l for the labels of the shortlist alone; the
 score is 0.7 c + 0.3 a. Label bags, centroids and index are rebuilt with the encoders that Module IV
 leaves, so that a query passes one encoder once.
+
+A server compiles nothing once it is warm: queries are brought to few shapes (`query_shapes.py`).
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax import classifiers, hosts
+from mufin_jax import classifiers, hosts, pair_scores, query_shapes
 from mufin_jax.artefacts import load_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.data.loader import Loader, pad_rows, prefetch
+from mufin_jax.data.loader import Loader, prefetch
+from mufin_jax.embedding import embed
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_json, write_json
-from mufin_jax.label_memory import LabelMemory, gather, write_label_side
+from mufin_jax.label_memory import LabelMemory, write_label_side
 from mufin_jax.label_side import shortlist
 from mufin_jax.model import Embedding, Mufin
 from mufin_jax.queries import read_items
 from mufin_jax.retrieval import IndexConfig, LabelIndex
-from mufin_jax.sharding import by_row, fetch, make_mesh, put
+from mufin_jax.runs import use_compile_cache
+from mufin_jax.sharding import by_row, fetch, make_mesh, put, replicated
 from mufin_jax.shortlist import Shortlist
 
 BLOCK = 256
 """Datapoints that are embedded together."""
-PAIRS = 32
-"""Datapoints whose shortlists are scored together: bounds the memory of their label bags."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,24 +73,10 @@ class Prediction:
     score: float
 
 
-@functools.partial(jax.jit, static_argnames=("size", "mix"))
-def _score(
-    model: Mufin, points: Embedding, start: Any, arrays: Any, found: Any, size: int, mix: float
-) -> tuple[jax.Array, jax.Array]:
-    """c, mixed with a, for `size` shortlists: labels and scores, best first; -inf for no label."""
-    points = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), points)
-    labels, a, slots = found
-    memory, w = gather(arrays, labels, slots, model.mesh)
-    c = jnp.einsum("bcd,bcd->bc", model.adapt(points, memory), w)
-    real = labels >= 0
-    scores = jnp.where(real, mix * c + (1 - mix) * jnp.where(real, a, 0), -jnp.inf)
-    order = jnp.argsort(-scores, axis=-1, stable=True)
-    return jnp.take_along_axis(labels, order, -1), jnp.take_along_axis(scores, order, -1)
-
-
-@jax.jit
-def _embed(model: Mufin, pool: Pool, bags: Bags) -> Embedding:
-    return model.embed(model.describe(pool), bags)
+@functools.cache
+def _encoding(graphdef: Any) -> Callable[[dict, Pool], jax.Array]:
+    """`Mufin.describe`, compiled, of the weights of models that have one structure."""
+    return jax.jit(lambda weights, pool: nnx.merge(graphdef, weights).describe(pool))
 
 
 class Predictor:
@@ -116,6 +105,13 @@ class Predictor:
         self.dataset, self.config = dataset, config
         seen = model.config
         self.loader = Loader(dataset, seen.modalities, model.mesh, seen.label_images)
+        # To take a module of hundreds of arrays apart costs milliseconds a call: what follows the
+        # encoders gets a model without them, and the encoders are taken apart here, once.
+        graphdef, state = nnx.split(model)
+        self._encode, self._weights = _encoding(graphdef), nnx.to_pure_dict(state)
+        self._heads = nnx.merge(graphdef, state)
+        for name in ("image_encoder", "text_encoder", "image_reduce", "text_reduce"):
+            setattr(self._heads, name, None)
 
     @staticmethod
     def write(
@@ -162,11 +158,16 @@ class Predictor:
     ) -> "Predictor":
         """Return the predictor of a run, once its stage finetune is done.
 
+        Compiled programs are kept in the run's folder, if it can be written and JAX has no other
+        place for them: the next process reads them. A server then calls `warm_up`.
+
         Raises:
             InputError: if the folder holds no finished run.
         """
         workdir = Path(workdir)
         folder = workdir / "finetune" / "predictor"
+        if os.access(workdir, os.W_OK):
+            use_compile_cache(workdir)
         if not (folder / "predictor.json").exists():
             raise InputError(
                 f"{workdir}: no trained model there; run the stages up to finetune with "
@@ -217,31 +218,65 @@ class Predictor:
         self, pool: Pool, bags: Bags, count: int, extra: int = 0, lists: Shortlist | None = None
     ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
         """Return the labels of the first `count` bags and their scores, best first."""
-        mesh = self.model.mesh
-        padded = jax.tree.map(lambda leaf: pad_rows(leaf, mesh.size), bags)
-        points = _embed(self.model, put(pool, by_row(mesh)), put(padded, by_row(mesh)))
+        points = self.embed(pool, bags)
         if lists is None:
             x = fetch(points.vector)[:count]
             lists = shortlist(self.index, x, self.config.shortlist + extra)
-        step = -(-PAIRS // mesh.size) * mesh.size
-        labels, scores = [], []
-        for start in range(0, count, step):
-            size = min(step, len(padded.mask) - start)
-            found = (lists.labels[start : start + size], lists.similarities[start : start + size])
-            found = tuple(
-                np.pad(leaf, ((0, size - len(leaf)), (0, 0)), constant_values=fill)
-                for leaf, fill in zip(found, (-1, -np.inf), strict=True)
-            )
-            found = put((*found, self.memory.slots(found[0])), by_row(mesh))
-            result = fetch(
-                _score(
-                    self.model, points, start, self.memory.arrays, found,
-                    size=size, mix=self.config.mix,
-                )
-            )  # fmt: skip
-            labels.append(result[0])
-            scores.append(result[1])
-        return np.concatenate(labels)[:count], np.concatenate(scores)[:count]
+        labels, scores = self.score(points, lists)
+        return labels[:count], scores[:count]
+
+    def embed(self, pool: Pool, bags: Bags) -> Embedding:
+        """Return the embeddings of the bags, padded to one of few sizes, on the devices."""
+        mesh = self.model.mesh
+        vectors = np.concatenate([np.zeros((1, self.model.dim), np.float32), *self._describe(pool)])
+        bags = query_shapes.padded(bags, mesh.size)
+        # Descriptors in the order of the slots: the shape of what is embedded is that of the bags.
+        chosen = vectors[np.where(bags.mask, bags.slots + 1, 0).ravel()]
+        bags = Bags(np.arange(bags.mask.size, dtype=np.int32).reshape(bags.mask.shape), bags.mask)
+        return embed(self._heads, put(chosen, replicated(mesh)), put(bags, by_row(mesh)))
+
+    def score(
+        self, points: Embedding, lists: Shortlist
+    ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
+        """Return the labels of shortlists and their scores, best first.
+
+        Args:
+            points: what `embed` returned.
+            lists: the shortlists of the first datapoints; what lies behind them is padding.
+        """
+        return pair_scores.score(self._heads, points, self.memory, lists, self.config.mix)
+
+    def warm_up(self, points: int = BLOCK, images: int = 15, extra: int = 0) -> None:
+        """Compile what queries of common shapes need: the first answer is as fast as the next.
+
+        Without it, whatever is met for the first time is compiled then. Programs that the compile
+        cache holds are read from it.
+
+        Args:
+            points: items in a batch, at most.
+            images: pictures of an item, at most.
+            extra: as for `rank_side`.
+        """
+        dataset, seen = self.dataset, self.model.config.modalities
+        for pool in query_shapes.pools(dataset, seen):
+            list(self._describe(pool))
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(points, self.model.dim)).astype(np.float32)
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        k = self.config.shortlist + extra
+        for power in range((points - 1).bit_length() + 1):
+            shortlist(self.index, x[: 1 << power], k)
+        for size in query_shapes.up_to(points, query_shapes.points):
+            lists = shortlist(self.index, x[:size], k)
+            for slots in query_shapes.up_to(images + 1, query_shapes.slots):
+                empty = np.zeros((size, slots), np.int32)
+                self.rank(Pool(None, None, None), Bags(empty, empty > 0), size, extra, lists)
+
+    def _describe(self, pool: Pool) -> Iterator[Float[np.ndarray, "p d"]]:
+        """Yield the descriptor vectors of a pool, block after block."""
+        mesh, most_tokens = self.model.mesh, self.dataset.texts.shape[1]
+        for part, real in query_shapes.in_blocks(pool, most_tokens, mesh.size):
+            yield fetch(self._encode(self._weights, put(part, by_row(mesh))))[:real]
 
     def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:
         side = self.dataset.labels

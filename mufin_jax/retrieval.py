@@ -9,6 +9,7 @@ Entries and queries are unit-normalised, so a dot product is a cosine.
 
 import dataclasses
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from jaxtyping import Float, Float32, Int
 from mufin_jax import files, scann_tree
 from mufin_jax.errors import InputError
 from mufin_jax.index_config import IndexConfig
-from mufin_jax.label_entries import LabelEntries, blocks
+from mufin_jax.label_entries import LabelEntries, best_first, blocks
 from mufin_jax.mesh_search import MeshSearch
 from mufin_jax.scann_tree import Tree
 from mufin_jax.sharding import make_mesh
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 _CELLS = 1 << 21  # retrieved entries held at once
 _ROWS = 1 << 16  # entries checked at once
+_FEWEST = 200  # entries asked for by codes: fewer do not make the search faster
+_CANDIDATES = 0.4  # labels compared exactly, for each entry that approximate search is asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +95,11 @@ class LabelIndex:
         searcher = self.searcher
         return not isinstance(searcher, Tree) and not (searcher and searcher.approximate)
 
-    def search(self, queries: Float32[np.ndarray, "b d"], k: int) -> Shortlist:
-        """The first k distinct labels of each query, by the best entry that the index found.
+    def shortlist(self, queries: Float32[np.ndarray, "b d"], k: int) -> Shortlist:
+        """The k labels nearest to each query that the index finds, with their exact similarities.
 
-        Equal similarities are ordered by label. Raises InputError for queries that are not finite
-        or not unit-normalised.
+        Best first; equal similarities are ordered by label. Raises InputError for queries that
+        are not finite or not unit-normalised.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         if k < 1:
@@ -107,38 +110,38 @@ class LabelIndex:
         _check_unit(queries, "query")
         if self.searcher is None or not len(queries):
             return Shortlist(*self.entries.exact_search(queries, k))
-        return self._distinct(self.searcher, queries, k)
+        if self.exact:  # the best entry of a label that it found is the label's best of all
+            return self._distinct(self.searcher, queries, k, k, self.config.over_fetch * k)
+        config = self.config.by_rule(self.searcher.size)
+        assert config.reorder is not None
+        fetch = config.over_fetch * k
+        if isinstance(self.searcher, Tree):
+            fetch = max(config.reorder * k, _FEWEST)
+        most = max(k, math.ceil(_CANDIDATES * fetch))
+        candidates = self._distinct(self.searcher, queries, k, most, fetch)
+        similarities = self.entries.exact_similarity(queries, candidates.labels)
+        return Shortlist(*best_first(candidates.labels, similarities, k))
 
-    def shortlist(self, queries: Float32[np.ndarray, "b d"], k: int) -> Shortlist:
-        """`search`, then the exact similarity of every label found, best first."""
-        found = self.search(queries, k)
-        if self.exact:
-            return found  # the search already looked at every entry
-        similarities = self.entries.exact_similarity(
-            np.ascontiguousarray(queries, np.float32), found.labels
-        )
-        order = np.lexsort((found.labels, -similarities))
-        return Shortlist(
-            np.take_along_axis(found.labels, order, 1), np.take_along_axis(similarities, order, 1)
-        )
+    def _distinct(
+        self, searcher: Tree | MeshSearch, queries: np.ndarray, k: int, most: int, fetch: int
+    ) -> Shortlist:
+        """The `most` best distinct labels among `fetch` entries or, where they are not k, more.
 
-    def _distinct(self, searcher: Tree | MeshSearch, queries: np.ndarray, k: int) -> Shortlist:
-        """The first k distinct labels among retrieved entries.
-
-        If the best entries hold k labels, those are the k best, each with its best entry.
+        A label's similarity is that of the best of its entries, as the searcher knows it.
         """
+        config = self.config.by_rule(searcher.size)
+        assert config.leaves_searched is not None and config.entries_searched is not None
         size, wanted = searcher.size, min(k, len(self.entries.filled))
-        multiple = self.config.reorder if isinstance(searcher, Tree) else self.config.over_fetch
-        fetch = min(multiple * k, size)
-        share = max(self.config.leaves_searched, max(self.config.entries_searched, fetch) / size)
-        labels = np.full((len(queries), k), -1, np.int32)
-        similarities = np.full((len(queries), k), -np.inf, np.float32)
+        fetch = min(fetch, size)
+        share = max(config.leaves_searched, max(config.entries_searched, fetch) / size)
+        labels = np.full((len(queries), most), -1, np.int32)
+        similarities = np.full((len(queries), most), -np.inf, np.float32)
         short = np.arange(len(queries))
         while len(short):
             for block in blocks(len(short), _CELLS // fetch):
                 rows = short[block]
                 found = searcher.search(queries[rows], fetch, share)
-                labels[rows], similarities[rows] = self.entries.first_distinct(*found, k)
+                labels[rows], similarities[rows] = self.entries.first_distinct(*found, most)
             if fetch == size and share >= 1:
                 break
             # Where few labels own the nearest entries, look further, for those rows alone.
@@ -208,7 +211,7 @@ class LabelIndex:
         if how != "scann":
             return cls(entries, config, _on_mesh(how, vectors, mesh))
         if any(name.startswith("tree/") for name in listed):
-            return cls(entries, config, Tree.load(folder / "tree", vectors, config.num_threads()))
+            return cls(entries, config, Tree.load(folder / "tree", config.num_threads()))
         if config.backend == "scann":
             raise InputError(
                 f"{folder}: backend=scann, but the index was built without ScaNN's tree; choose "

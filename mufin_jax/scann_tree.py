@@ -1,14 +1,16 @@
 """ScaNN, the approximate search behind Module II's index, with its pitfalls kept in this file.
 
-A tree of sqrt(e) leaves, of which a query visits some; asymmetric hashing of two dimensions a
-code; exact cosines for the best. Guo et al., "Accelerating Large-Scale Inference with
-Anisotropic Vector Quantization", ICML 2020. The exact cosines are computed here, not by ScaNN,
-which would hold a copy of all vectors for them, in memory and on disk: without it an entry of 192
-dimensions costs about 150 bytes, and the vectors can be a map of a file.
+A tree of 2 sqrt(e) leaves, of which a query visits some; asymmetric hashing with a code of four
+bits a dimension. Guo et al., "Accelerating Large-Scale Inference with Anisotropic Vector
+Quantization", ICML 2020. A code for two dimensions would halve what is scanned, but tells
+neighbours apart so badly that three times as many have to be compared exactly, which costs more.
+ScaNN is not asked for exact cosines: it would hold a copy of all vectors for them, in memory and
+on disk; `LabelEntries` computes them, from a map of a file.
 """
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import logging
 import math
@@ -36,10 +38,12 @@ FILES = frozenset(
 )
 """What `Tree.save` writes. Never load a folder that holds more: ScaNN unpickles a docids file."""
 
-_TRAINING_SAMPLE = 250_000  # vectors that suffice to place the leaves
-_DIMENSIONS_PER_CODE = 2
+_TRAINING_SAMPLE = 100_000  # vectors that suffice to place the leaves ...
+_PER_LEAF = 40  # ... or so many a leaf, where that is more
+_DIMENSIONS_PER_CODE = 1
 _QUANTIZATION_THRESHOLD = 0.2  # the value of the paper's experiments on cosines
 _ROWS_PER_TASK = 64  # queries a thread takes at once; ScaNN's 256 leaves small batches to one
+_TOKENS = "datapoint_to_token.npy"  # the leaf of each vector
 
 
 def importable() -> bool:
@@ -49,15 +53,11 @@ def importable() -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A ScaNN searcher over unit vectors: its codes find, the vectors themselves decide."""
+    """A ScaNN searcher over unit vectors, which it knows by their codes alone."""
 
     searcher: Any
-    vectors: Float32[np.ndarray, "e d"]
-
-    @property
-    def size(self) -> int:
-        """How many vectors there are."""
-        return len(self.vectors)
+    size: int
+    leaves: int
 
     @classmethod
     def build(cls, vectors: Float32[np.ndarray, "e d"], threads: int) -> "Tree":
@@ -70,62 +70,56 @@ class Tree:
 
         builder = scann_ops_pybind.builder(vectors, 100, "dot_product")
         builder.set_n_training_threads(threads)
-        leaves = _num_leaves(len(vectors))
+        leaves = round(2 * len(vectors) ** 0.5)
         builder.tree(
             num_leaves=leaves,
             num_leaves_to_search=leaves,
-            training_sample_size=min(len(vectors), _TRAINING_SAMPLE),
+            training_sample_size=min(len(vectors), max(_TRAINING_SAMPLE, _PER_LEAF * leaves)),
             random_init=False,  # the default places other leaves in every process
         )
         builder.score_ah(
             _DIMENSIONS_PER_CODE, anisotropic_quantization_threshold=_QUANTIZATION_THRESHOLD
         )
         with _without_chatter():
-            tree = cls(builder.build(), vectors)
+            tree = cls(builder.build(), len(vectors), leaves)
         tree.searcher.set_num_threads(threads)
         return tree
 
     def search(
         self, queries: Float32[np.ndarray, "b d"], wanted: int, share: float = 1.0
     ) -> tuple[Int64[np.ndarray, "b m"], Float32[np.ndarray, "b m"]]:
-        """The `wanted` entries nearest by their codes and their exact cosines, in no order.
+        """The `wanted` entries nearest by their codes, with the cosines that the codes tell.
 
         A row short of entries, for want of them in the share of leaves that it visits, ends in
         -1 and -inf.
         """
-        leaves = _num_leaves(self.size)
-        ids, scores = self.searcher.search_batched_parallel(
+        search = self.searcher.search_batched  # in this thread: others take longer to wake
+        if len(queries) > _ROWS_PER_TASK:
+            search = functools.partial(
+                self.searcher.search_batched_parallel, batch_size=_ROWS_PER_TASK
+            )
+        ids, cosines = search(
             queries,
             final_num_neighbors=wanted,
-            leaves_to_search=min(math.ceil(share * leaves), leaves),
-            batch_size=_ROWS_PER_TASK,
+            leaves_to_search=min(math.ceil(share * self.leaves), self.leaves),
         )
-        ids = ids.astype(np.int64)
-        ids[np.isnan(scores)] = -1  # ScaNN pads short rows with NaN and id 0, a valid entry
-        vectors = np.asarray(self.vectors)  # a view: indexing a memmap object costs more
-        cosines = np.full(ids.shape, -np.inf, np.float32)
-        for i, row in enumerate(ids):
-            real = row >= 0
-            cosines[i, real] = vectors[row[real]] @ queries[i]
-        return ids, cosines
+        padding = np.isnan(cosines)  # ScaNN pads short rows with NaN and id 0, a valid entry
+        return np.where(padding, -1, ids.astype(np.int64)), np.where(padding, -np.inf, cosines)
 
     def save(self, folder: Path) -> None:
         """Writes FILES to a folder that exists and may move afterwards."""
         self.searcher.serialize(str(folder), relative_path=True)
 
     @classmethod
-    def load(cls, folder: Path, vectors: Float32[np.ndarray, "e d"], threads: int) -> "Tree":
+    def load(cls, folder: Path, threads: int) -> "Tree":
         """Reads what `save` wrote. The caller has verified that the folder holds that only."""
         from scann import scann_ops_pybind
 
         with _without_chatter():
             searcher = scann_ops_pybind.load_searcher(str(folder), assets_backcompat_shim=False)
         searcher.set_num_threads(threads)
-        return cls(searcher, vectors)
-
-
-def _num_leaves(size: int) -> int:
-    return round(size**0.5)
+        leaf_of = np.load(folder / _TOKENS, mmap_mode="r", allow_pickle=False)
+        return cls(searcher, len(leaf_of), int(leaf_of.max()) + 1)
 
 
 @contextlib.contextmanager

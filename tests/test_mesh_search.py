@@ -59,7 +59,7 @@ def test_of_equal_cosines_the_lower_entry_comes_first_wherever_it_lives(mesh):
 def test_many_queries_walk_through_many_blocks(one_device):
     """1,030 queries take two calls; 9,001 entries three blocks, of which the last is short."""
     vectors, queries = whole(9001, 12), whole(1030, 12, seed=1)
-    assert mesh_search._MOST_QUERIES == 1024 and mesh_search._CELLS // (1024 + 12) == 4048
+    assert mesh_search._MOST_QUERIES == 1024 and mesh_search._CELLS["cpu"] // (1024 + 12) == 4048
     check(MeshSearch.build(vectors, one_device).search(queries, 40), vectors, queries, 40)
 
 
@@ -93,3 +93,13 @@ def test_entries_mapped_from_a_file_are_not_copied(mesh, tmp_path):
     assert [shard.data.shape for shard in shards] == [(5, 16)] * 8
     shared = [np.shares_memory(np.asarray(shard.data), mapped) for shard in shards]
     assert shared == [True] * 7 + [False]  # the last is padded
+
+
+@pytest.mark.parametrize("count, k", [(64 * 40, 7), (64 * 40 - 3, 20), (300, 7)])
+def test_the_best_by_way_of_groups_are_the_best(count, k):
+    rng = np.random.default_rng(count)
+    cosines = rng.integers(-40, 40, (5, count)).astype(np.float32)  # many are equal
+    cosines[1, 50:] = -np.inf
+    found, expected = mesh_search._top(jnp.asarray(cosines), k), jax.lax.top_k(cosines, k)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -11,7 +11,7 @@ from raw_folders import colour, picture
 from scipy import sparse
 from small import CONFIG, PIXELS, SIZES, new_model, pictures, title
 
-from mufin_jax import classifiers, prediction, queries
+from mufin_jax import classifiers, pair_scores, prediction, queries
 from mufin_jax.artefacts import save_model
 from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once, embed_blocks
@@ -108,12 +108,12 @@ def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(
     )
 
 
-@pytest.mark.parametrize("pairs", [3, 9])  # eight devices take eight or sixteen at once
+@pytest.mark.parametrize("together", [1, 3])  # eight devices take eight or sixteen at once
 def test_neither_order_nor_batch_size_changes_a_score(
-    predictor, ranked, dataset, exact_pixels, monkeypatch, pairs
+    predictor, ranked, dataset, exact_pixels, monkeypatch, together
 ):
     order = np.random.default_rng(0).permutation(SIZES["test"])
-    monkeypatch.setattr(prediction, "PAIRS", pairs)
+    monkeypatch.setitem(pair_scores.TOGETHER, "cpu", together)
     blocks = rank(predictor, dataset.test)
     np.testing.assert_array_equal(blocks[0], ranked[0])
     np.testing.assert_allclose(blocks[1], ranked[1], atol=1e-5)

@@ -85,7 +85,7 @@ def test_a_label_that_owns_the_nearest_entries_takes_one_place(config):
     vectors, labels, queries = catalogue(seed=2)
     crowd = unit(queries[:1] + 0.01 * np.random.default_rng(0).normal(size=(300, 12)))
     vectors, labels = np.concatenate([vectors, crowd]), np.append(labels, np.full(300, 400))
-    found = LabelIndex.build(vectors, labels, config).search(queries, 4)  # first, 400 alone
+    found = LabelIndex.build(vectors, labels, config).shortlist(queries, 4)  # first, 400 alone
     assert found.labels[0, 0] == 400
     for row in found.labels:
         assert len(set(row.tolist())) == 4 and -1 not in row
@@ -140,7 +140,7 @@ def test_labels_without_entries_are_never_retrieved(config):
 def test_equal_similarities_are_ordered_by_label(config):
     vector = unit(np.ones((1, 5)))
     vectors, labels = np.repeat(vector, 9, axis=0), np.array([8, 3, 5, 3, 0, 7, 2, 6, 1])
-    found = LabelIndex.build(vectors, labels, config).search(vector, 4)
+    found = LabelIndex.build(vectors, labels, config).shortlist(vector, 4)
     assert found.labels.tolist() == [[0, 1, 2, 3]]
 
 
@@ -167,7 +167,7 @@ def test_vectors_that_are_not_finite_are_refused_by_row(poison, backend):
     queries[2, 0] = poison
     index = LabelIndex.build(*catalogue()[:2], IndexConfig(backend=backend))
     with pytest.raises(InputError, match=r"query 2 .*finite"):
-        index.search(queries, 3)
+        index.shortlist(queries, 3)
 
 
 def test_vectors_that_are_not_unit_normalised_are_refused():
@@ -186,7 +186,7 @@ def test_labels_out_of_range_are_refused():
 def test_queries_of_another_width_are_refused():
     vectors, labels, queries = catalogue()
     with pytest.raises(InputError, match=r"\(7, 11\).*\(b, 12\)"):
-        LabelIndex.build(vectors, labels).search(queries[:, :11], 3)
+        LabelIndex.build(vectors, labels).shortlist(queries[:, :11], 3)
 
 
 def test_exact_similarity_is_the_maximum_over_all_entries_and_minus_infinity_for_padding():
@@ -209,7 +209,7 @@ class Unlucky(scann_tree.Tree):
 def test_a_label_has_its_exact_similarity_whichever_of_its_entries_was_returned():
     vectors, labels, queries = catalogue(labels=30)
     index = LabelIndex.build(vectors, labels, EXACT)
-    tree = Unlucky(index.entries.offsets[:-1], index.entries.vectors)
+    tree = Unlucky(index.entries.offsets[:-1], len(index.entries.vectors), 1)
     found = dataclasses.replace(index, searcher=tree).shortlist(queries, 10)
     for query, row, similarities in zip(queries, found.labels, found.similarities, strict=True):
         truth = by_brute_force(vectors, labels, query)
@@ -257,13 +257,14 @@ def test_mapped_entries_stay_where_they_are_and_the_tree_repeats_none(tmp_path):
     np.save(tmp_path / "entries.npy", grouped.vectors)
     before = (tmp_path / "entries.npy").stat()
     mapped = LabelEntries(np.load(tmp_path / "entries.npy", mmap_mode="r"), grouped.offsets)
-    LabelIndex.over(mapped, EVERYTHING).save(tmp_path)
+    index = LabelIndex.over(mapped, EVERYTHING)
+    index.save(tmp_path)
     after = (tmp_path / "entries.npy").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     loaded = LabelIndex.load(tmp_path)
     assert isinstance(loaded.entries.vectors, np.memmap)
     assert isinstance(loaded.searcher, scann_tree.Tree)
-    assert loaded.searcher.vectors is loaded.entries.vectors
+    assert loaded.searcher.leaves == index.searcher.leaves
     assert sum(path.stat().st_size for path in (tmp_path / "tree").iterdir()) < vectors.nbytes
     exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 9)
     np.testing.assert_array_equal(loaded.shortlist(queries, 9).labels, exact.labels)

@@ -45,11 +45,21 @@ def pack_texts(
     return packed, owners, (TEXTS_A_ROW * rows + places).astype(np.int32)
 
 
+def row_widths(most_tokens: int) -> list[int]:
+    """The widths that rows may have where no text is longer: few, for each is compiled."""
+    widest = _round_up(max(most_tokens, min(2 * most_tokens, _LONG)))
+    return [1 << power for power in range(3, widest.bit_length())]
+
+
 def _width(lengths: Int[np.ndarray, "t"]) -> int:
-    """Tokens of a row: a power of two, so that few widths are compiled."""
+    """Tokens of a row: twice the longest text, or all tokens there are, if they are fewer."""
     longest = int(lengths.max(initial=1))
-    wanted = max(8, longest, min(int(lengths.sum()), 2 * longest, _LONG))
-    return 1 << (wanted - 1).bit_length()
+    return _round_up(max(longest, min(int(lengths.sum()), 2 * longest, _LONG)))
+
+
+def _round_up(tokens: int) -> int:
+    """Round up to a power of two, 8 at least."""
+    return max(8, 1 << (tokens - 1).bit_length())
 
 
 def _first_fit(

@@ -1,0 +1,313 @@
+"""Where does the time of a query go, alone and in a batch, and how does PyTorch answer it?
+
+    python benchmarks/predict.py --keep=DIR           # 303,296 labels, encoders of full size
+    python benchmarks/predict.py --short              # 30,000 labels
+    python benchmarks/predict.py --small              # 3,000 labels, small encoders: seconds
+    python benchmarks/predict.py --device=gpu         # the same on an accelerator, against limits
+
+The label side is made up (catalogue.py) and written as a run writes it; weights are random. The
+parts of a query: read pictures and titles; encode; shortlist, of which the exact similarities;
+score, of which the gather of label bags and classifiers; names. What follows the encoders is set
+against PyTorch as the released code answers (torch_twin/answering.py), on the same bags, labels and
+threads, with hnswlib at the released setting: over one pooled vector a label, as released, or with
+`--their-index=entries` over all entries. Both sides score 100 labels.
+
+`ratio` is ours over theirs, batches of 256, wall time; on an accelerator it is the time of what
+follows the encoders, one query, over 1.3 ms.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import measuring
+import numpy as np
+from catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from mufin_jax.prediction import Predictor
+
+STARTED = time.perf_counter()
+L, DIM, BATCH, SLOTS, K = 303_296, 192, 256, 4, 100
+LIMIT, SINGLE_MS, BATCH_MS = 0.3, 1.3, 0.1
+EF = 300
+
+
+def predictor_of(arguments: argparse.Namespace, folder: Path) -> "Predictor":
+    """Return a predictor over a made-up label side, written to the folder if it is not there."""
+    from mufin_jax.data.dataset import Dataset
+    from mufin_jax.data.miniature import MiniatureConfig, write_miniature
+    from mufin_jax.data.prepare import PrepareConfig, prepare
+    from mufin_jax.prediction import PredictConfig, Predictor
+    from mufin_jax.sharding import make_mesh
+
+    if not (folder / "prepared" / "manifest.json").exists():
+        few = MiniatureConfig(labels=60, points=120, test_points=40, picture=64)
+        write_miniature(few, folder / "raw")
+        size = 16 if arguments.small else 224
+        prepare(PrepareConfig(image_size=size, records=False), folder / "raw", folder / "prepared")
+    dataset = with_labels(Dataset.open(folder / "prepared"), arguments.labels)
+    model, mesh = new_model(arguments, dataset), make_mesh()
+    if not (folder / "predictor.json").exists():
+        write_predictor(folder, arguments.labels, mesh)
+    return Predictor.open(folder, model, dataset, PredictConfig(shortlist=K))
+
+
+def with_labels(dataset: Any, count: int) -> Any:
+    """The data set with so many labels, each of which has an id and a title."""
+    import dataclasses
+
+    from mufin_jax.data.dataset import Side
+    from mufin_jax.data.strings import Strings
+
+    names = Strings.pack(f"label {i}" for i in range(count))
+    none = np.zeros(count + 1, np.int64)
+    labels = Side("label", names, names, np.full(count, -1, np.int32), none, none[:0])
+    return dataclasses.replace(dataset, labels=labels)
+
+
+def new_model(arguments: argparse.Namespace, dataset: Any) -> Any:
+    """A model of random weights, as large as the paper's."""
+    from flax import nnx
+
+    from mufin_jax.encoders.distilbert import DistilBertConfig
+    from mufin_jax.encoders.vit import ViTConfig
+    from mufin_jax.model import ModelConfig, Mufin
+    from mufin_jax.sharding import make_mesh
+
+    config = ModelConfig(image=ViTConfig.base_32(), text=DistilBertConfig.base())
+    vocab = config.text.vocab
+    if arguments.small:
+        vocab = dataset.tokenizer.vocab_size
+        config = ModelConfig(
+            image=ViTConfig(width=192, depth=1, heads=2, mlp=32, patch=8, image_size=16),
+            text=DistilBertConfig(width=192, depth=1, heads=2, mlp=32, max_positions=64),
+        )
+    return Mufin(
+        config, vocab=vocab, vector_width=None, processing=dataset.processing,
+        mesh=make_mesh(), rngs=nnx.Rngs(0),
+    )  # fmt: skip
+
+
+def write_predictor(folder: Path, num_labels: int, mesh: Any) -> None:
+    """Write index, bags and classifiers as a run does, without encoding any label."""
+    from mufin_jax.embedding import SideEmbedding
+    from mufin_jax.files import write_json
+    from mufin_jax.label_entries import LabelEntries
+    from mufin_jax.label_memory import writing
+    from mufin_jax.retrieval import IndexConfig, LabelIndex
+
+    catalogue = Catalogue.draw(num_labels)
+    entries = catalogue.entries()
+    LabelIndex.over(LabelEntries(entries, catalogue.offsets), IndexConfig(), mesh).save(
+        folder / "index"
+    )
+    counts = np.diff(catalogue.offsets)
+    with writing(folder / "labels", None, DIM, mesh) as append:
+        for start in range(0, num_labels, 4096):
+            rows = np.arange(start, min(start + 4096, num_labels))
+            mask = np.arange(counts.max()) < counts[rows][:, None]
+            bag = np.zeros((*mask.shape, DIM), np.float32)
+            bag[mask] = entries[catalogue.offsets[start] : catalogue.offsets[rows[-1] + 1]]
+            bag *= DIM**0.5  # as a LayerNorm leaves them
+            append(rows, SideEmbedding(catalogue.labels[rows], bag, mask))
+    write_json(folder / "predictor.json", {})
+
+
+def items_of(count: int) -> list[dict[str, Any]]:
+    """So many queries: a title and one to three pictures of 500 pixels."""
+    from PIL import Image
+
+    rng, items = np.random.default_rng(0), []
+    for i in range(count):
+        pictures = []
+        for _ in range(1 + i % 3):
+            small = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+            file = io.BytesIO()
+            small.resize((500, 500), Image.Resampling.BICUBIC).save(file, "JPEG")
+            pictures.append(file.getvalue())
+        items.append({"title": f"a lamp of brass for the table, number {i}", "images": pictures})
+    return items
+
+
+def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> dict[str, Any]:
+    """The whole path and its parts, as calls by name, for the first so many queries."""
+    import jax
+
+    from mufin_jax.label_memory import gather
+    from mufin_jax.label_side import shortlist
+    from mufin_jax.queries import read_items
+    from mufin_jax.sharding import by_row, put
+
+    mesh, count = predictor.model.mesh, len(items)
+    modalities = predictor.model.config.modalities
+    read = lambda: read_items(items, 0, predictor.dataset, modalities, mesh.size)  # noqa: E731
+    pool, bags = read()
+    x, points = queries.x[:count], queries.embedding(count, mesh)
+    find = lambda: shortlist(predictor.index, x, K)  # noqa: E731
+    lists = find()
+    own = lists.labels[: min(count, 32)]
+    own = np.pad(own, ((0, -len(own) % mesh.size), (0, 0)), constant_values=-1)
+    slots = put((own, predictor.memory.slots(own)), by_row(mesh))
+    gathered = jax.jit(gather, static_argnums=3)
+    ranked = predictor.score(points, lists)
+    return {
+        "whole": lambda: predictor.predict(items, 5),
+        "read": read,
+        "encode": lambda: jax.block_until_ready(predictor.embed(pool, bags)),
+        "after_encoders": lambda: predictor.score(points, find()),
+        "shortlist": find,
+        "exact_similarities": lambda: predictor.index.entries.exact_similarity(x, lists.labels),
+        "score": lambda: predictor.score(points, lists),
+        f"gather_{len(own)}": lambda: jax.block_until_ready(
+            gathered(predictor.memory.arrays, *slots, mesh)
+        ),
+        "names": lambda: [predictor._name(*row, 5) for row in zip(*ranked, strict=True)],
+    }
+
+
+class Queries:
+    """Datapoints as the encoders leave them: x near labels, bags of a title and some pictures."""
+
+    def __init__(self, num_labels: int):
+        catalogue, rng = Catalogue.draw(num_labels), np.random.default_rng(5)
+        self.x = catalogue.points(BATCH)
+        self.mask = np.arange(SLOTS) < (2 + np.arange(BATCH) % 3)[:, None]
+        noise = rng.standard_normal((BATCH, SLOTS, DIM), np.float32)
+        self.bag = (self.x[:, None] * DIM**0.5 + noise) * self.mask[..., None]
+
+    def embedding(self, count: int, mesh: Any) -> Any:
+        """The first so many, padded as the predictor pads them."""
+        from mufin_jax import query_shapes
+        from mufin_jax.model import Embedding
+        from mufin_jax.sharding import by_row, put
+
+        size = query_shapes.points(count, mesh.size)
+        leaves = (self.bag[:count], self.mask[:count], self.x[:count])
+        return Embedding(*put(tuple(query_shapes.grown(v, size) for v in leaves), by_row(mesh)))
+
+
+def twin_of(arguments: argparse.Namespace, folder: Path, queries: Queries) -> Any:
+    """PyTorch's answer to the first so many queries, as a function of their number."""
+    import torch
+    from retrieval import RELEASED, Hnsw
+    from torch_twin.answering import Answering
+
+    from mufin_jax.label_entries import LabelEntries
+
+    torch.set_num_threads(measuring.cores())
+    bags, w = (np.load(folder / "labels" / f"{name}.npy") for name in ("bags", "w"))
+    offsets = np.load(folder / "labels" / "offsets.npy")
+    if arguments.their_index == "entries":
+        held = LabelEntries(np.load(folder / "index" / "entries.npy"), offsets)
+    else:
+        held = LabelEntries(w, np.arange(len(w) + 1))
+    graph = Hnsw(held, RELEASED, arguments.keep)
+    k = EF if arguments.their_index == "entries" else K
+    tensors = (torch.from_numpy(one) for one in (bags, offsets, w))
+    answering = Answering(*tensors, mix=0.7)
+
+    def answer(count: int) -> None:
+        found = graph.shortlist(queries.x[:count], EF, k)
+        for start in range(0, count, 32):  # all 256 at once would take gigabytes
+            rows = slice(start, min(start + 32, count))
+            given = (queries.bag, queries.mask, found.labels, found.similarities)
+            given = [torch.from_numpy(np.ascontiguousarray(one[rows])) for one in given]
+            given[2] = given[2].long().clamp_min(0)
+            answering(*given)
+
+    return answer
+
+
+@contextlib.contextmanager
+def place(keep: Path | None, labels: int) -> Iterator[Path]:
+    """Where the label side lies: in the folder to keep, or for this run alone."""
+    if keep is not None:
+        folder = keep / f"predict-{labels}"
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> None:
+    """Measure, and print what was found, last of all as one JSON object."""
+    import jax
+
+    start = time.perf_counter()
+    predictor = predictor_of(arguments, folder)
+    opened, items = time.perf_counter() - start, items_of(BATCH)
+    start = time.perf_counter()
+    predictor.warm_up(images=3)
+    warm = time.perf_counter() - start
+    first, second = measuring.Times(), measuring.Times()
+    first.take(lambda: predictor.predict(items[:1]))
+    second.take(lambda: predictor.predict(items[:1]))
+    facts: dict[str, Any] = {
+        "labels": arguments.labels, "shortlist": K, "opened_s": opened, "warm_up_s": warm,
+        "first_answer_ms": first.ms, "second_answer_ms": second.ms,
+        "since_start_s": time.perf_counter() - STARTED,
+    }  # fmt: skip
+    print(f"opened in {opened:.1f} s, warm in {warm:.1f} s; first answer {first.ms:.1f} ms, "
+          f"second {second.ms:.1f} ms", flush=True)  # fmt: skip
+    queries = Queries(arguments.labels)
+    accelerator = jax.default_backend() != "cpu"
+    twin = None if accelerator or not arguments.twin else twin_of(arguments, folder, queries)
+    ratios = {}
+    for count in (1, BATCH):
+        sides = parts_of(predictor, queries, items[:count])
+        if count > 1 and not arguments.small and not accelerator:
+            del sides["whole"], sides["encode"]  # a minute each; one query has told
+        if twin is not None:
+            sides["torch"] = lambda count=count: twin(count)
+        times = measuring.in_turn(sides, count=9 if count == 1 else 5, warm_up=1)
+        case = "single" if count == 1 else f"batch_{count}"
+        facts[case] = {name: one.facts(count) for name, one in times.items()}
+        for name, one in facts[case].items():
+            print(f"    {case:>10} {name:>20}: {one['ms']:9.3f} ms a query, "
+                  f"CPU {one['cpu_ms']:9.3f}", flush=True)  # fmt: skip
+        if twin is not None:
+            ratios[case] = measuring.ratio(times["after_encoders"], times["torch"])
+    limit: float | None = LIMIT if ratios else None
+    ratio = ratios.get(f"batch_{BATCH}", 0.0)
+    if accelerator:
+        alone = facts["single"]["after_encoders"]["ms"] / SINGLE_MS
+        together = facts[f"batch_{BATCH}"]["after_encoders"]["ms"] / BATCH_MS
+        ratio, limit = max(alone, together), 1.0
+        facts["limits_ms"] = {"single": SINGLE_MS, f"batch_{BATCH}": BATCH_MS}
+    measuring.line("predict", ratio, limit, ratios=ratios, **facts)
+
+
+def main() -> None:
+    """Read the flags, and choose the device before JAX is imported."""
+    parser = argparse.ArgumentParser(description="A query by its parts, beside PyTorch.")
+    parser.add_argument("--labels", type=int)
+    parser.add_argument("--short", action="store_true", help="30,000 labels")
+    parser.add_argument("--small", action="store_true", help="3,000 labels, small encoders")
+    parser.add_argument("--keep", type=Path, help="a folder to keep what was built in")
+    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="default: as JAX chooses")
+    parser.add_argument("--their-index", choices=("pooled", "entries"), default="pooled")
+    parser.add_argument("--no-twin", dest="twin", action="store_false", help="ours alone")
+    arguments = parser.parse_args()
+    arguments.labels = arguments.labels or (
+        3_000 if arguments.small else 30_000 if arguments.short else L
+    )
+    if arguments.device:
+        os.environ["JAX_PLATFORMS"] = {"gpu": "cuda"}.get(arguments.device, arguments.device)
+    if arguments.keep:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(arguments.keep / "compiled"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    with place(arguments.keep, arguments.labels) as folder:
+        run(arguments, folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

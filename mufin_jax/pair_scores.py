@@ -1,0 +1,73 @@
+"""Scores of shortlists: s = 0.7 c + 0.3 a, c_l = x2_l·w_l (paper, section 3).
+
+x2_l is the datapoint as label l sees it, so each pair of a datapoint and a label of its shortlist
+has a cross-attention of its own, over the label's bag. On a CPU, datapoints are scored one after
+the other in one program: the bags of one shortlist fit its cache, and their memory is used again.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from mufin_jax.label_memory import LabelMemory, gather
+from mufin_jax.model import Embedding, Mufin
+from mufin_jax.query_shapes import grown
+from mufin_jax.sharding import fetch, replicated
+from mufin_jax.shortlist import Shortlist
+
+TOGETHER = {"cpu": 1}
+"""Datapoints that a device scores together, by platform: it bounds the memory of their bags ..."""
+_ELSEWHERE = 32
+"""... and on accelerators keeps them busy."""
+
+
+def score(
+    model: Mufin, points: Embedding, memory: LabelMemory, lists: Shortlist, mix: float
+) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
+    """Return the labels of shortlists and their scores, best first; -inf for no label.
+
+    Args:
+        model: where A_C comes from.
+        points: the datapoints.
+        memory: bags and classifiers of all labels.
+        lists: the shortlists of the first datapoints; what lies behind them is padding.
+        mix: weight of c.
+    """
+    size, devices = len(points.mask), model.mesh.devices
+    together = min(TOGETHER.get(devices.flat[0].platform, _ELSEWHERE) * devices.size, size)
+    labels = grown(lists.labels, size, -1.0)
+    found = (labels, grown(lists.similarities, size, -np.inf), memory.slots(labels))
+    groups = -(-len(lists.labels) // together)
+    return fetch(_score(model, points, memory.arrays, found, groups, together=together, mix=mix))
+
+
+@functools.partial(jax.jit, static_argnames=("together", "mix"))
+def _score(
+    model: Mufin, points: Embedding, arrays: Any, found: Any, groups: Any, together: int, mix: float
+) -> tuple[jax.Array, jax.Array]:
+    """c, mixed with a, for shortlists: labels and scores, best first; -inf for no label.
+
+    Datapoints are scored some together, group after group; those behind the last group are padding.
+    """
+    labels, a, slots = found
+    whole = (points, labels, slots)
+    whole = jax.lax.with_sharding_constraint(whole, replicated(model.mesh))
+
+    def group(number: Any, c: jax.Array) -> jax.Array:
+        # Slices that reach over the end start earlier: what they hold is then computed twice.
+        points, labels, slots = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number * together, together), whole
+        )
+        memory, w = gather(arrays, labels, slots, model.mesh)
+        own = jnp.einsum("bcd,bcd->bc", model.adapt(points, memory), w)
+        return jax.lax.dynamic_update_slice_in_dim(c, own, number * together, 0)
+
+    c = jax.lax.fori_loop(0, groups, group, jnp.zeros(labels.shape))
+    real = labels >= 0
+    scores = jnp.where(real, mix * c + (1 - mix) * jnp.where(real, a, 0), -jnp.inf)
+    order = jnp.argsort(-scores, axis=-1, stable=True)
+    return jnp.take_along_axis(labels, order, -1), jnp.take_along_axis(scores, order, -1)
