@@ -78,7 +78,7 @@ def compare(module: int, task: Task, folder: Path, double: bool) -> tuple[dict[s
     end = weights(ours.model()) | _rows(ours)
     found = agreement((losses, theirs), end, twin, start, far)
     falls = np.mean(losses[-DIFFERENT:]) / np.mean(losses[:DIFFERENT])
-    agrees = found.within(LOSS, MOVED) and falls < FALLS
+    agrees = bool(found.within(LOSS, MOVED) and falls < FALLS)
     facts = {"losses": [significant(loss, 6) for loss in losses], **_facts(found)}
     facts["falls_to"] = significant(float(falls))
     if double:
