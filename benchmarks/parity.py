@@ -9,8 +9,10 @@ at the end, every weight: encoders, attention blocks, eta and alpha. Two batches
 the learning rate is such that the loss must fall, or nothing would have been compared.
 
 The exit code is 1 if they disagree. What is compared, and why entry by entry would be wrong, stands
-in agreement.py. The tolerances were chosen by measuring how far torch in float32 is from torch in
-float64, which --float64 measures anew: what is left between ours and theirs is of that size.
+in agreement.py. --float64 measures what float32 alone makes of it: the twin is trained in float64,
+too, and both sides are compared with that. With tiny encoders ours is then as near to float64 as
+torch in float32 is (movements 1.7e-5 and 1.1e-5, losses 8e-6 and 2e-6, relative), and ours and
+theirs are as near to each other. The tolerances leave room for the size of the real encoders.
 """
 
 import argparse
