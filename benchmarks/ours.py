@@ -73,16 +73,16 @@ class Ours:
         self.graphdef, train, frozen = nnx.split(model, which, ...)
         train, self.frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
         rule = by_part(optimizer, steps)
-        self.state: dict[str, Any] = {"train": train, "opt": rule.init(train)}
+        # Placed as the step returns it, or the second step would be compiled anew.
+        state = {"train": train, "opt": rule.init(train)}
+        self.state: dict[str, Any] = put(state, replicated(self.mesh))
         if num_labels:
             config = finetune.FinetuneConfig(optimizer=optimizer)
             self._step = finetune.make_step(config, self.graphdef, rule, steps, self.mesh)
             start = classifiers.initialize(jax.random.key(0), num_labels, dim, self.mesh)
             if table is not None:
-                eta, alpha = (
-                    np.pad(rows, [(0, -len(rows) % classifiers.ROWS)] + [(0, 0)] * (rows.ndim - 1))
-                    for rows in table
-                )
+                more = -len(table[0]) % classifiers.ROWS
+                eta, alpha = np.pad(table[0], ((0, more), (0, 0))), np.pad(table[1], (0, more))
                 rows = put(classifiers.Rows(eta, alpha), by_row(self.mesh))
                 start = dataclasses.replace(start, rows=rows)
             self.state["table"] = start
