@@ -173,7 +173,7 @@ def compare(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
                 name: lambda call=call, batch=batch: call(queries[:batch])
                 for name, call in sides.items()
             },
-            count=5 if batch > 256 else 11, warm_up=1,
+            count=3 if batch > 256 else 11, warm_up=1,
         )  # fmt: skip
         tell(found, f"batch_{batch}", times, batch)
     single = {

@@ -25,7 +25,7 @@ class IndexConfig:
     of the exact 100 labels that this finds (benchmarks/retrieval.py: entries of 192 dimensions,
     six a label, in neighbourhoods that leaves cut through):
 
-        2,000 entries 0.998; 20,000 1.000; 100,000 0.999; 500,000 0.976; 1,800,000 MEASURE
+        2,000 entries 0.998; 20,000 1.000; 100,000 0.999; 500,000 0.976
 
     What is missing lies in leaves that were not visited: raise `leaves_searched` first.
     """

@@ -388,6 +388,22 @@ def test_building_prints_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_is_given_wins_over_the_rule_as_do_settings_that_an_older_run_recorded():
+    recorded = {"leaves_searched": 0.05, "entries_searched": 20_000, "reorder": 10}
+    assert dataclasses.asdict(IndexConfig(**recorded).by_rule(10**6)).items() >= recorded.items()
+    few = IndexConfig(reorder=7).by_rule(10**6)
+    assert few.reorder == 7 and few.leaves_searched == IndexConfig().by_rule(10**6).leaves_searched
+    assert None not in dataclasses.astuple(few)
+
+
+@needs_scann
+def test_by_the_rule_nearly_all_of_the_nearest_labels_are_found():
+    vectors, labels, queries = catalogue(labels=4_000, dimensions=32)
+    found = LabelIndex.build(vectors, labels).shortlist(queries, 100)
+    exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 100)
+    assert recall(found, exact) >= 0.97
+
+
 def test_recall_is_the_share_of_the_exact_labels_that_were_found():
     zeros = np.zeros((2, 3), np.float32)
     exact = Shortlist(np.array([[1, 2, 3], [4, 0, -1]], np.int32), zeros)
