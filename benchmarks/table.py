@@ -3,6 +3,8 @@
     python benchmarks/table.py                       # what `make bench` does
     python benchmarks/table.py startup label_table   # only these
     python benchmarks/table.py --out=results         # also writes table.txt and lines.jsonl there
+    python benchmarks/table.py --device=gpu          # at the paper's size, beside torch.compile
+    python benchmarks/table.py --device=cpu --small  # tries that out, on tiny encoders
 
 A row is a line of JSON with `name` and `ratio` that a script has printed. A script that ends with
 an error is a row that says so, and makes this one end with exit code 1; a ratio beyond its limit
@@ -32,32 +34,35 @@ SCRIPTS = {
     "parity": ("torch", "transformers"),
 }
 """The benchmarks in their order, and the packages beyond our own that each compares with."""
+DEVICE = ("module_1_step", "module_4_step", "predict")
+"""The benchmarks that a named device runs whole."""
 SECONDS = 600
-"""The most that one script may take."""
+"""The most that a short script may take; a whole one may take three times that."""
 HEADER = ("name", "ratio", "limit", "within", "ours ms", "theirs ms")
 
 
-def run(script: str, needs: tuple[str, ...]) -> tuple[list[dict[str, Any]], str | None]:
+def run(script: str, flags: list[str]) -> tuple[list[dict[str, Any]], str | None]:
     """Run one script, and return the lines of JSON it printed and what went wrong, if anything."""
+    needs, seconds = SCRIPTS[script], SECONDS if "--short" in flags else 3 * SECONDS
     if missing := [package for package in needs if importlib.util.find_spec(package) is None]:
         return [], f"needs the extra bench ({', '.join(missing)})"
     path = HERE / f"{script}.py"
     if not path.exists():
         return [], "failed: no such script"
     root = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
-    command, failed = [sys.executable, str(path), "--short"], None
+    command, failed = [sys.executable, str(path), *flags], None
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         cwd=HERE.parent, env=os.environ | {"PYTHONPATH": root}, start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            out, said = process.communicate(timeout=SECONDS)
+            out, said = process.communicate(timeout=seconds)
             if process.returncode:
                 failed = f"failed: {_last(said) or f'exit code {process.returncode}'}"
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)  # with the processes that it started
             out, said = process.communicate()
-            failed = f"failed: longer than {SECONDS} s"
+            failed = f"failed: longer than {seconds} s"
     if failed:
         print(said, file=sys.stderr)
     lines = lines_of(out)
@@ -137,16 +142,22 @@ def main() -> int:
     """Run what is asked for, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description="All benchmarks, short, in one table.")
     parser.add_argument("scripts", nargs="*", metavar="SCRIPT", help=f"of {', '.join(SCRIPTS)}")
+    parser.add_argument("--device", choices=("gpu", "cpu"), help="whole steps and answers on it")
+    parser.add_argument("--small", action="store_true", help="with --device: tiny encoders")
     parser.add_argument("--out", type=Path, help="a folder for table.txt and lines.jsonl")
     arguments = parser.parse_args()
     if unknown := set(arguments.scripts) - SCRIPTS.keys():
         parser.error(f"unknown: {', '.join(sorted(unknown))}; wanted some of {', '.join(SCRIPTS)}")
+    flags, scripts = ["--short"], arguments.scripts or SCRIPTS
+    if arguments.device:
+        scripts = arguments.scripts or DEVICE
+        flags = [f"--device={arguments.device}", *(["--small"] if arguments.small else [])]
     rows: list[tuple[str, ...]] = []
     results, code, begin = [], 0, time.monotonic()
-    for script in arguments.scripts or SCRIPTS:
+    for script in scripts:
         start = time.monotonic()
         print(f"{script} ...", end=" ", file=sys.stderr, flush=True)
-        lines, remark = run(script, SCRIPTS[script])
+        lines, remark = run(script, flags)
         print(remark or f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
         results += lines
         rows += [row(line) for line in lines]
