@@ -176,12 +176,12 @@ def for_ours(drawn: Drawn, num_labels: int = 0, trunk: Any = None) -> Any:
     """
     from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
     from mufin_jax.classifiers import padded_rows
-    from mufin_jax.data.loader import pad_rows
+    from mufin_jax.data.loader import pad_rows, pad_texts
     from mufin_jax.data.packing import pack_texts
-    from mufin_jax.sharding import round_up
     from mufin_jax.stages import finetune, pretrain
 
     tokens, places, homes = pack_texts(drawn.tokens, drawn.lengths)
+    tokens, places = pad_texts(tokens, places)
     images = pad_rows(drawn.images)
     pool = Pool(tokens, places, images if trunk is None else trunk(images))
     homes = np.append(homes, TEXTS_A_ROW * len(tokens) + np.arange(len(images)))
@@ -192,9 +192,8 @@ def for_ours(drawn: Drawn, num_labels: int = 0, trunk: Any = None) -> Any:
     labels, points = bags(*drawn.labels), bags(*drawn.points)
     if drawn.ids is None:
         return pretrain.Batch(pool, labels, points, drawn.positives, drawn.negatives)
-    pads = np.arange(round_up(len(drawn.ids)) - len(drawn.ids))
-    ids = np.concatenate([drawn.ids, padded_rows(num_labels) + pads]).astype(np.int32)
-    rows = np.concatenate([np.arange(len(drawn.ids)), np.zeros(len(pads), np.int64)])
+    ids, _ = finetune.pad_labels(drawn.ids, padded_rows(num_labels))
+    _, rows = finetune.pad_labels(np.arange(len(drawn.ids)), 0)
     labels = Bags(labels.slots[rows], labels.mask[rows])
     return finetune.Batch(
         pool, points, labels, ids, drawn.chosen, drawn.positives, drawn.negatives

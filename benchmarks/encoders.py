@@ -21,12 +21,15 @@ median wall times, against eager torch.
 
 import argparse
 import dataclasses
+import os
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # as torch here; on a GPU the steps are raced
 
 import jax
 import jax.numpy as jnp
@@ -89,13 +92,15 @@ class Case:
 def cases(folder: Path, size: Size) -> list[Case]:
     """Load both encoders on both sides, and draw their inputs."""
     rng = np.random.default_rng(0)
-    vit, bert = load_vit(folder / "vit"), load_distilbert(folder / "distilbert")
+    vit = load_vit(folder / "vit", dtype="float32")
+    bert = load_distilbert(folder / "distilbert", dtype="float32")
     side, longest = vit.config.image_size, min(32, bert.config.max_positions)
     images = rng.uniform(-1, 1, (ITEMS, side, side, 3)).astype(np.float32)
     tokens = rng.integers(1, bert.config.vocab, (ITEMS, longest)).astype(np.int32)
     lengths = np.full(ITEMS, longest, np.int32)
     trunk, texts = vit_trunk(vit.config, ITEMS), block_of_texts(bert.config, longest)
     ways = {"ours": {}, "ours, scan": {"layers": "scan"}, "ours, scan and remat": SCAN_AND_REMAT}
+    ways = {name: {"dtype": "float32"} | how for name, how in ways.items()}
     options = {
         "vit": {name: load_vit(folder / "vit", **how) for name, how in ways.items()},
         "distilbert": {

@@ -12,8 +12,9 @@ against PyTorch as the released code answers (torch_twin/answering.py), on the s
 threads, with hnswlib at the released setting: over one pooled vector a label, as released, or with
 `--their-index=entries` over all entries. Both sides score 100 labels.
 
-`ratio` is ours over theirs, batches of 256, wall time; on an accelerator it is the time of what
-follows the encoders, one query, over 1.3 ms.
+`ratio` is ours over theirs, batches of 256, wall time. On an accelerator it is the time of a query
+from its pixels and tokens to its scores over the limit, 1.3 ms alone and 0.1 ms in a batch of 256:
+the larger of the two.
 """
 
 import argparse
@@ -148,7 +149,7 @@ def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> d
 
     mesh, count = predictor.model.mesh, len(items)
     modalities = predictor.model.config.modalities
-    read = lambda: read_items(items, 0, predictor.dataset, modalities, mesh.size)  # noqa: E731
+    read = lambda: read_items(items, 0, predictor.dataset, modalities)  # noqa: E731
     pool, bags = read()
     x, points = queries.x[:count], queries.embedding(count, mesh)
     find = lambda: shortlist(predictor.index, x, K)  # noqa: E731
@@ -279,10 +280,12 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     limit: float | None = LIMIT if ratios else None
     ratio = ratios.get(f"batch_{BATCH}", 0.0)
     if accelerator:
-        alone = facts["single"]["after_encoders"]["ms"] / SINGLE_MS
-        together = facts[f"batch_{BATCH}"]["after_encoders"]["ms"] / BATCH_MS
-        ratio, limit = max(alone, together), 1.0
-        facts["limits_ms"] = {"single": SINGLE_MS, f"batch_{BATCH}": BATCH_MS}
+        limits = {"single": SINGLE_MS, f"batch_{BATCH}": BATCH_MS}
+        for case, most in limits.items():
+            spent = sum(facts[case][part]["ms"] for part in ("encode", "after_encoders"))
+            ratios[case] = measuring.significant(spent / most)
+        ratio, limit = max(ratios.values()), 1.0
+        facts["limits_ms"] = limits
     measuring.line("predict", ratio, limit, ratios=ratios, **facts)
 
 

@@ -135,7 +135,8 @@ def contenders(
     training = Training(rate=RATE, table_rate=RATE)
     for name, compiled in (("eager", False), ("torch.compile", True))[: 2 if flags.compile else 1]:
         twin = Trainer(folder, dim, training, table, device, flags.dtype, compiled)
-        sides[name] = turns(twin.step, [tensors(b, num_labels, fixed=compiled) for b in drawn])
+        ready = [tensors(batch, num_labels, fixed=compiled) for batch in drawn]
+        sides[name] = turns(twin.step, [b.pinned() if device == "cuda" else b for b in ready])
         needed[name] = needed["ours"]
     return sides, needed, {"dim": dim, "num_labels": num_labels}
 

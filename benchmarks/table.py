@@ -28,9 +28,10 @@ SCRIPTS = {
     "module_4_step": ("torch", "transformers"),
     "label_table": (),
     "retrieval": ("hnswlib",),
-    "predict": (),
+    "predict": ("torch", "transformers", "hnswlib"),
     "input_pipeline": (),
     "startup": (),
+    "demo": (),
     "parity": ("torch", "transformers"),
 }
 """The benchmarks in their order, and the packages beyond our own that each compares with."""

@@ -6,6 +6,7 @@ Every field of every configuration is a flag; what is wrong is answered in one l
 import contextlib
 import dataclasses
 import difflib
+import gc
 import io
 import itertools
 import re
@@ -69,6 +70,8 @@ def main(presets: Mapping[str, Experiment], argv: Sequence[str] | None = None) -
         presets: experiments by name; "miniature" is the default without --data, "paper" with it.
         argv: the arguments; those of the process by default.
     """
+    if argv is None:  # the process is our own
+        gc.freeze()
     arguments = list(sys.argv[1:] if argv is None else argv)
     set_up_logging()
     return main_guard(lambda: _run(presets, arguments))

@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 class IndexConfig:
     """How the index of Module II searches.
 
-    ScaNN's settings follow from the number of entries unless they are given. A query visits the
-    leaves that hold 7% of the entries, 12,000 at least; takes the 4 k entries nearest by their
-    codes; and the labels of these, at most 1.6 k, are compared by their exact similarities. Share
-    of the exact 100 labels that this finds (benchmarks/retrieval.py: entries of 192 dimensions,
-    six a label, in neighbourhoods that leaves cut through):
+    How far ScaNN searches follows from the number of entries: a query visits the leaves that hold
+    7% of them, 12,000 entries at least; takes the 4 k entries nearest by their codes; and the
+    labels of these, at most 1.6 k, are compared by their exact similarities. Share of the exact 100
+    labels that this finds (benchmarks/retrieval.py: entries of 192 dimensions, six a label, in
+    neighbourhoods that leaves cut through):
 
         2,000 entries 0.998; 20,000 1.000; 100,000 0.999; 500,000 0.976
 
@@ -35,35 +35,31 @@ class IndexConfig:
     sharded_approx: the same with TPUs' approximate top k. auto: below 1,000 entries exact, then on
     accelerators sharded; on CPUs scann where it is installed and its build fits the memory,
     else exact, or sharded."""
-    leaves_searched: float | None = None
-    """ScaNN: share of the tree's leaves that a query visits, at least; None: by the rule."""
-    entries_searched: int | None = None
+    leaves_searched: float = 0.07
+    """ScaNN: share of the tree's leaves that a query visits, at least."""
+    entries_searched: int = 12_000
     """ScaNN: entries that a query visits, at least (in expectation): some percent of a small tree
-    are too little; None: by the rule."""
-    reorder: int | None = None
+    are too little."""
+    reorder: int = 4
     """ScaNN: entries taken by their codes, in multiples of k; the exact cosines of their labels
-    decide among them. None: by the rule."""
+    decide among them."""
     over_fetch: int = 3
     """Sharded: entries asked for in multiples of k, so that k distinct labels are among them."""
     threads: int = 0
     """ScaNN: threads for building and searching; 0: one a core."""
 
     def __post_init__(self) -> None:
-        if self.leaves_searched is not None and not 0 < self.leaves_searched <= 1:
+        if not 0 < self.leaves_searched <= 1:
             raise InputError(f"leaves_searched={self.leaves_searched} should be in (0, 1]")
         for name, least in (("reorder", 1), ("over_fetch", 1), ("entries_searched", 0),
                             ("threads", 0)):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value < least:
                 raise InputError(f"{name}={value} should be at least {least}")
 
-    def by_rule(self, size: int) -> "IndexConfig":
-        """This config for so many entries: what is None, as the rule has it."""
-        rule = {"leaves_searched": 0.07, "entries_searched": 12_000, "reorder": 4}
-        given = {name: getattr(self, name) for name in rule}
-        return dataclasses.replace(
-            self, **{name: rule[name] if value is None else value for name, value in given.items()}
-        )
+    def share(self, size: int, fetch: int) -> float:
+        """The share of a tree's leaves to visit for `fetch` of its entries."""
+        return max(self.leaves_searched, max(self.entries_searched, fetch) / size)
 
     def search_over(self, size: int, width: int, mesh: Mesh | None) -> str:
         """The search that this config means for entries (size, width): a backend other than auto.

@@ -10,13 +10,14 @@ that does not train at all, its vectors are kept.
     <folder>/text-<fingerprint>.npy          (t, width), float32, what E_T makes of each text
 
 Tokens are kept in the compute dtype, so nothing is lost; bfloat16 as its bit patterns, uint16. The
-fingerprint is of the weights below and of how pictures are normalised: stages share a file where it
-fits, and never meet one that doesn't. The folder may be deleted between two runs.
+fingerprint is of the descriptors, of the weights below and of how they are used: stages share a
+file where it fits, and never meet one that doesn't. The folder may be deleted once a run is done.
 """
 
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -31,10 +32,12 @@ from flax import nnx
 from mufin_jax import hosts
 from mufin_jax.bags import Pool
 from mufin_jax.data.loader import Loader, prefetch
+from mufin_jax.data.manifest import RECORDS_CHECKSUMS
 from mufin_jax.data.npy import forget, mapped, whole_npy
 from mufin_jax.encoders import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.encoders.vit import ViT
+from mufin_jax.files import disk_errors, read_json, write_json
 from mufin_jax.logs import progress
 from mufin_jax.machine import host_memory
 from mufin_jax.model import Mufin
@@ -54,6 +57,7 @@ def precompute(
     loader: Loader,
     optimizer: OptimizerConfig,
     folder: Path,
+    decisions: Path,
     gigabytes: float | None = None,
 ) -> None:
     """Have the loader serve what the frozen parts of the encoders make, computed now if need be.
@@ -63,6 +67,8 @@ def precompute(
         loader: of the dataset; its batches then hold what was kept in place of pixels and tokens.
         optimizer: which parts train.
         folder: where the arrays are kept; made if need be.
+        decisions: a JSON file where it is written what was kept and what was not: a resumed run,
+            whatever room it finds, goes on as it began, and so to the bit.
         gigabytes: the most that one array may take; half of the host's memory by default, so that
             the system can hold it; 0 keeps nothing. Where it would take more, or the disk has no
             room, the frozen parts run in every step as before.
@@ -72,9 +78,14 @@ def precompute(
         Stopped: after a signal.
     """
     most = host_memory() // 2 if gigabytes is None else int(1e9 * gigabytes)
-    for kind in _wanted(model, optimizer):
-        part = _Part(model, loader, kind, folder)
-        if part.count and (hosts.decide(part.path.exists) or part.fits(most)):
+    parts = [_Part(model, loader, kind, folder) for kind in _wanted(model, optimizer)]
+    parts = [part for part in parts if part.count]
+    if not hosts.decide(decisions.exists):
+        kept = {part.kind: hosts.decide(part.path.exists) or part.fits(most) for part in parts}
+        hosts.once("what is kept is decided", lambda: write_json(decisions, kept))
+    kept = hosts.decide(lambda: read_json(decisions))
+    for part in parts:
+        if kept.get(part.kind):
             part.write()
             part.serve()
 
@@ -127,7 +138,9 @@ class _Part:
     def path(self) -> Path:
         """The file, named after what its numbers depend on."""
         encoder = getattr(self.model, _encoder_of(self.kind))
-        facts = hashlib.sha256(f"{encoder.dtype} {self.model.processing} {self.count}".encode())
+        how = dataclasses.asdict(encoder.config) | {"dtype": encoder.dtype}
+        facts = hashlib.sha256(repr((sorted(how.items()), self.model.processing)).encode())
+        facts.update(self._data())
         for path, value in nnx.to_flat_state(nnx.state(encoder)):
             below = not trainable(path, "last", encoder.config.depth)
             if below or self.kind != "image-trunk":
@@ -141,10 +154,13 @@ class _Part:
         size = self.count * int(np.prod(shape.shape[1:])) * shape.dtype.itemsize
 
         def free() -> int:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return shutil.disk_usage(self.folder).free
+            """What this process says, for all: hosts may have unlike memory."""
+            with disk_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                # Checkpoints want room, too.
+                return min(most, int(0.9 * shutil.disk_usage(self.folder).free))
 
-        room = min(most, hosts.decide(free))
+        room = hosts.decide(free)
         if size > room:
             log.info(
                 "what the frozen part of the %s makes of all %d would take %.1f GB, and %.1f GB "
@@ -185,6 +201,17 @@ class _Part:
             self.loader.text_vectors = array
         else:
             self.loader.pixels = array
+
+    def _data(self) -> bytes:
+        """What tells the texts, or the images, of the prepared folder from those of another."""
+        dataset = self.loader.dataset
+        names = "text" if self.kind == "text" else "image"
+        files = {name: at for name, at in dataset.manifest["files"].items() if names in name}
+        records = dataset.path / RECORDS_CHECKSUMS
+        known = json.dumps(files, sort_keys=True).encode()
+        if self.kind != "text" and hosts.decide(records.exists):
+            known += records.read_bytes()
+        return known
 
     def _read(self, rows: np.ndarray) -> tuple[Pool, np.ndarray]:
         """Descriptors, and which rows of what is made of them are theirs."""

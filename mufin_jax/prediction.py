@@ -104,7 +104,10 @@ class Predictor:
         self.model, self.index, self.memory = model, index, memory
         self.dataset, self.config = dataset, config
         seen = model.config
-        self.loader = Loader(dataset, seen.modalities, model.mesh, seen.label_images)
+        # Every process reads all rows, and none is padding: a pool is cut into blocks, and each
+        # block is spread over the devices by itself.
+        size = model.mesh.size
+        self.loader = Loader(dataset, seen.modalities, size, seen.label_images, padded=False)
         # To take a module of hundreds of arrays apart costs milliseconds a call: what follows the
         # encoders gets a model without them, and the encoders are taken apart here, once.
         graphdef, state = nnx.split(model)
@@ -187,10 +190,10 @@ class Predictor:
         Raises:
             InputError: if an item has nothing that the model sees, or a picture cannot be read.
         """
-        results, mesh = [], self.model.mesh
+        results = []
         for start in range(0, len(items), BLOCK):
             block, modalities = items[start : start + BLOCK], self.model.config.modalities
-            pool, bags = read_items(block, start, self.dataset, modalities, mesh.size)
+            pool, bags = read_items(block, start, self.dataset, modalities)
             labels, scores = self.rank(pool, bags, len(block))
             results += [self._name(*row, k) for row in zip(labels, scores, strict=True)]
         return results
@@ -265,7 +268,7 @@ class Predictor:
         x /= np.linalg.norm(x, axis=1, keepdims=True)
         k = self.config.shortlist + extra
         for power in range((points - 1).bit_length() + 1):
-            shortlist(self.index, x[: 1 << power], k)
+            self.index.warm_up(x[: 1 << power], k)
         for size in query_shapes.up_to(points, query_shapes.points):
             lists = shortlist(self.index, x[:size], k)
             for slots in query_shapes.up_to(images + 1, query_shapes.slots):

@@ -9,7 +9,6 @@ import numpy as np
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import read_image
-from mufin_jax.data.loader import pad_rows
 from mufin_jax.data.packing import pack_texts
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.errors import InputError
@@ -20,7 +19,6 @@ def read_items(
     first: int,
     dataset: Dataset,
     modalities: Literal["both", "text", "images"],
-    mesh_size: int = 1,
 ) -> tuple[Pool, Bags]:
     """Return the pool and the bags of items that are in no dataset.
 
@@ -30,7 +28,6 @@ def read_items(
         first: number of the first item, for messages.
         dataset: where the tokenizer and the size of pictures come from.
         modalities: what the model sees.
-        mesh_size: number of devices that the flat axes of the pool must divide over.
 
     Raises:
         InputError: if an item has nothing that the model sees, or a picture cannot be read.
@@ -60,14 +57,13 @@ def read_items(
     if modalities != "images" and dataset.text_vectors is None:
         ids, counts = dataset.tokenizer.encode(titles, dataset.texts.shape[1])
         named = np.flatnonzero([bool(title) for title in titles])
-        tokens, places, homes = pack_texts(ids[named], counts[named], mesh_size)
+        tokens, places, homes = pack_texts(ids[named], counts[named])
         first_image = TEXTS_A_ROW * len(tokens)
         columns.append(np.full((len(items), 1), -1))
         columns[0][named, 0] = homes
     if modalities != "text" and dataset.image_vectors is None:
         size = dataset.processing.size
-        stack = np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
-        images = pad_rows(stack, mesh_size)
+        images = np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
         counts = np.bincount(np.array(owners, int), minlength=len(items))
         place = np.cumsum(counts)[:, None] - counts[:, None] + np.arange(max(1, counts.max()))
         real = np.arange(place.shape[1]) < counts[:, None]

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _CELLS = 1 << 21  # retrieved entries held at once
 _ROWS = 1 << 16  # entries checked at once
+_WIDENINGS = 2  # a search that looks further: 3 k entries, 12 k, 48 k
 _FEWEST = 200  # entries asked for by codes: fewer do not make the search faster
 _CANDIDATES = 0.4  # labels compared exactly, for each entry that approximate search is asked for
 
@@ -112,11 +113,9 @@ class LabelIndex:
             return Shortlist(*self.entries.exact_search(queries, k))
         if self.exact:  # the best entry of a label that it found is the label's best of all
             return self._distinct(self.searcher, queries, k, k, self.config.over_fetch * k)
-        config = self.config.by_rule(self.searcher.size)
-        assert config.reorder is not None
-        fetch = config.over_fetch * k
+        fetch = self.config.over_fetch * k
         if isinstance(self.searcher, Tree):
-            fetch = max(config.reorder * k, _FEWEST)
+            fetch = max(self.config.reorder * k, _FEWEST)
         most = max(k, math.ceil(_CANDIDATES * fetch))
         candidates = self._distinct(self.searcher, queries, k, most, fetch)
         similarities = self.entries.exact_similarity(queries, candidates.labels)
@@ -129,11 +128,9 @@ class LabelIndex:
 
         A label's similarity is that of the best of its entries, as the searcher knows it.
         """
-        config = self.config.by_rule(searcher.size)
-        assert config.leaves_searched is not None and config.entries_searched is not None
         size, wanted = searcher.size, min(k, len(self.entries.filled))
         fetch = min(fetch, size)
-        share = max(config.leaves_searched, max(config.entries_searched, fetch) / size)
+        share = self.config.share(size, fetch)
         labels = np.full((len(queries), most), -1, np.int32)
         similarities = np.full((len(queries), most), -np.inf, np.float32)
         short = np.arange(len(queries))
@@ -148,6 +145,17 @@ class LabelIndex:
             short = short[(labels[short] >= 0).sum(1) < wanted]
             fetch, share = min(4 * fetch, size), 4 * share
         return Shortlist(labels, similarities)
+
+    def warm_up(self, queries: Float32[np.ndarray, "b d"], k: int) -> None:
+        """Compiles what `shortlist` needs for so many queries, also where it has to look further.
+
+        It looks further where few labels own the nearest entries, which these queries may not meet.
+        """
+        self.shortlist(queries, k)
+        if isinstance(self.searcher, MeshSearch):
+            for further in range(1, _WIDENINGS + 1):
+                wanted = min(4**further * self.config.over_fetch * k, self.searcher.size)
+                self.searcher.search(np.ascontiguousarray(queries, np.float32), wanted)
 
     def save(self, folder: Path) -> None:
         """Writes entries.npy, offsets.npy, tree/ (if ScaNN searches) and, last, index.json.

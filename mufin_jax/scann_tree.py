@@ -70,7 +70,7 @@ class Tree:
 
         builder = scann_ops_pybind.builder(vectors, 100, "dot_product")
         builder.set_n_training_threads(threads)
-        leaves = round(2 * len(vectors) ** 0.5)
+        leaves = _num_leaves(len(vectors))
         builder.tree(
             num_leaves=leaves,
             num_leaves_to_search=leaves,
@@ -119,7 +119,12 @@ class Tree:
             searcher = scann_ops_pybind.load_searcher(str(folder), assets_backcompat_shim=False)
         searcher.set_num_threads(threads)
         leaf_of = np.load(folder / _TOKENS, mmap_mode="r", allow_pickle=False)
-        return cls(searcher, len(leaf_of), int(leaf_of.max()) + 1)
+        return cls(searcher, len(leaf_of), _num_leaves(len(leaf_of)))
+
+
+def _num_leaves(size: int) -> int:
+    """How many leaves a tree is asked for; where vectors are alike, some stay empty."""
+    return round(2 * size**0.5)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from mufin_jax.classifiers import TableConfig
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.encoders.layers import compute_dtype
+from mufin_jax.encoders.pretrained import vit_config
 from mufin_jax.index_config import IndexConfig
 from mufin_jax.machine import available
 from mufin_jax.memory import Sizes, check, plan, report
@@ -105,8 +106,9 @@ def _item(
     """Bytes of an item in a batch, on average: its own descriptors, and the slots of its bag."""
     text, image = 8 * dataset.texts.shape[1], 3 * dataset.processing.size**2
     if "last" in {optimizer.image_encoder for optimizer in optimizers}:  # tokens, if they are kept
-        patches = (dataset.processing.size // model.image.patch) ** 2 + 1
-        width = jnp.dtype(compute_dtype(model.image.dtype)).itemsize * model.image.width
+        vit = vit_config(model.image_checkpoint) if model.image_checkpoint else model.image
+        patches = (dataset.processing.size // vit.patch) ** 2 + 1
+        width = jnp.dtype(compute_dtype(model.image.dtype)).itemsize * vit.width
         image = max(image, patches * width)
     if dataset.text_vectors is not None:
         text = 4 * dataset.text_vectors.shape[1]

@@ -33,11 +33,10 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-@pytest.mark.parametrize("mesh_size", [1, 8])
-def test_every_text_stands_whole_at_the_row_and_place_it_is_given(lengths, mesh_size):
+def test_every_text_stands_whole_at_the_row_and_place_it_is_given(lengths):
     tokens, lengths = texts_of(lengths)
-    rows, places, homes = pack_texts(tokens, lengths, mesh_size)
-    assert rows.shape == places.shape and len(rows) % mesh_size == 0
+    rows, places, homes = pack_texts(tokens, lengths)
+    assert rows.shape == places.shape
     assert len(set(homes.tolist())) == len(homes)
     for text, home in enumerate(homes):
         row, place = divmod(int(home), TEXTS_A_ROW)
@@ -52,9 +51,7 @@ def test_little_of_a_batch_of_titles_is_padding():
     lengths = np.clip(np.random.default_rng(1).gamma(6, 3, 3000), 4, 32).astype(np.int32)
     rows, places, _ = pack_texts(*texts_of(lengths))
     assert rows.shape[1] == 64
-    used = np.flatnonzero((places >= 0).any(1)).max() + 1
-    assert (places >= 0).sum() > 0.97 * places[:used].size
-    assert len(rows) <= 1.125 * used
+    assert (places >= 0).sum() > 0.97 * places.size
 
 
 def test_a_single_text_is_not_padded_to_the_longest_there_could_be():

@@ -1,6 +1,7 @@
 """Claims about what frozen parts of the encoders make, kept for all steps."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def test_steps_on_what_was_kept_learn_what_steps_on_pixels_and_tokens_do(
     optimizer, model = MODES[mode], new_model(dataset, one_device)
     plain = train(model, Loader(dataset, "both", one_device), optimizer, one_device)
     loader = Loader(dataset, "both", one_device)
-    precompute(model, loader, optimizer, tmp_path)
+    precompute(model, loader, optimizer, tmp_path, tmp_path / "decisions.json")
     assert files(tmp_path) == FILES[mode]
     kept = train(model, loader, optimizer, one_device)
     np.testing.assert_allclose(kept[0], plain[0], rtol=1e-5)
@@ -70,7 +71,7 @@ def test_steps_on_what_was_kept_learn_what_steps_on_pixels_and_tokens_do(
 def test_nothing_is_kept_of_encoders_that_train_whole(dataset, model, mesh, tmp_path):
     loader = Loader(dataset, "both", mesh)
     full = dataclasses.replace(LAST, image_encoder="full")
-    precompute(model, loader, full, tmp_path)
+    precompute(model, loader, full, tmp_path, tmp_path / "decisions.json")
     assert files(tmp_path) == [] and loader.pixels is dataset.images
 
 
@@ -79,10 +80,12 @@ def test_later_stages_describe_by_what_an_earlier_one_kept(
     mode, dataset, model, mesh, tmp_path, monkeypatch
 ):
     wanted = describe_once(model, Loader(dataset, "both", mesh), tmp_path / "wanted.npy")
-    precompute(model, Loader(dataset, "both", mesh), MODES[mode], tmp_path / "kept")
+    precompute(
+        model, Loader(dataset, "both", mesh), MODES[mode], tmp_path / "kept", tmp_path / "d.json"
+    )
     loader = Loader(dataset, "both", mesh)
     monkeypatch.setattr(precomputed, "whole_npy", None)  # nothing is made anew
-    use_precomputed(model, loader, tmp_path / "kept")
+    use_precomputed(model, loader, kept)
     assert (loader.pixels is dataset.images) == (mode == "frozen texts")
     assert (loader.text_vectors is None) == (mode != "frozen texts")
     found = describe_once(model, loader, tmp_path / "found.npy")
@@ -91,7 +94,7 @@ def test_later_stages_describe_by_what_an_earlier_one_kept(
 
 def test_a_model_is_served_what_its_own_frozen_weights_made(dataset, mesh, tmp_path):
     model = new_model(dataset, mesh)
-    precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path)
+    precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     last = CONFIG.image.depth - 1
     for below, served in ((False, True), (True, False)):
         bias = model.image_encoder.blocks[0 if below else last].up.bias
@@ -101,11 +104,47 @@ def test_a_model_is_served_what_its_own_frozen_weights_made(dataset, mesh, tmp_p
         assert (loader.pixels is not dataset.images) == served
 
 
+@pytest.mark.parametrize("other", [{"heads": 3}, {"layer_norm_eps": 1e-3}, {"dtype": "bfloat16"}])
+def test_a_model_that_uses_the_same_weights_otherwise_is_served_nothing(
+    other, dataset, mesh, tmp_path
+):
+    model = new_model(dataset, mesh)
+    precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
+    config = dataclasses.replace(CONFIG, image=dataclasses.replace(CONFIG.image, **other))
+    loader = Loader(dataset, "both", mesh)
+    use_precomputed(new_model(dataset, mesh, config), loader, tmp_path)
+    assert loader.pixels is dataset.images
+
+
+def test_other_pictures_are_not_answered_by_what_was_kept(dataset, model, mesh, tmp_path):
+    precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
+    files = dataset.manifest["files"] | {"images.npy": {"bytes": 1, "sha256": "another"}}
+    other = dataclasses.replace(dataset, manifest=dataset.manifest | {"files": files})
+    loader = Loader(other, "both", mesh)
+    use_precomputed(model, loader, tmp_path)
+    assert loader.pixels is dataset.images
+
+
+@pytest.mark.parametrize("begun_with", [0.0, None])
+def test_a_resumed_run_goes_on_as_it_began_whatever_room_it_finds(
+    begun_with, dataset, model, mesh, tmp_path
+):
+    decisions, served = tmp_path / "decisions.json", begun_with is None
+    first, second = (Loader(dataset, "both", mesh) for _ in range(2))
+    precompute(model, first, LAST, tmp_path / "kept", decisions, begun_with)
+    assert (first.pixels is not dataset.images) == served
+    shutil.rmtree(tmp_path / "kept")
+    precompute(model, second, LAST, tmp_path / "kept", decisions, 0.0 if served else None)
+    assert (second.pixels is not dataset.images) == served
+
+
 def test_what_is_there_is_not_computed_again(dataset, model, mesh, tmp_path, monkeypatch):
-    precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path)
+    precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     monkeypatch.setattr(precomputed, "whole_npy", None)
     loader = Loader(dataset, "both", mesh)
-    precompute(model, loader, LAST, tmp_path, gigabytes=0.0)  # it needs no room any more
+    precompute(
+        model, loader, LAST, tmp_path, tmp_path / "second.json", gigabytes=0.0
+    )  # it needs no room any more
     assert loader.pixels is not dataset.images
 
 
@@ -113,7 +152,7 @@ def test_what_is_there_is_not_computed_again(dataset, model, mesh, tmp_path, mon
 def test_without_room_steps_see_pixels_as_before(gigabytes, dataset, model, mesh, tmp_path, caplog):
     loader = Loader(dataset, "both", mesh)
     with caplog.at_level("INFO", "mufin_jax.precomputed"):
-        precompute(model, loader, LAST, tmp_path, gigabytes)
+        precompute(model, loader, LAST, tmp_path, tmp_path / "decisions.json", gigabytes)
     assert files(tmp_path) == [] and loader.pixels is dataset.images
     assert "each step computes it anew" in caplog.text
 
@@ -126,7 +165,7 @@ def test_tokens_in_bfloat16_are_kept_as_they_are(dataset, mesh, tmp_path):
     wanted = jax.jit(lambda m, x: m.image_encoder.trunk(m.processing.normalise(x)))(
         model, pool.images
     )
-    precompute(model, loader, LAST, tmp_path)
+    precompute(model, loader, LAST, tmp_path, tmp_path / "decisions.json")
     kept, _ = loader.pool(np.arange(0), np.arange(8))
     assert kept.images.dtype == jnp.bfloat16
     np.testing.assert_array_equal(kept.images, np.asarray(wanted))
@@ -136,7 +175,7 @@ def test_tokens_in_bfloat16_are_kept_as_they_are(dataset, mesh, tmp_path):
 
 def test_one_device_serves_what_eight_kept(dataset, mesh, one_device, tmp_path):
     eight, one = (new_model(dataset, devices) for devices in (mesh, one_device))
-    precompute(eight, Loader(dataset, "both", mesh), LAST, tmp_path)
+    precompute(eight, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     loader = Loader(dataset, "both", one_device)
     use_precomputed(one, loader, tmp_path)
     assert loader.pixels is not dataset.images

@@ -388,12 +388,19 @@ def test_building_prints_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_is_given_wins_over_the_rule_as_do_settings_that_an_older_run_recorded():
-    recorded = {"leaves_searched": 0.05, "entries_searched": 20_000, "reorder": 10}
-    assert dataclasses.asdict(IndexConfig(**recorded).by_rule(10**6)).items() >= recorded.items()
-    few = IndexConfig(reorder=7).by_rule(10**6)
-    assert few.reorder == 7 and few.leaves_searched == IndexConfig().by_rule(10**6).leaves_searched
-    assert None not in dataclasses.astuple(few)
+def test_a_small_tree_is_searched_whole_and_a_large_one_by_its_share_of_leaves():
+    config = IndexConfig(leaves_searched=0.07, entries_searched=12_000)
+    assert config.share(6_000, 400) == 2 and config.share(10**6, 400) == 0.07
+    assert config.share(100_000, 400) == 0.12 and config.share(10**6, 400_000) == 0.4
+
+
+@needs_scann
+def test_a_loaded_tree_has_the_leaves_it_was_built_with_also_where_entries_are_alike(tmp_path):
+    few = unit(np.random.default_rng(3).normal(size=(30, 8)).astype(np.float32))
+    vectors = few[np.random.default_rng(4).integers(30, size=2_000)]
+    built = LabelIndex.build(vectors, np.arange(2_000) // 2)
+    built.save(tmp_path)
+    assert LabelIndex.load(tmp_path).searcher.leaves == built.searcher.leaves
 
 
 @needs_scann

@@ -1,6 +1,7 @@
 """Drawn batches as torch tensors."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -36,14 +37,23 @@ class Tensors:
 
     def to(self, device: str) -> "Tensors":
         """Copy everything to a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(value: Tensor | tuple[Tensor, ...] | None) -> Tensor | tuple[Tensor, ...] | None:
+    def pinned(self) -> "Tensors":
+        """Copy everything to page-locked memory, from where a GPU fetches it by itself.
+
+        A `DataLoader` with pin_memory does so, ahead of time.
+        """
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Tensors":
+        def one(value: Tensor | tuple[Tensor, ...] | None) -> Tensor | tuple[Tensor, ...] | None:
             if isinstance(value, tuple):
-                return tuple(part.to(device, non_blocking=True) for part in value)
-            return None if value is None else value.to(device, non_blocking=True)
+                return tuple(map(change, value))
+            return None if value is None else change(value)
 
         fields = dataclasses.fields(self)
-        return Tensors(**{field.name: move(getattr(self, field.name)) for field in fields})
+        return Tensors(**{field.name: one(getattr(self, field.name)) for field in fields})
 
 
 def tensors(drawn: Drawn, num_labels: int = 0, fixed: bool = False) -> Tensors:

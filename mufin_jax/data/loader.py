@@ -38,12 +38,13 @@ class Loader:
         mesh: the devices that the flat axes of a pool are split over; or only their number, and
             every process then reads all rows.
         label_images: whether the model sees the labels' pictures.
+        padded: whether the axes of a pool are padded to their buckets.
 
     Attributes:
         vectors: descriptor vectors (p, d) by number, if they are known and will not change: batches
             then hold those of their descriptors in place of a pool.
         pixels: what batches show of the images: pixels, vectors, or what the frozen part of E_V
-            made of them all (frozen.py).
+            made of them all (precomputed.py).
         text_vectors: vectors of the texts, ready ones or a frozen E_T's; None where batches hold
             tokens.
 
@@ -59,8 +60,9 @@ class Loader:
         modalities: Literal["both", "text", "images"] = "both",
         mesh: Mesh | int = 1,
         label_images: bool = True,
+        padded: bool = True,
     ):
-        self.dataset, self.modalities = dataset, modalities
+        self.dataset, self.modalities, self.padded = dataset, modalities, padded
         self.mesh, self.mesh_size = (None, mesh) if isinstance(mesh, int) else (mesh, mesh.size)
         self.num_texts, self.text_vectors = dataset.num_texts, dataset.text_vectors
         vectors = dataset.image_vectors
@@ -118,21 +120,17 @@ class Loader:
     def pool(
         self, texts: Int[np.ndarray, "t"], images: Int[np.ndarray, "i"]
     ) -> tuple[Pool, Int[np.ndarray, "_"]]:
-        """Return the pool of these texts and images, and the row of its vectors that holds each.
-
-        Its axes are padded to their buckets.
-        """
+        """Return the pool of these texts and images, and the row of its vectors that holds each."""
         tokens = places = pixels = None
         homes, rows = np.zeros(0, np.int64), 0
         if self.modalities != "images" and self.text_vectors is not None:
             tokens = self._read(self.text_vectors, texts)
             homes, rows = np.arange(len(texts)), len(tokens)
         elif self.modalities != "images":
-            tokens, places, homes = pack_texts(
-                np.asarray(self.dataset.texts[texts]),
-                np.asarray(self.dataset.text_lengths[texts]),
-                self.mesh_size,
-            )
+            found = self.dataset.texts[texts], self.dataset.text_lengths[texts]
+            tokens, places, homes = pack_texts(*map(np.asarray, found))
+            if self.padded:
+                tokens, places = pad_texts(tokens, places, self.mesh_size)
             rows = TEXTS_A_ROW * len(tokens)
         if self.modalities != "text":
             pixels = self._read(self.pixels, images)
@@ -140,7 +138,7 @@ class Loader:
 
     def _read(self, source: Any, rows: Int[np.ndarray, "r"]) -> np.ndarray:
         """Return rows of a source, padded to their bucket; zero where no device here holds them."""
-        size = round_up(len(rows), self.mesh_size)
+        size = round_up(len(rows), self.mesh_size) if self.padded else len(rows)
         own = np.arange(size) if self.mesh is None else local_rows(self.mesh, size)
         own = own[own < len(rows)]
         read = np.asarray(source[rows[own]])
@@ -149,11 +147,19 @@ class Loader:
         return padded
 
 
-def pad_rows(array: np.ndarray, mesh_size: int = 1) -> np.ndarray:
-    """Append rows of zeros up to the next bucket."""
-    padded = np.zeros((round_up(len(array), mesh_size), *array.shape[1:]), array.dtype)
+def pad_rows(array: np.ndarray, mesh_size: int = 1, fill: int = 0) -> np.ndarray:
+    """Append rows of zeros, or of another number, up to the next bucket."""
+    size = round_up(len(array), mesh_size)
+    padded = np.full((size, *array.shape[1:]), fill, array.dtype)
     padded[: len(array)] = array
     return padded
+
+
+def pad_texts(
+    tokens: Int[np.ndarray, "r w"], places: Int[np.ndarray, "r w"], mesh_size: int = 1
+) -> tuple[Int[np.ndarray, "_ w"], Int[np.ndarray, "_ w"]]:
+    """Append rows without a text up to the next bucket."""
+    return pad_rows(tokens, mesh_size), pad_rows(places, mesh_size, fill=-1)
 
 
 def prefetch(make: Callable[[int], T], start: int, stop: int, threads: int = 2) -> Iterator[T]:

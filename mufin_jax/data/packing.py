@@ -11,30 +11,28 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from mufin_jax.bags import TEXTS_A_ROW
-from mufin_jax.sharding import round_up
 
 _LONG = 128
 """Tokens of a row beyond which attention over it would cost more than packing saves."""
 
 
 def pack_texts(
-    tokens: Int[np.ndarray, "t s"], lengths: Int[np.ndarray, "t"], mesh_size: int = 1
+    tokens: Int[np.ndarray, "t s"], lengths: Int[np.ndarray, "t"]
 ) -> tuple[Int32[np.ndarray, "r w"], Int32[np.ndarray, "r w"], Int32[np.ndarray, "t"]]:
     """Pack texts into rows of tokens.
 
     Args:
         tokens: token ids of each text.
         lengths: their numbers of real tokens.
-        mesh_size: number of devices that the rows must divide over.
 
     Returns:
-        `Pool.tokens` and `Pool.places`, their numbers of rows padded to a bucket; and each text's
-        row in the vectors that the model makes of them.
+        `Pool.tokens` and `Pool.places`; and each text's row in the vectors that the model makes of
+        them.
     """
     lengths = np.asarray(lengths, np.int64)
     width = _width(lengths)
     rows, places, starts = _first_fit(lengths, width)
-    size = round_up(int(rows.max(initial=-1)) + 1, mesh_size)
+    size = int(rows.max(initial=-1)) + 1
     packed = np.zeros((size, width), np.int32)
     owners = np.full((size, width), -1, np.int32)
     text = np.repeat(np.arange(len(lengths)), lengths)

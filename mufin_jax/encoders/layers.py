@@ -61,12 +61,29 @@ def attend(
 ) -> Float[Array, "i q width"]:
     """Multi-head softmax(q k^T / sqrt(d)) v over the keys seen; the softmax is float32.
 
-    Where a query sees no key its result is finite and means nothing.
+    Where a query sees no key its result is finite and means nothing. Accelerators have fused
+    kernels for it; on a CPU plain products of one head of one item each are a third faster.
     """
-    query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
-    mask = None if seen is None else seen[:, None]
-    attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
-    return attended.reshape(*attended.shape[:2], -1)
+    if jax.default_backend() != "cpu":
+        split = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
+        mask = None if seen is None else seen[:, None]
+        attended = jax.nn.dot_product_attention(*split, mask=mask)
+        return attended.reshape(*attended.shape[:2], -1)
+    items, rows, width = query.shape
+
+    def split_by(axes: tuple[int, ...], x: Array) -> Array:
+        parts = x.reshape(*x.shape[:2], heads, width // heads).transpose(axes)
+        return parts.reshape(items * heads, *parts.shape[2:])
+
+    by_row, by_entry = (0, 2, 1, 3), (0, 2, 3, 1)
+    query = split_by(by_row, query) * (width // heads) ** -0.5
+    logits = jnp.matmul(query, split_by(by_entry, key), preferred_element_type=jnp.float32)
+    if seen is not None:
+        parts = logits.reshape(items, heads, *logits.shape[1:])
+        logits = jnp.where(seen[:, None], parts, -1e30).reshape(logits.shape)
+    weights = jax.nn.softmax(logits).astype(value.dtype)
+    attended = (weights @ split_by(by_row, value)).reshape(items, heads, rows, -1)
+    return attended.transpose(by_row).reshape(items, rows, width)
 
 
 def normal(std: float | None, inputs: int) -> jax.nn.initializers.Initializer:

@@ -21,7 +21,7 @@ from mufin_jax.errors import InputError
 
 if TYPE_CHECKING:
     from mufin_jax.encoders.distilbert import DistilBert
-    from mufin_jax.encoders.vit import ViT
+    from mufin_jax.encoders.vit import ViT, ViTConfig
 
 Convert = Callable[[np.ndarray], np.ndarray]
 # A kind of layer: (suffix in torch, suffix here, how the values change) for each parameter.
@@ -169,6 +169,13 @@ def load_distilbert(checkpoint: str | Path, **how: Any) -> "DistilBert":
     from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
 
     return load(checkpoint, DISTILBERT, DistilBertConfig, DistilBert, how)
+
+
+def vit_config(checkpoint: str | Path) -> "ViTConfig":
+    """Read the sizes of a `ViTModel` checkpoint, without its weights; raises as `load_vit`."""
+    from mufin_jax.encoders.vit import ViTConfig
+
+    return _parsed(resolve(checkpoint) / "config.json", ViTConfig.from_hf)
 
 
 def image_processing(checkpoint: str | Path) -> ImageProcessing:

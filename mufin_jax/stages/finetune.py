@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Int, Int32
 
 from mufin_jax import classifiers, hosts, losses, mining
 from mufin_jax.artefacts import load_model, load_table, save_model
@@ -135,19 +136,34 @@ class Batches:
         real = drawn >= 0
         labels = np.unique(drawn[real])
         chosen = np.where(real, np.searchsorted(labels, drawn), 0)
-        size = round_up(len(labels), self.loader.mesh_size)
-        pads = np.arange(size - len(labels))
-        ids = np.concatenate([labels, self.table_size + pads])
-        rows = np.concatenate([labels, np.full(len(pads), labels[0])])
+        ids, rows = pad_labels(labels, self.table_size, self.loader.mesh_size)
         points = np.pad(points, (0, self.spare), mode="edge")
         pool, (point_bags, label_bags) = self.loader.batch(
             [(self.dataset.train, points), (self.dataset.labels, rows)]
         )
         first = np.arange(real.shape[1]) < config.positives
         return Batch(
-            pool, point_bags, label_bags, ids.astype(np.int32), chosen.astype(np.int32),
-            real & first, real & ~first,
+            pool, point_bags, label_bags, ids, chosen.astype(np.int32), real & first, real & ~first,
         )  # fmt: skip
+
+
+def pad_labels(
+    labels: Int[np.ndarray, "c"], table_size: int, mesh_size: int = 1
+) -> tuple[Int32[np.ndarray, "u"], Int[np.ndarray, "u"]]:
+    """Pad the distinct labels of a batch to a bucket.
+
+    Args:
+        labels: ascending.
+        table_size: rows of the label table.
+        mesh_size: number of devices that the labels are split over.
+
+    Returns:
+        ids of rows of the table, whose pads lie beyond it; and labels to show, whose pads repeat
+        the first.
+    """
+    pads = np.arange(round_up(len(labels), mesh_size) - len(labels))
+    ids = np.concatenate([labels, table_size + pads]).astype(np.int32)
+    return ids, np.concatenate([labels, np.full(len(pads), labels[0])])
 
 
 def finetune(
@@ -184,7 +200,8 @@ def finetune(
     if not learns_to_describe:
         loader.vectors = describe_once(model, loader, described)
     else:
-        precompute(model, loader, config.optimizer, kept, config.fit.cache_gb)
+        decisions = out / "precomputed.json"
+        precompute(model, loader, config.optimizer, kept, decisions, config.fit.cache_gb)
     optimizer = by_part(config.optimizer, steps)
     step = make_step(config, graphdef, optimizer, steps, mesh)
 

@@ -182,7 +182,8 @@ def pretrain(
     if not describes(train):
         loader.vectors = describe_once(model, loader, out / "vectors.npy")
     else:
-        precompute(model, loader, config.optimizer, kept, config.fit.cache_gb)
+        decisions = out / "precomputed.json"
+        precompute(model, loader, config.optimizer, kept, decisions, config.fit.cache_gb)
     optimizer = by_part(config.optimizer, steps)
     step = make_step(config, graphdef, optimizer)
 
