@@ -66,6 +66,20 @@ def model(dataset, mesh):
     return new_model(dataset, mesh)
 
 
+@pytest.fixture
+def compilations():
+    """The names of the functions compiled, or read from a cache, since the test began."""
+    names: list[str] = []
+
+    def note(event: str, _: float, fun_name: str = "", **__: object) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory) -> Path:
     """Where processes that tests start share their compiled programs."""

@@ -1,6 +1,5 @@
 """Claims about the shapes of queries: few, little padding, and nothing compiled once warm."""
 
-import jax
 import numpy as np
 import pytest
 from raw_folders import picture
@@ -9,6 +8,7 @@ from test_prediction import K, build
 
 from mufin_jax import query_shapes
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
+from mufin_jax.retrieval import IndexConfig, LabelIndex
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -59,24 +59,14 @@ def test_a_single_row_of_texts_is_hardly_padded():
     assert part.tokens.shape == (1, 16) and vectors == TEXTS_A_ROW
 
 
-@pytest.fixture
-def compilations():
-    """The names of the programs compiled since."""
-    found, listening = [], [True]
-
-    def listen(event: str, seconds: float, **facts) -> None:
-        if listening[0] and event == "/jax/core/compile/backend_compile_duration":
-            found.append(facts.get("fun_name", event))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield found
-    listening[0] = False  # JAX has no public way to take a single listener back
-
-
+@pytest.mark.parametrize("backend", ["exact", "sharded"])
 def test_a_thousand_predictions_compile_nothing_once_warm(
-    dataset, one_device, tmp_path, compilations
+    backend, dataset, one_device, tmp_path, compilations
 ):
     predictor = build(tmp_path, new_model(dataset, one_device), None, dataset)
+    # One entry is asked for each label wanted: where labels are crowded, more must be.
+    config = IndexConfig(backend=backend, over_fetch=1)
+    predictor.index = LabelIndex.load(tmp_path / "predictor" / "index", one_device, config)
     assert compilations  # the listener hears
     predictor.warm_up(points=40, images=3)
     compilations.clear()

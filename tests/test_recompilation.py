@@ -4,26 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import minute
 import pytest
-
-
-@pytest.fixture
-def compiled_programs() -> Iterator[list[str]]:
-    """The names of the functions compiled so far, or read from a cache."""
-    names: list[str] = []
-
-    def note(event: str, _: float, fun_name: str = "", **__: object) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(note)
 
 
 @pytest.fixture
@@ -68,11 +53,11 @@ class Watched:
 
 
 def test_module_1_compiles_each_shape_once_and_donates_its_state(
-    minute_run, two_devices, tmp_path, monkeypatch, compiled_programs
+    minute_run, two_devices, tmp_path, monkeypatch, compilations
 ):
     from mufin_jax.stages import pretrain as stage
 
-    watched = Watched(stage, monkeypatch, compiled_programs)
+    watched = Watched(stage, monkeypatch, compilations)
     stage.pretrain(
         minute.MINUTE.pretrain, minute.MINUTE.model, minute_run / "prepare", tmp_path,
         two_devices, 0, tmp_path / "kept",
@@ -81,11 +66,11 @@ def test_module_1_compiles_each_shape_once_and_donates_its_state(
 
 
 def test_module_4_compiles_each_shape_once_and_donates_its_state(
-    minute_run, two_devices, tmp_path, monkeypatch, compiled_programs
+    minute_run, two_devices, tmp_path, monkeypatch, compilations
 ):
     from mufin_jax.stages import finetune as stage
 
-    watched = Watched(stage, monkeypatch, compiled_programs)
+    watched = Watched(stage, monkeypatch, compilations)
     stage.finetune(
         minute.MINUTE.finetune, minute_run / "prepare", minute_run / "retrieve",
         minute_run / "initialize", tmp_path, two_devices, 0, tmp_path / "kept",
