@@ -41,18 +41,22 @@ def main(module: Module, doc: str, size: tuple[str, int, int]) -> None:
     parser.add_argument("--device", choices=("cpu", "gpu", "auto"), default="auto")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile")
     parser.add_argument("--small", action="store_true", help="tiny encoders, to try it out")
-    parser.add_argument("--short", action="store_true", help="fewer rounds, no torch.compile")
+    parser.add_argument(
+        "--short", action="store_true", help="half the size, fewer rounds, no torch.compile"
+    )
     parser.add_argument("--count", type=int, help="timed rounds")
-    parser.add_argument("--batches", type=int, default=2, help="different batches, in turn")
+    parser.add_argument("--batches", type=int, help="different batches, in turn")
     parser.add_argument("--peak-tflops", type=float, help="of a device that flops.py doesn't know")
     flags = parser.parse_args()
     flags.device = _device(flags.device)
     gpu = flags.device == "gpu"
     if flags.size is None:
         flags.size = many if flags.preset or (gpu and not flags.small) else few
+        flags.size = max(2, flags.size // 2) if flags.short else flags.size
     flags.dtype = flags.dtype or ("bfloat16" if gpu else "float32")
     flags.compile = (gpu and not flags.short) if flags.compile is None else flags.compile
     flags.count = flags.count or (4 if flags.short else 8)
+    flags.batches = flags.batches or (1 if flags.short else 2)
     # Both frameworks share the device: JAX must not take three quarters of it at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if not gpu:
