@@ -42,7 +42,7 @@ def main(module: Module, doc: str, size: tuple[str, int, int]) -> None:
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile")
     parser.add_argument("--small", action="store_true", help="tiny encoders, to try it out")
     parser.add_argument(
-        "--short", action="store_true", help="half the size, fewer rounds, no torch.compile"
+        "--short", action="store_true", help="half the size, fewer rounds"
     )
     parser.add_argument("--count", type=int, help="timed rounds")
     parser.add_argument("--batches", type=int, help="different batches, in turn")
