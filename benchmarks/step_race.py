@@ -41,9 +41,7 @@ def main(module: Module, doc: str, size: tuple[str, int, int]) -> None:
     parser.add_argument("--device", choices=("cpu", "gpu", "auto"), default="auto")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile")
     parser.add_argument("--small", action="store_true", help="tiny encoders, to try it out")
-    parser.add_argument(
-        "--short", action="store_true", help="half the size, fewer rounds"
-    )
+    parser.add_argument("--short", action="store_true", help="half the size, fewer rounds")
     parser.add_argument("--count", type=int, help="timed rounds")
     parser.add_argument("--batches", type=int, help="different batches, in turn")
     parser.add_argument("--peak-tflops", type=float, help="of a device that flops.py doesn't know")

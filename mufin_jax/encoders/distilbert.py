@@ -13,7 +13,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from mufin_jax.encoders import check_transformer, refuse_unless
-from mufin_jax.encoders.layers import attend, compute_dtype, layer_norm, linear, normal, run_blocks
+from mufin_jax.encoders.layers import (
+    attend,
+    compute_dtype,
+    gelu,
+    layer_norm,
+    linear,
+    normal,
+    run_blocks,
+)
 from mufin_jax.errors import InputError
 
 
@@ -208,7 +216,7 @@ class Block(nnx.Module):
         query, key, value = self.query(states), self.key(states), self.value(states)
         attended = self.out(attend(query, key, value, self.heads, together))
         states = self.norm_attention(states + attended).astype(states.dtype)
-        hidden = jax.nn.gelu(self.up(states), approximate=False)
+        hidden = gelu(self.up(states))
         return self.norm_mlp(states + self.down(hidden)).astype(states.dtype)
 
 

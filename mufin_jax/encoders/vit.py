@@ -9,14 +9,21 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from mufin_jax.encoders import check_transformer, refuse_unless
-from mufin_jax.encoders.layers import attend, compute_dtype, layer_norm, linear, normal, run_blocks
+from mufin_jax.encoders.layers import (
+    attend,
+    compute_dtype,
+    gelu,
+    layer_norm,
+    linear,
+    normal,
+    run_blocks,
+)
 from mufin_jax.errors import InputError
 
 
@@ -168,7 +175,7 @@ class Block(nnx.Module):
         normed = self.norm_attention(tokens)
         query, key, value = self.query(normed[:, :rows]), self.key(normed), self.value(normed)
         tokens = tokens[:, :rows] + self.out(attend(query, key, value, self.heads))
-        hidden = jax.nn.gelu(self.up(self.norm_mlp(tokens)), approximate=False)
+        hidden = gelu(self.up(self.norm_mlp(tokens)))
         return tokens + self.down(hidden)
 
 
