@@ -88,7 +88,7 @@ def attend(
 
 @jax.checkpoint
 def gelu(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
-    """The exact GELU. The backward pass computes it anew: kept, its factors are a third of memory."""
+    """The exact GELU, computed anew by the backward pass: its factors are a third of memory."""
     return jax.nn.gelu(hidden, approximate=False)
 
 
