@@ -1,6 +1,7 @@
 """Claims about runs of blocks: however they are compiled, the numbers are the same."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mufin_jax.encoders import check_transformer
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
 from mufin_jax.encoders.layers import compute_dtype
 from mufin_jax.encoders.vit import ViT, ViTConfig
@@ -55,5 +57,6 @@ def test_a_cpu_computes_in_float32_and_an_accelerator_in_bfloat16(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [{"layers": "rolled"}, {"dtype": "float16"}])
 def test_ways_to_compute_that_there_are_not_are_refused(wrong):
+    # Not by ViTConfig: in tests its fields' types are checked before it looks.
     with pytest.raises(InputError, match=next(iter(wrong))):
-        ViTConfig(**wrong)
+        check_transformer(SimpleNamespace(**vars(IMAGES) | wrong))
