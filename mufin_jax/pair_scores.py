@@ -39,7 +39,7 @@ def score(
     """
     size, devices = len(points.mask), model.mesh.devices
     together = min(TOGETHER.get(devices.flat[0].platform, _ELSEWHERE) * devices.size, size)
-    labels = grown(lists.labels, size, -1.0)
+    labels = grown(lists.labels, size, -1)
     found = (labels, grown(lists.similarities, size, -np.inf), memory.slots(labels))
     groups = -(-len(lists.labels) // together)
     return fetch(_score(model, points, memory.arrays, found, groups, together=together, mix=mix))

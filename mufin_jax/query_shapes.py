@@ -90,7 +90,7 @@ def in_blocks(pool: Pool, most_tokens: int, mesh_size: int = 1) -> Iterator[tupl
             yield Pool(None, None, grown(pool.images[rows], size)), rows.stop - rows.start
 
 
-def grown(array: np.ndarray, rows: int, fill: float = 0.0) -> np.ndarray:
+def grown(array: np.ndarray, rows: int, fill: int | float = 0) -> np.ndarray:
     """Append rows up to so many."""
     if len(array) == rows:
         return array
