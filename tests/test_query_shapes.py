@@ -67,6 +67,7 @@ def test_a_thousand_predictions_compile_nothing_once_warm(
     # One entry is asked for each label wanted: where labels are crowded, more must be.
     config = IndexConfig(backend=backend, over_fetch=1)
     predictor.index = LabelIndex.load(tmp_path / "predictor" / "index", one_device, config)
+    jax.jit(lambda x: x + 1)(1.0)
     assert compilations  # the listener hears
     predictor.warm_up(points=40, images=3)
     compilations.clear()
