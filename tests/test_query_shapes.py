@@ -1,5 +1,6 @@
 """Claims about the shapes of queries: few, little padding, and nothing compiled once warm."""
 
+import jax
 import numpy as np
 import pytest
 from raw_folders import picture
