@@ -85,7 +85,7 @@ def test_later_stages_describe_by_what_an_earlier_one_kept(
     )
     loader = Loader(dataset, "both", mesh)
     monkeypatch.setattr(precomputed, "whole_npy", None)  # nothing is made anew
-    use_precomputed(model, loader, kept)
+    use_precomputed(model, loader, tmp_path / "kept")
     assert (loader.pixels is dataset.images) == (mode == "frozen texts")
     assert (loader.text_vectors is None) == (mode != "frozen texts")
     found = describe_once(model, loader, tmp_path / "found.npy")
