@@ -5,7 +5,7 @@ label table is split by rows (paper, section 3: training on several GPUs). The s
 device, on eight virtual ones and on a pod.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -145,4 +145,20 @@ def round_up(count: int, mesh_size: int = 1) -> int:
     octave = 1 << max(count - 1, 0).bit_length() >> 1  # the power of two below
     step = max(octave // (1 if octave < 8 else 4 if octave < 1024 else 8), 1)
     size = max(1, -(-count // step) * step)
+    return -(-size // mesh_size) * mesh_size
+
+
+def usual_size(counts: Sequence[int], mesh_size: int = 1) -> int:
+    """Return the size that an axis is padded to whose counts vary like these ones.
+
+    Three standard deviations above their mean, and none of them lies beyond it: nearly all batches
+    then have one shape. It is rounded up by a 32nd at most, so that runs of other seeds often have
+    that shape, too. Where it would be a quarter above the mean, buckets are the better choice, and the
+    size of the smallest is returned.
+    """
+    size = max(max(counts), int(np.ceil(np.mean(counts) + 3 * np.std(counts))))
+    if size > 1.25 * np.mean(counts):
+        return round_up(0, mesh_size)
+    step = max((1 << size.bit_length()) // 64, 1)
+    size = -(-size // step) * step
     return -(-size // mesh_size) * mesh_size

@@ -131,6 +131,29 @@ def test_pools_are_padded_to_buckets_that_divide_over_the_devices(dataset):
     assert len(pool.tokens) == 16 and len(pool.images) % 16 == 0
 
 
+def test_batches_like_those_expected_have_one_shape_and_larger_ones_a_bucket(dataset):
+    loader, rng = Loader(dataset, mesh=2), np.random.default_rng(3)
+
+    def groups():
+        return [(dataset.train, rng.permutation(SIZES["train"])[:22])]
+
+    def shapes(groups):
+        pool, (bags,) = loader.batch(groups)
+        assert bags.slots[bags.mask].max() < TEXTS_A_ROW * len(pool.tokens) + len(pool.images)
+        return pool.tokens.shape, pool.places.shape, pool.images.shape
+
+    assert len({shapes(groups()) for _ in range(40)}) > 1
+    loader.expect(groups() for _ in range(16))
+    usual = {shapes(groups()) for _ in range(40)}
+    assert len(usual) == 1
+    everything = [(side, np.arange(len(side))) for side in (dataset.train, dataset.labels)]
+    pool, _ = loader.batch(everything)
+    plain, _ = Loader(dataset, mesh=2).batch(everything)
+    assert pool.images.shape == plain.images.shape and pool.images.shape not in usual
+    # A pool that no batch is made of, such as those of describing, keeps its own size.
+    assert len(loader.pool(np.arange(0), np.arange(4))[0].images) == 4
+
+
 def test_slots_speak_in_numbers_of_the_whole_dataset(dataset):
     loader = Loader(dataset)
     slots, mask = loader.slots(dataset.test, np.arange(SIZES["test"]))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from mufin_jax.sharding import by_row, put, replicated, round_up
+from mufin_jax.sharding import by_row, put, replicated, round_up, usual_size
 
 
 def test_a_bucket_is_at_most_a_quarter_larger_than_what_it_holds():
@@ -49,3 +49,18 @@ def test_several_processes_place_what_one_does(mesh, monkeypatch):
     placed = put(tree, by_row(mesh))
     np.testing.assert_array_equal(placed["a"], expected["a"])
     assert placed["a"].sharding == expected["a"].sharding and placed["b"] is None
+
+
+def test_counts_that_hardly_vary_have_one_size_and_others_their_buckets():
+    rng = np.random.default_rng(0)
+    counts = rng.normal(2000, 40, 16).astype(int).tolist()
+    size = usual_size(counts)
+    assert max(counts) <= size <= 1.1 * np.mean(counts)
+    later = rng.normal(2000, 40, 1000).astype(int)
+    assert np.mean(later > size) < 0.01
+    assert usual_size(counts, 8) % 8 == 0
+    other = usual_size(rng.normal(2000, 40, 16).astype(int).tolist())
+    assert other % 64 == size % 64 == 0 and abs(other - size) <= 64  # few sizes for many seeds
+    for few in ([3, 9, 12], [0, 5]):
+        assert usual_size(few, 4) == round_up(0, 4) == 4
+    assert usual_size([0, 0]) == 0 and usual_size([7, 7]) == 7

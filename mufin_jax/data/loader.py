@@ -1,12 +1,13 @@
 """From item numbers to `Pool` and `Bags`: the one door between numpy and JAX.
 
 A batch names items; the loader collects the distinct texts and images among them, of datapoints and
-labels together, pads both to a bucket, and says which descriptor fills which slot. What is encoded
+labels together, pads both to few sizes, and says which descriptor fills which slot. What is encoded
 is therefore proportional to the true number of distinct descriptors (paper, section 4: 4.9 images a
 product, 15 at most), and the shapes that are compiled are few.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -15,12 +16,31 @@ from jaxtyping import Bool, Float, Int
 
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.data.packing import pack_texts
+from mufin_jax.data.packing import count_rows, pack_texts, row_width
 from mufin_jax.errors import InputError
-from mufin_jax.sharding import local_rows, round_up
+from mufin_jax.sharding import local_rows, round_up, usual_size
 
 T = TypeVar("T")
 Items = tuple[Side, Int[np.ndarray, "_"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What the axes of a batch are padded to where they hold no more; beyond it, to their bucket.
+
+    Attributes:
+        descriptors: distinct ones, of batches that hold their vectors.
+        texts: distinct ones, of batches that hold vectors of texts.
+        width: tokens of a row of texts.
+        rows: rows of texts.
+        images: distinct ones.
+    """
+
+    descriptors: int = 0
+    texts: int = 0
+    width: int = 0
+    rows: int = 0
+    images: int = 0
 
 
 class Loader:
@@ -47,6 +67,7 @@ class Loader:
             made of them all (precomputed.py).
         text_vectors: vectors of the texts, ready ones or a frozen E_T's; None where batches hold
             tokens.
+        sizes: of batches; `expect` sets them.
 
     Raises:
         InputError: if the model sees only texts, or only pictures, and the data have none.
@@ -65,6 +86,7 @@ class Loader:
         self.dataset, self.modalities, self.padded = dataset, modalities, padded
         self.mesh, self.mesh_size = (None, mesh) if isinstance(mesh, int) else (mesh, mesh.size)
         self.num_texts, self.text_vectors = dataset.num_texts, dataset.text_vectors
+        self.sizes = Sizes()
         vectors = dataset.image_vectors
         self.pixels: Any = dataset.images if vectors is None else vectors
         self.num_descriptors = self.num_texts + len(self.pixels)
@@ -103,13 +125,14 @@ class Loader:
 
     def batch(self, groups: Sequence[Items]) -> tuple[Pool | Float[np.ndarray, "p d"], list[Bags]]:
         """Return one pool for all groups of items, and the bags of each group, as numpy arrays."""
-        grids = [self.slots(side, rows) for side, rows in groups]
-        numbers = np.unique(np.concatenate([slots[mask] for slots, mask in grids]))
+        grids, numbers = self._distinct(groups)
         split = int(np.searchsorted(numbers, self.num_texts))
         if self.vectors is not None:
-            pool, homes = self._read(self.vectors, numbers), np.arange(len(numbers))
+            pool = self._read(self.vectors, numbers, self.sizes.descriptors)
+            homes = np.arange(len(numbers))
         else:
-            pool, homes = self.pool(numbers[:split], numbers[split:] - self.num_texts)
+            texts, images = numbers[:split], numbers[split:] - self.num_texts
+            pool, homes = self.pool(texts, images, self.sizes)
         homes = np.append(homes, 0)  # for slots that hold nothing
         bags = []
         for slots, mask in grids:
@@ -118,27 +141,59 @@ class Loader:
         return pool, bags
 
     def pool(
-        self, texts: Int[np.ndarray, "t"], images: Int[np.ndarray, "i"]
+        self,
+        texts: Int[np.ndarray, "t"],
+        images: Int[np.ndarray, "i"],
+        sizes: Sizes = Sizes(),  # noqa: B008 (frozen)
     ) -> tuple[Pool, Int[np.ndarray, "_"]]:
         """Return the pool of these texts and images, and the row of its vectors that holds each."""
         tokens = places = pixels = None
         homes, rows = np.zeros(0, np.int64), 0
         if self.modalities != "images" and self.text_vectors is not None:
-            tokens = self._read(self.text_vectors, texts)
+            tokens = self._read(self.text_vectors, texts, sizes.texts)
             homes, rows = np.arange(len(texts)), len(tokens)
         elif self.modalities != "images":
             found = self.dataset.texts[texts], self.dataset.text_lengths[texts]
-            tokens, places, homes = pack_texts(*map(np.asarray, found))
+            tokens, places, homes = pack_texts(*map(np.asarray, found), sizes.width)
             if self.padded:
-                tokens, places = pad_texts(tokens, places, self.mesh_size)
+                tokens, places = pad_texts(tokens, places, self.mesh_size, sizes.rows)
             rows = TEXTS_A_ROW * len(tokens)
         if self.modalities != "text":
-            pixels = self._read(self.pixels, images)
+            pixels = self._read(self.pixels, images, sizes.images)
         return Pool(tokens, places, pixels), np.append(homes, rows + np.arange(len(images)))
 
-    def _read(self, source: Any, rows: Int[np.ndarray, "r"]) -> np.ndarray:
-        """Return rows of a source, padded to their bucket; zero where no device here holds them."""
-        size = round_up(len(rows), self.mesh_size) if self.padded else len(rows)
+    def expect(self, batches: Iterable[Sequence[Items]]) -> None:
+        """Have batches like these, given as the groups of each, padded to one shape.
+
+        Bags differ in what they hold, so that batches of as many items would have shapes of several
+        buckets, each of which is compiled.
+        """
+        drawn = [self._distinct(groups)[1] for groups in batches]
+        splits = [int(np.searchsorted(numbers, self.num_texts)) for numbers in drawn]
+        lengths, width = [], 0
+        if self.modalities != "images" and self.dataset.text_vectors is None:
+            found = [numbers[:split] for numbers, split in zip(drawn, splits, strict=True)]
+            lengths = [np.asarray(self.dataset.text_lengths[texts]) for texts in found]
+            width = max(map(row_width, lengths))
+        counts = {
+            "descriptors": [len(numbers) for numbers in drawn],
+            "texts": splits,
+            "rows": [count_rows(some, width) for some in lengths] or [0],
+            "images": [len(numbers) - split for numbers, split in zip(drawn, splits, strict=True)],
+        }
+        usual = {axis: usual_size(found, self.mesh_size) for axis, found in counts.items()}
+        self.sizes = Sizes(width=width, **usual)
+
+    def _distinct(
+        self, groups: Sequence[Items]
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Int[np.ndarray, "d"]]:
+        """Return the slots of each group, and the distinct numbers among them all, ascending."""
+        grids = [self.slots(side, rows) for side, rows in groups]
+        return grids, np.unique(np.concatenate([slots[mask] for slots, mask in grids]))
+
+    def _read(self, source: Any, rows: Int[np.ndarray, "r"], usual: int) -> np.ndarray:
+        """Return rows of a source, padded; zero where no device here holds them."""
+        size = padded_size(len(rows), self.mesh_size, usual) if self.padded else len(rows)
         own = np.arange(size) if self.mesh is None else local_rows(self.mesh, size)
         own = own[own < len(rows)]
         read = np.asarray(source[rows[own]])
@@ -147,19 +202,27 @@ class Loader:
         return padded
 
 
-def pad_rows(array: np.ndarray, mesh_size: int = 1, fill: int = 0) -> np.ndarray:
-    """Append rows of zeros, or of another number, up to the next bucket."""
-    size = round_up(len(array), mesh_size)
+def padded_size(count: int, mesh_size: int = 1, usual: int = 0) -> int:
+    """Return the usual size where it is enough, else that of the next bucket."""
+    return usual if 0 < usual >= count else round_up(count, mesh_size)
+
+
+def pad_rows(array: np.ndarray, mesh_size: int = 1, fill: int = 0, usual: int = 0) -> np.ndarray:
+    """Append rows of zeros, or of another number, up to the usual size or the next bucket."""
+    size = padded_size(len(array), mesh_size, usual)
     padded = np.full((size, *array.shape[1:]), fill, array.dtype)
     padded[: len(array)] = array
     return padded
 
 
 def pad_texts(
-    tokens: Int[np.ndarray, "r w"], places: Int[np.ndarray, "r w"], mesh_size: int = 1
+    tokens: Int[np.ndarray, "r w"],
+    places: Int[np.ndarray, "r w"],
+    mesh_size: int = 1,
+    usual: int = 0,
 ) -> tuple[Int[np.ndarray, "_ w"], Int[np.ndarray, "_ w"]]:
-    """Append rows without a text up to the next bucket."""
-    return pad_rows(tokens, mesh_size), pad_rows(places, mesh_size, fill=-1)
+    """Append rows without a text up to the usual size or the next bucket."""
+    return pad_rows(tokens, mesh_size, 0, usual), pad_rows(places, mesh_size, -1, usual)
 
 
 def prefetch(make: Callable[[int], T], start: int, stop: int, threads: int = 2) -> Iterator[T]:

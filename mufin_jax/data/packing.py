@@ -17,20 +17,21 @@ _LONG = 128
 
 
 def pack_texts(
-    tokens: Int[np.ndarray, "t s"], lengths: Int[np.ndarray, "t"]
+    tokens: Int[np.ndarray, "t s"], lengths: Int[np.ndarray, "t"], least_width: int = 0
 ) -> tuple[Int32[np.ndarray, "r w"], Int32[np.ndarray, "r w"], Int32[np.ndarray, "t"]]:
     """Pack texts into rows of tokens.
 
     Args:
         tokens: token ids of each text.
         lengths: their numbers of real tokens.
+        least_width: tokens that a row has room for at least.
 
     Returns:
         `Pool.tokens` and `Pool.places`; and each text's row in the vectors that the model makes of
         them.
     """
     lengths = np.asarray(lengths, np.int64)
-    width = _width(lengths)
+    width = max(row_width(lengths), least_width)
     rows, places, starts = _first_fit(lengths, width)
     size = int(rows.max(initial=-1)) + 1
     packed = np.zeros((size, width), np.int32)
@@ -43,13 +44,18 @@ def pack_texts(
     return packed, owners, (TEXTS_A_ROW * rows + places).astype(np.int32)
 
 
+def count_rows(lengths: Int[np.ndarray, "t"], width: int) -> int:
+    """How many rows of so many tokens texts of these lengths fill."""
+    return int(_first_fit(lengths, width)[0].max(initial=-1)) + 1
+
+
 def row_widths(most_tokens: int) -> list[int]:
     """The widths that rows may have where no text is longer: few, for each is compiled."""
     widest = _round_up(max(most_tokens, min(2 * most_tokens, _LONG)))
     return [1 << power for power in range(3, widest.bit_length())]
 
 
-def _width(lengths: Int[np.ndarray, "t"]) -> int:
+def row_width(lengths: Int[np.ndarray, "t"]) -> int:
     """Tokens of a row: twice the longest text, or all tokens there are, if they are fewer."""
     longest = int(lengths.max(initial=1))
     return _round_up(max(longest, min(int(lengths.sum()), 2 * longest, _LONG)))

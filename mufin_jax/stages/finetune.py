@@ -28,7 +28,7 @@ from mufin_jax.artefacts import load_model, load_table, save_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Loader
+from mufin_jax.data.loader import Items, Loader, padded_size
 from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
 from mufin_jax.logs import MetricsWriter
@@ -37,7 +37,7 @@ from mufin_jax.optimizer import OptimizerConfig, by_part, describes, schedule, t
 from mufin_jax.precomputed import precompute
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
-from mufin_jax.sharding import by_row, put, replicated, round_up, spare_rows
+from mufin_jax.sharding import by_row, put, replicated, spare_rows, usual_size
 from mufin_jax.shortlist import Shortlist
 from mufin_jax.training import FitConfig, fit
 
@@ -117,9 +117,28 @@ class Batches:
         self._order = functools.lru_cache(2)(
             lambda epoch: np.random.default_rng([seed, STAGE, epoch, 0]).permutation(self.usable)
         )
+        first = [self._draw(step) for step in range(mining.FIRST)]
+        labels = [np.unique(drawn[drawn >= 0]) for _, drawn in first]
+        self.usual_labels = usual_size([len(some) for some in labels], loader.mesh_size)
+        loader.expect(
+            self._shown(points, some) for (points, _), some in zip(first, labels, strict=True)
+        )
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays."""
+        points, drawn = self._draw(step)
+        real = drawn >= 0
+        labels = np.unique(drawn[real])
+        chosen = np.where(real, np.searchsorted(labels, drawn), 0)
+        ids, rows = pad_labels(labels, self.table_size, self.loader.mesh_size, self.usual_labels)
+        pool, (point_bags, label_bags) = self.loader.batch(self._shown(points, rows))
+        first = np.arange(real.shape[1]) < self.config.positives
+        return Batch(
+            pool, point_bags, label_bags, ids, chosen.astype(np.int32), real & first, real & ~first,
+        )  # fmt: skip
+
+    def _draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Points (b,), and the labels (b, c) drawn for each: positives, then negatives, -1 none."""
         config = self.config
         epoch, index = divmod(step, self.per_epoch)
         points = np.take(self._order(epoch), index * self.size + np.arange(self.size), mode="wrap")
@@ -133,35 +152,28 @@ class Batches:
             others = mining.draw(others[: config.negatives_from], config.negatives, rng)
             drawn[row, : len(likes)] = likes
             drawn[row, config.positives : config.positives + len(others)] = others
-        real = drawn >= 0
-        labels = np.unique(drawn[real])
-        chosen = np.where(real, np.searchsorted(labels, drawn), 0)
-        ids, rows = pad_labels(labels, self.table_size, self.loader.mesh_size)
-        points = np.pad(points, (0, self.spare), mode="edge")
-        pool, (point_bags, label_bags) = self.loader.batch(
-            [(self.dataset.train, points), (self.dataset.labels, rows)]
-        )
-        first = np.arange(real.shape[1]) < config.positives
-        return Batch(
-            pool, point_bags, label_bags, ids, chosen.astype(np.int32), real & first, real & ~first,
-        )  # fmt: skip
+        return np.pad(points, (0, self.spare), mode="edge"), drawn
+
+    def _shown(self, points: np.ndarray, labels: np.ndarray) -> list[Items]:
+        return [(self.dataset.train, points), (self.dataset.labels, labels)]
 
 
 def pad_labels(
-    labels: Int[np.ndarray, "c"], table_size: int, mesh_size: int = 1
+    labels: Int[np.ndarray, "c"], table_size: int, mesh_size: int = 1, usual: int = 0
 ) -> tuple[Int32[np.ndarray, "u"], Int[np.ndarray, "u"]]:
-    """Pad the distinct labels of a batch to a bucket.
+    """Pad the distinct labels of a batch to the usual size or to a bucket.
 
     Args:
         labels: ascending.
         table_size: rows of the label table.
         mesh_size: number of devices that the labels are split over.
+        usual: labels of most batches.
 
     Returns:
         ids of rows of the table, whose pads lie beyond it; and labels to show, whose pads repeat
         the first.
     """
-    pads = np.arange(round_up(len(labels), mesh_size) - len(labels))
+    pads = np.arange(padded_size(len(labels), mesh_size, usual) - len(labels))
     ids = np.concatenate([labels, table_size + pads]).astype(np.int32)
     return ids, np.concatenate([labels, np.full(len(pads), labels[0])])
 

@@ -24,7 +24,7 @@ from mufin_jax.artefacts import new_model, save_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Loader
+from mufin_jax.data.loader import Items, Loader
 from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
 from mufin_jax.logs import MetricsWriter
@@ -117,9 +117,23 @@ class Batches:
         self.z: np.ndarray | None = None
         self.x: np.ndarray | None = None
         self._order = functools.lru_cache(2)(self._make_order)
+        loader.expect(self._shown(*self._draw(step)[:2]) for step in range(mining.FIRST))
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays."""
+        labels, points, real = self._draw(step)
+        row = np.arange(len(labels))[:, None]
+        own = (np.repeat(row, self.config.positives) == row) & real
+        related = self.related[labels][:, points].toarray() != 0
+        # A datapoint drawn for two labels is one candidate, not two.
+        first = np.zeros(len(points), bool)
+        first[np.unique(np.where(real, points, -1), return_index=True)[1]] = True
+        pool, (label_bags, point_bags) = self.loader.batch(self._shown(labels, points))
+        candidates = ~related & real & first & (row < self.size)
+        return Batch(pool, label_bags, point_bags, own, candidates)
+
+    def _draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels (c,), and points (c * |P_l|,) drawn for them, with those that are real."""
         config = self.config
         epoch, index = divmod(step, self.per_epoch)
         labels = np.take(self._order(epoch), index * self.size + np.arange(self.size), mode="wrap")
@@ -129,18 +143,10 @@ class Batches:
         )
         labels = np.pad(labels, (0, self.spare), mode="edge")
         points = np.pad(points, ((0, self.spare), (0, 0)), mode="edge").reshape(-1)
-        real = np.pad(real, ((0, self.spare), (0, 0))).reshape(-1)
-        row = np.arange(len(labels))[:, None]
-        own = (np.repeat(row, config.positives) == row) & real
-        related = self.related[labels][:, points].toarray() != 0
-        # A datapoint drawn for two labels is one candidate, not two.
-        first = np.zeros(len(points), bool)
-        first[np.unique(np.where(real, points, -1), return_index=True)[1]] = True
-        pool, (label_bags, point_bags) = self.loader.batch(
-            [(self.dataset.labels, labels), (self.dataset.train, points)]
-        )
-        candidates = ~related & real & first & (row < self.size)
-        return Batch(pool, label_bags, point_bags, own, candidates)
+        return labels, points, np.pad(real, ((0, self.spare), (0, 0))).reshape(-1)
+
+    def _shown(self, labels: np.ndarray, points: np.ndarray) -> list[Items]:
+        return [(self.dataset.labels, labels), (self.dataset.train, points)]
 
     def _make_order(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, STAGE, epoch, 0])
