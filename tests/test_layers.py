@@ -15,8 +15,8 @@ from mufin_jax.encoders.layers import compute_dtype
 from mufin_jax.encoders.vit import ViT, ViTConfig
 from mufin_jax.errors import InputError
 
-IMAGES = ViTConfig(width=12, depth=4, heads=3, mlp=20, patch=8, image_size=24)
-TEXTS = DistilBertConfig(vocab=40, width=12, depth=4, heads=3, mlp=20, max_positions=9)
+IMAGES = ViTConfig(width=12, depth=3, heads=3, mlp=20, patch=8, image_size=24)
+TEXTS = DistilBertConfig(vocab=40, width=12, depth=3, heads=3, mlp=20, max_positions=9)
 
 
 def encode(module, config, *inputs):
@@ -32,21 +32,28 @@ def encode(module, config, *inputs):
     return vectors, gradients
 
 
-@pytest.mark.parametrize(
-    "how", [{"layers": "scan"}, {"remat": True}, {"layers": "scan", "remat": True}]
-)
-@pytest.mark.parametrize("kind", ["image", "text"])
-def test_scanned_and_recomputed_blocks_give_the_numbers_and_gradients_of_unrolled_ones(how, kind):
+@pytest.fixture(scope="module", params=["image", "text"])
+def unrolled(request):
+    """A network of a kind, what it is asked, and what it says with its blocks unrolled."""
     rng = np.random.default_rng(0)
-    if kind == "image":
+    if request.param == "image":
         module, config = ViT, IMAGES
         inputs = [jnp.asarray(rng.normal(size=(3, 24, 24, 3)), jnp.float32)]
     else:
         module, config = DistilBert, TEXTS
         inputs = [jnp.asarray(rng.integers(0, 40, (3, 9)), jnp.int32), jnp.array([9, 1, 4])]
-    plain = encode(module, config, *inputs)
-    other = encode(module, dataclasses.replace(config, **how), *inputs)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), other, plain)
+    return module, config, inputs, encode(module, config, *inputs)
+
+
+@pytest.mark.parametrize(
+    "how", [{"layers": "scan"}, {"remat": True}, {"layers": "scan", "remat": True}]
+)
+def test_scanned_and_recomputed_blocks_give_the_numbers_and_gradients_of_unrolled_ones(
+    how, unrolled
+):
+    module, config, inputs, wanted = unrolled
+    found = encode(module, dataclasses.replace(config, **how), *inputs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), found, wanted)
 
 
 def test_a_cpu_computes_in_float32_and_an_accelerator_in_bfloat16(monkeypatch):
