@@ -144,7 +144,7 @@ class Loader:
         self,
         texts: Int[np.ndarray, "t"],
         images: Int[np.ndarray, "i"],
-        sizes: Sizes = Sizes(),  # noqa: B008 (frozen)
+        sizes: Sizes = Sizes(),
     ) -> tuple[Pool, Int[np.ndarray, "_"]]:
         """Return the pool of these texts and images, and the row of its vectors that holds each."""
         tokens = places = pixels = None
