@@ -153,8 +153,9 @@ class Loader:
             tokens = self._read(self.text_vectors, texts, sizes.texts)
             homes, rows = np.arange(len(texts)), len(tokens)
         elif self.modalities != "images":
-            found = self.dataset.texts[texts], self.dataset.text_lengths[texts]
-            tokens, places, homes = pack_texts(*map(np.asarray, found), sizes.width)
+            found = np.asarray(self.dataset.texts[texts])
+            lengths = np.asarray(self.dataset.text_lengths[texts])
+            tokens, places, homes = pack_texts(found, lengths, sizes.width)
             if self.padded:
                 tokens, places = pad_texts(tokens, places, self.mesh_size, sizes.rows)
             rows = TEXTS_A_ROW * len(tokens)
