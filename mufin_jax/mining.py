@@ -9,9 +9,6 @@ from scipy import sparse
 
 from mufin_jax.data.dataset import Side
 
-FIRST = 16
-"""Batches that are drawn ahead, to learn how large batches usually are."""
-
 
 def training_pairs(train: Side) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     """Return the pairs that serve as positives, and those that must not serve as negatives.

@@ -153,12 +153,11 @@ def usual_size(counts: Sequence[int], mesh_size: int = 1) -> int:
 
     Three standard deviations above their mean, and none of them lies beyond it: nearly all batches
     then have one shape. It is rounded up by a 32nd at most, so that runs of other seeds often have
-    that shape, too. Where it would be a quarter above the mean, buckets are the better choice, and
-    the size of the smallest is returned.
+    that shape, too. 0, for none, where it would be a quarter above the mean: buckets are better.
     """
     size = max(max(counts), int(np.ceil(np.mean(counts) + 3 * np.std(counts))))
     if size > 1.25 * np.mean(counts):
-        return round_up(0, mesh_size)
+        return 0
     step = max((1 << size.bit_length()) // 64, 1)
     size = -(-size // step) * step
     return -(-size // mesh_size) * mesh_size

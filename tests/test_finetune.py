@@ -264,6 +264,11 @@ def test_the_best_negative_can_be_left_out(dataset):
         assert (best_drawn == 0) == drop
 
 
+def test_nearly_all_batches_of_a_training_have_one_shape(dataset):
+    make = batches(dataset, dataclasses.replace(CONFIG, batch_size=24), devices=1)
+    assert len({str(jax.tree.map(np.shape, make(step))) for step in range(60)}) == 1
+
+
 def test_a_batch_is_a_function_of_seed_and_step_alone(dataset):
     first, second, other = batches(dataset), batches(dataset), batches(dataset, seed=1)
     second(7)

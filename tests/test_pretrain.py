@@ -59,6 +59,11 @@ def eight(dataset, mesh):
     return run(dataset, mesh)
 
 
+def test_nearly_all_batches_of_a_training_have_one_shape(dataset):
+    make = batches(dataset, dataclasses.replace(CONFIG, batch_size=13), devices=1)
+    assert len({str(jax.tree.map(np.shape, make(step))) for step in range(60)}) == 1
+
+
 def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
     one = run(dataset, one_device)
     for a, b in zip(eight.metrics, one.metrics, strict=True):

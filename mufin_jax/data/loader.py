@@ -23,6 +23,9 @@ from mufin_jax.sharding import local_rows, round_up, usual_size
 T = TypeVar("T")
 Items = tuple[Side, Int[np.ndarray, "_"]]
 
+EXPECTED = 16
+"""Batches that a training draws ahead for `Loader.expect`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:

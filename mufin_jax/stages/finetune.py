@@ -28,7 +28,7 @@ from mufin_jax.artefacts import load_model, load_table, save_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Items, Loader, padded_size
+from mufin_jax.data.loader import EXPECTED, Items, Loader, padded_size
 from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
 from mufin_jax.logs import MetricsWriter
@@ -117,7 +117,7 @@ class Batches:
         self._order = functools.lru_cache(2)(
             lambda epoch: np.random.default_rng([seed, STAGE, epoch, 0]).permutation(self.usable)
         )
-        first = [self._draw(step) for step in range(mining.FIRST)]
+        first = [self._draw(step) for step in range(EXPECTED)]
         labels = [np.unique(drawn[drawn >= 0]) for _, drawn in first]
         self.usual_labels = usual_size([len(some) for some in labels], loader.mesh_size)
         loader.expect(

@@ -24,7 +24,7 @@ from mufin_jax.artefacts import new_model, save_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Items, Loader
+from mufin_jax.data.loader import EXPECTED, Items, Loader
 from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
 from mufin_jax.logs import MetricsWriter
@@ -117,7 +117,7 @@ class Batches:
         self.z: np.ndarray | None = None
         self.x: np.ndarray | None = None
         self._order = functools.lru_cache(2)(self._make_order)
-        loader.expect(self._shown(*self._draw(step)[:2]) for step in range(mining.FIRST))
+        loader.expect(self._shown(*self._draw(step)[:2]) for step in range(EXPECTED))
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays."""
