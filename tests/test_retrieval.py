@@ -1,40 +1,18 @@
-"""Module II's index: distinct labels, exact similarities, and an index that survives its folder."""
+"""Module II's index: distinct labels with exact similarities, by every search."""
 
 import dataclasses
-import os
-import shutil
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
+from entries import APPROXIMATE, EVERYTHING, EXACT, SHARDED, catalogue, needs_scann, unit
 
 from mufin_jax import index_config, retrieval, scann_tree
 from mufin_jax.errors import InputError
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.retrieval import IndexConfig, LabelIndex, Shortlist, recall
-
-EXACT = IndexConfig(backend="exact")
-SHARDED = IndexConfig(backend="sharded")
-APPROXIMATE = IndexConfig(backend="sharded_approx")
-EVERYTHING = IndexConfig(backend="scann", leaves_searched=1.0, reorder=1_000)
-
-needs_scann = pytest.mark.skipif(not scann_tree.importable(), reason="no ScaNN on this platform")
-
-
-def unit(vectors):
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
-
-
-def catalogue(seed=0, labels=400, dimensions=12):
-    """Entries of `labels` labels, 1 to 6 each, in no order."""
-    rng = np.random.default_rng(seed)
-    carried = np.repeat(np.arange(labels), rng.integers(1, 7, labels))
-    centres = rng.normal(size=(labels, dimensions))
-    vectors = unit(centres[carried] + 0.7 * rng.normal(size=(len(carried), dimensions)))
-    order = rng.permutation(len(carried))
-    return vectors[order], carried[order], unit(rng.normal(size=(7, dimensions)))
 
 
 def by_brute_force(vectors, labels, query):
@@ -217,68 +195,6 @@ def test_a_label_has_its_exact_similarity_whichever_of_its_entries_was_returned(
         np.testing.assert_allclose(similarities, [truth[label] for label in row], atol=1e-6)
 
 
-@needs_scann
-@pytest.mark.parametrize("config", [EXACT, SHARDED, IndexConfig()])
-def test_a_saved_index_gives_the_same_shortlists_after_it_has_moved(tmp_path, config):
-    vectors, labels, queries = catalogue()
-    index = LabelIndex.build(vectors, labels, config, num_labels=407)
-    index.save(tmp_path / "before")
-    shutil.move(tmp_path / "before", tmp_path / "after")
-    loaded = LabelIndex.load(tmp_path / "after")
-    assert type(loaded.searcher) is type(index.searcher) and loaded.config == config
-    for a, b in zip(
-        dataclasses.astuple(index.shortlist(queries, 6)),
-        dataclasses.astuple(loaded.shortlist(queries, 6)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
-
-
-@needs_scann
-def test_a_folder_that_one_search_saved_serves_the_others(tmp_path):
-    vectors, labels, queries = catalogue()
-    exact = LabelIndex.build(vectors, labels, EXACT)
-    with_tree, without = tmp_path / "with", tmp_path / "without"
-    LabelIndex.build(vectors, labels, EVERYTHING).save(with_tree)
-    exact.save(without)
-    for folder in (with_tree, without):
-        for config in (EXACT, SHARDED, APPROXIMATE, IndexConfig()):
-            found = LabelIndex.load(folder, config=config).shortlist(queries, 6)
-            np.testing.assert_array_equal(found.labels, exact.shortlist(queries, 6).labels)
-    with pytest.raises(InputError, match="without ScaNN's tree") as refusal:
-        LabelIndex.load(without, config=EVERYTHING)
-    assert "\n" not in str(refusal.value) and str(without) in str(refusal.value)
-
-
-@needs_scann
-def test_mapped_entries_stay_where_they_are_and_the_tree_repeats_none(tmp_path):
-    vectors, labels, queries = catalogue()
-    grouped = LabelEntries.group(vectors, labels, 400)
-    np.save(tmp_path / "entries.npy", grouped.vectors)
-    before = (tmp_path / "entries.npy").stat()
-    mapped = LabelEntries(np.load(tmp_path / "entries.npy", mmap_mode="r"), grouped.offsets)
-    index = LabelIndex.over(mapped, EVERYTHING)
-    index.save(tmp_path)
-    after = (tmp_path / "entries.npy").stat()
-    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    loaded = LabelIndex.load(tmp_path)
-    assert isinstance(loaded.entries.vectors, np.memmap)
-    assert isinstance(loaded.searcher, scann_tree.Tree)
-    assert loaded.searcher.leaves == index.searcher.leaves
-    assert sum(path.stat().st_size for path in (tmp_path / "tree").iterdir()) < vectors.nbytes
-    exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 9)
-    np.testing.assert_array_equal(loaded.shortlist(queries, 9).labels, exact.labels)
-
-
-@pytest.mark.parametrize("part", [slice(5, None), slice(None, None, -1)])
-def test_a_part_of_a_mapped_file_is_written_in_its_place(tmp_path, part):
-    vectors = catalogue()[0]
-    np.save(tmp_path / "entries.npy", vectors)
-    mapped = np.load(tmp_path / "entries.npy", mmap_mode="r")[part]
-    LabelIndex.over(LabelEntries(mapped, np.arange(len(mapped) + 1)), EXACT).save(tmp_path)
-    np.testing.assert_array_equal(LabelIndex.load(tmp_path).entries.vectors, vectors[part])
-
-
 def test_a_wrong_entry_is_found_in_whichever_block_it_lies(monkeypatch):
     monkeypatch.setattr(retrieval, "_ROWS", 10)
     vectors, labels, _ = catalogue()
@@ -303,64 +219,10 @@ def test_auto_is_exact_below_a_thousand_entries_and_sharded_on_accelerators(monk
     )
 
 
-def _lose(folder):
-    (folder / "offsets.npy").unlink()
-
-
-def _shorten(folder):
-    os.truncate(folder / "entries.npy", 2_000)
-
-
-def _flip(folder):
-    path = folder / "entries.npy"
-    content = bytearray(path.read_bytes())
-    content[3_000] ^= 4
-    path.write_bytes(content)
-
-
-def _lose_facts(folder):
-    (folder / "index.json").unlink()
-
-
-def _empty_facts(folder):
-    (folder / "index.json").write_text("{}")
-
-
-@pytest.mark.parametrize("harm", [_lose, _shorten, _flip, _lose_facts, _empty_facts])
-def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
-    LabelIndex.build(*catalogue()[:2]).save(tmp_path)
-    harm(tmp_path)
-    with pytest.raises(InputError) as refusal:
-        LabelIndex.load(tmp_path)
-    assert "\n" not in str(refusal.value) and str(tmp_path) in str(refusal.value)
-
-
-@pytest.mark.parametrize("name", ["tree/scann_docids.pkl", "surprise.npy"])
-def test_a_file_that_is_not_the_indexs_is_refused_unread(tmp_path, name):
-    LabelIndex.build(*catalogue()[:2]).save(tmp_path)
-    (tmp_path / "tree").mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(b"cos\nabort\n(tR.")  # as a pickle, it would end the process
-    with pytest.raises(InputError, match=f"{name.split('/')[-1]} does not belong"):
-        LabelIndex.load(tmp_path)
-
-
-def test_without_scann_exact_search_takes_its_place_with_a_notice(monkeypatch, caplog, tmp_path):
-    vectors, labels, queries = catalogue()
-    LabelIndex.build(vectors, labels).save(tmp_path)
-    monkeypatch.setattr(scann_tree, "importable", lambda: False)
-    for make in (lambda: LabelIndex.build(vectors, labels), lambda: LabelIndex.load(tmp_path)):
-        index = make()
-        assert index.searcher is None and "exact search takes its place" in caplog.text
-        caplog.clear()
-        assert (index.shortlist(queries, 3).labels >= 0).all()
-    with pytest.raises(InputError, match="not installed"):
-        LabelIndex.build(vectors, labels, IndexConfig(backend="scann"))
-
-
 _DIGEST = """
 import hashlib, sys
 sys.path.insert(0, sys.argv[1])
-from tests.test_retrieval import catalogue
+from entries import catalogue
 from mufin_jax.retrieval import IndexConfig, LabelIndex
 vectors, labels, queries = catalogue(seed=9)
 index = LabelIndex.build(vectors, labels, IndexConfig(threads=int(sys.argv[2]), entries_searched=0))
@@ -371,11 +233,11 @@ print(hashlib.sha256(found.labels.tobytes() + found.similarities.tobytes()).hexd
 
 @needs_scann
 def test_two_processes_with_unlike_threads_build_the_same_index(request):
-    root = str(request.config.rootpath)
+    folder = str(request.path.parent)
     digests = [
         subprocess.run(
-            [sys.executable, "-c", _DIGEST, root, threads],
-            cwd=root, capture_output=True, text=True, check=True,
+            [sys.executable, "-c", _DIGEST, folder, threads],
+            cwd=request.config.rootpath, capture_output=True, text=True, check=True,
         ).stdout
         for threads in "12"
     ]  # fmt: skip
@@ -392,15 +254,6 @@ def test_a_small_tree_is_searched_whole_and_a_large_one_by_its_share_of_leaves()
     config = IndexConfig(leaves_searched=0.07, entries_searched=12_000)
     assert config.share(6_000, 400) == 2 and config.share(10**6, 400) == 0.07
     assert config.share(100_000, 400) == 0.12 and config.share(10**6, 400_000) == 0.4
-
-
-@needs_scann
-def test_a_loaded_tree_has_the_leaves_it_was_built_with_also_where_entries_are_alike(tmp_path):
-    few = unit(np.random.default_rng(3).normal(size=(30, 8)).astype(np.float32))
-    vectors = few[np.random.default_rng(4).integers(30, size=2_000)]
-    built = LabelIndex.build(vectors, np.arange(2_000) // 2)
-    built.save(tmp_path)
-    assert LabelIndex.load(tmp_path).searcher.leaves == built.searcher.leaves
 
 
 @needs_scann
