@@ -8,6 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mufin_jax import classifiers, hosts
+from mufin_jax.abstract import abstract_module
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.encoders import how_computed
@@ -109,7 +110,7 @@ def load_model(folder: Path, mesh: Mesh) -> Mufin:
     config |= {"image": ViTConfig(**config["image"]), "text": DistilBertConfig(**config["text"])}
     processing |= {key: tuple(processing[key]) for key in ("mean", "std")}
 
-    def shell() -> Mufin:
+    def make(rngs: nnx.Rngs) -> Mufin:
         return Mufin(
             ModelConfig(**config),
             vocab=sizes["vocab"],
@@ -117,10 +118,10 @@ def load_model(folder: Path, mesh: Mesh) -> Mufin:
             text_vector_width=sizes.get("text_vector_width"),  # absent from older files
             processing=ImageProcessing(**processing),
             mesh=mesh,
-            rngs=nnx.Rngs(0),
+            rngs=rngs,
         )
 
-    abstract = nnx.eval_shape(shell)
+    abstract = abstract_module(make)
     weights = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
         _weights(abstract),

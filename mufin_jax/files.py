@@ -8,7 +8,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -107,12 +108,13 @@ def jsonable(value: Any) -> Any:
 
 def manifest(folder: Path, ignore: Set[str] = frozenset()) -> dict[str, list]:
     """Size and SHA-256 of every file under a folder, by its path relative to the folder."""
-    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
-    names = (path.relative_to(folder).as_posix() for path in files)
+    paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    names = [name for name in names if name not in ignore]
+    digests = _sha256(folder / name for name in names)
     return {
-        name: [path.stat().st_size, _sha256(path)]
-        for name, path in zip(names, files, strict=True)
-        if name not in ignore
+        name: [(folder / name).stat().st_size, digest]
+        for name, digest in zip(names, digests, strict=True)
     }
 
 
@@ -125,14 +127,22 @@ def damage(folder: Path, files: dict[str, list], ignore: Set[str] = frozenset())
         return f"{missing[0]} is missing"
     if strange := sorted(present - set(files)):
         return f"{strange[0]} does not belong here"
-    for name, (size, digest) in files.items():
+    for name, (size, _) in files.items():
         if (found := (folder / name).stat().st_size) != size:
             return f"{name} has {found} bytes instead of {size}"
-        if _sha256(folder / name) != digest:
+    digests = _sha256(folder / name for name in files)
+    for (name, (_, wanted)), digest in zip(files.items(), digests, strict=True):
+        if digest != wanted:
             return f"{name} is damaged (wrong SHA-256)"
     return None
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(paths: Iterable[Path]) -> list[str]:
+    """The SHA-256 of each file, several at a time."""
+
+    def digest(path: Path) -> str:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(digest, paths))

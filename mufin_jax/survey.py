@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from mufin_jax.abstract import abstract_module
 from mufin_jax.classifiers import TableConfig
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.encoders.layers import compute_dtype
@@ -131,7 +132,7 @@ def _parameters(
     if config.modalities != "images" and texts is None and not config.text_checkpoint:
         vocab = dataset.tokenizer.vocab_size
 
-    def shell() -> Mufin:
+    def make(rngs: nnx.Rngs) -> Mufin:
         return Mufin(
             config,
             vocab=vocab,
@@ -139,10 +140,10 @@ def _parameters(
             text_vector_width=None if texts is None else texts.shape[1],
             processing=dataset.processing,
             mesh=mesh,
-            rngs=nnx.Rngs(0),
+            rngs=rngs,
         )
 
-    model = nnx.eval_shape(shell)
+    model = abstract_module(make)
     trained = [
         _count(nnx.split(model, trains(optimizer, model.depths(), cross=bool(stage)), ...)[1])
         for stage, optimizer in enumerate(optimizers)

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from raw_folders import write_repository
 
+from mufin_jax.abstract import abstract_module
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.encoders.distilbert import DistilBertConfig
@@ -69,7 +70,7 @@ def new_model(
 ) -> Mufin:
     """A model with random weights, in which no bias, norm or attention map is neutral."""
 
-    def shell() -> Mufin:
+    def make(rngs: nnx.Rngs) -> Mufin:
         return Mufin(
             config,
             vocab=dataset.tokenizer.vocab_size,
@@ -77,10 +78,10 @@ def new_model(
             text_vector_width=text_vector_width,
             processing=dataset.processing,
             mesh=mesh,
-            rngs=nnx.Rngs(0),
+            rngs=rngs,
         )
 
-    graphdef, state = nnx.split(nnx.eval_shape(shell))
+    graphdef, state = nnx.split(abstract_module(make))
     state = random_weights(state, np.random.default_rng(seed))
     return nnx.merge(graphdef, put(state, replicated(mesh)))
 

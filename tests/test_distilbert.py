@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mufin_jax.abstract import abstract_module
 from mufin_jax.encoders import trainable
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
 from mufin_jax.encoders.pretrained import load_distilbert
@@ -70,7 +71,7 @@ def test_every_real_token_counts(bert, texts):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_empty_text_is_zero_and_leaves_gradients_finite(bert, texts, dtype):
     config = DistilBertConfig(**{**vars(TINY), "dtype": dtype})
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: DistilBert(config, nnx.Rngs(0))))
+    graphdef = nnx.graphdef(abstract_module(lambda rngs: DistilBert(config, rngs)))
     tokens, state = texts[0], nnx.state(bert)
     lengths = jnp.array([0, 2, 0])
 
@@ -118,5 +119,5 @@ def test_a_nonsense_distilbert_is_refused_with_the_value(change, message):
 
 def test_the_base_size_has_its_published_number_of_weights():
     # Hugging Face's DistilBertModel: 66,362,880.
-    bert = nnx.eval_shape(lambda: DistilBert(DistilBertConfig.base(), nnx.Rngs(0)))
+    bert = abstract_module(lambda rngs: DistilBert(DistilBertConfig.base(), rngs))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(bert))) == 66_362_880

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mufin_jax.abstract import abstract_module
 from mufin_jax.encoders import find, trainable
 from mufin_jax.encoders.pretrained import image_processing, load_vit
 from mufin_jax.encoders.processing import ImageProcessing
@@ -70,7 +71,7 @@ def test_every_patch_reaches_the_cls_token(vit, images):
 
 def test_bfloat16_computes_coarsely_but_keeps_weights_gradients_and_output_float32(vit, images):
     config = ViTConfig(**{**vars(TINY), "dtype": "bfloat16"})
-    graphdef = nnx.graphdef(nnx.eval_shape(lambda: ViT(config, nnx.Rngs(0))))
+    graphdef = nnx.graphdef(abstract_module(lambda rngs: ViT(config, rngs)))
     coarse = nnx.merge(graphdef, nnx.state(vit))
     assert jax.eval_shape(coarse.trunk, images).dtype == jnp.bfloat16
     exact, rough = jax.jit(vit)(images), jax.jit(coarse)(images)
@@ -138,7 +139,7 @@ def test_a_nonsense_vit_is_refused_with_the_value(change, message):
 
 def test_base_16_has_its_published_number_of_weights():
     # That of Hugging Face's ViTModel(ViTConfig(), add_pooling_layer=False).
-    vit = nnx.eval_shape(lambda: ViT(ViTConfig.base_16(), nnx.Rngs(0)))
+    vit = abstract_module(lambda rngs: ViT(ViTConfig.base_16(), rngs))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(vit))) == 85_798_656
 
 

@@ -198,10 +198,11 @@ def load(
     import jax.numpy as jnp
     from flax import nnx
 
+    from mufin_jax.abstract import abstract_module
+
     folder = resolve(checkpoint)
     config = dataclasses.replace(_parsed(folder / "config.json", config_class.from_hf), **how)
-    # Only traced: no weights are drawn to be thrown away.
-    module = nnx.eval_shape(lambda: module_class(config, nnx.Rngs(0)))
+    module = abstract_module(lambda rngs: module_class(config, rngs))
     files = {naming.modern(name): (file, name) for file, name in _tensors(folder)}
     empty = {".".join(map(str, path)): p for path, p in nnx.to_flat_state(nnx.state(module))}
     for theirs, ours, convert in naming.parameters(config.depth):
