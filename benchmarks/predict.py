@@ -5,7 +5,7 @@
     python benchmarks/predict.py --small              # 3,000 labels, small encoders: seconds
     python benchmarks/predict.py --device=gpu         # the same on an accelerator, against limits
 
-The label side is made up (catalogue.py) and written as a run writes it; weights are random. The
+The label side is made up (made_up_run.py) and written as a run writes it; weights are random. The
 parts of a query: read pictures and titles; encode; shortlist, of which the exact similarities;
 score, of which the gather of label bags and classifiers; names. What follows the encoders is set
 against PyTorch as the released code answers (torch_twin/answering.py), on the same bags, labels and
@@ -30,96 +30,15 @@ from typing import TYPE_CHECKING, Any
 
 import measuring
 import numpy as np
-from catalogue import Catalogue
+from catalogue import DIM, Catalogue
 
 if TYPE_CHECKING:
     from mufin_jax.prediction import Predictor
 
 STARTED = time.perf_counter()
-L, DIM, BATCH, SLOTS, K = 303_296, 192, 256, 4, 100
+L, BATCH, SLOTS, K = 303_296, 256, 4, 100
 LIMIT, SINGLE_MS, BATCH_MS = 0.3, 1.3, 0.1
 EF = 300
-
-
-def predictor_of(arguments: argparse.Namespace, folder: Path) -> "Predictor":
-    """Return a predictor over a made-up label side, written to the folder if it is not there."""
-    from mufin_jax.data.dataset import Dataset
-    from mufin_jax.data.miniature import MiniatureConfig, write_miniature
-    from mufin_jax.data.prepare import PrepareConfig, prepare
-    from mufin_jax.prediction import PredictConfig, Predictor
-    from mufin_jax.sharding import make_mesh
-
-    if not (folder / "prepared" / "manifest.json").exists():
-        few = MiniatureConfig(labels=60, points=120, test_points=40, picture=64)
-        write_miniature(few, folder / "raw")
-        size = 16 if arguments.small else 224
-        prepare(PrepareConfig(image_size=size, records=False), folder / "raw", folder / "prepared")
-    dataset = with_labels(Dataset.open(folder / "prepared"), arguments.labels)
-    model, mesh = new_model(arguments, dataset), make_mesh()
-    if not (folder / "predictor.json").exists():
-        write_predictor(folder, arguments.labels, mesh)
-    return Predictor.open(folder, model, dataset, PredictConfig(shortlist=K))
-
-
-def with_labels(dataset: Any, count: int) -> Any:
-    """The data set with so many labels, each of which has an id and a title."""
-    import dataclasses
-
-    from mufin_jax.data.dataset import Side
-    from mufin_jax.data.strings import Strings
-
-    names = Strings.pack(f"label {i}" for i in range(count))
-    none = np.zeros(count + 1, np.int64)
-    labels = Side("label", names, names, np.full(count, -1, np.int32), none, none[:0])
-    return dataclasses.replace(dataset, labels=labels)
-
-
-def new_model(arguments: argparse.Namespace, dataset: Any) -> Any:
-    """A model of random weights, as large as the paper's."""
-    from flax import nnx
-
-    from mufin_jax.encoders.distilbert import DistilBertConfig
-    from mufin_jax.encoders.vit import ViTConfig
-    from mufin_jax.model import ModelConfig, Mufin
-    from mufin_jax.sharding import make_mesh
-
-    config = ModelConfig(image=ViTConfig.base_32(), text=DistilBertConfig.base())
-    vocab = config.text.vocab
-    if arguments.small:
-        vocab = dataset.tokenizer.vocab_size
-        config = ModelConfig(
-            image=ViTConfig(width=192, depth=1, heads=2, mlp=32, patch=8, image_size=16),
-            text=DistilBertConfig(width=192, depth=1, heads=2, mlp=32, max_positions=64),
-        )
-    return Mufin(
-        config, vocab=vocab, vector_width=None, processing=dataset.processing,
-        mesh=make_mesh(), rngs=nnx.Rngs(0),
-    )  # fmt: skip
-
-
-def write_predictor(folder: Path, num_labels: int, mesh: Any) -> None:
-    """Write index, bags and classifiers as a run does, without encoding any label."""
-    from mufin_jax.embedding import SideEmbedding
-    from mufin_jax.files import write_json
-    from mufin_jax.label_entries import LabelEntries
-    from mufin_jax.label_memory import writing
-    from mufin_jax.retrieval import IndexConfig, LabelIndex
-
-    catalogue = Catalogue.draw(num_labels)
-    entries = catalogue.entries()
-    LabelIndex.over(LabelEntries(entries, catalogue.offsets), IndexConfig(), mesh).save(
-        folder / "index"
-    )
-    counts = np.diff(catalogue.offsets)
-    with writing(folder / "labels", None, DIM, mesh) as append:
-        for start in range(0, num_labels, 4096):
-            rows = np.arange(start, min(start + 4096, num_labels))
-            mask = np.arange(counts.max()) < counts[rows][:, None]
-            bag = np.zeros((*mask.shape, DIM), np.float32)
-            bag[mask] = entries[catalogue.offsets[start] : catalogue.offsets[rows[-1] + 1]]
-            bag *= DIM**0.5  # as a LayerNorm leaves them
-            append(rows, SideEmbedding(catalogue.labels[rows], bag, mask))
-    write_json(folder / "predictor.json", {})
 
 
 def items_of(count: int) -> list[dict[str, Any]]:
@@ -242,9 +161,10 @@ def place(keep: Path | None, labels: int) -> Iterator[Path]:
 def run(arguments: argparse.Namespace, folder: Path) -> None:
     """Measure, and print what was found, last of all as one JSON object."""
     import jax
+    from made_up_run import predictor_of
 
     start = time.perf_counter()
-    predictor = predictor_of(arguments, folder)
+    predictor = predictor_of(folder, arguments.labels, arguments.small, K)
     opened, items = time.perf_counter() - start, items_of(BATCH)
     start = time.perf_counter()
     predictor.warm_up(images=3)

@@ -1,0 +1,88 @@
+"""A finished run that nobody trained: a made-up label side (catalogue.py) and random weights."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from catalogue import DIM, Catalogue
+from flax import nnx
+from jax.sharding import Mesh
+
+from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.data.miniature import MiniatureConfig, write_miniature
+from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.strings import Strings
+from mufin_jax.embedding import SideEmbedding
+from mufin_jax.encoders.distilbert import DistilBertConfig
+from mufin_jax.encoders.vit import ViTConfig
+from mufin_jax.files import write_json
+from mufin_jax.label_entries import LabelEntries
+from mufin_jax.label_memory import writing
+from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.retrieval import IndexConfig, LabelIndex
+from mufin_jax.sharding import make_mesh
+
+
+def predictor_of(folder: Path, num_labels: int, small: bool, shortlist: int) -> Predictor:
+    """Return a predictor over a made-up label side, written to the folder if it is not there.
+
+    Args:
+        folder: where index, bags and classifiers lie, as a run leaves them.
+        num_labels: L.
+        small: whether with tiny encoders.
+        shortlist: labels scored for a query.
+    """
+    if not (folder / "prepared" / "manifest.json").exists():
+        few = MiniatureConfig(labels=60, points=120, test_points=40, picture=64)
+        write_miniature(few, folder / "raw")
+        size = 16 if small else 224
+        prepare(PrepareConfig(image_size=size, records=False), folder / "raw", folder / "prepared")
+    dataset = with_labels(Dataset.open(folder / "prepared"), num_labels)
+    model, mesh = new_model(dataset, small), make_mesh()
+    if not (folder / "predictor.json").exists():
+        write_predictor(folder, num_labels, mesh)
+    return Predictor.open(folder, model, dataset, PredictConfig(shortlist=shortlist))
+
+
+def with_labels(dataset: Dataset, count: int) -> Dataset:
+    """The data set with so many labels, each of which has an id and a title."""
+    names = Strings.pack(f"label {i}" for i in range(count))
+    none = np.zeros(count + 1, np.int64)
+    labels = Side("label", names, names, np.full(count, -1, np.int32), none, none[:0])
+    return dataclasses.replace(dataset, labels=labels)
+
+
+def new_model(dataset: Dataset, small: bool) -> Mufin:
+    """A model of random weights, as large as the paper's, or tiny."""
+    config = ModelConfig(image=ViTConfig.base_32(), text=DistilBertConfig.base())
+    vocab = config.text.vocab
+    if small:
+        vocab = dataset.tokenizer.vocab_size
+        config = ModelConfig(
+            image=ViTConfig(width=192, depth=1, heads=2, mlp=32, patch=8, image_size=16),
+            text=DistilBertConfig(width=192, depth=1, heads=2, mlp=32, max_positions=64),
+        )
+    return Mufin(
+        config, vocab=vocab, vector_width=None, processing=dataset.processing,
+        mesh=make_mesh(), rngs=nnx.Rngs(0),
+    )  # fmt: skip
+
+
+def write_predictor(folder: Path, num_labels: int, mesh: Mesh) -> None:
+    """Write index, bags and classifiers as a run does, without encoding any label."""
+    catalogue = Catalogue.draw(num_labels)
+    entries = catalogue.entries()
+    LabelIndex.over(LabelEntries(entries, catalogue.offsets), IndexConfig(), mesh).save(
+        folder / "index"
+    )
+    counts = np.diff(catalogue.offsets)
+    with writing(folder / "labels", None, DIM, mesh) as append:
+        for start in range(0, num_labels, 4096):
+            rows = np.arange(start, min(start + 4096, num_labels))
+            mask = np.arange(counts.max()) < counts[rows][:, None]
+            bag = np.zeros((*mask.shape, DIM), np.float32)
+            bag[mask] = entries[catalogue.offsets[start] : catalogue.offsets[rows[-1] + 1]]
+            bag *= DIM**0.5  # as a LayerNorm leaves them
+            append(rows, SideEmbedding(catalogue.labels[rows], bag, mask))
+    write_json(folder / "predictor.json", {})
