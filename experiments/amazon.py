@@ -54,7 +54,7 @@ MINIATURE = Experiment(
         optimizer=_RATES, fit=_FIT,
     ),
     finetune=FinetuneConfig(
-        epochs=9, batch_size=64, optimizer=dataclasses.replace(_RATES, table_rate=2e-2), fit=_FIT
+        epochs=5, batch_size=64, optimizer=dataclasses.replace(_RATES, table_rate=2e-2), fit=_FIT
     ),
 )  # fmt: skip
 

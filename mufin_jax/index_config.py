@@ -14,18 +14,22 @@ from mufin_jax.machine import host_memory
 
 log = logging.getLogger(__name__)
 
+_USUAL = 500_000
+"""Entries of an index beyond which the share that is visited grows."""
+
 
 @dataclasses.dataclass(frozen=True)
 class IndexConfig:
     """How the index of Module II searches.
 
     How far ScaNN searches follows from the number of entries: a query visits the leaves that hold
-    7% of them, 12,000 entries at least; takes the 4 k entries nearest by their codes; and the
-    labels of these, at most 1.6 k, are compared by their exact similarities. Share of the exact 100
-    labels that this finds (benchmarks/retrieval.py: entries of 192 dimensions, six a label, in
-    neighbourhoods that leaves cut through):
+    7% of them, 12,000 entries at least, and beyond 500,000 entries a share that grows with their
+    fourth root; takes the 4 k entries nearest by their codes; and the labels of these, at most
+    1.6 k, are compared by their exact similarities. Share of the exact 100 labels that this finds
+    (benchmarks/retrieval.py: entries of 192 dimensions, six a label, in neighbourhoods that leaves
+    cut through):
 
-        2,000 entries 0.998; 20,000 1.000; 100,000 0.999; 500,000 0.976
+        2,000 entries 0.998; 20,000 1.000; 100,000 0.999; 500,000 0.977; 1,800,000 0.973
 
     What is missing lies in leaves that were not visited: raise `leaves_searched` first.
     """
@@ -36,7 +40,7 @@ class IndexConfig:
     accelerators sharded; on CPUs scann where it is installed and its build fits the memory,
     else exact, or sharded."""
     leaves_searched: float = 0.07
-    """ScaNN: share of the tree's leaves that a query visits, at least."""
+    """ScaNN: share of the tree's leaves that a query visits, at least; of up to 500,000 entries."""
     entries_searched: int = 12_000
     """ScaNN: entries that a query visits, at least (in expectation): some percent of a small tree
     are too little."""
@@ -59,7 +63,8 @@ class IndexConfig:
 
     def share(self, size: int, fetch: int) -> float:
         """The share of a tree's leaves to visit for `fetch` of its entries."""
-        return max(self.leaves_searched, max(self.entries_searched, fetch) / size)
+        grown = self.leaves_searched * max(size / _USUAL, 1) ** 0.25
+        return min(max(grown, self.entries_searched / size, fetch / size), 1.0)
 
     def search_over(self, size: int, width: int, mesh: Mesh | None) -> str:
         """The search that this config means for entries (size, width): a backend other than auto.

@@ -1,6 +1,6 @@
 """ScaNN, the approximate search behind Module II's index, with its pitfalls kept in this file.
 
-A tree of 2 sqrt(e) leaves, of which a query visits some; asymmetric hashing with a code of four
+A tree of 4 sqrt(e) leaves, of which a query visits some; asymmetric hashing with a code of four
 bits a dimension. Guo et al., "Accelerating Large-Scale Inference with Anisotropic Vector
 Quantization", ICML 2020. A code for two dimensions would halve what is scanned, but tells
 neighbours apart so badly that three times as many have to be compared exactly, which costs more.
@@ -124,7 +124,7 @@ class Tree:
 
 def _num_leaves(size: int) -> int:
     """How many leaves a tree is asked for; where vectors are alike, some stay empty."""
-    return round(2 * size**0.5)
+    return round(4 * size**0.5)
 
 
 @contextlib.contextmanager
