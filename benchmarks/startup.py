@@ -81,7 +81,8 @@ def say(name: str, runs: list[dict[str, Any]], limit: float | None, **facts: Any
     ratio = middle["seconds"] / (limit or middle["seconds"])
     line(
         f"startup: {name}", ratio, None if limit is None else 1.0, limit_seconds=limit,
-        ours_ms=significant(1e3 * middle["seconds"]), theirs_ms=None if limit is None else 1e3 * limit,
+        ours_ms=significant(1e3 * middle["seconds"]),
+        theirs_ms=None if limit is None else 1e3 * limit,
         processes=len(runs), **middle, **facts,
     )  # fmt: skip
 
