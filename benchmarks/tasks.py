@@ -46,7 +46,7 @@ class Task:
         ]
 
 
-FULL = Task(Look(most_images=2, mean_images=1.5), 1e-4, 3, 2, 2, 2000, seeds={1: (0, 4), 4: (0, 1)})
+FULL = Task(Look(most_images=2, mean_images=1.5), 5e-6, 3, 2, 2, 2000, seeds={1: (0, 4), 4: (0, 1)})
 SMALL = Task(
     Look(16, 31, most_images=3, mean_images=2, most_tokens=12, mean_tokens=7),
     5e-3, 5, 3, 4, 40, seeds={1: (1, 3), 4: (0, 5)},
