@@ -1,8 +1,6 @@
 """Claims about the loader: which descriptor fills which slot, and what is read ahead."""
 
 import dataclasses
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from raw_folders import number_of
 from small import MOST_IMAGES, SIZES, pictures, title
 
 from mufin_jax.bags import TEXTS_A_ROW
-from mufin_jax.data.loader import Loader, pad_rows, prefetch
+from mufin_jax.data.loader import Loader, pad_rows
 from mufin_jax.errors import InputError
 from mufin_jax.sharding import local_rows, round_up
 
@@ -279,49 +277,3 @@ def test_padding_adds_zeros_behind():
     assert padded.shape == (10, 3) and padded.dtype == int and not padded[9].any()
     np.testing.assert_array_equal(padded[:9], np.arange(1, 28).reshape(9, 3))
     assert pad_rows(np.ones((0, 2)), 8).shape == (8, 2)
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_what_is_made_ahead_is_what_direct_calls_make_in_order(dataset, threads):
-    loader = Loader(dataset)
-
-    def make(step):
-        rows = np.random.default_rng([5, step]).permutation(SIZES["train"])[:6]
-        time.sleep(0.01 * (step % 3))  # later ones are done earlier
-        return step, loader.batch([(dataset.train, rows)])
-
-    steps = list(prefetch(make, 3, 12, threads))
-    assert [step for step, _ in steps] == list(range(3, 12))
-    for step, (pool, (bags,)) in steps:
-        _, (direct, (direct_bags,)) = make(step)
-        np.testing.assert_array_equal(pool.tokens, direct.tokens)
-        np.testing.assert_array_equal(pool.images, direct.images)
-        np.testing.assert_array_equal(bags.slots, direct_bags.slots)
-        np.testing.assert_array_equal(bags.mask, direct_bags.mask)
-
-
-def test_batches_are_made_ahead_of_use_by_other_threads():
-    made = []
-    steps = prefetch(lambda step: made.append((step, threading.get_ident())) or step, 0, 6, 2)
-    assert next(steps) == 0
-    deadline = time.monotonic() + 5
-    while len(made) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(made) >= 3 and threading.get_ident() not in {thread for _, thread in made}
-    assert list(steps) == [1, 2, 3, 4, 5]
-
-
-def test_an_error_in_a_batch_reaches_the_loop():
-    def make(step):
-        if step == 2:
-            raise FileNotFoundError("gone")
-        return step
-
-    steps = prefetch(make, 0, 5)
-    assert [next(steps), next(steps)] == [0, 1]
-    with pytest.raises(FileNotFoundError, match="gone"):
-        next(steps)
-
-
-def test_nothing_is_made_of_an_empty_range():
-    assert list(prefetch(lambda step: 1 / 0, 4, 4)) == []

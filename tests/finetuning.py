@@ -1,0 +1,32 @@
+"""Module IV on the minute data set: settings, shortlists, batches."""
+
+import numpy as np
+from small import SIZES
+
+from mufin_jax.data.loader import Loader
+from mufin_jax.optimizer import OptimizerConfig
+from mufin_jax.shortlist import Shortlist
+from mufin_jax.stages.finetune import Batches, FinetuneConfig
+
+CONFIG = FinetuneConfig(
+    batch_size=8,
+    negatives=3,
+    margin=-0.5,  # so that negatives push in a random model, too
+    optimizer=OptimizerConfig(text_encoder="frozen", table_rate=0.05, warmup=0),
+)
+L = SIZES["label"]
+TABLE = 1024
+"""Rows of the label table: pads lie beyond them."""
+
+
+def shortlists(seed=0) -> Shortlist:
+    """All labels but two for every training point, in any order."""
+    rng = np.random.default_rng(seed)
+    labels = np.stack([rng.permutation(L)[:11] for _ in range(SIZES["train"])]).astype(np.int32)
+    labels[:, 9:] = -1
+    return Shortlist(labels, np.zeros(labels.shape, np.float32))
+
+
+def batches(dataset, config=CONFIG, devices=8, seed=0, lists=None):
+    loader = Loader(dataset, "both", devices)
+    return Batches(config, dataset, loader, lists or shortlists(), seed)

@@ -1,0 +1,16 @@
+"""Python in another process, and what it says."""
+
+import subprocess
+import sys
+
+
+def python(code, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def next_line(stream):
+    assert stream is not None
+    return stream.readline()

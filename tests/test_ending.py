@@ -1,0 +1,102 @@
+"""A run ends gently on a signal, with one line and a code on what a user can mend."""
+
+import errno
+import os
+import signal
+import threading
+
+import pytest
+from processes import next_line, python
+
+from mufin_jax import runs
+from mufin_jax.ending import main_guard
+from mufin_jax.errors import InputError, Stopped
+
+_STEPS = """
+import sys, time
+from mufin_jax.errors import Stopped
+from mufin_jax.ending import main_guard
+from mufin_jax.runs import stop_requested
+def main():
+    print("ready", flush=True)
+    while not (stop_requested() and sys.argv[1] == "polls"):
+        time.sleep(0.01)
+    raise Stopped("step 5 is saved; run the same command to go on")
+sys.exit(main_guard(main))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_that_polls_with_code_75(number):
+    with python(_STEPS, "polls") as process:
+        assert next_line(process.stdout) == "ready\n"
+        process.send_signal(number)
+        errors = process.communicate(timeout=10)[1]
+    assert process.returncode == 75
+    assert (
+        errors.splitlines()[-1].startswith("error: step 5 is saved") and "Traceback" not in errors
+    )
+
+
+def test_a_second_signal_ends_a_run_at_once():
+    with python(_STEPS, "does not poll") as process:
+        assert next_line(process.stdout) == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert next_line(process.stderr) == "\n" and "once more" in next_line(process.stderr)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == -signal.SIGINT
+
+
+def test_a_request_to_stop_ends_with_the_run_it_was_made_to():
+    before = signal.getsignal(signal.SIGTERM)
+    with runs.signals_stop_gently():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert runs.stop_requested()
+        with pytest.raises(Stopped, match="retrieve"):
+            runs.check_stop("retrieve")
+    assert not runs.stop_requested() and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_off_the_main_thread_signals_are_left_alone():
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(main_guard(lambda: None)))
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+def fail(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("a.txt, row 3: no id\nwanted"), 2, "error: a.txt, row 3: no id wanted\n"),
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(errno.ENOSPC, "No space left on device", "/no/x"), 74, "error: /no/x: No space"),
+    ],
+)  # fmt: skip
+def test_what_a_user_can_mend_is_one_line_and_a_code(error, code, line, capsys):
+    assert main_guard(fail(error)) == code
+    said = capsys.readouterr().err
+    assert said.startswith(line) and said.count("\n") == (1 if line else 0)
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        main_guard(lambda: 1 / 0)
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    code = "import sys; from mufin_jax.ending import main_guard\n" \
+        "sys.exit(main_guard(lambda: [print('x' * 999) for _ in range(9999)]))"  # fmt: skip
+    with python(code) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(10) == 141 and process.stderr.read() == ""

@@ -1,0 +1,66 @@
+"""How processes find each other: flags that fit together, and launchers that are recognised."""
+
+import os
+
+import pytest
+
+from mufin_jax import hosts, joining
+from mufin_jax.errors import InputError
+from mufin_jax.joining import HostsConfig
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"coordinator": "a:1"}, "without --hosts.processes and --hosts.process a process cannot"),
+        ({"processes": 2, "process": 1}, "without --hosts.coordinator"),
+        ({"coordinator": "a", "processes": 2, "process": 0}, "coordinator=a: wanted HOST:PORT"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "process=2: wanted 0 to 1"),
+        ({"processes": 0}, "processes=0: wanted a whole number >= 1"),
+        ({"lost_timeout": 1}, "lost-timeout=1: wanted a whole number >= 5"),
+    ],
+)
+def test_flags_that_do_not_fit_together_are_refused(flags, said):
+    with pytest.raises(InputError, match=said):
+        HostsConfig(**flags)
+
+
+SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "1",
+         "SLURM_LOCALID": "0"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, None),
+        (SLURM | {"SLURM_NTASKS": "2"}, "Slurm"),
+        (SLURM | {"SLURM_NTASKS": "1"}, None),  # a single task waits for nobody
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, None),  # an allocation's shell, without srun
+        ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:9", "OMPI_COMM_WORLD_SIZE": "4"}, "Ompi"),
+        ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:9", "OMPI_COMM_WORLD_SIZE": "1"}, None),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # a pod of no indexed Job
+    ],
+)
+def test_a_launcher_counts_only_if_it_started_several_processes(monkeypatch, variables, found):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert joining.launcher() == found
+    if found is None:
+        hosts.start(HostsConfig())
+        assert not hosts.several() and hosts.is_main()
+
+
+def test_one_process_by_flag_stays_alone_whatever_the_launcher_says(monkeypatch):
+    for name, value in (SLURM | {"SLURM_NTASKS": "2"}).items():
+        monkeypatch.setenv(name, value)
+    hosts.start(HostsConfig(processes=1))
+    assert not hosts.several()
+
+
+def test_open_mpi_that_jax_does_not_recognise_asks_for_flags(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")  # and no address, as from version 5 on
+    with pytest.raises(InputError, match=r"--hosts\.coordinator=HOST:PORT"):
+        joining.launcher()

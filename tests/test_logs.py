@@ -1,0 +1,75 @@
+"""What a run says: log lines for people, metrics for programs."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from mufin_jax.logs import MetricsWriter, set_up_logging
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_run_has_each_step_once_in_its_metrics(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.resume(0)
+    for step in (10, 20, 30):
+        writer.write(step, {"loss": 1 / step})
+    writer.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 15, "lo')  # as a kill leaves it
+    again = MetricsWriter(tmp_path)
+    again.resume(20)
+    for step in (30, 40):
+        again.write(step, {"loss": np.float32(-step)})
+    again.close()
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 30, 40]
+    assert lines(tmp_path)[2] == {"step": 30, "loss": -30.0}
+    assert any("tfevents" in path.name for path in (tmp_path / "tensorboard").iterdir())
+
+
+def test_metrics_that_are_not_finite_are_null(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, {"loss": float("inf")})
+    writer.close()
+    assert lines(tmp_path) == [{"step": 1, "loss": None}]
+
+
+@pytest.fixture
+def own_handlers():
+    """Leaves the root logger as it was."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    yield
+    for handler in set(root.handlers) - set(before):
+        root.removeHandler(handler)
+    set_up_logging()
+    for handler in set(root.handlers) - set(before):
+        root.removeHandler(handler)
+
+
+def test_of_several_processes_the_others_say_warnings_and_who_they_are(own_handlers, capsys):
+    set_up_logging(process=3)
+    logging.getLogger("mufin_jax.training").info("resuming at step %d", 5)
+    logging.getLogger("mufin_jax.training").warning("a file is damaged")
+    assert capsys.readouterr().err.partition(" ")[2] == "WARNING process 3: a file is damaged\n"
+
+
+def test_log_lines_are_plain_off_a_terminal_and_libraries_are_quiet(capsys):
+    root = logging.getLogger()
+    before = list(root.handlers)
+    try:
+        set_up_logging()
+        set_up_logging()  # replaces, not repeats
+        logging.getLogger("mufin_jax.training").info("resuming at step %d", 5)
+        logging.getLogger("jax._src.compiler").info("chatter")
+        logging.getLogger("absl").error("a thread failed, and the exception is on its way")
+    finally:
+        for handler in set(root.handlers) - set(before):
+            root.removeHandler(handler)
+    said = capsys.readouterr().err
+    assert said.endswith("INFO resuming at step 5\n") and said.count("\n") == 1
+    assert "\x1b" not in said and "\r" not in said
