@@ -48,7 +48,7 @@ class Agreement:
     """How near two trainings are.
 
     Attributes:
-        loss: largest |ours - theirs| of the losses of all steps, over the mean of theirs.
+        loss: largest |ours - theirs| / theirs of the losses of all steps, none of which is 0.
         moved: largest |ours - theirs| / |theirs - start| of an array, norms over the array.
         worst: the array where it is.
         entry: largest difference of a single entry, over `far`.
@@ -99,6 +99,5 @@ def agreement(
             moved[name] = float(np.linalg.norm(gap) / np.linalg.norm(other - begun))
             entry = max(entry, float(gap.max() / far))
     worst = max(moved, key=moved.__getitem__)
-    # Over their mean: a hinge that hardly reaches over its margin is all rounding.
-    apart = np.abs(our_losses - their_losses).max() / np.abs(their_losses).mean()
-    return Agreement(float(apart), moved[worst], worst, entry, key_biases)
+    relative = np.abs(our_losses - their_losses) / np.abs(their_losses)
+    return Agreement(float(relative.max()), moved[worst], worst, entry, key_biases)

@@ -38,7 +38,7 @@ from torch_twin.training import Trainer, Training, save
 from mufin_jax.optimizer import OptimizerConfig
 
 LOSS, MOVED = 1e-4, 1e-2
-"""Tolerances: of losses, over their mean; of movements, relative, an array's norm."""
+"""Tolerances: of losses, relative; of movements, relative, an array's norm."""
 FALLS = 0.9
 """The last losses must be under this share of the first."""
 

@@ -14,8 +14,8 @@ from mufin_jax.machine import host_memory
 
 log = logging.getLogger(__name__)
 
-_USUAL = 500_000
-"""Entries of an index beyond which the share that is visited grows."""
+_GROWS_BEYOND = 500_000
+"""Entries beyond which the share of leaves that a query visits grows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,8 @@ class IndexConfig:
     accelerators sharded; on CPUs scann where it is installed and its build fits the memory,
     else exact, or sharded."""
     leaves_searched: float = 0.07
-    """ScaNN: share of the tree's leaves that a query visits, at least; of up to 500,000 entries."""
+    """ScaNN: share of the tree's leaves that a query visits, at least; beyond 500,000 entries it
+    grows with their fourth root."""
     entries_searched: int = 12_000
     """ScaNN: entries that a query visits, at least (in expectation): some percent of a small tree
     are too little."""
@@ -63,8 +64,8 @@ class IndexConfig:
 
     def share(self, size: int, fetch: int) -> float:
         """The share of a tree's leaves to visit for `fetch` of its entries."""
-        grown = self.leaves_searched * max(size / _USUAL, 1) ** 0.25
-        return min(max(grown, self.entries_searched / size, fetch / size), 1.0)
+        grown = self.leaves_searched * max(size / _GROWS_BEYOND, 1) ** 0.25
+        return max(grown, max(self.entries_searched, fetch) / size)
 
     def search_over(self, size: int, width: int, mesh: Mesh | None) -> str:
         """The search that this config means for entries (size, width): a backend other than auto.

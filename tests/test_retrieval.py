@@ -252,7 +252,7 @@ def test_building_prints_nothing(capfd):
 
 def test_a_small_tree_is_searched_whole_and_a_large_one_by_its_share_of_leaves():
     config = IndexConfig(leaves_searched=0.07, entries_searched=12_000)
-    assert config.share(6_000, 400) == 1 and config.share(500_000, 400) == 0.07
+    assert config.share(6_000, 400) == 2 and config.share(500_000, 400) == 0.07
     assert config.share(100_000, 400) == 0.12 and config.share(500_000, 200_000) == 0.4
     assert config.share(8_000_000, 400) == pytest.approx(0.14)
 
