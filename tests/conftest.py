@@ -1,11 +1,20 @@
 """What every test stands on: eight virtual devices, strict JAX, data sets that may be absent."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import minute
 import pytest
+
+# Compiling is most of the time of these tests, and what they claim holds for any machine code. Processes that tests
+# start inherit this. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the code that users run.
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
+    jax.config.update("jax_disable_most_optimizations", True)
+    if jax.__version_info__ < (0, 11):  # XLA ends the process at a flag that it no longer has
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 # Both must precede the first array: the backend counts its devices once.
 jax.config.update("jax_num_cpu_devices", 8)

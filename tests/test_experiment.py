@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import minute
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from raw_folders import write_json_lines
@@ -24,7 +25,7 @@ from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
 from mufin_jax.experiment import STAGES, run
 from mufin_jax.files import read_json
-from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
+from mufin_jax.optimizer import OptimizerConfig, describes, trains
 from mufin_jax.sharding import make_mesh, put, replicated
 from mufin_jax.shortlist import Shortlist
 from mufin_jax.stages import finetune, pretrain
@@ -223,7 +224,8 @@ def test_descriptor_vectors_that_are_known_train_like_those_made_anew(minute_run
     graphdef, train, frozen = nnx.split(model, kept, ...)
     train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
     assert not describes(train)
-    optimizer = by_part(rates, 10)
+    # Plain gradient descent: Adam would blow up the rounding of vanishing gradients.
+    optimizer = optax.sgd(0.1)
     if stage == "pretrain":
         config = dataclasses.replace(minute.MINUTE.pretrain, optimizer=rates)
         batches = pretrain.Batches(config, dataset, loader, 0)
