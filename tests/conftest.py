@@ -8,8 +8,8 @@ import jax
 import minute
 import pytest
 
-# Compiling is most of the time of these tests, and what they claim holds for any machine code. Processes that tests
-# start inherit this. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the code that users run.
+# Compiling is most of the time of these tests, and what they claim holds for any machine code.
+# Processes that tests start inherit this. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
     jax.config.update("jax_disable_most_optimizations", True)
     if jax.__version_info__ < (0, 11):  # XLA ends the process at a flag that it no longer has
