@@ -1,6 +1,7 @@
 """Claims about runs of blocks: however they are compiled, the numbers are the same."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import jax
@@ -54,6 +55,17 @@ def test_scanned_and_recomputed_blocks_give_the_numbers_and_gradients_of_unrolle
     module, config, inputs, wanted = unrolled
     found = encode(module, dataclasses.replace(config, **how), *inputs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5), found, wanted)
+
+
+def test_no_gradient_of_a_matrix_sums_over_more_than_one_axis(unrolled):
+    # XLA's CPU compiler copies one side of such a product transposed before it multiplies.
+    module, config, inputs, _ = unrolled
+    graphdef, state = nnx.split(module(config, nnx.Rngs(0)))
+    gradient = jax.grad(lambda state: nnx.merge(graphdef, state)(*inputs).sum())
+    program = str(jax.make_jaxpr(gradient)(state))
+    summed = re.findall(r"dot_general\[\s*dimension_numbers=\(\(\[([\d, ]+)\]", program)
+    assert len(summed) > 3 * 6 * config.depth
+    assert not [axes for axes in summed if "," in axes]
 
 
 def test_a_cpu_computes_in_float32_and_an_accelerator_in_bfloat16(monkeypatch):
