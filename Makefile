@@ -12,7 +12,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A file stays together: its tests share what they compiled. A process takes up to 4 GB.
+# A file stays together: its tests share what they compiled. A process takes about 1 GB.
 SIDE_BY_SIDE := -n auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help

@@ -18,7 +18,7 @@ from typing import Any, Literal, no_type_check
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mufin_jax import row_updates
 from mufin_jax.bags import unit
@@ -189,8 +189,9 @@ def update(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    made: Bool[Array, ""] | bool = True,
 ) -> LabelTable:
-    """Return the table after one step of its optimizer on the rows `ids`.
+    """Return the table after one step of its optimizer on the rows `ids`, if it is `made`.
 
     Row-sparse Adam, or row-wise Adagrad where the table has no first moments. Rows that are not
     named keep their values and moments to the bit. alpha is projected back into [0, 1]. No weight
@@ -200,7 +201,9 @@ def update(
         ids: *distinct* label ids; pads are distinct ids beyond the table and are dropped.
         gradients: of the rows that `gather` gave for the same ids.
         rate: learning rate.
+        made: whether anything changes; False where the gradients cannot be used.
     """
+    ids = jnp.where(made, ids, ids + len(table.rows.alpha))  # beyond the table: dropped
 
     def local(table: LabelTable, ids: Array, gradients: Rows, rate: Array) -> LabelTable:
         steps = table.steps + 1
@@ -230,7 +233,8 @@ def update(
 
     specs = jax.tree.map(lambda leaf: BY_ROW if leaf.ndim else REPLICATED, table)
     replicas = (REPLICATED, REPLICATED, REPLICATED)
-    return over_devices(local, mesh, (specs, *replicas), specs)(table, ids, gradients, rate)
+    new = over_devices(local, mesh, (specs, *replicas), specs)(table, ids, gradients, rate)
+    return dataclasses.replace(new, steps=jnp.where(made, new.steps, table.steps))
 
 
 def combine(rows: Rows, z: Float[Array, "u d"]) -> Float[Array, "u d"]:

@@ -25,7 +25,7 @@ class TooManyBadRows(MufinError):
 
 
 class NonFinite(MufinError):
-    """Training produced NaN or infinity; what was saved before it is kept."""
+    """Steps of training went on giving NaN or infinity; what was saved before them is kept."""
 
     exit_code = 70
 

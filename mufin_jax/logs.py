@@ -67,12 +67,14 @@ def progress(**options: Any) -> tqdm:
 class MetricsWriter:
     """Appends metrics to `metrics.jsonl` and to TensorBoard events in `tensorboard/`.
 
+    Steps that changed nothing go to `skipped.jsonl`, which there is only if there are such.
+
     Of several processes, all of which have the same metrics, the main one writes.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._path = folder / "metrics.jsonl"
+        self._path, self._skipped = folder / "metrics.jsonl", folder / "skipped.jsonl"
         self._after = 0
         self._events: Any = None
 
@@ -82,11 +84,11 @@ class MetricsWriter:
         Call it before the first `write`, so that each step stands in the file once.
         """
         self._after = step
-        if not hosts.is_main() or not self._path.exists():
-            return
-        kept = [line for line in self._path.read_bytes().splitlines(True) if _upto(line, step)]
-        with replacing(self._path) as file:
-            file.writelines(kept)
+        for path in (self._path, self._skipped):
+            if hosts.is_main() and path.exists():
+                kept = [line for line in path.read_bytes().splitlines(True) if _upto(line, step)]
+                with replacing(path) as file:
+                    file.writelines(kept)
 
     def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Adds {"step": step, name: value ...}; NaN and infinity become null."""
@@ -104,7 +106,17 @@ class MetricsWriter:
                 str(self.folder / "tensorboard"), purge_step=self._after + 1, flush_secs=10
             )
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            if math.isfinite(value):  # tensorboardX warns of each that is not
+                self._events.add_scalar(name, value, step)
+
+    def skip(self, step: int, metrics: Mapping[str, float], ids: Mapping[str, list[str]]) -> Path:
+        """Adds a step that changed nothing, and the ids of its batch, to the file it returns."""
+        if hosts.is_main():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            line = {"step": step, **{name: str(value) for name, value in metrics.items()}, **ids}
+            with open(self._skipped, "ab") as file:
+                os.write(file.fileno(), json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        return self._skipped
 
     def close(self) -> None:
         """Flushes the events."""

@@ -30,7 +30,7 @@ def hinge_loss(
     """
     hard, _ = jax.lax.top_k(jnp.where(negatives, similarities, -jnp.inf), hardest)
     gaps = hard[:, None, :] - similarities[:, :, None] + margin
-    real = positives[:, :, None] & jnp.isfinite(hard)[:, None, :]
+    real = positives[:, :, None] & (hard != -jnp.inf)[:, None, :]  # NaN is real, and must be seen
     return jnp.where(real, jax.nn.relu(jnp.where(real, gaps, 0)), 0).sum((1, 2))
 
 

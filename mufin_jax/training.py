@@ -4,6 +4,9 @@ A stage brings a jitted step and a function that makes batch i; the loop brings 
 checkpoints and resuming. Batch i is a pure function of (seed, stage, i), so a run that was killed
 and started again computes, to the bit, what an uninterrupted one does. Several processes run the
 loop in step: what their clocks and signals say goes through a vote.
+
+A step whose loss or gradients are not finite changes nothing (`kept_unless_finite`); the loop names
+its batch, and ends the run when such steps do not end.
 """
 
 import dataclasses
@@ -11,12 +14,13 @@ import datetime
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from mufin_jax import hosts, row_updates
 from mufin_jax.checkpoint import Checkpoints
@@ -30,6 +34,11 @@ log = logging.getLogger(__name__)
 
 SAY_SECONDS = 20
 """Seconds between two log lines where there is no progress bar."""
+
+MOST_SKIPPED = 5
+"""Steps in a row without an update that a run bears."""
+
+_REMEDY = "the last good checkpoint is kept: lower the learning rate, or look for broken input"
 
 State = Any
 """Any pytree of arrays: parameters, optimizer state, label table."""
@@ -78,6 +87,7 @@ def fit(
     config: FitConfig,
     checkpoints: Checkpoints,
     writer: MetricsWriter,
+    ids: Callable[[int], Mapping[str, list[str]]] | None = None,
     refresh: Callable[[int, State], None] | None = None,
     refresh_every: int | None = None,
     plateau: float | None = None,
@@ -86,7 +96,8 @@ def fit(
 
     Args:
         state: the initial state; its buffers are donated to the steps.
-        step: jitted (state, batch) -> (state, metrics), with "loss" and "cosine" among the metrics.
+        step: jitted (state, batch) -> (state, metrics), with "loss" and "cosine" among the metrics;
+            where "loss" or "gradient" is not finite it returns the state as it was.
         make_batch: the numpy batch of a step; called ahead of time, in threads.
         put_batch: moves a batch to the devices.
         name: what the progress bar and the log lines call it.
@@ -94,28 +105,30 @@ def fit(
         config: intervals.
         checkpoints: where the state is kept.
         writer: where metrics go.
+        ids: what the batch of a step holds, for saying which batch broke: {"points": ids, ...}.
         refresh: called with (i, state) before step i for every multiple i of `refresh_every`, and
             again with that i after a restart in between; batches made afterwards may depend on it.
         refresh_every: steps between two refreshes.
         plateau: the loss of the collapsed, all-equal solution; resting there gives a warning.
 
     Raises:
-        NonFinite: if the loss is NaN or infinite.
+        NonFinite: if more than `MOST_SKIPPED` steps in a row were not finite, or a weight is not.
         Stopped: after a signal, once the state is saved.
     """
     start, state = _resume(state, checkpoints)
     writer.resume(start)
     follow = _Follower(name, config, plateau, writer)
     segment = refresh_every or steps
-    saved, saved_at, metrics = start, time.monotonic(), {}
-    agree = _Agreement()
+    saved, saved_at = start, time.monotonic()
+    agree, skips = _Agreement(), _Skips(name, writer, ids)
     with progress(total=steps, initial=start, desc=name, unit="step") as bar:
         done = start
         while done < steps:
             first = done - done % segment
             if refresh is not None:
                 if saved < done == first:  # a resumed run never needs a refresh before this one
-                    _save(done, state, metrics, checkpoints)
+                    skips.read()
+                    _save(done, state, checkpoints)
                     saved, saved_at = done, time.monotonic()
                 refresh(first, state)
             last = min(first + segment, steps)
@@ -123,6 +136,7 @@ def fit(
                 state, metrics = step(state, put_batch(batch))
                 done += 1
                 bar.update()
+                skips(done, metrics)
                 if done % config.log_every == 0 or done == steps:
                     bar.set_postfix_str(follow(done, metrics))
                     if bar.disable:  # no terminal: a log line now and then takes the bar's place
@@ -130,12 +144,13 @@ def fit(
                 late = time.monotonic() - saved_at > config.checkpoint_seconds
                 overdue, stop = agree(late, stop_requested())
                 if done % config.checkpoint_every == 0 or overdue or done == steps:
-                    _save(done, state, metrics, checkpoints)
+                    skips.read()
+                    _save(done, state, checkpoints)
                     saved, saved_at = done, time.monotonic()
                     agree.forget()
                 if stop:
                     if saved != done:
-                        _save(done, state, metrics, checkpoints)
+                        _save(done, state, checkpoints)
                     raise Stopped(
                         f"{name}: stopped by a signal after step {done} of {steps}, which is "
                         "saved; run the same command to go on"
@@ -186,20 +201,77 @@ def _resume(state: State, checkpoints: Checkpoints) -> tuple[int, State]:
     return found[:2]
 
 
-def _save(step: int, state: State, metrics: dict[str, jax.Array], checkpoints: Checkpoints) -> None:
-    loss = float(metrics["loss"])
-    if not (math.isfinite(loss) and _all_finite(state)):  # the loss is of before the last update
-        found = "some weights are not finite" if math.isfinite(loss) else f"the loss is {loss}"
-        raise NonFinite(
-            f"{found} at step {step}; the last good checkpoint is kept: lower the learning rate, "
-            "or look for broken input"
-        )
+def _save(step: int, state: State, checkpoints: Checkpoints) -> None:
+    if not _all_finite(state):
+        raise NonFinite(f"some weights are not finite at step {step}; {_REMEDY}")
     checkpoints.save(step, state, {})
 
 
 @jax.jit
 def _all_finite(state: State) -> jax.Array:
     return jnp.array([row_updates.finite(leaf) for leaf in jax.tree.leaves(state)]).all()
+
+
+def gradient_norm(gradients: Any) -> Float[Array, ""]:
+    """The norm over all gradients; infinite, too, where its square is beyond float32."""
+    squares = [jnp.vdot(leaf, leaf).astype(jnp.float32) for leaf in jax.tree.leaves(gradients)]
+    return jnp.sqrt(sum(squares, jnp.float32(0)))
+
+
+def kept_unless_finite(metrics: Mapping[str, Array], new: State, old: State) -> State:
+    """The new state where a step's "loss" and "gradient" are finite, else the old one."""
+    finite = is_finite(metrics)
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+
+
+def is_finite(metrics: Mapping[str, Array]) -> Bool[Array, ""]:
+    """Whether a step's "loss" and "gradient", the norm of its gradients, allow an update."""
+    return jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient"])
+
+
+class _Skips:
+    """Says which steps changed nothing, as they were not finite, and ends a run that goes on so.
+
+    A step is looked at once the next is on its way: no step waits for the host.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        writer: MetricsWriter,
+        ids: Callable[[int], Mapping[str, list[str]]] | None,
+    ):
+        self.name, self.writer, self.ids = name, writer, ids
+        self._last: tuple[int, dict[str, jax.Array]] | None = None
+        self._in_a_row = 0
+
+    def __call__(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Look at the step before, and keep this one for the next call."""
+        self.read()
+        self._last = step, metrics
+
+    def read(self) -> None:
+        """Look at the step that was kept; raises NonFinite if it is one too many."""
+        if self._last is None:
+            return
+        (step, metrics), self._last = self._last, None
+        values = {key: float(metrics[key]) for key in ("loss", "gradient") if key in metrics}
+        broken = [
+            f"its {key} is {value}" for key, value in values.items() if not math.isfinite(value)
+        ]
+        if not broken:
+            self._in_a_row = 0
+            return
+        self._in_a_row += 1
+        ids = self.ids(step - 1) if self.ids else {}
+        path = self.writer.skip(step, values, ids)
+        batch = "; ".join(
+            f"{side} {', '.join(some[:3])}{', ...' * (len(some) > 3)}" for side, some in ids.items()
+        )
+        said = f"{self.name}: step {step} changed nothing, as {broken[0]}: {batch} (all in {path})"
+        if self._in_a_row > MOST_SKIPPED:
+            raise NonFinite(f"{said}; {self._in_a_row} such steps in a row; {_REMEDY}")
+        log.warning("%s; at most %d in a row", said, MOST_SKIPPED)
 
 
 class _Follower:
@@ -248,11 +320,6 @@ class _Follower:
         values = {key: float(value) for key, value in jax.device_get(metrics).items()}
         self.writer.write(step, values)
         loss, cosine = values["loss"], values["cosine"]
-        if not np.isfinite(loss):
-            raise NonFinite(
-                f"{self.name}: the loss is {loss} at step {step}; the last good checkpoint is "
-                "kept: lower the learning rate, or look for broken input"
-            )
         at_rest = self.plateau is not None and abs(loss / self.plateau - 1) < 0.05
         self.resting = self.resting + 1 if at_rest and cosine > 0.95 else 0
         if self.resting * self.config.log_every >= 200 and not self.warned:

@@ -141,6 +141,20 @@ def test_only_rows_of_drawn_labels_learn_and_alpha_learns_too(eight):
     assert (before.alpha != after.alpha).sum() >= L - 2 and eight.table_after.steps == 3
 
 
+def test_a_step_that_is_not_finite_changes_neither_weights_nor_table(dataset, eight):
+    state = eight.state(classifiers.initialize(jax.random.key(0), L, DIM, eight.mesh))
+    before = jax.tree.map(np.array, state)
+    poisoned = jax.tree.map(lambda leaf: leaf * np.nan, eight.frozen)
+    batch = place(eight.batches(0), eight.mesh)
+    state = jax.tree.map(lambda leaf: leaf.copy(), state)
+    after, metrics = eight.step(state, poisoned, batch)
+    assert np.isnan(metrics["loss"]) and after["table"].steps == 0
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+    # Nor does what the table remembers: the next step is the first one's.
+    again, metrics = eight.step(after, eight.frozen, batch)
+    assert float(metrics["loss"]) == eight.metrics[0]["loss"] and again["table"].steps == 1
+
+
 def test_the_table_is_donated_to_the_step(eight):
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(eight.donated.rows))
 

@@ -57,6 +57,14 @@ def test_a_label_without_positives_or_negatives_costs_nothing_and_pulls_nothing(
         assert loss == 0 and not np.any(gradient)  # NaN would count as any
 
 
+def test_similarities_that_are_no_numbers_do_not_vanish_from_a_loss():
+    # Hinges of NaN once counted as places that hold no negative, and cost nothing.
+    similarities = jnp.array([[0.5, jnp.nan, 0.1], [jnp.nan] * 3])
+    positives = jnp.array([[True, False, False]] * 2)
+    for loss in (hinge_loss, cosine_margin_loss):
+        assert jnp.isnan(loss(similarities, positives, ~positives)).all(), loss.__name__
+
+
 def test_the_cosine_loss_is_as_worked_out_by_hand():
     similarities = jnp.array([[0.9, -0.2, 0.8, 0.4, 0.6], [0.1, 0.7, 0.55, 0.99, -1.0]])
     positives = jnp.array([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0]], bool)

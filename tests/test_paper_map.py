@@ -85,7 +85,7 @@ def wrong_options(text: str) -> list[str]:
     known = {"--help", *own, *options(Experiment)}
     wrong = []
     for line in text.splitlines():
-        if line.lstrip().startswith("hf "):
+        if re.search(r"^\s*hf |-m pytest ", line):  # options of others
             continue
         for option in _OPTION.finditer(line):
             if option["flag"] not in known or not (option["value"] is None or accepted(option)):

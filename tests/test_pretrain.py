@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,6 +36,10 @@ class Run:
     before: dict
     after: dict
     metrics: list
+    step: Any
+    state: dict
+    frozen: dict
+    batch: Any
 
 
 def run(dataset, mesh, config=CONFIG) -> Run:
@@ -49,9 +54,11 @@ def run(dataset, mesh, config=CONFIG) -> Run:
     state, metrics = {"train": train, "opt": optimizer.init(train)}, []
     make = batches(dataset, config, mesh.size)
     for i in range(3):
-        state, values = step(state, frozen, put(make(i), by_row(mesh)))
+        batch = put(make(i), by_row(mesh))
+        state, values = step(state, frozen, batch)
         metrics.append(jax.tree.map(float, values))
-    return Run(before, weights(nnx.merge(graphdef, state["train"], frozen)), metrics)
+    after = weights(nnx.merge(graphdef, state["train"], frozen))
+    return Run(before, after, metrics, step, state, frozen, batch)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +81,22 @@ def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
         np.testing.assert_allclose(weight, one.after[name], atol=1e-5, err_msg=name)
         moved = max(moved, np.abs(weight - eight.before[name]).max())
     assert moved > 0.01
+
+
+def test_a_step_that_is_not_finite_changes_nothing(eight):
+    poisoned = jax.tree.map(lambda leaf: leaf * np.nan, eight.frozen)
+    state = jax.tree.map(lambda leaf: leaf.copy(), eight.state)
+    after, metrics = eight.step(state, poisoned, eight.batch)
+    assert np.isnan(metrics["loss"]) and np.isnan(metrics["gradient"])
+    jax.tree.map(np.testing.assert_array_equal, after, eight.state)
+
+
+def test_a_batch_is_named_by_the_ids_that_the_data_give_its_items(dataset):
+    make = batches(dataset)
+    labels, points, _ = make._draw(5)
+    found = make.ids(5)
+    assert {int(name.removeprefix("label")) for name in found["labels"]} == set(labels)
+    assert {int(name.removeprefix("train")) for name in found["points"]} <= set(points)
 
 
 def test_a_batch_that_does_not_divide_over_the_devices_teaches_what_it_does_on_one(

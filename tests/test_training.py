@@ -14,7 +14,7 @@ from mufin_jax import training
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.errors import InputError, NonFinite, Stopped
 from mufin_jax.logs import MetricsWriter
-from mufin_jax.training import FitConfig, fit
+from mufin_jax.training import MOST_SKIPPED, FitConfig, fit, gradient_norm, kept_unless_finite
 
 STEPS, SEGMENT = 23, 6
 
@@ -24,6 +24,14 @@ def toy_step(state, batch):
     """Mixes the batch into the state so that the order of steps shows in every bit."""
     new = {"w": 0.9 * state["w"] + jnp.sin(batch * state["w"]), "n": state["n"] + 1}
     return new, {"loss": jnp.abs(new["w"]).sum(), "cosine": new["w"][0]}
+
+
+@jax.jit
+def careful_step(state, batch):
+    """A toy step as the stages' are: it changes nothing where it is not finite."""
+    new, metrics = toy_step(state, batch)
+    metrics["gradient"] = gradient_norm(batch)
+    return kept_unless_finite(metrics, new, state), metrics
 
 
 class Toy:
@@ -60,6 +68,7 @@ class Toy:
             config=FitConfig(**intervals),
             checkpoints=Checkpoints(self.folder / "checkpoints"),
             writer=MetricsWriter(self.folder),
+            ids=lambda step: {"points": [f"p{step}", f"q{step}"]},
             refresh=self.refresh if refresh else None,
             refresh_every=SEGMENT if refresh else None,
             plateau=plateau,
@@ -147,6 +156,68 @@ def test_refreshes_come_before_the_first_step_of_their_segment(tmp_path):
     toy.refresh = lambda at, state: order.append(at) or refresh(at, state)
     toy.run(steps=8)
     assert order == [0, *["step"] * 6, 6, *["step"] * 2]
+
+
+# Twenty of sixty, five of them in a row twice; 1e30 has a finite loss, and an infinite gradient.
+BROKEN = [0, 3, 7, 8, 9, 10, 11, 13, 20, 26, 27, 31, 40, 41, 42, 43, 44, 46, 50, 59]
+POISON = [np.nan, np.inf, -np.inf, 1e30]
+
+
+def noise(step):
+    return np.random.default_rng([4, step]).normal(size=4).astype(np.float32)
+
+
+def broken(step):
+    batch = noise(step)
+    if step in BROKEN:
+        batch[step % 4] = POISON[step % 4]
+    return batch
+
+
+def test_steps_that_are_not_finite_change_nothing(tmp_path, caplog):
+    found = Toy(tmp_path / "broken", careful_step, broken).run(refresh=False, steps=60)
+    whole = [step for step in range(60) if step not in BROKEN]
+    wanted = Toy(tmp_path / "whole", careful_step, lambda step: noise(whole[step]))
+    same(found, wanted.run(refresh=False, steps=40))
+    saved = Checkpoints(tmp_path / "broken" / "checkpoints").restore()
+    assert saved is not None and saved[0] == 60
+    same(saved[1], found)
+    lines = (tmp_path / "broken" / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [step + 1 for step in BROKEN]
+    assert json.loads(lines[1])["points"] == ["p3", "q3"]
+    assert "step 1 changed nothing, as its loss is nan: points p0, q0" in caplog.text
+    assert "step 4 changed nothing, as its gradient is inf: points p3, q3" in caplog.text
+    assert not (tmp_path / "whole" / "skipped.jsonl").exists()
+
+
+def test_one_step_too_many_that_is_not_finite_ends_the_run_and_names_its_batch(tmp_path):
+    make = lambda step: broken(7) if step > 11 else noise(step)  # noqa: E731
+    with pytest.raises(NonFinite, match=f"{MOST_SKIPPED + 1} such steps in a row") as error:
+        Toy(tmp_path, careful_step, make).run(refresh=False)
+    assert error.value.exit_code == 70 and "step 18 changed nothing" in str(error.value)
+    assert "p17, q17" in str(error.value)
+    found = Checkpoints(tmp_path / "checkpoints").restore()
+    assert found is not None and np.isfinite(found[1]["w"]).all()
+
+
+def test_a_resumed_run_says_each_step_that_changed_nothing_once(tmp_path):
+    count = iter(range(100))
+
+    def killed(batch):
+        if next(count) == 13:
+            raise KeyboardInterrupt
+        return batch
+
+    with pytest.raises(KeyboardInterrupt):
+        Toy(tmp_path, careful_step, broken, killed).run(refresh=False)
+    Toy(tmp_path, careful_step, broken).run(refresh=False)
+    lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [s + 1 for s in BROKEN if s < STEPS]
+
+
+def test_the_norm_of_gradients_is_over_all_of_them_and_infinite_beyond_float32():
+    assert gradient_norm({"a": jnp.array([3.0]), "b": jnp.array([[4.0]]), "c": None}) == 5
+    assert gradient_norm(jnp.array([1e20])) == jnp.inf and gradient_norm({}) == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int, Int64, UInt8
 
 
 class Strings:
@@ -38,6 +38,10 @@ class Strings:
             raise IndexError(f"string {i} of {len(self)}")
         i %= len(self)
         return self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes().decode("utf-8")
+
+    def at(self, rows: Int[np.ndarray, "k"]) -> list[str]:
+        """The strings of some rows."""
+        return [self[int(row)] for row in rows]
 
     def __iter__(self) -> Iterator[str]:
         """The strings in their order."""

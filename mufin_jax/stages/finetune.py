@@ -39,7 +39,7 @@ from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
 from mufin_jax.sharding import by_row, put, replicated, spare_rows, usual_size
 from mufin_jax.shortlist import Shortlist
-from mufin_jax.training import FitConfig, fit
+from mufin_jax.training import FitConfig, fit, gradient_norm, is_finite, kept_unless_finite
 
 STAGE = 4
 """Address of this stage's random draws, beside the seed and the step."""
@@ -136,6 +136,14 @@ class Batches:
         return Batch(
             pool, point_bags, label_bags, ids, chosen.astype(np.int32), real & first, real & ~first,
         )  # fmt: skip
+
+    def ids(self, step: int) -> dict[str, list[str]]:
+        """What the batch of a step is drawn from, by the ids that the data give it."""
+        points, drawn = self._draw(step)
+        return {
+            "points": self.dataset.train.ids.at(np.unique(points)),
+            "labels": self.dataset.labels.ids.at(np.unique(drawn[drawn >= 0])),
+        }
 
     def _draw(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Points (b,), and the labels (b, c) drawn for each: positives, then negatives, -1 none."""
@@ -235,6 +243,7 @@ def finetune(
         config=config.fit,
         checkpoints=Checkpoints(out / "checkpoints"),
         writer=MetricsWriter(out),
+        ids=batches.ids,
     )
     model = nnx.merge(graphdef, state["train"], frozen)
     save_model(model, out / "model")
@@ -284,11 +293,16 @@ def make_step(config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int,
         (loss, cosine), (gradients, row_gradients) = jax.value_and_grad(
             loss_of, argnums=(0, 1), has_aux=True
         )(state["train"], rows, frozen, batch)
+        norm = gradient_norm((gradients, row_gradients))
+        metrics = {"loss": loss, "cosine": cosine, "gradient": norm}
         updates, opt = optimizer.update(gradients, state["opt"], state["train"])
         new = {"train": jax.tree.map(jnp.add, state["train"], updates), "opt": opt}
+        new = kept_unless_finite(metrics, new, {"train": state["train"], "opt": state["opt"]})
         if table is not None:
-            rate = jnp.asarray(table_rate(table.steps))
-            new["table"] = classifiers.update(table, batch.ids, row_gradients, rate, mesh)
-        return new, {"loss": loss, "cosine": cosine}
+            rate, made = jnp.asarray(table_rate(table.steps)), is_finite(metrics)
+            new["table"] = classifiers.update(
+                table, batch.ids, row_gradients, rate, mesh, made=made
+            )
+        return new, metrics
 
     return step

@@ -33,7 +33,7 @@ from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
 from mufin_jax.precomputed import precompute
 from mufin_jax.refreshes import Refreshes
 from mufin_jax.sharding import by_row, put, replicated, spare_rows
-from mufin_jax.training import FitConfig, fit
+from mufin_jax.training import FitConfig, fit, gradient_norm, kept_unless_finite
 
 STAGE = 1
 """Address of this stage's random draws, beside the seed and the step."""
@@ -132,6 +132,14 @@ class Batches:
         candidates = ~related & real & first & (row < self.size)
         return Batch(pool, label_bags, point_bags, own, candidates)
 
+    def ids(self, step: int) -> dict[str, list[str]]:
+        """What the batch of a step is drawn from, by the ids that the data give it."""
+        labels, points, real = self._draw(step)
+        return {
+            "labels": self.dataset.labels.ids.at(np.unique(labels)),
+            "points": self.dataset.train.ids.at(np.unique(points[real])),
+        }
+
     def _draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels (c,), and points (c * |P_l|,) drawn for them, with those that are real."""
         config = self.config
@@ -213,6 +221,7 @@ def pretrain(
         config=config.fit,
         checkpoints=Checkpoints(out / "checkpoints"),
         writer=MetricsWriter(out),
+        ids=batches.ids,
         refresh=refresh if mines else None,
         refresh_every=every if mines else None,
         plateau=config.margin
@@ -244,8 +253,9 @@ def make_step(config: PretrainConfig, graphdef: Any, optimizer: Any) -> Any:
         (loss, cosine), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state["train"], frozen, batch
         )
+        metrics = {"loss": loss, "cosine": cosine, "gradient": gradient_norm(gradients)}
         updates, opt = optimizer.update(gradients, state["opt"], state["train"])
-        train = jax.tree.map(jnp.add, state["train"], updates)
-        return {"train": train, "opt": opt}, {"loss": loss, "cosine": cosine}
+        new = {"train": jax.tree.map(jnp.add, state["train"], updates), "opt": opt}
+        return kept_unless_finite(metrics, new, state), metrics
 
     return step
