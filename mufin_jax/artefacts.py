@@ -16,7 +16,7 @@ from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.errors import InputError
-from mufin_jax.files import read_json, write_json
+from mufin_jax.files import read_sealed, write_sealed
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.sharding import put, replicated
 
@@ -94,7 +94,7 @@ def save_model(model: Mufin, folder: Path) -> None:
         "processing": dataclasses.asdict(model.processing),
     }
     Checkpoints(folder / "weights").save(0, _weights(model), {})
-    hosts.once("the model's sizes", lambda: write_json(folder / "model.json", sizes))
+    hosts.once("the model's sizes", lambda: write_sealed(folder / "model.json", sizes))
 
 
 def load_model(folder: Path, mesh: Mesh) -> Mufin:
@@ -105,7 +105,7 @@ def load_model(folder: Path, mesh: Mesh) -> Mufin:
     """
     if not (folder / "model.json").exists():
         raise InputError(f"{folder}: no model there; run the stage that writes it first")
-    sizes = read_json(folder / "model.json")
+    sizes = read_sealed(folder / "model.json")
     config, processing = sizes["config"], sizes["processing"]
     config |= {"image": ViTConfig(**config["image"]), "text": DistilBertConfig(**config["text"])}
     processing |= {key: tuple(processing[key]) for key in ("mean", "std")}

@@ -30,8 +30,6 @@ from mufin_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
-_MANIFEST = "manifest.json"
-
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
@@ -67,7 +65,7 @@ class Checkpoints:
             files.write_json(unfinished / "facts.json", {"facts": facts, "arrays": described})
             for path in unfinished.rglob("*"):
                 files.sync(path)
-            files.write_json(unfinished / _MANIFEST, files.manifest(unfinished))
+            files.seal(unfinished)
             finished = self.folder / str(step)
             if finished.exists():
                 shutil.rmtree(finished)
@@ -130,7 +128,7 @@ class Checkpoints:
 
     def _described(self) -> dict[str, dict[str, Any]]:
         for step in self._steps():
-            if (self.folder / str(step) / _MANIFEST).is_file():
+            if (self.folder / str(step) / files.MANIFEST).is_file():
                 return files.read_json(self.folder / str(step) / "facts.json")["arrays"]
         return {}
 
@@ -154,12 +152,13 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str | None:
         folder = self.folder / str(step)
-        if not (folder / _MANIFEST).is_file():
+        if not (folder / files.MANIFEST).is_file():
             return "unfinished (it has no manifest)"
         try:
-            return files.damage(folder, files.read_json(folder / _MANIFEST), ignore={_MANIFEST})
+            listed = files.read_sealed(folder / files.MANIFEST)
+            return files.damage(folder, listed, ignore={files.MANIFEST})
         except (InputError, TypeError, ValueError, AttributeError):
-            return f"{_MANIFEST} is damaged"
+            return f"{files.MANIFEST} is damaged"
 
     def _remove_unfinished(self) -> None:
         for leftover in self.folder.glob(".*.tmp"):

@@ -173,8 +173,8 @@ class _Runner:
         return False
 
     def _foresee(self, ahead: Sequence[str]) -> None:
-        """Print the memory plan, and refuse a run that cannot fit."""
-        experiment, dataset = self.experiment, Dataset.open(self.folders["prepare"])
+        """Check the prepared data, print the memory plan, and refuse a run that cannot fit."""
+        experiment, dataset = self.experiment, Dataset.open(self.folders["prepare"], verify=True)
         i, iv = experiment.pretrain, experiment.finetune
         sizes = sizes_of(
             dataset,

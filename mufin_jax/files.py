@@ -17,6 +17,15 @@ import numpy as np
 
 from mufin_jax.errors import DiskError, InputError
 
+MANIFEST = "manifest.json"
+"""The file that completes a sealed folder."""
+
+_SEAL = "sha256"
+"""The key, in a JSON file, of the digest of all else in it."""
+
+MAKE_ANEW = "delete the folder of its stage and those of later stages, and run the command again"
+"""What to do about a file that a stage wrote, and that is damaged."""
+
 _DISK = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 )
@@ -76,7 +85,34 @@ def sync(path: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file in one step. Arrays become lists, paths text, NaN and infinity null."""
     with replacing(path) as file:
-        file.write(json.dumps(jsonable(value), indent=1, allow_nan=False).encode() + b"\n")
+        file.write(_json(jsonable(value)))
+
+
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Like `write_json`; the file holds its own SHA-256, too, which `read_sealed` checks."""
+    plain = jsonable(value)
+    write_json(path, plain | {_SEAL: hashlib.sha256(_json(plain)).hexdigest()})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote; InputError if it is missing, or a single bit of it has changed."""
+    try:
+        content = path.read_bytes()
+        value = json.loads(content)
+        del value[_SEAL]
+        changed = content != _json(value | {_SEAL: hashlib.sha256(_json(value)).hexdigest()})
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; {MAKE_ANEW}") from error
+    except (ValueError, KeyError, TypeError, AttributeError):
+        changed = True
+    if changed:
+        raise InputError(f"{path}: damaged (wrong SHA-256); {MAKE_ANEW}")
+    return value
+
+
+def _json(plain: Any) -> bytes:
+    text = json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # half a surrogate pair as JSON writes it
 
 
 def read_json(path: Path) -> Any:
@@ -111,7 +147,7 @@ def manifest(folder: Path, ignore: Set[str] = frozenset()) -> dict[str, list]:
     paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
     names = [path.relative_to(folder).as_posix() for path in paths]
     names = [name for name in names if name not in ignore]
-    digests = _sha256(folder / name for name in names)
+    digests = sha256(folder / name for name in names)
     return {
         name: [(folder / name).stat().st_size, digest]
         for name, digest in zip(names, digests, strict=True)
@@ -130,14 +166,26 @@ def damage(folder: Path, files: dict[str, list], ignore: Set[str] = frozenset())
     for name, (size, _) in files.items():
         if (found := (folder / name).stat().st_size) != size:
             return f"{name} has {found} bytes instead of {size}"
-    digests = _sha256(folder / name for name in files)
+    digests = sha256(folder / name for name in files)
     for (name, (_, wanted)), digest in zip(files.items(), digests, strict=True):
         if digest != wanted:
             return f"{name} is damaged (wrong SHA-256)"
     return None
 
 
-def _sha256(paths: Iterable[Path]) -> list[str]:
+def seal(folder: Path) -> None:
+    """Completes a folder: writes a sealed manifest of its files."""
+    write_sealed(folder / MANIFEST, manifest(folder, ignore={MANIFEST}))
+
+
+def check_seal(folder: Path) -> None:
+    """InputError unless a folder is complete and holds what it held at its `seal`."""
+    listed = read_sealed(folder / MANIFEST)
+    if reason := damage(folder, listed, ignore={MANIFEST}):
+        raise InputError(f"{folder}: {reason}; {MAKE_ANEW}")
+
+
+def sha256(paths: Iterable[Path]) -> list[str]:
     """The SHA-256 of each file, several at a time."""
 
     def digest(path: Path) -> str:

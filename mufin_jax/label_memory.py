@@ -26,7 +26,6 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader, pad_rows
 from mufin_jax.data.npy import mapped, whole_npy
 from mufin_jax.embedding import SideEmbedding, embed_blocks, embed_once
-from mufin_jax.errors import InputError
 from mufin_jax.label_side import EntryWriter
 from mufin_jax.mining import training_pairs
 from mufin_jax.model import Mufin
@@ -42,7 +41,6 @@ from mufin_jax.sharding import (
     replicated,
 )
 
-_MANIFEST = "manifest.json"
 _ROWS = 4096
 """Descriptors whose keys and values a device computes at once."""
 
@@ -75,11 +73,7 @@ class LabelMemory:
         Raises:
             InputError: if a file is missing or damaged.
         """
-        listed = files.read_json(folder / _MANIFEST)
-        if damage := files.damage(folder, listed, ignore={_MANIFEST}):
-            raise InputError(
-                f"{folder}: {damage}; delete {folder.parent.parent} and run --stage=finetune"
-            )
+        files.check_seal(folder)
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
         described = _memory(block, put_rows(mapped(folder / "bags.npy"), mesh), mesh)
         w = put_rows(mapped(folder / "w.npy"), mesh)
@@ -176,7 +170,7 @@ def writing(
     def complete() -> None:
         with files.replacing(folder / "offsets.npy") as file:
             np.save(file, np.cumsum(np.concatenate(counts)))
-        files.write_json(folder / _MANIFEST, files.manifest(folder, ignore={_MANIFEST}))
+        files.seal(folder)
 
     hosts.once(f"{folder.name} are complete", complete)
 

@@ -5,6 +5,7 @@ points. All entries are sphere-normalised: the paper leaves them as they are, bu
 has norm ~sqrt(D) and would drown the centroids. Entries and shortlists go to files as they come.
 """
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from mufin_jax import hosts
+from mufin_jax import files, hosts, scann_tree
 from mufin_jax.data.npy import forget, mapped, whole_npy
 from mufin_jax.embedding import SideEmbedding
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.logs import progress
-from mufin_jax.retrieval import IndexConfig, LabelIndex
+from mufin_jax.retrieval import IndexConfig, LabelIndex, check_unit
 from mufin_jax.runs import check_stop
 from mufin_jax.shortlist import Shortlist
 
@@ -84,12 +85,14 @@ class EntryWriter:
 
         def build() -> None:
             offsets = np.cumsum(np.concatenate(self._counts))
-            entries = LabelEntries(mapped(self.folder / "entries.npy"), offsets)
+            path, tree = self.folder / "entries.npy", None
+            entries = LabelEntries(mapped(path), offsets)
             if config.search_over(len(entries.vectors), entries.vectors.shape[1], mesh) == "scann":
-                index = LabelIndex.over(entries, config, mesh)
-            else:  # there is nothing to build, and the devices need not hold what is only saved
-                index = LabelIndex(entries, config)
-            index.save(self.folder)
+                check_unit(entries.vectors, "entry")
+                tree, stop = self.folder / "tree.tmp", functools.partial(check_stop, "the index")
+                with files.disk_errors(tree):
+                    scann_tree.build_apart(path, tree, config.num_threads(), stop)
+            LabelIndex(entries, config).save(self.folder, tree)
 
         hosts.once(f"{self.folder} is built", build)
 
@@ -130,7 +133,7 @@ def write_shortlists(
         queries: x1 of the datapoints, block after block.
         total: how many there will be, for the progress bar.
         k: the length of a shortlist.
-        folder: gets `labels.npy` and `similarities.npy`.
+        folder: gets `labels.npy`, `similarities.npy` and, last, their manifest.
 
     Raises:
         DiskError: if the files cannot be written.
@@ -138,7 +141,6 @@ def write_shortlists(
     """
     bar = progress(total=total, desc=f"retrieve {folder.name}", unit="point", leave=False)
     with (
-        # Left last, so that it is there only when all is: it says that the side is complete.
         whole_npy(folder / "labels.npy", (k,), np.int32) as labels,
         whole_npy(folder / "similarities.npy", (k,), np.float32) as similarities,
         bar,
@@ -149,3 +151,4 @@ def write_shortlists(
             labels.append(found.labels)
             similarities.append(found.similarities)
             bar.update(len(x))
+    hosts.once(f"the shortlists of {folder.name} are complete", lambda: files.seal(folder))

@@ -28,7 +28,7 @@ from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.embedding import embed
 from mufin_jax.errors import InputError
-from mufin_jax.files import read_json, write_json
+from mufin_jax.files import read_sealed, write_sealed
 from mufin_jax.label_memory import LabelMemory, write_label_side
 from mufin_jax.label_side import shortlist
 from mufin_jax.model import Embedding, Mufin
@@ -139,7 +139,7 @@ class Predictor:
         """
         write_label_side(folder, model, rows, dataset, vectors, index)
         facts = dataclasses.asdict(config)
-        hosts.once("a predictor", lambda: write_json(folder / "predictor.json", facts))
+        hosts.once("a predictor", lambda: write_sealed(folder / "predictor.json", facts))
 
     @classmethod
     def open(
@@ -150,7 +150,7 @@ class Predictor:
         Raises:
             InputError: if a file of it is missing or damaged.
         """
-        config = config or PredictConfig(**read_json(folder / "predictor.json"))
+        config = config or PredictConfig(**read_sealed(folder / "predictor.json"))
         index = LabelIndex.load(folder / "index", model.mesh)
         memory = LabelMemory.load(folder / "labels", model.cross_attention, model.mesh)
         return cls(model, index, memory, dataset, config)

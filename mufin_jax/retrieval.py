@@ -70,7 +70,7 @@ class LabelIndex:
                 f"an entry carries label {labels.min() if labels.min() < 0 else labels.max()}; "
                 f"labels should be in 0..{num_labels - 1}"
             )
-        _check_unit(vectors, "entry")  # in the caller's order, to name the caller's row
+        check_unit(vectors, "entry")  # in the caller's order, to name the caller's row
         return cls.over(LabelEntries.group(vectors, labels, num_labels), config, mesh)
 
     @classmethod
@@ -84,7 +84,7 @@ class LabelIndex:
         are not finite or not unit-normalised.
         """
         config = config or IndexConfig()
-        _check_unit(entries.vectors, "entry")
+        check_unit(entries.vectors, "entry")
         how = config.search_over(len(entries.vectors), entries.vectors.shape[1], mesh)
         if how == "scann":
             return cls(entries, config, Tree.build(entries.vectors, config.num_threads()))
@@ -108,7 +108,7 @@ class LabelIndex:
         if queries.ndim != 2 or queries.shape[1] != self.entries.vectors.shape[1]:
             wanted = self.entries.vectors.shape[1]
             raise InputError(f"queries have shape {queries.shape}; the index wants (b, {wanted})")
-        _check_unit(queries, "query")
+        check_unit(queries, "query")
         if self.searcher is None or not len(queries):
             return Shortlist(*self.entries.exact_search(queries, k))
         if self.exact:  # the best entry of a label that it found is the label's best of all
@@ -157,10 +157,11 @@ class LabelIndex:
                 wanted = min(4**further * self.config.over_fetch * k, self.searcher.size)
                 self.searcher.search(np.ascontiguousarray(queries, np.float32), wanted)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, tree: Path | None = None) -> None:
         """Writes entries.npy, offsets.npy, tree/ (if ScaNN searches) and, last, index.json.
 
-        An entries.npy in the folder that the entries map stays as it is.
+        An entries.npy in the folder that the entries map stays as it is; a folder that
+        `scann_tree.build_apart` made of them, if any, becomes tree/.
         """
         with files.disk_errors(folder, self.entries.vectors.nbytes):
             folder.mkdir(parents=True, exist_ok=True)
@@ -173,6 +174,8 @@ class LabelIndex:
             if isinstance(self.searcher, Tree):
                 (folder / "tree").mkdir(exist_ok=True)
                 self.searcher.save(folder / "tree")
+            elif tree is not None:
+                tree.replace(folder / "tree")
         facts = {
             "entries": len(self.entries.vectors),
             "dimensions": self.entries.vectors.shape[1],
@@ -180,7 +183,7 @@ class LabelIndex:
             "config": dataclasses.asdict(self.config),
             "files": files.manifest(folder),
         }
-        files.write_json(folder / "index.json", facts)
+        files.write_sealed(folder / "index.json", facts)
 
     @classmethod
     def load(
@@ -193,10 +196,8 @@ class LabelIndex:
         InputError, before anything is parsed, when a file is missing, damaged or not one of the
         index's.
         """
-        again = (
-            "delete the folder of its stage and those of later stages, and run the command again"
-        )
-        facts = files.read_json(folder / "index.json")
+        again = files.MAKE_ANEW
+        facts = files.read_sealed(folder / "index.json")
         try:
             config = config or IndexConfig(**facts["config"])
             shape, listed = (facts["entries"], facts["dimensions"], facts["labels"]), facts["files"]
@@ -246,7 +247,8 @@ def _maps(vectors: np.ndarray, path: Path) -> bool:
     return facts == (stored.shape, stored.dtype, stored.offset)
 
 
-def _check_unit(vectors: np.ndarray, what: str) -> None:
+def check_unit(vectors: np.ndarray, what: str) -> None:
+    """InputError, which names the first by its row, unless vectors are finite and of norm 1."""
     first, count = None, 0
     for block in blocks(len(vectors), _ROWS):
         squares = np.einsum("ed,ed->e", vectors[block], vectors[block])

@@ -15,9 +15,12 @@ import importlib.util
 import logging
 import math
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,61 @@ class Tree:
         return cls(searcher, len(leaf_of), _num_leaves(len(leaf_of)))
 
 
+def build_apart(vectors: Path, folder: Path, threads: int, stop: Callable[[], None]) -> None:
+    """Builds a tree over a npy file of vectors and saves it to a new folder, in another process.
+
+    A build takes minutes inside one call, which no signal interrupts: so the process that is asked
+    to stop ends the one that builds. `stop` is called several times a second, and what it raises
+    ends the build and leaves nothing behind. The other process ends with this one.
+
+    Raises:
+        OSError: if the folder cannot be written.
+        RuntimeError: if the other process fails, with what it said.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    command = [
+        sys.executable,
+        "-m",
+        "mufin_jax.scann_tree",
+        str(vectors),
+        str(folder),
+        str(threads),
+    ]
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True
+        ) as child,
+    ):
+        try:
+            while child.poll() is None:
+                stop()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(0.2)
+            if child.returncode:
+                said.seek(0)
+                raise RuntimeError(
+                    f"building the index ended with code {child.returncode}: "
+                    f"{said.read()[-2000:].decode(errors='replace')}"
+                )
+        except BaseException:
+            child.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _main(vectors: str, folder: str, threads: str) -> None:
+    """What the other process of `build_apart` does."""
+
+    def end_with_parent() -> None:
+        os.read(0, 1)  # until the parent closes it, or is no more
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    Tree.build(np.load(vectors, mmap_mode="r", allow_pickle=False), int(threads)).save(Path(folder))
+
+
 def _num_leaves(size: int) -> int:
     """How many leaves a tree is asked for; where vectors are alike, some stay empty."""
     return round(4 * size**0.5)
@@ -147,3 +205,7 @@ def _without_chatter() -> Iterator[None]:
                     log.debug("%s", line.decode(errors="replace").rstrip())
                 else:
                     os.write(2, line)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from mufin_jax import files
-from mufin_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,33 +17,23 @@ class Shortlist:
     similarities: Float32[np.ndarray, "b k"]  # cosine; -inf where there is no label
 
     def save(self, folder: Path) -> None:
-        """Writes `labels.npy` and `similarities.npy`, each of which appears only when complete."""
+        """Writes `labels.npy`, `similarities.npy` and, last, the manifest of both."""
         with files.disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         for name in ("similarities", "labels"):
             with files.replacing(folder / f"{name}.npy") as file:
                 np.save(file, getattr(self, name))
+        files.seal(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "Shortlist":
-        """Maps the arrays of a folder; InputError if one is missing or is something else."""
-        again = f"delete {folder.parent} and the folders of later stages, and run the command again"
-        arrays = []
-        for name, dtype in (("labels", np.int32), ("similarities", np.float32)):
-            path = folder / f"{name}.npy"
-            try:
-                array = np.lib.format.open_memmap(path, mode="r")
-            except (OSError, ValueError) as error:
-                raise InputError(f"{path}: no shortlist ({error}); {again}") from error
-            if array.ndim != 2 or array.dtype != dtype:
-                raise InputError(f"{path}: wanted a matrix of {np.dtype(dtype)}; {again}")
-            # A plain view: to index a memmap object costs more than to read what is in it.
-            arrays.append(np.asarray(array))
-        if arrays[0].shape != arrays[1].shape:
-            raise InputError(
-                f"{folder}: labels {arrays[0].shape} and similarities {arrays[1].shape} should be "
-                f"matrices of one shape; {again}"
-            )
+        """Maps the arrays of a folder; InputError if one is missing or has changed."""
+        files.check_seal(folder)
+        # Plain views: to index a memmap object costs more than to read what is in it.
+        arrays = (
+            np.asarray(np.lib.format.open_memmap(folder / f"{name}.npy", mode="r"))
+            for name in ("labels", "similarities")
+        )
         return cls(*arrays)
 
 

@@ -1,7 +1,5 @@
 """Claims about opening a prepared folder."""
 
-import json
-
 import numpy as np
 import pytest
 from raw_folders import tiny_repository
@@ -13,6 +11,7 @@ from mufin_jax.data.npy import NpyWriter
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.data.strings import Strings
 from mufin_jax.errors import InputError
+from mufin_jax.files import read_sealed, write_sealed
 
 
 @pytest.fixture
@@ -60,8 +59,8 @@ def test_images_come_as_copies_in_the_order_asked_for(folder):
     "damage, message",
     [
         (lambda f: (f / MANIFEST).unlink(), "has no manifest.json"),
-        (lambda f: (f / MANIFEST).write_text("{"), "is damaged"),
-        (lambda f: (f / MANIFEST).write_text("[]"), "is damaged"),
+        (lambda f: (f / MANIFEST).write_text("{"), "damaged"),
+        (lambda f: (f / MANIFEST).write_text("[]"), "damaged"),
         (lambda f: (f / "images.npy").unlink(), "images.npy: nothing found"),
         (lambda f: (f / "texts.npy").write_bytes(b"short"), "texts.npy: 5 found"),
     ],
@@ -73,8 +72,7 @@ def test_a_damaged_folder_is_one_clear_error(damage, message, folder):
 
 
 def test_a_folder_of_another_version_asks_for_a_new_preparation(folder):
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"version": 99}))
+    write_sealed(folder / MANIFEST, read_sealed(folder / MANIFEST) | {"version": 99})
     with pytest.raises(InputError, match=r"has version 99, wanted 1: prepare the data anew"):
         Dataset.open(folder)
 
@@ -96,9 +94,9 @@ def test_verification_finds_a_flipped_bit_that_sizes_do_not_show(folder):
 def test_pickled_arrays_are_not_loaded(folder):
     items = folder / "train_items.npz"
     np.savez(items, text=np.array([{}], object), allow_pickle=True)
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = read_sealed(folder / MANIFEST)
     manifest["files"]["train_items.npz"]["bytes"] = items.stat().st_size
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    write_sealed(folder / MANIFEST, manifest)
     with pytest.raises(InputError, match="cannot be read"):
         Dataset.open(folder)
 

@@ -124,14 +124,14 @@ def test_no_datapoint_at_all_gives_an_empty_shortlist(build, tmp_path):
     assert Shortlist.load(tmp_path / "none").labels.shape == (0, 3)
 
 
-def test_labels_appear_after_similarities_so_that_they_say_that_a_side_is_complete(
+def test_the_manifest_appears_last_so_that_it_says_that_a_side_is_complete(
     build, tmp_path, monkeypatch
 ):
     renamed, replace = [], os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (renamed.append(Path(b).name), replace(a, b)))
     index, renamed[:] = build(), []
     write_shortlists(index, iter([X]), len(X), 2, tmp_path / "train")
-    assert renamed == ["similarities.npy", "labels.npy"]
+    assert renamed == ["similarities.npy", "labels.npy", "manifest.json"]
 
 
 def test_a_sharded_index_is_written_without_placing_its_entries(

@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from mufin_jax.data.ads_world import AdsConfig, Queries
 from mufin_jax.data.items import Items
-from mufin_jax.data.manifest import MANIFEST, write_json, write_manifest
+from mufin_jax.data.manifest import MANIFEST, write_manifest
 from mufin_jax.data.npy import NpyWriter
 from mufin_jax.data.strings import Strings
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.files import disk_errors
+from mufin_jax.files import disk_errors, write_json
 from mufin_jax.runs import check_stop
 
 __all__ = ["AdsConfig", "write_ads"]

@@ -96,7 +96,7 @@ def write_vectors(world: World, rng, out: Path) -> None:
             block += VECTOR_NOISE * rng("vectors", split, number).normal(size=block.shape)
             if split != "label":
                 known = images[part] < num_label_pictures
-                labels = np.load(path["label"], mmap_mode="r")
+                labels = np.load(path["label"], mmap_mode="r", allow_pickle=False)
                 block[known] = labels[images[part][known]]
             vectors[part] = block
         vectors.flush()

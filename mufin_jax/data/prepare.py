@@ -36,7 +36,7 @@ from mufin_jax.data.items import (
     save_categories,
     train_tokenizer,
 )
-from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, write_json, write_manifest
+from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, write_manifest
 from mufin_jax.data.overlap import Overlap, overlap_filter
 from mufin_jax.data.readers import SIDES, Catalogue
 from mufin_jax.data.readers.files import SourceFolder
@@ -49,6 +49,7 @@ from mufin_jax.data.tally import Tally
 from mufin_jax.data.text import Tokenizer, write_texts
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
 from mufin_jax.errors import DiskError, InputError
+from mufin_jax.files import write_json
 
 REPORT = "prepare_report.json"
 _FILES = (

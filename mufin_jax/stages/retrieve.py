@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from mufin_jax import hosts
+from mufin_jax import files, hosts
 from mufin_jax.artefacts import load_model
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
@@ -83,7 +83,7 @@ def retrieve(
     log.info("index: %d entries of %d labels", len(index.entries.vectors), dataset.num_labels)
     tested = (part.vector for _, part in embed_blocks(model, loader, vectors, dataset.test))
     for side, queries in ((dataset.train, _blocks(x)), (dataset.test, tested)):
-        if not hosts.decide((out / side.name / "labels.npy").exists):
+        if not hosts.decide((out / side.name / files.MANIFEST).exists):
             k = config.shortlist + spare_places(side.filter)
             write_shortlists(index, queries, len(side), k, out / side.name)
 

@@ -1,0 +1,98 @@
+"""Claims about damaged files: no changed bit of what a run wrote is read as if it were whole."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from mufin_jax.artefacts import load_model
+from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.errors import InputError
+from mufin_jax.files import read_sealed, write_sealed
+from mufin_jax.label_memory import LabelMemory
+from mufin_jax.retrieval import LabelIndex
+from mufin_jax.shortlist import Shortlist
+
+HARMS = 45
+"""Of each artefact, a third of them truncations, the others single bits: 315 in all."""
+
+
+@pytest.fixture(scope="module")
+def readers(minute_run, one_device):
+    """How each artefact of a run is read, by its place in the run's folder."""
+    block = load_model(minute_run / "finetune" / "model", one_device).cross_attention
+    return {
+        "prepare": lambda folder: Dataset.open(folder, verify=True),
+        "pretrain/model": lambda folder: load_model(folder, one_device),
+        "retrieve/index": LabelIndex.load,
+        "retrieve/train": Shortlist.load,
+        "finetune/table": lambda folder: Checkpoints(folder).restore(step=0),
+        "finetune/predictor/index": LabelIndex.load,
+        "finetune/predictor/labels": lambda folder: LabelMemory.load(folder, block, one_device),
+    }
+
+
+def harm(path, rng, cut):
+    """Flip one bit of a file, or cut its end off, and return what it was."""
+    whole = path.read_bytes()
+    place = int(rng.integers(len(whole)))
+    changed = bytearray(whole)
+    changed[place] ^= 1 << int(rng.integers(8))
+    path.write_bytes(whole[:place] if cut else changed)
+    return whole
+
+
+def filled(folder):
+    """The files that hold something, but for what says which stage wrote them, and that it did."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+    return sorted(path for path in found if path.name not in ("done.json", "settings.json"))
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["prepare", "pretrain/model", "retrieve/index", "retrieve/train", "finetune/table",
+     "finetune/predictor/index", "finetune/predictor/labels"],
+)  # fmt: skip
+def test_a_changed_bit_or_a_lost_end_of_any_file_is_found(minute_run, readers, place, tmp_path):
+    shutil.copytree(minute_run / place, tmp_path / "copy")
+    read, rng = readers[place], np.random.default_rng(len(place))
+    read(tmp_path / "copy")
+    for number in range(HARMS):
+        path = rng.choice(filled(tmp_path / "copy"))
+        whole = harm(path, rng, cut=number % 3 == 0)
+        with pytest.raises(InputError) as error:
+            read(tmp_path / "copy")
+            pytest.fail(f"harm {number}, to {path}, was not seen")
+        assert "\n" not in str(error.value)
+        path.write_bytes(whole)
+    read(tmp_path / "copy")
+
+
+def test_of_damaged_checkpoints_the_newest_whole_one_is_used(minute_run, tmp_path, caplog):
+    shutil.copytree(minute_run / "finetune" / "checkpoints", tmp_path / "copy")
+    checkpoints, rng = Checkpoints(tmp_path / "copy"), np.random.default_rng(5)
+    newest = checkpoints.latest()
+    older = max(int(p.name) for p in (tmp_path / "copy").iterdir() if p.name != str(newest))
+    for number in range(HARMS):
+        caplog.clear()
+        path = rng.choice(filled(tmp_path / "copy" / str(newest)))
+        whole = harm(path, rng, cut=number % 3 == 0)
+        assert checkpoints.latest() == older, f"harm {number}, to {path}, was not seen"
+        assert f"{newest}: " in caplog.text and "using an older step" in caplog.text
+        path.write_bytes(whole)
+    assert checkpoints.latest() == newest
+
+
+@pytest.mark.parametrize("value", [{}, {"é": [1, None, "\udc80"]}, {"a": {"sha256": "b"}}])
+def test_a_sealed_file_comes_back_and_every_bit_of_it_counts(tmp_path, value):
+    path = tmp_path / "x.json"
+    write_sealed(path, value)
+    assert read_sealed(path) == value
+    whole = path.read_bytes()
+    for place in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match="wrong SHA-256"):
+            read_sealed(path)
