@@ -1,6 +1,6 @@
 # make demo    environment, install, and the main job on the built-in miniature catalogue
 # make test    environment, install, and the tests
-# make bench   environment, install with torch and hnswlib, and every benchmark, short, in one table: 20 to 30 minutes
+# make bench   environment, install with torch and hnswlib, and every benchmark, short, in one table: about 20 minutes
 # make lint    style, types and import contracts; make format mends the style; make test-slow runs the long tests
 #
 # PYTHON=python3.12   the Python to build the environment with (3.11 or newer)
