@@ -174,7 +174,11 @@ class _Runner:
 
     def _foresee(self, ahead: Sequence[str]) -> None:
         """Check the prepared data, print the memory plan, and refuse a run that cannot fit."""
-        experiment, dataset = self.experiment, Dataset.open(self.folders["prepare"], verify=True)
+        prepared = self.folders["prepare"]
+        log.info("checking the prepared data against their checksums")
+        check = functools.partial(Dataset.open, prepared, verify=True)
+        hosts.once("the prepared data are whole", check)
+        experiment, dataset = self.experiment, Dataset.open(prepared)
         i, iv = experiment.pretrain, experiment.finetune
         sizes = sizes_of(
             dataset,

@@ -149,6 +149,17 @@ def cut(name: str) -> Callable[[Path], None]:
     return harm
 
 
+def flipped(name: str) -> Callable[[Path], None]:
+    """Harm: one bit of a file is another."""
+
+    def harm(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 8
+        (folder / name).write_bytes(content)
+
+    return harm
+
+
 def removed(name: str) -> Callable[[Path], None]:
     """Harm: a file is missing."""
     return lambda folder: (folder / name).unlink()
@@ -288,6 +299,7 @@ CASES = [
     Case("run's folder is a file", workdir_is_a_file, "run is, or lies in, a file; choose another --workdir"),
     Case("another configuration", prepared(lambda run: None, "--prepare.max-tokens=9"), "made with other settings (max_tokens: 8 -> 9)"),
     Case("prepared file truncated", prepared(cut("prepare/texts.npy")), "texts.npy: "),
+    Case("prepared file with a wrong bit", prepared(flipped("prepare/texts.npy")), "texts.npy has changed since it was prepared"),
     Case("prepared file missing", prepared(removed("prepare/manifest.json")), "no manifest.json"),
     Case("settings broken", prepared(cut("prepare/settings.json"), "--stage=all"), "settings.json: not JSON"),
     Case("other files where the catalogue goes", lambda folder: (
