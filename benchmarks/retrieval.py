@@ -226,8 +226,8 @@ def main() -> None:
         ratios = last["batch_256"]["ratios"]
         equal = max(ratios[name] for name in ("equal", "equal_lean") if name in last)
         shown = zip(LIMITS.items(), (ratios["released"], equal, last["build_ratio"]), strict=True)
+        large = last["labels"] >= DEFAULT[0] // 6  # as `compare` draws them
         for (name, limit), ratio in shown:
-            large = last["labels"] >= DEFAULT[0] // 6
             measuring.line(f"retrieval: {name}", ratio, limit if large else None)
     missed, allowed = 1 - facts["recall"], 1 - LEAST_RECALL
     measuring.line("retrieval: labels missed over those allowed", missed / allowed, 1.0, **facts)

@@ -6,7 +6,8 @@ which is written last and checked before anything is read:
 
     <folder>/<step>/state/         the arrays, by Orbax
     <folder>/<step>/facts.json     what the caller added, and name, path, shape, dtype of each array
-    <folder>/<step>/manifest.json  {relative path: [size, sha256]}; a step without one is unfinished
+    <folder>/<step>/manifest.json  {relative path: [size, sha256]}, sealed (files.write_sealed); a
+                                   step without one is unfinished
 
 Several processes save and restore together: each writes and reads the parts of arrays that its
 devices hold, the main one does the rest. Neither the number of devices nor of processes need be

@@ -25,7 +25,7 @@ class TooManyBadRows(MufinError):
 
 
 class NonFinite(MufinError):
-    """Steps of training went on giving NaN or infinity; what was saved before them is kept."""
+    """Step after step of training, or a weight, was not finite; what was saved before is kept."""
 
     exit_code = 70
 

@@ -99,7 +99,8 @@ def read_sealed(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
         value = json.loads(content)
-        del value[_SEAL]
+        if value.pop(_SEAL, None) is None:
+            raise InputError(f"{path}: it lacks its {_SEAL}; {MAKE_ANEW}")
         changed = content != _json(value | {_SEAL: hashlib.sha256(_json(value)).hexdigest()})
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; {MAKE_ANEW}") from error
@@ -174,7 +175,9 @@ def damage(folder: Path, files: dict[str, list], ignore: Set[str] = frozenset())
 
 
 def seal(folder: Path) -> None:
-    """Completes a folder: writes a sealed manifest of its files."""
+    """Completes a folder: writes a sealed manifest of its files, but for what a kill left."""
+    for leftover in folder.rglob("*.tmp"):
+        leftover.unlink()
     write_sealed(folder / MANIFEST, manifest(folder, ignore={MANIFEST}))
 
 

@@ -165,8 +165,11 @@ class LabelIndex:
         """
         with files.disk_errors(folder, self.entries.vectors.nbytes):
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "index.json").unlink(missing_ok=True)
-            shutil.rmtree(folder / "tree", ignore_errors=True)
+            for name in ("index.json", "index.json.tmp"):
+                (folder / name).unlink(missing_ok=True)
+            for path in folder.glob("tree*"):
+                if path != tree:
+                    shutil.rmtree(path, ignore_errors=True)
             if not _maps(self.entries.vectors, folder / "entries.npy"):
                 with files.replacing(folder / "entries.npy") as file:
                     np.save(file, self.entries.vectors)

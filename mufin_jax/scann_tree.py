@@ -133,19 +133,13 @@ def build_apart(vectors: Path, folder: Path, threads: int, stop: Callable[[], No
     ends the build and leaves nothing behind. The other process ends with this one.
 
     Raises:
-        OSError: if the folder cannot be written.
+        OSError: if the folder cannot be made.
         RuntimeError: if the other process fails, with what it said.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    command = [
-        sys.executable,
-        "-m",
-        "mufin_jax.scann_tree",
-        str(vectors),
-        str(folder),
-        str(threads),
-    ]
+    arguments = [str(vectors), str(folder), str(threads)]
+    command = [sys.executable, "-m", "mufin_jax.scann_tree", *arguments]
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(
@@ -165,6 +159,7 @@ def build_apart(vectors: Path, folder: Path, threads: int, stop: Callable[[], No
                 )
         except BaseException:
             child.kill()
+            child.wait()  # it may be writing
             shutil.rmtree(folder, ignore_errors=True)
             raise
 

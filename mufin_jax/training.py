@@ -127,8 +127,7 @@ def fit(
             first = done - done % segment
             if refresh is not None:
                 if saved < done == first:  # a resumed run never needs a refresh before this one
-                    skips.read()
-                    _save(done, state, checkpoints)
+                    _save(done, state, checkpoints, skips)
                     saved, saved_at = done, time.monotonic()
                 refresh(first, state)
             last = min(first + segment, steps)
@@ -144,13 +143,12 @@ def fit(
                 late = time.monotonic() - saved_at > config.checkpoint_seconds
                 overdue, stop = agree(late, stop_requested())
                 if done % config.checkpoint_every == 0 or overdue or done == steps:
-                    skips.read()
-                    _save(done, state, checkpoints)
+                    _save(done, state, checkpoints, skips)
                     saved, saved_at = done, time.monotonic()
                     agree.forget()
                 if stop:
                     if saved != done:
-                        _save(done, state, checkpoints)
+                        _save(done, state, checkpoints, skips)
                     raise Stopped(
                         f"{name}: stopped by a signal after step {done} of {steps}, which is "
                         "saved; run the same command to go on"
@@ -201,7 +199,8 @@ def _resume(state: State, checkpoints: Checkpoints) -> tuple[int, State]:
     return found[:2]
 
 
-def _save(step: int, state: State, checkpoints: Checkpoints) -> None:
+def _save(step: int, state: State, checkpoints: Checkpoints, skips: "_Skips") -> None:
+    skips.read()
     if not _all_finite(state):
         raise NonFinite(f"some weights are not finite at step {step}; {_REMEDY}")
     checkpoints.save(step, state, {})
@@ -232,7 +231,8 @@ def is_finite(metrics: Mapping[str, Array]) -> Bool[Array, ""]:
 class _Skips:
     """Says which steps changed nothing, as they were not finite, and ends a run that goes on so.
 
-    A step is looked at once the next is on its way: no step waits for the host.
+    A step is looked at once the next is on its way: no step waits for the host. A resumed run
+    counts from 0 again.
     """
 
     def __init__(
@@ -263,13 +263,17 @@ class _Skips:
             self._in_a_row = 0
             return
         self._in_a_row += 1
+        too_many = self._in_a_row > MOST_SKIPPED
+        if not (hosts.is_main() or too_many):  # one process speaks for all
+            return
         ids = self.ids(step - 1) if self.ids else {}
         path = self.writer.skip(step, values, ids)
-        batch = "; ".join(
+        batch = [
             f"{side} {', '.join(some[:3])}{', ...' * (len(some) > 3)}" for side, some in ids.items()
-        )
-        said = f"{self.name}: step {step} changed nothing, as {broken[0]}: {batch} (all in {path})"
-        if self._in_a_row > MOST_SKIPPED:
+        ]
+        said = f"{self.name}: step {step} changed nothing, as {broken[0]}"
+        said = "; ".join([said, *batch, f"all of its batch in {path}"])
+        if too_many:
             raise NonFinite(f"{said}; {self._in_a_row} such steps in a row; {_REMEDY}")
         log.warning("%s; at most %d in a row", said, MOST_SKIPPED)
 

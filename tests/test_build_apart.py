@@ -1,20 +1,27 @@
 """Claims about the process that builds an index: the same index, and gone when it is not wanted."""
 
-import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from entries import EVERYTHING, catalogue, needs_scann, unit
 
+from mufin_jax import hosts, scann_tree
+from mufin_jax.data.npy import whole_npy
 from mufin_jax.errors import Stopped
 from mufin_jax.label_entries import LabelEntries
+from mufin_jax.label_side import EntryWriter
 from mufin_jax.retrieval import LabelIndex
 from mufin_jax.scann_tree import FILES, build_apart
 
-pytestmark = needs_scann
+PROC = Path("/proc")
+pytestmark = [
+    needs_scann,
+    pytest.mark.skipif(not PROC.is_dir(), reason="processes are looked for in /proc"),
+]
 
 
 def never():
@@ -29,39 +36,42 @@ def long(tmp_path_factory):
     return path
 
 
-def children():
-    """The processes that this one has started and that still live."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=,stat=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
-    ).stdout
-    return [line for line in listed.splitlines() if "scann_tree" in line and " Z" not in line]
+def builders(of):
+    """The processes that build from a file, and live."""
+    found = []
+    for folder in PROC.glob("[0-9]*"):
+        try:
+            arguments = (folder / "cmdline").read_bytes().split(b"\0")
+            dead = (folder / "stat").read_text().rpartition(") ")[2].startswith("Z")
+        except OSError:  # it has ended meanwhile
+            continue
+        if b"mufin_jax.scann_tree" in arguments and str(of).encode() in arguments and not dead:
+            found.append(int(folder.name))
+    return found
 
 
 def test_another_process_builds_the_same_tree(tmp_path):
     vectors, labels, _ = catalogue()
-    here = LabelIndex.over(LabelEntries.group(vectors, labels, 400), EVERYTHING)
-    here.save(tmp_path / "here")
-    build_apart(tmp_path / "here" / "entries.npy", tmp_path / "tree", 2, never)
-    assert {path.name for path in (tmp_path / "tree").iterdir()} == FILES
+    LabelIndex.over(LabelEntries.group(vectors, labels, 400), EVERYTHING).save(tmp_path)
+    build_apart(tmp_path / "entries.npy", tmp_path / "apart", 2, never)
+    assert {path.name for path in (tmp_path / "apart").iterdir()} == FILES
     for name in FILES:
-        assert (tmp_path / "tree" / name).read_bytes() == (
-            tmp_path / "here" / "tree" / name
-        ).read_bytes(), name
+        here, there = (tmp_path / folder / name for folder in ("tree", "apart"))
+        assert here.read_bytes() == there.read_bytes(), name
 
 
 def test_a_stop_ends_the_build_at_once_and_leaves_nothing(long, tmp_path):
-    start, asked = time.monotonic(), 0.0
+    asked = []
 
     def stop():
-        nonlocal asked
-        if time.monotonic() - start > 4:
-            asked = asked or time.monotonic()
+        if builders(long):  # it has begun
+            asked.append(time.monotonic())
             raise Stopped("asked")
 
     with pytest.raises(Stopped):
         build_apart(long, tmp_path / "tree", 2, stop)
-    assert time.monotonic() - asked < 2 and not (tmp_path / "tree").exists()
-    assert not children()
+    assert time.monotonic() - asked[0] < 2
+    assert not builders(long) and not (tmp_path / "tree").exists()
 
 
 def test_a_build_ends_with_the_process_that_wants_it(long, tmp_path):
@@ -72,15 +82,11 @@ def test_a_build_ends_with_the_process_that_wants_it(long, tmp_path):
     command = [sys.executable, "-c", script, str(long), str(tmp_path / "tree")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        for _ in range(10):
+        while not builders(long):
             assert parent.stdout.readline() == ".\n"
-        builder = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(parent.pid)], capture_output=True, text=True
-        ).stdout.split()
-        assert len(builder) == 1
         parent.kill()
-    for _ in range(100):
-        if subprocess.run(["ps", "-p", builder[0]], capture_output=True).returncode:
+    for _ in range(200):
+        if not builders(long):
             return
         time.sleep(0.1)
     pytest.fail("the builder outlives its parent")
@@ -88,8 +94,53 @@ def test_a_build_ends_with_the_process_that_wants_it(long, tmp_path):
 
 def test_what_the_builder_says_when_it_fails_is_passed_on(tmp_path):
     (tmp_path / "vectors.npy").write_bytes(b"no npy file")
-    with pytest.raises(
-        RuntimeError, match=r"(?s)building the index ended with code 1: .*ValueError"
-    ):
+    with pytest.raises(RuntimeError, match=r"(?s)the index ended with code 1: .*ValueError"):
         build_apart(tmp_path / "vectors.npy", tmp_path / "tree", 1, never)
     assert not (tmp_path / "tree").exists()
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Entries of an index that is not yet built, as Module II leaves them."""
+    vectors, labels, _ = catalogue()
+    entries = LabelEntries.group(vectors, labels, 400)
+    writer = EntryWriter.__new__(EntryWriter)
+    writer.folder, writer._counts = (
+        tmp_path / "index",
+        [np.zeros(1, np.int64), np.diff(entries.offsets)],
+    )
+    with whole_npy(writer.folder / "entries.npy", (12,)) as file:
+        file.append(entries.vectors)
+    return writer
+
+
+def test_module_2_leaves_nothing_of_a_tree_that_a_signal_stopped(
+    written, tmp_path, one_device, monkeypatch
+):
+    begin = scann_tree.build_apart
+
+    def signalled(*arguments):
+        hosts.stop.set()
+        begin(*arguments)
+
+    monkeypatch.setattr(scann_tree, "build_apart", signalled)
+    try:
+        with pytest.raises(Stopped):
+            written.build(EVERYTHING, one_device)
+    finally:
+        hosts.stop.clear()
+    assert [path.name for path in (tmp_path / "index").iterdir()] == ["entries.npy"]
+    monkeypatch.undo()
+    written.build(EVERYTHING, one_device)
+    index = LabelIndex.load(tmp_path / "index")
+    assert isinstance(index.searcher, scann_tree.Tree)
+
+
+@pytest.mark.parametrize("leftover", ["tree.tmp/scann_config.pb", "index.json.tmp"])
+def test_what_a_kill_left_of_an_index_is_not_taken_for_a_part_of_it(tmp_path, leftover):
+    path = tmp_path / leftover
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"half")
+    vectors, labels, _ = catalogue()
+    LabelIndex.build(vectors, labels).save(tmp_path)
+    assert len(LabelIndex.load(tmp_path).entries.vectors) == len(vectors)

@@ -138,8 +138,8 @@ def test_a_copy_of_the_table_would_be_seen(dataset, mesh, right, monkeypatch):
     right(FEW, TableConfig())  # before anything is broken
     update = classifiers.update
 
-    def copying(table, *arguments):
-        new = update(table, *arguments)
+    def copying(table, *arguments, **options):
+        new = update(table, *arguments, **options)
         flipped = jnp.flip(table.square.eta, 1)  # still wanted after the update
         return dataclasses.replace(
             new, square=dataclasses.replace(new.square, eta=new.square.eta + 0 * flipped)

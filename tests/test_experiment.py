@@ -24,7 +24,7 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
 from mufin_jax.experiment import STAGES, run
-from mufin_jax.files import read_json
+from mufin_jax.files import read_json, read_sealed
 from mufin_jax.optimizer import OptimizerConfig, describes, trains
 from mufin_jax.sharding import make_mesh, put, replicated
 from mufin_jax.shortlist import Shortlist
@@ -185,7 +185,7 @@ def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
     )
     np.testing.assert_array_equal(before, after)  # nothing that describes has moved
     assert np.abs(before).max() > 0
-    recorded = read_json(tmp_path / "run" / "finetune" / "predictor" / "predictor.json")
+    recorded = read_sealed(tmp_path / "run" / "finetune" / "predictor" / "predictor.json")
     assert recorded == {"shortlist": 100, "mix": 0.6}  # what metrics.json was made with
 
 

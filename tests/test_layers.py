@@ -12,7 +12,7 @@ from flax import nnx
 
 from mufin_jax.encoders import check_transformer
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
-from mufin_jax.encoders.layers import compute_dtype
+from mufin_jax.encoders.layers import compute_dtype, linear
 from mufin_jax.encoders.vit import ViT, ViTConfig
 from mufin_jax.errors import InputError
 
@@ -66,6 +66,14 @@ def test_no_gradient_of_a_matrix_sums_over_more_than_one_axis(unrolled):
     summed = re.findall(r"dot_general\[\s*dimension_numbers=\(\(\[([\d, ]+)\]", program)
     assert len(summed) > 3 * 6 * config.depth
     assert not [axes for axes in summed if "," in axes]
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (2, 0, 4), (2, 3, 4)])
+def test_a_layer_keeps_the_axes_of_what_it_is_given_even_empty_ones(shape):
+    layer = linear(4, 5, IMAGES, nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), shape)
+    assert layer(x).shape == (*shape[:-1], 5)
+    np.testing.assert_allclose(layer(x), x @ layer.kernel[...], atol=1e-6)
 
 
 def test_a_cpu_computes_in_float32_and_an_accelerator_in_bfloat16(monkeypatch):

@@ -25,6 +25,12 @@ def test_a_shortlist_is_mapped_as_it_was_saved(folder):
     assert found == ["labels.npy", "manifest.json", "similarities.npy"]
 
 
+def test_what_a_kill_left_is_not_taken_for_a_part(folder):
+    (folder / "manifest.json.tmp").write_bytes(b"half")
+    Shortlist(LABELS, SIMILARITIES).save(folder)
+    np.testing.assert_array_equal(Shortlist.load(folder).labels, LABELS)
+
+
 def test_a_shortlist_of_nobody_is_one_too(tmp_path):
     Shortlist(LABELS[:0], SIMILARITIES[:0]).save(tmp_path)
     assert Shortlist.load(tmp_path).labels.shape == (0, 3)

@@ -174,6 +174,11 @@ def broken(step):
     return batch
 
 
+def skipped(folder):
+    lines = (folder / "skipped.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
 def test_steps_that_are_not_finite_change_nothing(tmp_path, caplog):
     found = Toy(tmp_path / "broken", careful_step, broken).run(refresh=False, steps=60)
     whole = [step for step in range(60) if step not in BROKEN]
@@ -182,11 +187,11 @@ def test_steps_that_are_not_finite_change_nothing(tmp_path, caplog):
     saved = Checkpoints(tmp_path / "broken" / "checkpoints").restore()
     assert saved is not None and saved[0] == 60
     same(saved[1], found)
-    lines = (tmp_path / "broken" / "skipped.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [step + 1 for step in BROKEN]
-    assert json.loads(lines[1])["points"] == ["p3", "q3"]
-    assert "step 1 changed nothing, as its loss is nan: points p0, q0" in caplog.text
-    assert "step 4 changed nothing, as its gradient is inf: points p3, q3" in caplog.text
+    assert skipped(tmp_path / "broken") == [step + 1 for step in BROKEN]
+    line = (tmp_path / "broken" / "skipped.jsonl").read_text().splitlines()[1]
+    assert json.loads(line)["points"] == ["p3", "q3"]
+    assert "step 1 changed nothing, as its loss is nan; points p0, q0" in caplog.text
+    assert "step 4 changed nothing, as its gradient is inf; points p3, q3" in caplog.text
     assert not (tmp_path / "whole" / "skipped.jsonl").exists()
 
 
@@ -211,8 +216,15 @@ def test_a_resumed_run_says_each_step_that_changed_nothing_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Toy(tmp_path, careful_step, broken, killed).run(refresh=False)
     Toy(tmp_path, careful_step, broken).run(refresh=False)
-    lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [s + 1 for s in BROKEN if s < STEPS]
+    assert skipped(tmp_path) == [step + 1 for step in BROKEN if step < STEPS]
+
+
+def test_a_stop_right_after_a_step_that_changed_nothing_does_not_hide_it(tmp_path, monkeypatch):
+    count = iter(range(1, 100))
+    monkeypatch.setattr(training, "stop_requested", lambda: next(count) == 14)
+    with pytest.raises(Stopped):
+        Toy(tmp_path, careful_step, broken).run(refresh=False, steps=60)
+    assert skipped(tmp_path) == [step + 1 for step in BROKEN if step < 14]
 
 
 def test_the_norm_of_gradients_is_over_all_of_them_and_infinite_beyond_float32():
@@ -221,15 +233,12 @@ def test_the_norm_of_gradients_is_over_all_of_them_and_infinite_beyond_float32()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("log_every", [1, 100])
-def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(
-    tmp_path, value, log_every
-):
+def test_weights_that_a_step_without_care_breaks_are_not_saved(tmp_path, value):
     def make(step):
         return np.full(4, value if step == 12 else 0.1, np.float32)
 
     with pytest.raises(NonFinite, match="the last good checkpoint is kept"):
-        Toy(tmp_path, make=make).run(refresh=False, log_every=log_every)
+        Toy(tmp_path, make=make).run(refresh=False)
     found = Checkpoints(tmp_path / "checkpoints").restore()
     assert found is not None and found[0] == 10 and np.isfinite(found[1]["w"]).all()
 

@@ -65,5 +65,7 @@ def read_manifest(folder: Path, verify: bool = False) -> dict[str, Any]:
     if verify:
         for name, found in checksums(folder, files | records).items():
             if found["sha256"] != (files | records)[name]["sha256"]:
-                raise InputError(f"{folder / name} has changed since it was prepared: prepare it anew")
+                raise InputError(
+                    f"{folder / name} has changed since it was prepared: prepare it anew"
+                )
     return manifest

@@ -4,6 +4,7 @@ Matrices multiply in a network's compute dtype and add up in float32; weights, L
 are float32.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -112,11 +113,11 @@ def _dot_of_rows(
     """What nnx.Linear takes for `jax.lax.dot_general`: x's last axis with the kernel's first.
 
     x is a matrix to it, so that the kernel's gradient sums over one axis. Over several, XLA's CPU
-    compiler first copies one side transposed: a third of the backward pass of a deep network.
+    compiler first copies one side transposed (docs/performance.md).
     """
-    rows = x.reshape(-1, x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
-    return product.reshape(*x.shape[:-1], -1)
+    return product.reshape(*x.shape[:-1], kernel.shape[1])
 
 
 def layer_norm(config: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -4,9 +4,10 @@ One index over all label bag vectors and label centroids; every datapoint asks w
 embedding and keeps its first 100 distinct labels, R_i, with their exact similarities a_il.
 
 Reads: a prepared folder, Module I's model and, where no encoder trained, its `vectors.npy`. Writes:
-`index/`, `train/` and `test/` (Shortlist: `labels.npy`, int32 (N, k), -1 where there is none, and
-`similarities.npy`, float32 (N, k)). Until the end, `vectors.npy` and `x.npy` (float32 (N, D), x1 of
-the training points) lie there, too. What is complete when a run is cut short is not made again.
+`index/`, `train/` and `test/` (Shortlist: `labels.npy`, int32 (N, k), -1 where there is none,
+`similarities.npy`, float32 (N, k), and, last, their `manifest.json`). Until the end, `vectors.npy`
+and `x.npy` (float32 (N, D), x1 of the training points) lie there, too. What is complete when a run
+is cut short is not made again.
 """
 
 import dataclasses
