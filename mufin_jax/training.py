@@ -5,14 +5,12 @@ checkpoints and resuming. Batch i is a pure function of (seed, stage, i), so a r
 and started again computes, to the bit, what an uninterrupted one does. Several processes run the
 loop in step: what their clocks and signals say goes through a vote.
 
-A step whose loss or gradients are not finite changes nothing (`kept_unless_finite`); the loop names
-its batch, and ends the run when such steps do not end.
+A step whose loss or gradients are not finite changes nothing and is named (skips.py).
 """
 
 import dataclasses
 import datetime
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -20,7 +18,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
 
 from mufin_jax import hosts, row_updates
 from mufin_jax.checkpoint import Checkpoints
@@ -29,16 +26,12 @@ from mufin_jax.errors import InputError, NonFinite, Stopped
 from mufin_jax.logs import MetricsWriter, progress
 from mufin_jax.runs import stop_requested
 from mufin_jax.sharding import by_row, make_mesh, put, replicated
+from mufin_jax.skips import REMEDY, Skips
 
 log = logging.getLogger(__name__)
 
 SAY_SECONDS = 20
 """Seconds between two log lines where there is no progress bar."""
-
-MOST_SKIPPED = 5
-"""Steps in a row without an update that a run bears."""
-
-_REMEDY = "the last good checkpoint is kept: lower the learning rate, or look for broken input"
 
 State = Any
 """Any pytree of arrays: parameters, optimizer state, label table."""
@@ -120,7 +113,7 @@ def fit(
     follow = _Follower(name, config, plateau, writer)
     segment = refresh_every or steps
     saved, saved_at = start, time.monotonic()
-    agree, skips = _Agreement(), _Skips(name, writer, ids)
+    agree, skips = _Agreement(), Skips(name, writer, ids)
     with progress(total=steps, initial=start, desc=name, unit="step") as bar:
         done = start
         while done < steps:
@@ -199,83 +192,16 @@ def _resume(state: State, checkpoints: Checkpoints) -> tuple[int, State]:
     return found[:2]
 
 
-def _save(step: int, state: State, checkpoints: Checkpoints, skips: "_Skips") -> None:
+def _save(step: int, state: State, checkpoints: Checkpoints, skips: Skips) -> None:
     skips.read()
     if not _all_finite(state):
-        raise NonFinite(f"some weights are not finite at step {step}; {_REMEDY}")
+        raise NonFinite(f"some weights are not finite at step {step}; {REMEDY}")
     checkpoints.save(step, state, {})
 
 
 @jax.jit
 def _all_finite(state: State) -> jax.Array:
     return jnp.array([row_updates.finite(leaf) for leaf in jax.tree.leaves(state)]).all()
-
-
-def gradient_norm(gradients: Any) -> Float[Array, ""]:
-    """The norm over all gradients; infinite, too, where its square is beyond float32."""
-    squares = [jnp.vdot(leaf, leaf).astype(jnp.float32) for leaf in jax.tree.leaves(gradients)]
-    return jnp.sqrt(sum(squares, jnp.float32(0)))
-
-
-def kept_unless_finite(metrics: Mapping[str, Array], new: State, old: State) -> State:
-    """The new state where a step's "loss" and "gradient" are finite, else the old one."""
-    finite = is_finite(metrics)
-    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
-
-
-def is_finite(metrics: Mapping[str, Array]) -> Bool[Array, ""]:
-    """Whether a step's "loss" and "gradient", the norm of its gradients, allow an update."""
-    return jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient"])
-
-
-class _Skips:
-    """Says which steps changed nothing, as they were not finite, and ends a run that goes on so.
-
-    A step is looked at once the next is on its way: no step waits for the host. A resumed run
-    counts from 0 again.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        writer: MetricsWriter,
-        ids: Callable[[int], Mapping[str, list[str]]] | None,
-    ):
-        self.name, self.writer, self.ids = name, writer, ids
-        self._last: tuple[int, dict[str, jax.Array]] | None = None
-        self._in_a_row = 0
-
-    def __call__(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Look at the step before, and keep this one for the next call."""
-        self.read()
-        self._last = step, metrics
-
-    def read(self) -> None:
-        """Look at the step that was kept; raises NonFinite if it is one too many."""
-        if self._last is None:
-            return
-        (step, metrics), self._last = self._last, None
-        values = {key: float(metrics[key]) for key in ("loss", "gradient") if key in metrics}
-        broken = [
-            f"its {key} is {value}" for key, value in values.items() if not math.isfinite(value)
-        ]
-        if not broken:
-            self._in_a_row = 0
-            return
-        self._in_a_row += 1
-        too_many = self._in_a_row > MOST_SKIPPED
-        if not (hosts.is_main() or too_many):  # one process speaks for all
-            return
-        ids = self.ids(step - 1) if self.ids else {}
-        path = self.writer.skip(step, values, ids)
-        batch = [
-            f"{side} {', '.join(some[:3])}{', ...' * (len(some) > 3)}" for side, some in ids.items()
-        ]
-        said = f"{self.name}: step {step} changed nothing, as {broken[0]}"
-        said = "; ".join([said, *batch, f"all of its batch in {path}"])
-        if too_many:
-            raise NonFinite(f"{said}; {self._in_a_row} such steps in a row; {_REMEDY}")
-        log.warning("%s; at most %d in a row", said, MOST_SKIPPED)
 
 
 class _Follower:

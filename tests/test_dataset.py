@@ -59,8 +59,8 @@ def test_images_come_as_copies_in_the_order_asked_for(folder):
     "damage, message",
     [
         (lambda f: (f / MANIFEST).unlink(), "has no manifest.json"),
-        (lambda f: (f / MANIFEST).write_text("{"), "damaged"),
-        (lambda f: (f / MANIFEST).write_text("[]"), "damaged"),
+        (lambda f: (f / MANIFEST).write_text("{"), r"damaged \(wrong SHA-256\)"),
+        (lambda f: (f / MANIFEST).write_text("[]"), r"damaged \(wrong SHA-256\)"),
         (lambda f: (f / "images.npy").unlink(), "images.npy: nothing found"),
         (lambda f: (f / "texts.npy").write_bytes(b"short"), "texts.npy: 5 found"),
     ],

@@ -47,3 +47,17 @@ def test_what_is_not_a_shortlist_is_refused(folder, name, content):
     with pytest.raises(InputError, match=f"{name}.npy .*run the command again$") as error:
         Shortlist.load(folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, wrong",
+    [
+        ("labels", LABELS.astype(np.int64)),
+        ("similarities", SIMILARITIES[0]),
+        ("similarities", SIMILARITIES[:, :2]),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(folder, name, wrong):
+    np.save(folder / f"{name}.npy", wrong)
+    with pytest.raises(InputError, match=rf"{name}\.npy has \d+ bytes instead of \d+"):
+        Shortlist.load(folder)

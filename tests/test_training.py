@@ -1,6 +1,5 @@
 """Claims about the one training loop, with a toy step in place of a model."""
 
-import json
 import logging
 import re
 import time
@@ -9,79 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import SEGMENT, STEPS, Toy, killed_at, metrics, same
 
 from mufin_jax import training
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.errors import InputError, NonFinite, Stopped
 from mufin_jax.logs import MetricsWriter
-from mufin_jax.training import MOST_SKIPPED, FitConfig, fit, gradient_norm, kept_unless_finite
-
-STEPS, SEGMENT = 23, 6
-
-
-@jax.jit
-def toy_step(state, batch):
-    """Mixes the batch into the state so that the order of steps shows in every bit."""
-    new = {"w": 0.9 * state["w"] + jnp.sin(batch * state["w"]), "n": state["n"] + 1}
-    return new, {"loss": jnp.abs(new["w"]).sum(), "cosine": new["w"][0]}
-
-
-@jax.jit
-def careful_step(state, batch):
-    """A toy step as the stages' are: it changes nothing where it is not finite."""
-    new, metrics = toy_step(state, batch)
-    metrics["gradient"] = gradient_norm(batch)
-    return kept_unless_finite(metrics, new, state), metrics
-
-
-class Toy:
-    """A toy stage: its batches depend on the state of the last refresh, as in Module I."""
-
-    def __init__(self, folder, step=toy_step, make=None, put=lambda batch: batch):
-        self.folder, self.step, self.put = folder, step, put
-        self.make = make or self.batch
-        self.offset, self.refreshes, self.made = None, [], []
-
-    def batch(self, step):
-        self.made.append(step)
-        noise = np.random.default_rng([3, step]).normal(size=4).astype(np.float32)
-        return noise + np.float32(self.offset)
-
-    def refresh(self, at, state):
-        """Computed once and kept in a file, as its state is gone after a restart."""
-        path = self.folder / f"refresh-{at}.npy"
-        if not path.exists():
-            np.save(path, np.asarray(state["w"]).sum())
-        self.offset = np.load(path)
-        self.refreshes.append(at)
-
-    def run(self, refresh=True, plateau=None, steps=STEPS, **intervals):
-        intervals = {"log_every": 4, "checkpoint_every": 5, "threads": 2} | intervals
-        self.folder.mkdir(exist_ok=True)
-        return fit(
-            {"w": jnp.array([0.1, -0.2, 0.3, 0.4]), "n": jnp.array(0)},
-            self.step,
-            self.make,
-            self.put,
-            name="toy",
-            steps=steps,
-            config=FitConfig(**intervals),
-            checkpoints=Checkpoints(self.folder / "checkpoints"),
-            writer=MetricsWriter(self.folder),
-            ids=lambda step: {"points": [f"p{step}", f"q{step}"]},
-            refresh=self.refresh if refresh else None,
-            refresh_every=SEGMENT if refresh else None,
-            plateau=plateau,
-        )
-
-
-def same(first, second):
-    for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def metrics(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+from mufin_jax.training import FitConfig, fit
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +26,8 @@ def through(tmp_path_factory):
 
 @pytest.mark.parametrize("dies_at", [2, 12, 17])
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one_to_the_bit(tmp_path, through, dies_at):
-    count = iter(range(100))
-
-    def killed(batch):
-        if next(count) == dies_at:
-            raise KeyboardInterrupt
-        return batch
-
     with pytest.raises(KeyboardInterrupt):
-        Toy(tmp_path, put=killed).run()
+        Toy(tmp_path, put=killed_at(dies_at)).run()
     toy = Toy(tmp_path)
     state = toy.run()
     same(state, through[0])
@@ -113,15 +39,8 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one_to_the_bit(tmp_path, 
 
 def test_a_resumed_run_never_needs_a_refresh_before_the_last_one(tmp_path, through):
     """Module I deletes older refreshes, so a checkpoint must precede every new one."""
-    count = iter(range(100))
-
-    def killed(batch):
-        if next(count) == 20:
-            raise KeyboardInterrupt
-        return batch
-
     with pytest.raises(KeyboardInterrupt):
-        Toy(tmp_path, put=killed).run(checkpoint_every=1000, checkpoint_seconds=1e6)
+        Toy(tmp_path, put=killed_at(20)).run(checkpoint_every=1000, checkpoint_seconds=1e6)
     for at in (0, 6, 12):
         (tmp_path / f"refresh-{at}.npy").unlink()
     toy = Toy(tmp_path)
@@ -156,80 +75,6 @@ def test_refreshes_come_before_the_first_step_of_their_segment(tmp_path):
     toy.refresh = lambda at, state: order.append(at) or refresh(at, state)
     toy.run(steps=8)
     assert order == [0, *["step"] * 6, 6, *["step"] * 2]
-
-
-# Twenty of sixty, five of them in a row twice; 1e30 has a finite loss, and an infinite gradient.
-BROKEN = [0, 3, 7, 8, 9, 10, 11, 13, 20, 26, 27, 31, 40, 41, 42, 43, 44, 46, 50, 59]
-POISON = [np.nan, np.inf, -np.inf, 1e30]
-
-
-def noise(step):
-    return np.random.default_rng([4, step]).normal(size=4).astype(np.float32)
-
-
-def broken(step):
-    batch = noise(step)
-    if step in BROKEN:
-        batch[step % 4] = POISON[step % 4]
-    return batch
-
-
-def skipped(folder):
-    lines = (folder / "skipped.jsonl").read_text().splitlines()
-    return [json.loads(line)["step"] for line in lines]
-
-
-def test_steps_that_are_not_finite_change_nothing(tmp_path, caplog):
-    found = Toy(tmp_path / "broken", careful_step, broken).run(refresh=False, steps=60)
-    whole = [step for step in range(60) if step not in BROKEN]
-    wanted = Toy(tmp_path / "whole", careful_step, lambda step: noise(whole[step]))
-    same(found, wanted.run(refresh=False, steps=40))
-    saved = Checkpoints(tmp_path / "broken" / "checkpoints").restore()
-    assert saved is not None and saved[0] == 60
-    same(saved[1], found)
-    assert skipped(tmp_path / "broken") == [step + 1 for step in BROKEN]
-    line = (tmp_path / "broken" / "skipped.jsonl").read_text().splitlines()[1]
-    assert json.loads(line)["points"] == ["p3", "q3"]
-    assert "step 1 changed nothing, as its loss is nan; points p0, q0" in caplog.text
-    assert "step 4 changed nothing, as its gradient is inf; points p3, q3" in caplog.text
-    assert not (tmp_path / "whole" / "skipped.jsonl").exists()
-
-
-def test_one_step_too_many_that_is_not_finite_ends_the_run_and_names_its_batch(tmp_path):
-    make = lambda step: broken(7) if step > 11 else noise(step)  # noqa: E731
-    with pytest.raises(NonFinite, match=f"{MOST_SKIPPED + 1} such steps in a row") as error:
-        Toy(tmp_path, careful_step, make).run(refresh=False)
-    assert error.value.exit_code == 70 and "step 18 changed nothing" in str(error.value)
-    assert "p17, q17" in str(error.value)
-    found = Checkpoints(tmp_path / "checkpoints").restore()
-    assert found is not None and np.isfinite(found[1]["w"]).all()
-
-
-def test_a_resumed_run_says_each_step_that_changed_nothing_once(tmp_path):
-    count = iter(range(100))
-
-    def killed(batch):
-        if next(count) == 13:
-            raise KeyboardInterrupt
-        return batch
-
-    with pytest.raises(KeyboardInterrupt):
-        Toy(tmp_path, careful_step, broken, killed).run(refresh=False)
-    Toy(tmp_path, careful_step, broken).run(refresh=False)
-    assert skipped(tmp_path) == [step + 1 for step in BROKEN if step < STEPS]
-
-
-def test_a_stop_right_after_a_step_that_changed_nothing_does_not_hide_it(tmp_path, monkeypatch):
-    count = iter(range(1, 100))
-    monkeypatch.setattr(training, "stop_requested", lambda: next(count) == 14)
-    with pytest.raises(Stopped):
-        Toy(tmp_path, careful_step, broken).run(refresh=False, steps=60)
-    assert skipped(tmp_path) == [step + 1 for step in BROKEN if step < 14]
-
-
-def test_the_norm_of_gradients_is_over_all_of_them_and_infinite_beyond_float32():
-    assert gradient_norm({"a": jnp.array([3.0]), "b": jnp.array([[4.0]]), "c": None}) == 5
-    assert gradient_norm(jnp.array([1e20])) == jnp.inf and gradient_norm({}) == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

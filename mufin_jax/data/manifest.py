@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mufin_jax.errors import InputError
-from mufin_jax.files import read_sealed, sha256, write_sealed
+from mufin_jax.files import MANIFEST, read_sealed, sha256, write_sealed
 
-MANIFEST = "manifest.json"
 RECORDS_CHECKSUMS = "records.json"
 VERSION = 1
 

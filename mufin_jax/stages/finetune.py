@@ -39,7 +39,8 @@ from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
 from mufin_jax.sharding import by_row, put, replicated, spare_rows, usual_size
 from mufin_jax.shortlist import Shortlist
-from mufin_jax.training import FitConfig, fit, gradient_norm, is_finite, kept_unless_finite
+from mufin_jax.skips import gradient_norm, is_finite, kept_unless_finite
+from mufin_jax.training import FitConfig, fit
 
 STAGE = 4
 """Address of this stage's random draws, beside the seed and the step."""

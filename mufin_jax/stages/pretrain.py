@@ -33,7 +33,8 @@ from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
 from mufin_jax.precomputed import precompute
 from mufin_jax.refreshes import Refreshes
 from mufin_jax.sharding import by_row, put, replicated, spare_rows
-from mufin_jax.training import FitConfig, fit, gradient_norm, kept_unless_finite
+from mufin_jax.skips import gradient_norm, kept_unless_finite
+from mufin_jax.training import FitConfig, fit
 
 STAGE = 1
 """Address of this stage's random draws, beside the seed and the step."""
