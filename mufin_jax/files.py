@@ -177,7 +177,8 @@ def damage(folder: Path, files: dict[str, list], ignore: Set[str] = frozenset())
 def seal(folder: Path) -> None:
     """Completes a folder: writes a sealed manifest of its files, but for what a kill left."""
     for leftover in folder.rglob("*.tmp"):
-        leftover.unlink()
+        if leftover.is_file():
+            leftover.unlink()
     write_sealed(folder / MANIFEST, manifest(folder, ignore={MANIFEST}))
 
 
