@@ -105,8 +105,9 @@ def test_programs_lie_in_the_run_s_folder_and_the_next_process_compiles_from_the
 
     run("prepare")
     hits, misses = run("pretrain")
-    assert hits == 0 and misses > 0 and any((tmp_path / "compiled").iterdir())
+    # A miss is a program that was worth keeping; one of about 0.1 s may be worth it in one process only.
+    kept = len(list((tmp_path / "compiled").glob("*-cache")))
+    assert (hits, misses) == (0, kept) and kept > 0
     shutil.rmtree(tmp_path / "pretrain")
-    hits, again = run("pretrain")
-    # What compiles in about 0.1 s may have been kept by neither, or by one of the two.
-    assert hits > 0 and again < misses / 2
+    hits, _ = run("pretrain")
+    assert hits == kept
