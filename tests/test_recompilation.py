@@ -105,7 +105,7 @@ def test_programs_lie_in_the_run_s_folder_and_the_next_process_compiles_from_the
 
     run("prepare")
     hits, misses = run("pretrain")
-    # A miss is a program that was worth keeping; one of about 0.1 s may be worth it in one process only.
+    # A miss is a program worth keeping; one of about 0.1 s may be that in one process only.
     kept = len(list((tmp_path / "compiled").glob("*-cache")))
     assert (hits, misses) == (0, kept) and kept > 0
     shutil.rmtree(tmp_path / "pretrain")
