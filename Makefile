@@ -28,7 +28,7 @@ test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not gpu" --timeout=1500 $(ARGS)
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/table.py $(ARGS)

@@ -5,9 +5,13 @@ were written. Beside the arrays themselves a host needs one gigabyte, or the lar
 array that a device holds.
 """
 
+import contextlib
 import math
 import os
 import re
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,13 @@ _BUFFER = 2**30
 """Bytes on their way between devices and disk at a time, unless one array's part is larger."""
 
 
+def get_ready() -> None:
+    """Import Orbax, which takes 2 s: before something waits for it."""
+    from orbax.checkpoint import v1 as ocp
+
+    _ = ocp.save
+
+
 def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """Write arrays, each of them `savable`, by name; OSError if the disk does not take them."""
     from orbax.checkpoint import v1 as ocp  # 2 s to import
@@ -29,13 +40,36 @@ def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
     context.memory.transfer_concurrent_bytes = _BUFFER
     context.memory.deepcopy_host_arrays = False  # nobody changes them meanwhile
     try:
-        with context:
+        with context, _one_error():
             ocp.save(str(path), arrays)
     except (ValueError, RuntimeError) as error:
         # TensorStore does not raise OSError, but says what the system said.
         if not (code := re.search(r"os_error_code='(\d+)'", str(error))):
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Has the first error of a save be its only one.
+
+    Orbax raises it and closes its event loop; what becomes of the arrays still under way is then
+    told to a closed loop, from threads of TensorStore, in a traceback each on stderr, until the
+    process ends.
+    """
+    before = sys.unraisablehook
+
+    def hook(told: Any) -> None:
+        if "Event loop is closed" not in str(told.exc_value):
+            before(told)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    except BaseException:
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
+    sys.unraisablehook = before
 
 
 def load_arrays(path: Path, targets: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mufin_jax.data.loader import Loader, pad_rows, prefetch
 from mufin_jax.data.npy import forget, mapped, whole_npy
 from mufin_jax.logs import progress
 from mufin_jax.model import Mufin
-from mufin_jax.runs import check_stop
+from mufin_jax.runs import until_stopped
 from mufin_jax.sharding import by_row, fetch, put, replicated
 
 describe = jax.jit(lambda model, pool: model.describe(pool))
@@ -84,9 +84,9 @@ def describe_once(
     sources = (loader.dataset.texts, loader.text_vectors, loader.pixels)
     read_from = [source for source in sources if isinstance(source, np.ndarray)]
     bar = progress(total=loader.num_descriptors, desc="describe", unit="descriptor", leave=False)
-    with whole_npy(path, (model.dim,)) as writer, bar:
-        for rows, (found, homes) in zip(blocks, prefetch(read, 0, len(blocks)), strict=True):
-            check_stop("describe")
+    with whole_npy(path, (model.dim,), rows=loader.num_descriptors) as writer, bar:
+        made = zip(blocks, prefetch(read, 0, len(blocks)), strict=True)
+        for rows, (found, homes) in until_stopped(made, "describe"):
             if isinstance(found, Pool):
                 found = fetch(describe(model, put(found, by_row(model.mesh))))
             writer.append(found[homes])
@@ -114,8 +114,7 @@ def embed_blocks(
         keep_bags: whether X1 is wanted besides x1.
         block: items a call.
     """
-    for start in range(0, len(side), block):
-        check_stop("embed")
+    for start in until_stopped(range(0, len(side), block), "embed"):
         rows = np.arange(start, min(start + block, len(side)))
         slots, mask = loader.slots(side, rows)
         numbers, place = np.unique(slots, return_inverse=True)
@@ -141,7 +140,7 @@ def embed_once(
         Stopped: after a signal.
     """
     if not hosts.decide(path.exists):
-        with whole_npy(path, (model.dim,)) as writer:
+        with whole_npy(path, (model.dim,), rows=len(side)) as writer:
             for _, part in embed_blocks(model, loader, vectors, side):
                 writer.append(part.vector)
     return mapped(path)

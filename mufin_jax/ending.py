@@ -31,7 +31,7 @@ def main_guard(main: Callable[[], Any]) -> int:
         code, line = _answer(error)
         if code is None:
             if _is_of_the_runtime(error):
-                hosts.wait_for_news()
+                hosts.wait_for_news(traceback.format_exc())
             hosts.end(1, f"error: {line}", traceback.format_exc())
             raise
         hosts.end(code, line)

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,9 @@ MANIFEST = "manifest.json"
 _SEAL = "sha256"
 """The key, in a JSON file, of the digest of all else in it."""
 
+_PIECE = 1 << 20
+"""Bytes of a file that are read at once for its digest."""
+
 MAKE_ANEW = "delete the folder of its stage and those of later stages, and run the command again"
 """What to do about a file that a stage wrote, and that is damaged."""
 
@@ -32,14 +35,36 @@ _DISK = frozenset(
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Turns errors of a full, read-only or failing disk into DiskError, naming path and space."""
+def disk_errors(path: Path, needed: int | None = None, more: bool = False) -> Iterator[None]:
+    """Turns errors of a full, read-only or failing disk into DiskError, naming path and space.
+
+    `needed` is in bytes, where it is known, or `more` than that. A block that leaves half of
+    something deletes it itself: what is free is counted afterwards.
+    """
     try:
         yield
     except OSError as error:
         if not is_disk_error(error):
             raise
-        raise disk_error(path, error.strerror or str(error), needed) from error
+        raise disk_error(path, error.strerror or str(error), needed, more) from error
+
+
+@contextlib.contextmanager
+def native_errors() -> Iterator[None]:
+    """Turns what native code says of the disk, in the system's words, into OSError."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if found := disk_error_in(str(error)):
+            raise found from error
+        raise
+
+
+def disk_error_in(text: str) -> OSError | None:
+    """The error of the disk that a text tells of in the system's words, if it does."""
+    numbers = (number for number in sorted(_DISK) if os.strerror(number) in text)
+    number = next(numbers, None)
+    return None if number is None else OSError(number, os.strerror(number))
 
 
 def is_disk_error(error: OSError) -> bool:
@@ -47,30 +72,93 @@ def is_disk_error(error: OSError) -> bool:
     return error.errno in _DISK
 
 
-def disk_error(path: Path, reason: str, needed: int | None = None) -> DiskError:
-    """The DiskError that says what is lacking where; `needed` in bytes."""
+@contextlib.contextmanager
+def filling(folder: Path, clear: Callable[[], object]) -> Iterator[None]:
+    """Like `disk_errors`, for a block that writes many files to a folder, and that begins anew.
+
+    If the disk takes no more, `clear` deletes what was written, and DiskError says how much it was.
+    """
+    try:
+        yield
+    except (OSError, DiskError) as error:
+        if isinstance(error, OSError) and not is_disk_error(error):
+            raise
+        written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        with contextlib.suppress(OSError):  # of a disk that has become read-only
+            clear()
+        if isinstance(error, DiskError):
+            raise
+        path, reason = Path(os.fsdecode(error.filename or folder)), error.strerror or str(error)
+        raise disk_error(path, reason, written, more=True) from error
+
+
+def disk_error(path: Path, reason: str, needed: int | None = None, more: bool = False) -> DiskError:
+    """The DiskError that says what is lacking where; `needed` in bytes, or `more` than those."""
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    space = f"{shutil.disk_usage(there).free / 1e6:,.1f} MB free"
+    space = f"{_size(shutil.disk_usage(there).free)} free"
     if needed is not None:
-        space = f"{needed / 1e6:,.1f} MB needed, {space}"
+        space = f"{'more than ' if more else ''}{_size(needed)} needed, {space}"
     return DiskError(f"{path}: {reason} ({space}); make room or choose another --workdir")
 
 
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count:,} bytes"
+
+
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path`, on disk, only when it is complete."""
-    unfinished = path.with_name(path.name + ".tmp")
-    with disk_errors(path):
-        try:
-            with open(unfinished, "wb") as file:
+def replacing(path: Path, needed: int | None = None) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path`, on disk, only when it is complete.
+
+    DiskError, and nothing left behind, if the disk does not take it; `needed` are its bytes, where
+    they are known before.
+    """
+    unfinished, written = path.with_name(path.name + ".tmp"), 0
+    try:
+        with open(unfinished, "wb") as file:
+            try:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-            sync(path.parent)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
+            finally:
+                written = max(file.tell(), os.stat(unfinished).st_size)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        sync(path.parent)
+    except BaseException as error:
+        discard(unfinished)
+        if not (isinstance(error, OSError) and is_disk_error(error)):
             raise
+        reason, more = error.strerror or str(error), needed is None
+        raise disk_error(path, reason, written if more else needed, more) from error
+
+
+def discard(path: Path) -> None:
+    """Deletes a half-written file or folder, if it is there and the disk lets it go.
+
+    Comes before an error is passed on, which must not be replaced by what a disk that has become
+    read-only says about the deletion.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def write_array(file: BinaryIO, array: np.ndarray) -> None:
+    """Writes what `numpy.save` would, through Python alone.
+
+    numpy hands a file's array to C's buffered output, and does not look whether its last bytes
+    arrive: on a full disk they are missing, and nobody is told.
+    """
+    array = np.ascontiguousarray(array)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    file.write(array.data)
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Replaces a npy file in one step; DiskError if the disk does not take it."""
+    with replacing(path, array.nbytes) as file:
+        write_array(file, array)
 
 
 def sync(path: Path) -> None:
@@ -84,8 +172,9 @@ def sync(path: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file in one step. Arrays become lists, paths text, NaN and infinity null."""
-    with replacing(path) as file:
-        file.write(_json(jsonable(value)))
+    content = _json(jsonable(value))
+    with replacing(path, len(content)) as file:
+        file.write(content)
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
@@ -104,7 +193,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
         changed = content != _json(value | {_SEAL: hashlib.sha256(_json(value)).hexdigest()})
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; {MAKE_ANEW}") from error
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         changed = True
     if changed:
         raise InputError(f"{path}: damaged (wrong SHA-256); {MAKE_ANEW}")
@@ -122,7 +211,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not JSON ({error}); delete it and run the command again"
         ) from error
@@ -189,12 +278,19 @@ def check_seal(folder: Path) -> None:
         raise InputError(f"{folder}: {reason}; {MAKE_ANEW}")
 
 
-def sha256(paths: Iterable[Path]) -> list[str]:
-    """The SHA-256 of each file, several at a time."""
+def sha256(paths: Iterable[Path], check: Callable[[], None] = lambda: None) -> list[str]:
+    """The SHA-256 of each file, several at a time.
+
+    `check` is called between the pieces of a file, and what it raises ends the reading.
+    """
 
     def digest(path: Path) -> str:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        found, piece = hashlib.sha256(), bytearray(_PIECE)
+        with open(path, "rb", buffering=0) as file:
+            while size := file.readinto(piece):
+                check()
+                found.update(memoryview(piece)[:size])
+        return found.hexdigest()
 
     with ThreadPoolExecutor() as threads:
         return list(threads.map(digest, paths))

@@ -19,6 +19,7 @@ from scipy.sparse import csr_matrix
 from mufin_jax import metrics
 from mufin_jax.evaluation import evaluate_ranking
 from mufin_jax.metrics import DEPTH, Csr, remove, spare_places
+from mufin_jax.runs import until_stopped
 
 NEIGHBOURS = 20
 
@@ -71,7 +72,7 @@ def floor_rankings(
     names = ("popularity", "nearest_title", "title_neighbours") if titled else ("popularity",)
     rankings = {name: np.full((len(tests), wanted), -1, np.int32) for name in names}
     by_word = {"labels": csr_matrix(labels.T), "train": csr_matrix(train.T)}
-    for rows in _blocks(test, *by_word.values()):
+    for rows in until_stopped(_blocks(test, *by_word.values()), "the floors"):
         dropped = filter[rows] if filter is not None else None
         reach = min(wanted + spare_places(dropped), len(popular))
         drafts = [np.full((rows.stop - rows.start, reach), -1, np.int32)]
@@ -120,12 +121,13 @@ def _tfidf(
     words = TfidfVectorizer(max_df=COMMON_WORD)
     sides = (train_titles, test_titles, label_titles)
     try:
-        words.fit(train_titles + label_titles)
+        words.fit(until_stopped(train_titles + label_titles, "the floors"))
     except ValueError:  # not one word in the titles
         empty = [csr_matrix((len(titles), 1), dtype=np.float32) for titles in sides]
         return empty[0], empty[1], empty[2]
     train, test, labels = (
-        csr_matrix(words.transform(titles), dtype=np.float32) for titles in sides
+        csr_matrix(words.transform(until_stopped(titles, "the floors")), dtype=np.float32)
+        for titles in sides
     )
     return train, test, labels
 

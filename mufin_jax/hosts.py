@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from mufin_jax import peers
 from mufin_jax.joining import HostsConfig, join
 from mufin_jax.peers import Peers, leave_aborts
 
@@ -138,12 +139,13 @@ def end(code: int, line: str, details: str = "") -> None:
         _peers.end(code, line, details)
 
 
-def wait_for_news() -> None:
+def wait_for_news(details: str) -> None:
     """Let an error of a collective be explained by what became of another process, if it can be.
 
-    If it is, this process ends here.
+    If it is, this process ends here, with the `details` (a traceback) before its line.
     """
     if _peers is not None:
+        peers.failed_collective = details
         time.sleep(_peers.lost_timeout + 15)
 
 

@@ -1,18 +1,21 @@
 """What a run says: lines for people, metrics as JSON lines and TensorBoard events."""
 
+import contextlib
 import json
 import logging
 import math
-import os
+import socket
+import struct
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from tqdm import tqdm
 
 from mufin_jax import hosts
-from mufin_jax.files import replacing
+from mufin_jax.files import disk_errors, replacing
 
 
 class _AboveBars(logging.Handler):
@@ -96,33 +99,90 @@ class MetricsWriter:
             return
         values = {name: float(value) for name, value in metrics.items()}
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "ab") as file:  # one write: a kill leaves the line, or none of it
-            os.write(file.fileno(), json.dumps({"step": step, **plain}).encode() + b"\n")
+        _append(self._path, {"step": step, **plain})
         if self._events is None:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(
-                str(self.folder / "tensorboard"), purge_step=self._after + 1, flush_secs=10
-            )
-        for name, value in values.items():
-            if math.isfinite(value):  # tensorboardX warns of each that is not
-                self._events.add_scalar(name, value, step)
+            self._events = _Events(self.folder / "tensorboard", self._after + 1)
+        self._events.write(step, {k: v for k, v in values.items() if math.isfinite(v)})
 
     def skip(self, step: int, metrics: Mapping[str, float], ids: Mapping[str, list[str]]) -> Path:
         """Adds a step that changed nothing, and the ids of its batch, to the file it returns."""
         if hosts.is_main():
-            self.folder.mkdir(parents=True, exist_ok=True)
             line = {"step": step, **{name: str(value) for name, value in metrics.items()}, **ids}
-            with open(self._skipped, "ab") as file:
-                os.write(file.fileno(), json.dumps(line, ensure_ascii=False).encode() + b"\n")
+            _append(self._skipped, line)
         return self._skipped
 
     def close(self) -> None:
-        """Flushes the events."""
+        """Closes the events."""
         if self._events is not None:
             self._events.close()
             self._events = None
+
+
+class _Events:
+    """TensorBoard's events of one process, from a step on.
+
+    tensorboardX writes them in a thread, which a full disk ends with a traceback, or never: here
+    they are written in the caller's, which learns of it.
+    """
+
+    def __init__(self, folder: Path, first: int):
+        from tensorboardX.proto import event_pb2  # whose names come about at run time
+        from tensorboardX.summary import scalar
+
+        made: Any = event_pb2
+        self._event, self._scalar = made.Event, scalar
+        # TensorBoard forgets what an earlier process wrote of this step and later ones.
+        session = made.SessionLog(status=made.SessionLog.START)
+        start = made.Event(step=first, session_log=session)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        with disk_errors(folder, start.ByteSize()):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(folder / name, "wb")
+        self._add([made.Event(file_version="brain.Event:2"), start])
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds finite values; DiskError if the disk does not take them."""
+        self._add(
+            self._event(step=step, summary=self._scalar(name, value))
+            for name, value in values.items()
+        )
+
+    def _add(self, events: Iterable[Any]) -> None:
+        records = []
+        for event in events:
+            event.wall_time = time.time()
+            records.append(_record(event.SerializeToString()))
+        content = b"".join(records)
+        with disk_errors(Path(self._file.name).parent, len(content)):
+            try:
+                self._file.write(content)
+                self._file.flush()
+            except OSError:
+                with contextlib.suppress(OSError):  # else Python would try again as it ends
+                    self.close()
+                raise
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _record(content: bytes) -> bytes:
+    """A record of TensorFlow's files: its length and the content, each with a checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(content))
+    sums = (struct.pack("<I", masked_crc32c(part)) for part in (length, content))
+    return b"".join((length, next(sums), content, next(sums)))
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    """Adds a JSON line. It is one write: a kill leaves the line, or none of it."""
+    content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+    with disk_errors(path, len(content)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab") as file:
+            file.write(content)
 
 
 def _upto(line: bytes, step: int) -> bool:

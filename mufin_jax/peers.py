@@ -7,6 +7,7 @@ one's end is final. That may happen at any moment, as a kill may: every file is 
 """
 
 import ctypes
+import faulthandler
 import json
 import os
 import signal
@@ -143,12 +144,18 @@ class Peers:
             self._gone = {n for n in self._others if n not in alive or alive[n] != first.get(n)}
             lost = sorted(self._gone - self._ended().keys())
             if lost and not self._parting.is_set():
-                self._follow(PeerLost.exit_code, lost_line(lost, self.processes))
+                self._follow(PeerLost.exit_code, lost_line(lost, self.processes), stacks=True)
             time.sleep(_POLL)
 
-    def _follow(self, code: int, line: str) -> None:
-        """Ends this process because of another, unless its main thread is doing so already."""
+    def _follow(self, code: int, line: str, stacks: bool = False) -> None:
+        """Ends this process because of another, unless its main thread is doing so already.
+
+        With `stacks`, it says first where its threads were: what they waited for may tell what
+        became of the other one.
+        """
         if self._leaving.acquire(blocking=False):
+            if stacks:
+                dump_stacks()
             self._note("ended", json.dumps(End(code, line, own=False)))
             self._exit(code, line)
 
@@ -158,6 +165,19 @@ def lost_line(lost: list[int], processes: int) -> str:
     which = ", ".join(map(str, lost[:8])) + (", ..." if lost[8:] else "")
     was = "was" if len(lost) == 1 else "were"
     return f"error: process {which} of {processes} {was} lost; {ADVICE}"
+
+
+failed_collective = ""
+"""The traceback of a collective that failed in the main thread, which waits to hear why."""
+
+
+def dump_stacks() -> None:
+    """Print the traceback of a collective that failed, and the stacks of all threads, to stderr."""
+    try:
+        os.write(2, failed_collective.encode())
+        faulthandler.dump_traceback(sys.__stderr__ or 2)
+    except (OSError, ValueError):
+        pass  # stderr is closed
 
 
 def answer_aborts(answer: Callable[[], tuple[int, str] | None]) -> None:
@@ -171,6 +191,8 @@ def answer_aborts(answer: Callable[[], tuple[int, str] | None]) -> None:
     def handler(number: int) -> None:
         del number
         if (found := answer()) is not None:
+            if found[0] == PeerLost.exit_code:
+                dump_stacks()
             os.write(2, f"{found[1]}\n".encode())
             leave(found[0])
 
@@ -190,13 +212,18 @@ def leave_aborts() -> None:
 
 
 def answers(address: str) -> bool:
-    """Whether somebody listens at host:port."""
+    """Whether a service of gRPC lives at host:port.
+
+    The system itself accepts connections to a process that is stopped: so it is greeted.
+    """
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=5) as connection:
+            # HTTP/2's preface and an empty SETTINGS frame (RFC 9113, section 3.4)
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+            return connection.recv(1) != b""
     except OSError:
         return False
-    return True
 
 
 def leave(code: int) -> None:

@@ -17,16 +17,24 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 
 from mufin_jax import hosts
-from mufin_jax.errors import Held, InputError, Stopped
-from mufin_jax.files import disk_errors, jsonable, read_json, write_json
+from mufin_jax.errors import DiskError, Held, InputError, Stopped
+from mufin_jax.files import discard, disk_errors, jsonable, read_json, write_json
+
+T = TypeVar("T")
+
+_FOLDER = 4096
+"""Bytes that a new folder takes on most file systems."""
+
+_COMPILED = "compiled"
+"""The folder, in a run's, of compiled programs."""
 
 _PACKAGES = ("mufin_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scann")
 
@@ -47,7 +55,7 @@ class Run:
         return self
 
     def _hold(self) -> None:
-        with disk_errors(self.workdir):
+        with disk_errors(self.workdir, _FOLDER):
             try:
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=1)
@@ -65,9 +73,11 @@ class Run:
             {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()},
         )
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if hosts.is_main():
-            (self.workdir / "owner.json").unlink(missing_ok=True)
+            if isinstance(error, DiskError):
+                _discard_torn(self.workdir / _COMPILED)
+            discard(self.workdir / "owner.json")  # it may stay: nobody asks it without a lock held
             self._lock.release()
 
     def _owner(self) -> str:
@@ -79,7 +89,7 @@ class Run:
 
     def stage_folder(self, stage: str) -> Path:
         """The folder of a stage, made if need be."""
-        with disk_errors(self.workdir):
+        with disk_errors(self.workdir, _FOLDER):
             (self.workdir / stage).mkdir(exist_ok=True)
         return self.workdir / stage
 
@@ -128,13 +138,20 @@ class Run:
     def timed(self, stage: str) -> Iterator[None]:
         """Adds the wall time of the block, however it ends, to the stage's in run.json."""
         start = time.monotonic()
-        try:
-            yield
-        finally:
+
+        def note() -> None:
             if hosts.is_main():
                 seconds = dict(self.facts().get("seconds", {}))
                 spent = seconds.get(stage, 0.0) + time.monotonic() - start
                 self.record(seconds=seconds | {stage: round(spent, 3)})
+
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(DiskError):  # else it would hide what broke
+                note()
+            raise
+        note()
 
     def facts(self) -> dict[str, Any]:
         """What run.json holds; empty before the first `record`."""
@@ -173,8 +190,19 @@ def use_compile_cache(folder: Path) -> None:
     import jax
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        jax.config.update("jax_compilation_cache_dir", str((folder / "compiled").resolve()))
+        jax.config.update("jax_compilation_cache_dir", str((folder / _COMPILED).resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _discard_torn(cache: Path) -> None:
+    """Deletes programs that the disk took in part: JAX keeps them, to compile again every time."""
+    from jax._src import compilation_cache
+
+    for path in cache.glob("*-cache"):
+        try:
+            compilation_cache.decompress_executable(path.read_bytes())
+        except Exception:  # of whichever library has compressed it
+            discard(path)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -197,6 +225,13 @@ def check_stop(where: str) -> None:
     """Raises Stopped in a phase that has nothing to save, if a signal asked for it."""
     if hosts.stop.is_set():
         raise Stopped(f"{where}: stopped by a signal; run the same command to go on")
+
+
+def until_stopped(items: Iterable[T], where: str) -> Iterator[T]:
+    """Yields the items; raises what `check_stop` does before the next one."""
+    for item in items:
+        check_stop(where)
+        yield item
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from mufin_jax.bags import Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import evaluate_ranking, spare_places
 from mufin_jax.prediction import Predictor
+from mufin_jax.runs import until_stopped
 from mufin_jax.shortlist import Shortlist
 
 TIMED_BLOCKS = 8
@@ -50,7 +51,8 @@ def rank_test(
     compiled.
     """
     extra = spare_places(dataset.test.filter)
-    blocks = list(predictor.rank_side(dataset.test, extra, lists))  # compiles
+    ranked = predictor.rank_side(dataset.test, extra, lists)  # compiles
+    blocks = list(until_stopped(ranked, "evaluate"))
     labels, scores = (np.concatenate(part) for part in zip(*blocks, strict=True))
     timed, start = 0, time.perf_counter()
     for block, _ in itertools.islice(predictor.rank_side(dataset.test, extra, lists), TIMED_BLOCKS):

@@ -8,6 +8,7 @@ loop in step: what their clocks and signals say goes through a vote.
 A step whose loss or gradients are not finite changes nothing and is named (skips.py).
 """
 
+import contextlib
 import dataclasses
 import datetime
 import logging
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mufin_jax import hosts, row_updates
+from mufin_jax import array_files, hosts, row_updates
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.loader import prefetch
 from mufin_jax.errors import InputError, NonFinite, Stopped
@@ -29,6 +30,10 @@ from mufin_jax.sharding import by_row, make_mesh, put, replicated
 from mufin_jax.skips import REMEDY, Skips
 
 log = logging.getLogger(__name__)
+
+FIRST_SECONDS = 1.0
+"""Seconds until the first checkpoint; to each further one it takes twice as long, up to the
+configured interval. A disk that takes no checkpoint is found out at once, too."""
 
 SAY_SECONDS = 20
 """Seconds between two log lines where there is no progress bar."""
@@ -44,8 +49,9 @@ class FitConfig:
     Attributes:
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints, at most.
-        checkpoint_seconds: seconds between two checkpoints, at most.
-        threads: threads that make batches ahead of use.
+        checkpoint_seconds: seconds between two checkpoints, at most. The first of a run, or of a
+            resumed one, comes much sooner, so that one which is often interrupted gets on.
+        threads: threads that make batches ahead of use; 0 makes each when it is used.
         cache_gb: gigabytes that the outputs of an encoder's frozen part may take on the disk
             (precomputed.py); half of the host's memory by default. With 0 they are computed in
             every step, to the same numbers but for rounding.
@@ -59,9 +65,9 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         """Refuse intervals that are no intervals."""
-        for name in ("log_every", "checkpoint_every", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError(f"fit.{name}={getattr(self, name)}: wanted a whole number >= 1")
+        for name, least in (("log_every", 1), ("checkpoint_every", 1), ("threads", 0)):
+            if (found := getattr(self, name)) < least:
+                raise InputError(f"fit.{name}={found}: wanted a whole number >= {least}")
         if not self.checkpoint_seconds > 0:
             found = self.checkpoint_seconds
             raise InputError(f"fit.checkpoint_seconds={found}: wanted more than 0")
@@ -108,13 +114,15 @@ def fit(
         NonFinite: if more than `MOST_SKIPPED` steps in a row were not finite, or a weight is not.
         Stopped: after a signal, once the state is saved.
     """
+    array_files.get_ready()  # the first checkpoint must not wait for it
     start, state = _resume(state, checkpoints)
     writer.resume(start)
     follow = _Follower(name, config, plateau, writer)
     segment = refresh_every or steps
-    saved, saved_at = start, time.monotonic()
+    saved, saved_at, patience = start, time.monotonic(), FIRST_SECONDS
     agree, skips = _Agreement(), Skips(name, writer, ids)
-    with progress(total=steps, initial=start, desc=name, unit="step") as bar:
+    bar = progress(total=steps, initial=start, desc=name, unit="step")
+    with bar, contextlib.closing(writer):
         done = start
         while done < steps:
             first = done - done % segment
@@ -133,11 +141,11 @@ def fit(
                     bar.set_postfix_str(follow(done, metrics))
                     if bar.disable:  # no terminal: a log line now and then takes the bar's place
                         follow.say(done, steps)
-                late = time.monotonic() - saved_at > config.checkpoint_seconds
+                late = time.monotonic() - saved_at > min(patience, config.checkpoint_seconds)
                 overdue, stop = agree(late, stop_requested())
                 if done % config.checkpoint_every == 0 or overdue or done == steps:
                     _save(done, state, checkpoints, skips)
-                    saved, saved_at = done, time.monotonic()
+                    saved, saved_at, patience = done, time.monotonic(), 2 * patience
                     agree.forget()
                 if stop:
                     if saved != done:
@@ -146,7 +154,6 @@ def fit(
                         f"{name}: stopped by a signal after step {done} of {steps}, which is "
                         "saved; run the same command to go on"
                     )
-    writer.close()
     return state
 
 

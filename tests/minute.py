@@ -7,6 +7,7 @@ Run as a script it is an experiment like those of `experiments/`, to be started,
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from mufin_jax.data.miniature import MiniatureConfig
 from mufin_jax.data.prepare import PrepareConfig
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
-from mufin_jax.experiment import Experiment
+from mufin_jax.experiment import STAGES, Experiment
 from mufin_jax.model import ModelConfig
 from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.stages.evaluate import EvaluateConfig
@@ -62,10 +63,12 @@ def environment(cache: Path, devices: int = 1) -> dict[str, str]:
     }
 
 
-def start(workdir: Path, *flags: str, cache: Path, devices: int = 1) -> subprocess.Popen[str]:
-    """The experiment in a process of its own."""
+def start(
+    workdir: Path, *flags: str, cache: Path, devices: int = 1, script: str = __file__
+) -> subprocess.Popen[str]:
+    """The experiment, or another script with its flags, in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, __file__, f"--workdir={workdir}", *flags],
+        [sys.executable, script, f"--workdir={workdir}", *flags],
         env=environment(cache, devices), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -92,7 +95,12 @@ def start_together(
 
 def ends(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str]]:
     """Exit code of each process, and its stderr without what JAX says at the start."""
-    said = [process.communicate(timeout=seconds)[1] for process in processes]
+    try:
+        said = [process.communicate(timeout=seconds)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
     lines = (
         [line for line in text.splitlines() if line and "coordination_service.cc" not in line]
         for text in said
@@ -106,7 +114,11 @@ def ends(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[t
 def finish(workdir: Path, *flags: str, cache: Path, devices: int = 1) -> str:
     """Runs the experiment, which must end well, and returns what it printed."""
     process = start(workdir, *flags, cache=cache, devices=devices)
-    out, said = process.communicate()
+    try:
+        out, said = process.communicate()
+    finally:  # a test that ran out of time leaves none behind
+        process.kill()
+        process.communicate()
     assert process.returncode == 0, said
     return out
 
@@ -134,6 +146,37 @@ def results(workdir: Path) -> dict[str, np.ndarray]:
         named = {"": arrays} if path.suffix == ".npy" else dict(arrays)
         found |= {f"{name}:{part}": array for part, array in named.items()}
     return found
+
+
+def assert_same(one: Path, other: Path, until: str = "evaluate") -> None:
+    """What the stages of a run left, up to one of them, is to the bit what those of another did.
+
+    That is the prepared data, weights, tables, checkpoints, shortlists, rankings, the losses of
+    every step, and the metrics.
+    """
+    stages = STAGES[: STAGES.index(until) + 1]
+    found, wanted = (
+        {name: array for name, array in results(at).items() if name.split("/")[0] in stages}
+        for at in (one, other)
+    )
+    assert found.keys() == wanted.keys() and bool(found) == (until != "prepare")
+    one_data, other_data = ((at / "prepare" / "manifest.json").read_bytes() for at in (one, other))
+    assert one_data == other_data
+    for name in wanted:
+        np.testing.assert_array_equal(found[name], wanted[name], name)
+    for stage in {"pretrain", "finetune"}.intersection(stages):
+        one_log, other_log = ((at / stage / "metrics.jsonl").read_text() for at in (one, other))
+        assert one_log == other_log
+    if until == "evaluate":
+        assert metrics(one) == metrics(other)
+
+
+def begun(finished: Path, workdir: Path, stage: str) -> Path:
+    """A copy of a finished run's folder as it was before a stage."""
+    workdir.mkdir()
+    for name in STAGES[: STAGES.index(stage)]:
+        shutil.copytree(finished / name, workdir / name)
+    return workdir
 
 
 def _flatten(tree: Any, name: str, found: dict[str, np.ndarray]) -> None:

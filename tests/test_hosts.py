@@ -69,6 +69,27 @@ def test_only_the_main_process_writes_and_speaks(through, compiled):
     assert not (through / "owner.json").exists()
 
 
+def check_stacks(said, own):
+    """Before its line, a process that lost another says where its own threads were.
+
+    `own`: the runtime may say something, too, which cannot be helped if it has lost process 0.
+    """
+    lines = said.splitlines()
+    assert any("in fit" in line and "training.py" in line for line in lines), said
+    if not own:
+        told = (
+            "Thread 0x",
+            "Current thread",
+            "Traceback",
+            " ",
+            "jax.",
+            "Exception",
+            "The above",
+            "ValueError",
+        )
+        assert all(line.startswith(told) for line in lines[:-1] if line), said
+
+
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_dies_takes_the_others_along_and_the_same_command_goes_on(
     through, compiled, tmp_path, victim
@@ -79,17 +100,38 @@ def test_a_process_that_dies_takes_the_others_along_and_the_same_command_goes_on
     processes[victim].kill()
     killed = time.monotonic()
     code, said = minute.ends([processes[1 - victim]])[0]
-    assert time.monotonic() - killed < 45
+    assert time.monotonic() - killed < 5 + 15  # --hosts.lost-timeout, and what is promised
     assert code == 75
     line = f"error: process {victim} of 2 was lost; run the same command on all hosts to go on"
     assert said.splitlines()[-1] == line
-    if victim:  # the runtime's own words cannot be helped when the process it stands on is lost
-        assert said == line
+    check_stacks(said, own=not victim)
     minute.ends([processes[victim]])
     assert Checkpoints(tmp_path / "toy" / "checkpoints").latest() == 5
     table = finish_toy(tmp_path, cache=compiled)
     np.testing.assert_array_equal(table, np.load(through / "table.npy"))
     assert losses(tmp_path / "toy") == losses(through / "toy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_stopped_ends_the_others_and_itself_once_it_goes_on(
+    compiled, tmp_path, victim
+):
+    processes = start_toy(tmp_path, "--step-seconds=0.3", QUICK, cache=compiled)
+    for _ in range(8):
+        wait_for(processes[victim], "step")
+    processes[victim].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    try:
+        code, said = minute.ends([processes[1 - victim]])[0]
+        assert time.monotonic() - stopped < 5 + 15  # --hosts.lost-timeout, and what is promised
+        assert code == 75
+        assert f"error: process {victim} of 2 was lost" in said.splitlines()[-1]
+        check_stacks(said, own=not victim)
+    finally:
+        processes[victim].send_signal(signal.SIGCONT)
+    ((code, said),) = minute.ends([processes[victim]], 45)
+    assert code == 75, said
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from small import SIZES
 from mufin_jax.data.loader import Loader, prefetch
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [0, 1, 3])
 def test_what_is_made_ahead_is_what_direct_calls_make_in_order(dataset, threads):
     loader = Loader(dataset)
 
@@ -38,6 +38,13 @@ def test_batches_are_made_ahead_of_use_by_other_threads():
         time.sleep(0.01)
     assert len(made) >= 3 and threading.get_ident() not in {thread for _, thread in made}
     assert list(steps) == [1, 2, 3, 4, 5]
+
+
+def test_without_threads_a_batch_is_made_when_it_is_used():
+    made = []
+    steps = prefetch(lambda step: made.append((step, threading.get_ident())) or step, 0, 6, 0)
+    assert [next(steps), next(steps)] == [0, 1]
+    assert made == [(0, threading.get_ident()), (1, threading.get_ident())]
 
 
 def test_an_error_in_a_batch_reaches_the_loop():

@@ -167,9 +167,32 @@ def test_seconds_bound_the_time_between_checkpoints(tmp_path):
     assert saved == [1, 2, 3, 4]
 
 
+def test_the_first_checkpoint_comes_soon_and_each_further_one_after_twice_as_long(
+    tmp_path, monkeypatch
+):
+    clock, saved = [0.0], []
+
+    class Recorder(Checkpoints):
+        def save(self, step, state, facts):
+            saved.append(step)
+
+    def step(state, batch):
+        clock[0] += 0.25
+        return state, {"loss": jnp.zeros(()), "gradient": jnp.zeros(()), "cosine": jnp.zeros(())}
+
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    training.fit(
+        {"weight": jnp.zeros(1)}, step, float, float, name="toy", steps=200,
+        config=FitConfig(checkpoint_every=1000, checkpoint_seconds=10.0),
+        checkpoints=Recorder(tmp_path / "checkpoints"), writer=MetricsWriter(tmp_path),
+    )  # fmt: skip
+    # More than 1, 2, 4, 8 seconds, and then more than 10 at a time, of four steps each.
+    assert saved == [5, 14, 31, 64, 105, 146, 187, 200]
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"log_every": 0}, {"checkpoint_every": 0}, {"checkpoint_seconds": 0.0}, {"threads": 0}],
+    [{"log_every": 0}, {"checkpoint_every": 0}, {"checkpoint_seconds": 0.0}, {"threads": -1}],
 )
 def test_intervals_that_are_none_are_refused(wrong):
     with pytest.raises(InputError, match=f"fit.{next(iter(wrong))}="):

@@ -18,6 +18,7 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.data.tally import Tally
 from mufin_jax.data.text import Tokenizer
 from mufin_jax.errors import InputError
+from mufin_jax.runs import until_stopped
 
 
 @dataclasses.dataclass
@@ -90,7 +91,7 @@ class ItemRecords:
     def read(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         """The items from `start` to before `stop`."""
         items, spool = self._items, self._spool
-        numbers = range(start, stop)
+        numbers = until_stopped(range(start, stop), "prepare")
         title = f"{self._name} records"
         for i in tqdm(numbers, title, len(items), initial=start, unit=" items", disable=None):
             rows = items.image_rows[items.image_offsets[i] : items.image_offsets[i + 1]]
@@ -198,11 +199,13 @@ def save_categories(catalogue: Catalogue, folder: Path) -> None:
     if label.categories is None:
         return
     kept = [label.categories[i] for i in np.flatnonzero(label.kept)]
-    names, codes = np.unique(kept, return_inverse=True)
-    packed = Strings.pack(names.tolist())
+    names = sorted(set(kept))  # numpy would make all as long as the longest
+    code_of = {name: code for code, name in enumerate(names)}
+    codes = np.array([code_of[name] for name in kept], np.int32)
+    packed = Strings.pack(names)
     np.savez(
         folder / "label_categories.npz",
-        codes=codes.astype(np.int32),
+        codes=codes,
         blob=packed.blob,
         offsets=packed.offsets,
     )

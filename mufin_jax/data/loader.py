@@ -230,7 +230,8 @@ def pad_texts(
 
 
 def prefetch(make: Callable[[int], T], start: int, stop: int, threads: int = 2) -> Iterator[T]:
-    """Yield make(start), ..., make(stop - 1) in order, made ahead of use by a few threads.
+    """Yield make(start), ..., make(stop - 1) in order, made ahead of use by a few threads, or by
+    none, when they are used.
 
     `make` must be a pure function of the step: a resumed run then replays the same batches without
     any state of the input pipeline in its checkpoint.

@@ -5,21 +5,28 @@ The checksums of the records, whose bytes are not reproducible, stand in a file 
 that two preparations of the same data have byte-identical manifests.
 """
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mufin_jax.errors import InputError
 from mufin_jax.files import MANIFEST, read_sealed, sha256, write_sealed
+from mufin_jax.runs import check_stop
 
 RECORDS_CHECKSUMS = "records.json"
 VERSION = 1
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Size in bytes and SHA-256 of files, by name relative to the folder."""
+    """Size in bytes and SHA-256 of files, by name relative to the folder.
+
+    Raises:
+      Stopped: after a signal.
+    """
     names = sorted(names)
-    digests = sha256(folder / name for name in names)
+    check = functools.partial(check_stop, "the checksums")
+    digests = sha256((folder / name for name in names), check)
     return {
         name: {"bytes": (folder / name).stat().st_size, "sha256": digest}
         for name, digest in zip(names, digests, strict=True)
@@ -55,7 +62,11 @@ def read_manifest(folder: Path, verify: bool = False) -> dict[str, Any]:
     version, files = manifest.get("version"), manifest.get("files", {})
     if version != VERSION:
         raise InputError(f"{path} has version {version}, wanted {VERSION}: prepare the data anew")
+    if not isinstance(files, dict) or not all(map(_is_entry, (files | records).items())):
+        raise InputError(f"{path}: a list of files that is none: prepare the data anew")
     for name, wanted in (files | records).items():
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path} names {name!r}, outside of its folder: prepare the data anew")
         found = (folder / name).stat().st_size if (folder / name).is_file() else "nothing"
         if found != wanted["bytes"]:
             raise InputError(
@@ -68,3 +79,9 @@ def read_manifest(folder: Path, verify: bool = False) -> dict[str, Any]:
                     f"{folder / name} has changed since it was prepared: prepare it anew"
                 )
     return manifest
+
+
+def _is_entry(entry: tuple[str, Any]) -> bool:
+    name, at = entry
+    sound = name.isprintable() and len(name) < 200
+    return sound and isinstance(at, dict) and at.keys() >= {"bytes", "sha256"}

@@ -1,7 +1,9 @@
 """Arrays larger than memory: npy files that are written block by block, and mapped afterwards."""
 
 import contextlib
+import math
 import mmap
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +12,10 @@ from typing import BinaryIO
 import numpy as np
 
 from mufin_jax import hosts
-from mufin_jax.files import disk_errors, replacing
+from mufin_jax.errors import InputError
+from mufin_jax.files import MAKE_ANEW, disk_errors, replacing
+
+_FREE, _TIMES = 2**26, 100
 
 
 class NpyWriter:
@@ -54,8 +59,10 @@ class NpyWriter:
     def close(self) -> None:
         """Finishes and closes the file."""
         if not self._file.closed:
-            self.finish()
-            self._file.close()
+            try:
+                self.finish()
+            finally:
+                self._file.close()
 
     def _write_header(self) -> None:
         header = {
@@ -88,20 +95,25 @@ class _Nowhere:
 
 @contextlib.contextmanager
 def whole_npy(
-    path: Path, row_shape: tuple[int, ...], dtype: np.typing.DTypeLike = np.float32
+    path: Path,
+    row_shape: tuple[int, ...],
+    dtype: np.typing.DTypeLike = np.float32,
+    rows: int | None = None,
 ) -> Iterator[NpyWriter | _Nowhere]:
     """A npy file to append rows to, which takes the place of `path` only when it is complete.
 
     Every process enters, the main one writes, and none goes on before the file is there. Its folder
-    is made if need be.
+    is made if need be. `rows` is how many there will be, if that is known: DiskError names it.
 
     Raises:
         DiskError: if the file cannot be written.
     """
     if hosts.is_main():
-        with disk_errors(path):
+        size = math.prod(row_shape) * np.dtype(dtype).itemsize
+        needed = None if rows is None else rows * size
+        with disk_errors(path, needed):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
+        with replacing(path, needed) as file:
             writer = NpyWriter(file, row_shape, dtype)
             yield writer
             writer.finish()
@@ -111,8 +123,36 @@ def whole_npy(
 
 
 def mapped(path: Path) -> np.ndarray:
-    """The rows of a npy file, read from the disk when they are used; read-only."""
-    return np.lib.format.open_memmap(path, mode="r")
+    """The rows of a npy file, read from the disk when they are used; read-only.
+
+    Raises:
+        InputError: if it cannot be mapped.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # a damaged header fails in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} cannot be read ({reason}); {MAKE_ANEW}") from error
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file; any exception if it holds anything else, or unfolds to much."""
+    check_unfolding(path)
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def check_unfolding(path: Path, more: int = 0) -> None:
+    """ValueError if an npz file, of which zeros take a thousandth, would unfold to much.
+
+    Args:
+        path: the file.
+        more: bytes that it may unfold to beside 64 MB and a hundred times its size.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unfolded = sum(member.file_size for member in archive.infolist())
+    if unfolded > _FREE + more + _TIMES * path.stat().st_size:
+        raise ValueError(f"{path.name} would unpack to {unfolded:,} bytes")
 
 
 def forget(rows: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from mufin_jax.data.resizer import Resizer, Worker
 from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.tally import Tally
 from mufin_jax.errors import InputError
+from mufin_jax.runs import until_stopped
 
 _CHUNK = 65_536
 
@@ -89,7 +90,7 @@ def resize_images(
     spool.create()
     results = worker(resizer, mentions.keys[first[seen]], spool)
     with _npy(wanted.array_file if fits else None, size) as pixel_rows, contextlib.closing(results):
-        for number, result in enumerate(results):
+        for number, result in enumerate(until_stopped(results, "prepare")):
             if isinstance(result, BadImage):
                 file, row = mentions.place(int(first[seen[number]]))
                 tally.bad("images", "broken image", file, row, str(result))
@@ -112,7 +113,7 @@ def copy_vectors(catalogue: Catalogue, out: Path) -> dict[str, Bag]:
     arrays = [open_vectors(path) for path in catalogue.vectors]
     with NpyWriter(out, (arrays[0].shape[1],), np.float32) as writer:
         for path, array in zip(catalogue.vectors, arrays, strict=True):
-            for start in range(0, len(array), _CHUNK):
+            for start in until_stopped(range(0, len(array), _CHUNK), "prepare"):
                 with np.errstate(over="ignore"):
                     chunk = np.asarray(array[start : start + _CHUNK], np.float32)
                 if not np.isfinite(chunk).all():

@@ -16,9 +16,16 @@ from tqdm import tqdm
 
 from mufin_jax.data.npy import NpyWriter
 from mufin_jax.errors import InputError
+from mufin_jax.files import save_array
+from mufin_jax.runs import until_stopped
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _AT_ONCE = 8192
+MAX_CHARACTERS = 100_000
+"""Of a title; a tokenizer takes a microsecond and a hundred bytes for each, used or not."""
+MAX_WORD = 1000
+"""Characters of a word to learn from: learning takes time with their square, and no token has more
+than a hundred."""
 
 
 class Tokenizer:
@@ -52,7 +59,8 @@ class Tokenizer:
         learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         # A normalizer of its own: while the trainer draws from us, it holds the learner's lock.
         normalizer = normalizers.BertNormalizer(lowercase=True)
-        counts = Counter(c for t in titles for c in normalizer.normalize_str(_clean(t)))
+        read = until_stopped(titles, "prepare")
+        counts = Counter(c for title in read for c in normalizer.normalize_str(_clean(title)))
         counts.pop(" ", None)
         by_frequency = sorted(counts, key=lambda c: (-counts[c], c))
         alphabet = sorted(by_frequency[: min(max_alphabet, (vocab_size - len(SPECIAL)) // 2)])
@@ -95,18 +103,23 @@ class Tokenizer:
         try:
             if path.suffix == ".txt":
                 return cls(_from_vocabulary(path))
-            return cls(tokenizers.Tokenizer.from_file(str(path)))
+            backend = tokenizers.Tokenizer.from_file(str(path))
+            unknown = getattr(backend.model, "unk_token", None)
+            if unknown is not None and backend.model.token_to_id(unknown) is None:
+                raise ValueError("its vocabulary lacks its unk_token")  # Rust would panic
+            return cls(backend)
         except InputError:
             raise
         except Exception as error:  # the Rust side raises bare Exception
+            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{path} is not a tokenizer ({error}): wanted tokenizer.json"
+                f"{path} is not a tokenizer ({reason}): wanted tokenizer.json"
             ) from None
 
     def save(self, path: Path) -> None:
         """Writes a tokenizer.json."""
         self.backend.no_truncation()
-        self.backend.save(str(path))
+        path.write_text(self.backend.to_str(pretty=True), "utf-8")  # of a full disk, OSError
 
     def encode(
         self, titles: Sequence[str], max_tokens: int
@@ -137,25 +150,26 @@ def write_texts(tokenizer: Tokenizer, titles: Sequence[str], max_tokens: int, fo
         NpyWriter(folder / "texts.npy", (max_tokens,), np.int32) as writer,
         tqdm(total=len(titles), desc="titles", unit=" titles", disable=None) as progress,
     ):
-        for start in range(0, len(titles), _AT_ONCE):
+        for start in until_stopped(range(0, len(titles), _AT_ONCE), "prepare"):
             ids, counts = tokenizer.encode(titles[start : start + _AT_ONCE], max_tokens)
             writer.append(ids)
             lengths.append(counts)
             progress.update(len(counts))
-    np.save(folder / "text_lengths.npy", np.concatenate(lengths))
+    save_array(folder / "text_lengths.npy", np.concatenate(lengths))
 
 
 def _clean(title: str) -> str:
-    """Lone surrogates cannot cross to Rust."""
-    return title.encode("utf-8", "replace").decode("utf-8")
+    """The title as Rust takes it, which knows no lone surrogates, and without an endless end."""
+    return title[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
 def _known_words(
     normalizer: normalizers.Normalizer, titles: Iterable[str], alphabet: set[str]
 ) -> Iterable[str]:
     """The titles, lower-cased, without the words that hold a character outside the alphabet."""
-    for title in titles:
+    for title in until_stopped(titles, "prepare"):
         words = normalizer.normalize_str(_clean(title)).split()
+        words = (word for word in words if len(word) <= MAX_WORD)
         yield " ".join(word for word in words if alphabet.issuperset(word))
 
 

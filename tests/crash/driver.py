@@ -1,5 +1,6 @@
 """Starts a run, kills it at random moments, and starts it again until it is done."""
 
+import os
 import random
 import shutil
 import signal
@@ -47,7 +48,8 @@ def kill_and_finish(
         shutil.copytree(workdir, before)
         while True:
             delay = rng.uniform(0, longest)
-            if kill_at(workdir, stage, delay, *flags, cache=cache) == -signal.SIGKILL:
+            code, _ = signal_at(workdir, stage, delay, *flags, cache=cache)
+            if code == -signal.SIGKILL:
                 break
             longest /= 2
             shutil.rmtree(workdir)
@@ -58,17 +60,18 @@ def kill_and_finish(
     return kills
 
 
-def kill_at(
+def signal_at(
     workdir: Path,
     stage: str,
     delay: float,
     *flags: str,
     cache: Path,
     number: signal.Signals = signal.SIGKILL,
-) -> int | None:
-    """Sends a run a signal so many seconds after it took up a stage, and returns its exit code.
+) -> tuple[int | None, float]:
+    """Sends a run a signal so many seconds after it took up a stage.
 
-    None if the stage was done, or the run at its end, before that.
+    Returns:
+        Its exit code, or None if the stage was done before that; and the seconds until its end.
     """
     done = workdir / stage / "done.json"
     process = minute.start(workdir, *flags, cache=cache)
@@ -77,14 +80,49 @@ def kill_at(
         end = time.monotonic() + delay
         while time.monotonic() < end:
             if done.exists():
-                return None
+                return None, 0.0
             time.sleep(0.002)
         process.send_signal(number)
+        sent = time.monotonic()
         process.communicate(timeout=120)
-        return None if done.exists() else process.returncode
+        return None if done.exists() else process.returncode, time.monotonic() - sent
     finally:
         process.kill()
         process.communicate()
+
+
+def kill_after_first_step(
+    workdir: Path, stage: str, seconds: float, *flags: str, cache: Path
+) -> None:
+    """Starts a run, and kills it so many seconds after it has written the first loss of a stage.
+
+    Where other processes take the cores, it may live until it has computed for as long.
+    """
+    losses = workdir / stage / "metrics.jsonl"
+    process = minute.start(workdir, *flags, cache=cache)
+    try:
+        _read_until(stage, process)
+        begun = time.time()
+        while not losses.exists() or losses.stat().st_mtime < begun:
+            assert process.poll() is None, "the run ended"
+            time.sleep(0.01)
+        computed = _cpu_seconds(process.pid)
+        time.sleep(seconds)
+        while _cpu_seconds(process.pid) < computed + seconds:
+            assert process.poll() is None, "the run ended"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _cpu_seconds(process: int) -> float:
+    """What the cores have worked for a process; without /proc, the time of day."""
+    stat = Path(f"/proc/{process}/stat")
+    if not stat.exists():
+        return time.monotonic()
+    ticks = stat.read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def _read_until(stage: str, process: subprocess.Popen[str]) -> None:

@@ -1,0 +1,152 @@
+"""A signal in any phase ends the run within 15 s with code 75, and the same command goes on."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import minute
+import numpy as np
+import pytest
+from driver import SECONDS, signal_at
+
+from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.experiment import STAGES
+
+HALTING = str(Path(minute.__file__).with_name("halting.py"))
+WITHIN = 15
+"""Seconds from the signal to the end of the process."""
+SCANN = [
+    "--miniature.labels=400", "--miniature.points=600", "--prepare.max-images=4",
+    "--pretrain.epochs=1", "--pretrain.batch-size=100",
+]  # fmt: skip
+
+
+class Phase(NamedTuple):
+    """Some work of a stage: the call that is halted at, and who says that the work was stopped."""
+
+    stage: str
+    halt: str
+    where: str
+
+
+PHASES = {
+    "drawing": Phase("prepare", "mufin_jax.data.drawing:draw_picture", "prepare"),
+    "reading": Phase("prepare", "mufin_jax.data.readers.repository:decode", "prepare"),
+    "resizing": Phase("prepare", "mufin_jax.data.resizer:encode_jpeg", "prepare"),
+    "tokenizing": Phase("prepare", "mufin_jax.data.text:_clean", "prepare"),
+    "records": Phase("prepare", "mufin_jax.data.spool:JpegSpool.read", "prepare"),
+    "checksums": Phase("prepare", "mufin_jax.data.manifest:checksums", "the checksums"),
+    "checking": Phase("pretrain", "mufin_jax.data.manifest:checksums", "the checksums"),
+    "refreshing": Phase("pretrain", "mufin_jax.embedding:describe", "describe"),
+    "training": Phase("pretrain", "mufin_jax.training:_Follower.__call__", "pretrain"),
+    "embedding": Phase("retrieve", "mufin_jax.embedding:embed", "embed"),
+    "retrieving": Phase("retrieve", "mufin_jax.label_side:shortlist", "embed"),
+    "training IV": Phase("finetune", "mufin_jax.training:_Follower.__call__", "finetune"),
+    "label side": Phase("finetune", "mufin_jax.label_memory:embed_once", "embed"),
+    "evaluating": Phase("evaluate", "mufin_jax.prediction:shortlist", "evaluate"),
+    "floors": Phase("evaluate", "mufin_jax.floors:_tfidf", "the floors"),
+    "index": Phase("retrieve", "mufin_jax.label_side:check_unit", "the index"),
+}
+DEFAULT = {"resizing", "embedding", "evaluating"}  # training: test_crash.py and test_hosts.py
+TOGETHER = ["resizing", "refreshing", "training", "index", "evaluating"]
+
+
+def slowly(names):
+    return [pytest.param(n, marks=[] if n in DEFAULT else pytest.mark.slow) for n in names]
+
+
+def here(process: subprocess.Popen[str]) -> None:
+    """Wait until a process has come to the call that it halts at."""
+    assert process.stdout is not None
+    for said in process.stdout:
+        if said == "here\n":
+            return
+    assert process.stderr is not None
+    raise AssertionError(f"it did not come there: {process.stderr.read()}")
+
+
+def check_stopped(workdir: Path, phase: Phase, said: str) -> None:
+    """The work itself was stopped, not what follows it; of training, the last step is saved."""
+    assert not (workdir / phase.stage / "done.json").exists()
+    last = said.splitlines()[-1]
+    assert last.startswith(f"error: {phase.where}: stopped by a signal"), said
+    if "Follower" in phase.halt:
+        step = Checkpoints(workdir / phase.stage / "checkpoints").latest()
+        assert f"after step {step} of " in last and "which is saved" in last
+
+
+@pytest.fixture(scope="module")
+def scann_run(tmp_path_factory, compiled) -> Path:
+    """The folder of a run with enough labels for ScaNN, before its index is built."""
+    workdir = tmp_path_factory.mktemp("scann") / "run"
+    for stage in ("prepare", "pretrain"):
+        minute.finish(workdir, f"--stage={stage}", *SCANN, cache=compiled)
+    return workdir
+
+
+def prepared_for(request, name: str, workdir: Path) -> tuple[Path, list[str]]:
+    """The folder of a run that a phase is next in, and the flags that take it there."""
+    phase = PHASES[name]
+    finished = request.getfixturevalue("scann_run" if name == "index" else "minute_run")
+    flags = [f"--stage={phase.stage}", *(SCANN if name == "index" else [])]
+    return minute.begun(finished, workdir, phase.stage), flags
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="TERM"),
+        pytest.param(signal.SIGINT, id="INT", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("name", slowly(PHASES))
+def test_a_signal_in_any_phase_ends_it_and_the_same_command_goes_on(
+    name, number, request, compiled, tmp_path
+):
+    phase = PHASES[name]
+    workdir, flags = prepared_for(request, name, tmp_path / "run")
+    process = minute.start(workdir, f"--halt={phase.halt}", *flags, cache=compiled, script=HALTING)
+    here(process)
+    process.send_signal(number)
+    sent = time.monotonic()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, said
+    assert time.monotonic() - sent < WITHIN
+    check_stopped(workdir, phase, said)
+    if number == signal.SIGTERM and name != "index":
+        minute.finish(workdir, *flags, cache=compiled)
+        minute.assert_same(workdir, request.getfixturevalue("minute_run"), phase.stage)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("asked", [0, 1])
+@pytest.mark.parametrize("name", TOGETHER)
+def test_a_signal_to_one_of_two_processes_ends_both(name, asked, request, compiled, tmp_path):
+    phase = PHASES[name]
+    workdir, flags = prepared_for(request, name, tmp_path / "run")
+    processes = minute.start_together(
+        workdir, f"--halt={phase.halt}", *flags, cache=compiled, devices=1, script=HALTING
+    )
+    here(processes[0])
+    processes[asked].send_signal(signal.SIGTERM)
+    sent = time.monotonic()
+    found = minute.ends(processes)
+    assert [code for code, _ in found] == [75, 75], found
+    assert time.monotonic() - sent < WITHIN
+    check_stopped(workdir, phase, found[0][1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_signals_at_random_moments_lose_at_most_a_step(minute_run, compiled, tmp_path, seed):
+    rng, workdir = np.random.default_rng(seed), tmp_path / "run"
+    for stage in STAGES:
+        delay, number = rng.uniform(0, SECONDS[stage]), rng.choice([signal.SIGTERM, signal.SIGINT])
+        code, seconds = signal_at(workdir, stage, delay, cache=compiled, number=number)
+        assert code in (None, 75) and seconds < WITHIN
+    minute.finish(workdir, cache=compiled)
+    minute.assert_same(workdir, minute_run)
