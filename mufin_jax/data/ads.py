@@ -28,14 +28,20 @@ from mufin_jax.data.ads_world import AdsConfig, Queries
 from mufin_jax.data.items import Items
 from mufin_jax.data.manifest import MANIFEST, write_manifest
 from mufin_jax.data.npy import NpyWriter
+from mufin_jax.data.readers import SIDES
 from mufin_jax.data.strings import Strings
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.files import disk_errors, write_json
-from mufin_jax.runs import check_stop
+from mufin_jax.files import filling, write_json
+from mufin_jax.runs import until_stopped
 
 __all__ = ["AdsConfig", "write_ads"]
 
 _REPORT = "prepare_report.json"
+_FILES = (
+    *("text_vectors.npy", "image_vectors.npy", _REPORT),
+    *(f"{side}_{part}.npz" for side in SIDES for part in ("items", "ids", "titles")),
+    *(f"{side}_{part}.npz" for side in SIDES[:2] for part in ("relevance", "filter")),
+)
 
 _log = logging.getLogger(__name__)
 
@@ -52,19 +58,22 @@ def write_ads(config: AdsConfig, out: Path, block: int = 8192) -> None:
       DiskError: it cannot be written.
       Stopped: after a signal; the next attempt begins anew.
     """
-    with disk_errors(out):
+
+    def clear() -> None:
+        for name in _FILES:
+            (out / name).unlink(missing_ok=True)
+
+    with filling(out, clear):
         out.mkdir(parents=True, exist_ok=True)
         (out / MANIFEST).unlink(missing_ok=True)
         queries = Queries(config)
         counts = {"train": config.points, "test": config.test_points}
         pairs = {name: queries.draw(name, count) for name, count in counts.items()}
-        names = ["text_vectors.npy", "image_vectors.npy", _REPORT]
         _write_vectors(queries, pairs, out, block)
-        names += _write_items(config, out)
+        _write_items(config, out)
         for name, matrix in pairs.items():
             save_npz(out / f"{name}_relevance.npz", matrix)
             save_npz(out / f"{name}_filter.npz", csr_matrix(matrix.shape, dtype=np.float32))
-            names += [f"{name}_relevance.npz", f"{name}_filter.npz"]
             counts |= {f"{name}_relevance": matrix.nnz, f"{name}_filter": 0}
         images = config.points + config.test_points
         counts |= {"label": config.labels, "texts": images + config.labels, "images": images}
@@ -78,7 +87,7 @@ def write_ads(config: AdsConfig, out: Path, block: int = 8192) -> None:
             "filter": "given",
             "config": dataclasses.asdict(config),
         }
-        write_manifest(out, content, names)
+        write_manifest(out, content, _FILES)
     seen = np.bincount(pairs["train"].indices, minlength=config.labels)
     _log.info(
         "generated %d points and %d test points of %d labels; %d labels have a training point, the "
@@ -96,14 +105,12 @@ def _write_vectors(queries: Queries, pairs: dict[str, csr_matrix], out: Path, bl
         NpyWriter(out / "image_vectors.npy", (config.dim,), np.float32) as images,
         tqdm(total=total, desc="generate", unit=" items", disable=None) as bar,
     ):
-        for start in range(0, config.labels, block):
-            check_stop("prepare")
+        for start in until_stopped(range(0, config.labels, block), "prepare"):
             rows = queries.vectors(start, min(start + block, config.labels))
             texts.append(rows)
             bar.update(len(rows))
         for name, matrix in pairs.items():
-            for start in range(0, len(matrix.indptr) - 1, block):
-                check_stop("prepare")
+            for start in until_stopped(range(0, len(matrix.indptr) - 1, block), "prepare"):
                 # Mapped anew each time: pages that were read leave the memory again.
                 shown = queries.shown(matrix[start : start + block], texts.written())
                 texts.append(queries.view(shown, f"{name} titles", start))
@@ -111,8 +118,8 @@ def _write_vectors(queries: Queries, pairs: dict[str, csr_matrix], out: Path, bl
                 bar.update(len(shown))
 
 
-def _write_items(config: AdsConfig, out: Path) -> list[str]:
-    """Writes ids, titles (none) and items of the three sides, and returns the files' names."""
+def _write_items(config: AdsConfig, out: Path) -> None:
+    """Writes ids, titles (none) and items of the three sides."""
     first_text, first_image = 0, 0
     for name, letter, count in (
         ("label", "Q", config.labels),
@@ -129,8 +136,6 @@ def _write_items(config: AdsConfig, out: Path) -> list[str]:
             np.arange(first_image, first_image + images),
         ).save(out, name)
         first_text, first_image = first_text + count, first_image + images
-    sides = ("label", "train", "test")
-    return [f"{side}_{part}.npz" for side in sides for part in ("items", "ids", "titles")]
 
 
 def _ids(letter: str, count: int) -> Strings:

@@ -11,8 +11,10 @@ import scipy.sparse
 from jaxtyping import Float32, Int, Int32, Int64, UInt8
 
 from mufin_jax.data.manifest import read_manifest
+from mufin_jax.data.npy import load_arrays
+from mufin_jax.data.readers.matrices import load_csr
 from mufin_jax.data.records import RecordImages
-from mufin_jax.data.strings import Strings
+from mufin_jax.data.strings import Strings, check_offsets
 from mufin_jax.data.text import Tokenizer
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.errors import InputError
@@ -136,9 +138,14 @@ class Dataset:
         path = Path(path)
         manifest = read_manifest(path, verify)
         try:
-            return cls(path, manifest, **_load(path, manifest))
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path} cannot be read ({error}): prepare the data anew") from None
+            dataset = cls(path, manifest, **_load(path, manifest))
+            _check(dataset)
+            return dataset
+        except Exception as error:  # damage shows in a dozen types
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{path} cannot be read ({type(error).__name__}: {reason}): prepare the data anew"
+            ) from None
 
     @property
     def num_labels(self) -> int:
@@ -171,18 +178,23 @@ class Dataset:
 
 def _load(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     files = manifest["files"]
-    vectors = _map(path / "image_vectors.npy") if "image_vectors.npy" in files else None
+    vectors = None
+    if "image_vectors.npy" in files:
+        vectors = _map(path / "image_vectors.npy", "f", None, None)
     size = manifest["processing"]["size"]
     if "images.npy" in files:
-        images = ArrayImages(_map(path / "images.npy"))
+        images = ArrayImages(_map(path / "images.npy", "u", None, size, size, 3))
     elif vectors is None:
-        images = RecordImages(path / "records", _map(path / "image_homes.npy"), size)
+        images = RecordImages(path / "records", _map(path / "image_homes.npy", "i", None, 3), size)
     else:
         images = ArrayImages(np.zeros((0, size, size, 3), np.uint8))
     ceiling = path / "ceiling.json"
-    text_vectors = _map(path / "text_vectors.npy") if "text_vectors.npy" in files else None
+    text_vectors = None
+    if "text_vectors.npy" in files:
+        text_vectors = _map(path / "text_vectors.npy", "f", None, None)
     if text_vectors is None:
-        texts, lengths = _map(path / "texts.npy"), _map(path / "text_lengths.npy")
+        texts = _map(path / "texts.npy", "i", None, None)
+        lengths = _map(path / "text_lengths.npy", "i", None)
     else:
         texts, lengths = np.zeros((0, 1), np.int32), np.zeros(0, np.int32)
     return {
@@ -198,29 +210,68 @@ def _load(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _check(dataset: Dataset) -> None:
+    """ValueError where one file points beyond the end of another.
+
+    Compiled code, which reads some of them, would not look before it reads.
+    """
+    _ = dataset.processing
+    counts = {"text": dataset.num_texts, "image": len(dataset.images)}
+    if dataset.image_vectors is not None:
+        counts["image"] = len(dataset.image_vectors)
+    if len(dataset.text_lengths) != len(dataset.texts):
+        raise ValueError(f"{len(dataset.texts):,} texts have {len(dataset.text_lengths):,} lengths")
+    for side in (dataset.train, dataset.test, dataset.labels):
+        lengths = {len(side.ids), len(side.titles), len(side.text), len(side.image_offsets) - 1}
+        if side.categories is not None:
+            lengths.add(len(side.categories[0]))
+        if len(lengths) > 1:
+            raise ValueError(f"the arrays of {side.name} are of {sorted(lengths)} items")
+        check_offsets(side.image_offsets, len(side.image_rows))
+        _check_rows(f"texts of {side.name}", side.text, -1, counts["text"])
+        _check_rows(f"images of {side.name}", side.image_rows, 0, counts["image"])
+        if side.categories is not None:
+            _check_rows("categories", side.categories[0], 0, len(side.categories[1]))
+        for matrix in (side.relevance, side.filter):
+            if matrix is not None and matrix.shape != (len(side), len(dataset.labels)):
+                raise ValueError(f"a matrix of {side.name} has the shape {matrix.shape}")
+
+
+def _check_rows(what: str, rows: np.ndarray, low: int, high: int) -> None:
+    if rows.ndim != 1 or rows.dtype.kind != "i":
+        raise ValueError(f"{what} are {rows.dtype} {rows.shape}")
+    if len(rows) and not low <= rows.min() <= rows.max() < high:
+        raise ValueError(f"{what} go from {rows.min()} to {rows.max()}, of {high:,}")
+
+
 def _load_side(path: Path, name: str) -> Side:
     matrices: dict[str, Any] = {}
     categories = path / "label_categories.npz"
     if name != "label":
         for kind in ("relevance", "filter"):
-            matrices[kind] = scipy.sparse.csr_matrix(
-                scipy.sparse.load_npz(path / f"{name}_{kind}.npz")
-            )
+            matrices[kind] = load_csr(path / f"{name}_{kind}.npz")
     elif categories.is_file():
-        with np.load(categories, allow_pickle=False) as arrays:
-            names = Strings(arrays["blob"], arrays["offsets"])
-            matrices["categories"] = (arrays["codes"], names)
-    with np.load(path / f"{name}_items.npz", allow_pickle=False) as arrays:
-        return Side(
-            name,
-            Strings.load(path / f"{name}_ids.npz"),
-            Strings.load(path / f"{name}_titles.npz"),
-            arrays["text"],
-            arrays["image_offsets"],
-            arrays["image_rows"],
-            **matrices,
-        )
+        arrays = load_arrays(categories)
+        names = Strings.checked(arrays["blob"], arrays["offsets"])
+        matrices["categories"] = (arrays["codes"], names)
+    arrays = load_arrays(path / f"{name}_items.npz")
+    return Side(
+        name,
+        Strings.load(path / f"{name}_ids.npz"),
+        Strings.load(path / f"{name}_titles.npz"),
+        arrays["text"],
+        arrays["image_offsets"],
+        arrays["image_rows"],
+        **matrices,
+    )
 
 
-def _map(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+def _map(path: Path, kind: str, *shape: int | None) -> np.ndarray:
+    """Maps a npy file; ValueError unless it has this kind of numbers and shape (None: any)."""
+    array = np.lib.format.open_memmap(path, mode="r")
+    fits = len(shape) == array.ndim and all(
+        want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype.kind != kind or not fits:
+        raise ValueError(f"{path.name} is {array.dtype} {array.shape}")
+    return array

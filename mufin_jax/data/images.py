@@ -1,10 +1,13 @@
 """One picture, from untrusted bytes to the square of pixels that the image encoder sees.
 
-Limits on bytes, format and pixels are checked before anything is decoded, since a 10 kB PNG can
-unfold to 400 MB. Every defect raises the one exception `BadImage`.
+Limits on bytes, format, parts and pixels are checked before anything is decoded, since a 10 kB PNG
+can unfold to 400 MB, and a JPEG of 10 MB keep a decoder busy for minutes. Every defect raises the
+one exception `BadImage`.
 """
 
 import io
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,12 @@ from mufin_jax.errors import InputError
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 10_000_000
 MAX_PIXELS = 16_000_000
+MAX_PARTS = 4096
+"""Chunks of a PNG, or segments of a JPEG before its pixels: Pillow takes microseconds for each."""
+MAX_SCANS = 100
+"""Passes of a progressive JPEG over its pixels; encoders write about ten."""
+MAX_EXIF = 64_000_000
+"""Bytes to which the entries of EXIF unfold: each copies its own, and they may overlap."""
 JPEG_QUALITY = 92
 
 _RESAMPLE = {
@@ -69,7 +78,9 @@ def read_image(
     try:
         if isinstance(source, Image.Image):
             return _to_square(_checked(source, max_pixels).copy(), processing)
-        with Image.open(io.BytesIO(_bytes(source, max_bytes)), formats=FORMATS) as image:
+        data = _bytes(source, max_bytes)
+        _check_parts(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _checked(image, max_pixels)
             # A JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the target leaves room to resample.
             image.draft("RGB", (2 * processing.size, 2 * processing.size))
@@ -90,21 +101,34 @@ def encode_jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     return buffer.getvalue()
 
 
-def decode_jpeg(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
+def decode_jpeg(encoded: bytes, shape: tuple[int, ...] | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes what `encode_jpeg` wrote: by simplejpeg, several times as fast, else by Pillow.
 
     Raises:
-      BadImage: if the bytes are not such a JPEG.
+      BadImage: if the bytes are not such a JPEG, or not of the wanted shape.
     """
     try:
+        found = _jpeg_shape(encoded)
+        if shape is not None and found != shape:
+            raise ValueError(f"it is {found}, wanted {shape}")
         try:
             import simplejpeg  # no wheel for some platforms
         except ImportError:
             with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
                 return np.asarray(image.convert("RGB"))
         return simplejpeg.decode_jpeg(encoded, "RGB")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, struct.error) as error:
         raise BadImage(f"a prepared JPEG cannot be decoded ({error})") from None
+
+
+def _jpeg_shape(encoded: bytes) -> tuple[int, int, int]:
+    """The shape that the header of a JPEG announces, of pixels that are not decoded yet."""
+    for name, start, size in _segments(encoded):
+        # Start of frame: FFC0 to FFCF without tables (C4), an extension (C8) and conditions (CC).
+        if name and 0xC0 <= name[0] <= 0xCF and name[0] not in (0xC4, 0xC8, 0xCC) and size >= 5:
+            height, width = struct.unpack_from(">xHH", encoded, start)
+            return height, width, 3
+    raise ValueError("no frame")
 
 
 def _bytes(source: Path | bytes, max_bytes: int) -> bytes:
@@ -118,6 +142,71 @@ def _bytes(source: Path | bytes, max_bytes: int) -> bytes:
     return source
 
 
+def _check_parts(data: bytes) -> None:
+    """Refuses what Pillow would walk through for minutes, or copy until memory is full."""
+    exif, profiles, jpeg = b"", 0, data.startswith(b"\xff\xd8")
+    for count, (name, start, size) in enumerate(_segments(data) if jpeg else _chunks(data)):
+        if count == MAX_PARTS:
+            raise BadImage(f"more than {MAX_PARTS:,} parts before or beside its pixels")
+        if name == b"iCCP":  # each unfolds to a megabyte
+            profiles += 1
+            if profiles > 1:
+                raise BadImage("more than one colour profile")
+        elif name == b"\xe2" and data.startswith(b"MPF\0", start):  # of pictures in one file
+            _check_exif(data[start + 4 : start + size])
+        elif name == b"\xe1" and data.startswith(b"Exif\0\0", start):  # Pillow joins these
+            exif += data[start + (6 if exif else 0) : start + size]
+        elif name == b"\xda" and data.count(b"\xff\xda", start) >= MAX_SCANS:
+            raise BadImage(f"more than {MAX_SCANS} passes over its pixels")
+    _check_exif(exif)
+
+
+def _segments(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Marker, start and size of a JPEG's segments; of its fill bytes, too. The first scan ends it.
+
+    Pillow and libjpeg skip what stands between segments, and so must this.
+    """
+    place = 2
+    while place + 4 <= len(data):
+        marker = data[place + 1 : place + 2]
+        if data[place] != 0xFF or marker in b"\0\xff":
+            yield b"", place, 1
+            place += 1
+            continue
+        place += 2
+        size = 0 if 0xD0 <= marker[0] <= 0xD9 else struct.unpack_from(">H", data, place)[0]
+        yield marker, place + 2, size - 2
+        if marker == b"\xda":
+            return
+        place += size
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and size of a PNG's chunks; of other formats nothing."""
+    place = 8 if data.startswith(b"\x89PNG\r\n\x1a\n") else len(data)
+    while place + 8 <= len(data):
+        size, name = struct.unpack_from(">I4s", data, place)
+        yield name, place + 8, size
+        place += 12 + size if name != b"IEND" else len(data)
+
+
+def _check_exif(exif: bytes) -> None:
+    """Refuses EXIF whose entries claim the same bytes over and over."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = "<" if exif.startswith(b"II") else ">"
+    claimed = 0
+    try:
+        (start,) = struct.unpack_from(f"{order}4xI", exif)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for entry in range(start + 4, start + 4 + 12 * count, 12):
+            # No type takes more than 8 bytes, and no entry gets more than there are.
+            claimed += min(len(exif), 8 * struct.unpack_from(f"{order}2xI", exif, entry)[0])
+    except struct.error:
+        pass  # cut short, and so is Pillow's walk
+    if claimed > MAX_EXIF:
+        raise BadImage(f"EXIF that unfolds to {claimed:,} bytes")
+
+
 def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
     if image.width * image.height > max_pixels:
         raise BadImage(f"{image.width} x {image.height} is more than {max_pixels:,} pixels")
@@ -125,8 +214,9 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
 
 
 def _to_square(image: Image.Image, processing: ImageProcessing) -> np.ndarray:
-    turn = _UPRIGHT.get(_orientation(image))
-    image = _to_rgb(image)
+    upright = _to_rgb(image)
+    turn = _UPRIGHT.get(_orientation(image))  # which may stand behind the pixels
+    image = upright
     if turn is not None:
         image = image.transpose(turn)
     size, resample = processing.size, _RESAMPLE[processing.resample]
@@ -143,14 +233,18 @@ def _to_square(image: Image.Image, processing: ImageProcessing) -> np.ndarray:
 
 def _orientation(image: Image.Image) -> int:
     try:
+        raw = image.info.get("Raw profile type exif", "")  # how ImageMagick writes it: in hex
+        _check_exif(image.info.get("exif") or bytes.fromhex("".join(raw.split("\n")[3:])))
         return image.getexif().get(_ORIENTATION, 1)
+    except BadImage:
+        raise
     except Exception:  # of many types; a picture with broken EXIF is still a picture
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of grey; PIL's own conversion would clip them
-        grey = np.asarray(image).astype(np.int64) >> 8
+        grey = np.asarray(image) >> 8
         return Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -30,7 +30,8 @@ from scipy.sparse import csr_matrix
 from mufin_jax.data import wording
 from mufin_jax.data.miniature_pictures import write_images, write_vectors
 from mufin_jax.data.miniature_world import LABELS_PER_THEME, World, make_world
-from mufin_jax.errors import DiskError, InputError, MufinError
+from mufin_jax.errors import InputError, MufinError
+from mufin_jax.files import discard, disk_errors, filling
 
 MOST_LABELS = 5_000_000  # beyond it, the invented words of the themes would repeat
 
@@ -108,8 +109,9 @@ def write_miniature(config: MiniatureConfig, out: Path) -> None:
         DiskError: it cannot be written.
     """
     record = json.dumps(asdict(config), indent=1) + "\n"
-    try:
+    with disk_errors(out):
         _claim(out, record)
+    with filling(out, partial(discard, out)):
         world = make_world(config, _rng(config, "world"))
         relevance = {
             "train": world.draw(world.train, _rng(config, "train"), cover=True),
@@ -126,8 +128,6 @@ def write_miniature(config: MiniatureConfig, out: Path) -> None:
         part = out / "ceiling.json.part"
         part.write_text(json.dumps(best, indent=1) + "\n", encoding="utf-8")
         part.replace(out / "ceiling.json")
-    except OSError as error:
-        raise DiskError(f"{out}: {error}; free some space or name another folder") from error
 
 
 _CEILING = (

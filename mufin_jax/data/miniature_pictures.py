@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.lib.format import open_memmap
 from scipy.sparse import csr_matrix, save_npz
 
 from mufin_jax.data import drawing
 from mufin_jax.data.miniature_world import NUM_HUES, NUM_KINDS, NUM_STYLES, NUM_TEXTURES, World
+from mufin_jax.data.npy import NpyWriter
+from mufin_jax.files import save_array
+from mufin_jax.runs import until_stopped
 
 VECTOR_WIDTH = 64
 VECTOR_NOISE = 0.5
@@ -35,7 +37,7 @@ def write_images(world: World, uids: list[str], side: int, rng, out: Path) -> No
     attributes = zip(world.kind.tolist(), world.hue.tolist(), world.texture.tolist(), strict=True)
     looks = [drawing.Look(*look) for look in attributes]
     with (folder / "img.bin").open("wb") as file:
-        for product in rng("order").permutation(len(looks)).tolist():
+        for product in until_stopped(rng("order").permutation(len(looks)).tolist(), "prepare"):
             own = rng("pictures", product)
             for n in range(counts[product]):
                 scene = n == world.pictures[product]
@@ -81,25 +83,27 @@ def write_vectors(world: World, rng, out: Path) -> None:
         rows = np.full((len(products), max(1, counts.max())), -1, np.int64)
         taken = np.arange(rows.shape[1]) < counts[products][:, None]
         rows[taken] = np.arange(len(images))
-        np.save(out / f"{short}_imgs_64_map.npy", rows)
+        save_array(out / f"{short}_imgs_64_map.npy", rows)
 
         owner = np.repeat(products, counts[products])
         last = np.arange(len(images)) - np.repeat(offsets[:-1], counts[products])
         scene = last == world.pictures[owner]
-        shape = (max(1, len(images)), VECTOR_WIDTH)
-        vectors = open_memmap(path[split], "w+", dtype=np.float32, shape=shape)
-        for number, start in enumerate(range(0, len(images), _CHUNK)):
-            part = slice(start, min(start + _CHUNK, len(images)))
-            block = _codes(world, tables, owner[part])
-            behind = _codes(world, tables, world.companion[owner[part]])
-            block += 0.5 * scene[part, None] * behind
-            block += VECTOR_NOISE * rng("vectors", split, number).normal(size=block.shape)
-            if split != "label":
-                known = images[part] < num_label_pictures
-                labels = np.load(path["label"], mmap_mode="r", allow_pickle=False)
-                block[known] = labels[images[part][known]]
-            vectors[part] = block
-        vectors.flush()
+        starts = range(0, len(images), _CHUNK)
+        # Not through a map, to which a full disk answers with SIGBUS.
+        with NpyWriter(path[split], (VECTOR_WIDTH,), np.float32) as vectors:
+            for number, start in enumerate(until_stopped(starts, "prepare")):
+                part = slice(start, min(start + _CHUNK, len(images)))
+                block = _codes(world, tables, owner[part])
+                behind = _codes(world, tables, world.companion[owner[part]])
+                block += 0.5 * scene[part, None] * behind
+                block += VECTOR_NOISE * rng("vectors", split, number).normal(size=block.shape)
+                if split != "label":
+                    known = images[part] < num_label_pictures
+                    labels = np.load(path["label"], mmap_mode="r", allow_pickle=False)
+                    block[known] = labels[images[part][known]]
+                vectors.append(block)
+            if not len(images):
+                vectors.append(np.zeros((1, VECTOR_WIDTH)))
 
 
 def pictures_of(

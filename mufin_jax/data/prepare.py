@@ -14,7 +14,6 @@ Writes (see `Dataset` for how they are opened)
 """
 
 import dataclasses
-import errno
 import functools
 import logging
 import shutil
@@ -48,8 +47,8 @@ from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.tally import Tally
 from mufin_jax.data.text import Tokenizer, write_texts
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
-from mufin_jax.errors import DiskError, InputError
-from mufin_jax.files import write_json
+from mufin_jax.errors import InputError
+from mufin_jax.files import filling, save_array, write_json
 
 REPORT = "prepare_report.json"
 _FILES = (
@@ -151,15 +150,10 @@ def prepare(
     if out.resolve() == source.resolve():
         raise InputError(f"{out} is both the catalogue and the output: name another output folder")
     try:
-        _prepare(config, source, out, processing or config.processing)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTDIR):
-            raise InputError(f"{out} is not a folder: name another output folder") from None
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES):
-            raise DiskError(
-                f"{out} cannot be written ({error}): free space or go elsewhere"
-            ) from None
-        raise
+        with filling(out, functools.partial(_clear, out)):
+            _prepare(config, source, out, processing or config.processing)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{out} is not a folder: name another output folder") from None
 
 
 def _prepare(config: PrepareConfig, source: Path, out: Path, processing: ImageProcessing) -> None:
@@ -188,7 +182,7 @@ def _prepare(config: PrepareConfig, source: Path, out: Path, processing: ImagePr
     for name in SIDES:
         items[name].save(out, name)
     if not catalogue.vectors:
-        np.save(out / "image_homes.npy", image_homes(items))
+        save_array(out / "image_homes.npy", image_homes(items))
     save_categories(catalogue, out)
     overlap, filters = overlap_filter(catalogue, config.filter)
     counts = {name: len(items[name]) for name in SIDES}

@@ -19,6 +19,7 @@ from jaxtyping import Int, Int64, UInt8
 from mufin_jax.data.beam import Beam
 from mufin_jax.data.images import decode_jpeg
 from mufin_jax.errors import InputError
+from mufin_jax.files import native_errors
 
 SPLITS = ("train", "test", "label")
 _NAME, _VERSION = "records", "1.0.0"
@@ -68,6 +69,9 @@ def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None
       folder: where to write; nothing is written or fetched elsewhere.
       beam: writes the files in its workers, to which the records are pickled, and which must see
         `folder`; in this process if not given.
+
+    Raises:
+      OSError: if the disk is full, read-only or failing.
     """
     import tensorflow_datasets as tfds  # half a second; only preparation and a large set need it
     from tensorflow_datasets.core.utils import shard_utils
@@ -116,7 +120,7 @@ def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None
     config = tfds.download.DownloadConfig()
     if beam is not None:
         config = config.replace(beam_runner=beam.runner, beam_options=beam.pipeline_options())
-    with _quiet(tfds):
+    with _quiet(tfds), native_errors():
         # Without TensorFlow the default format fails, at the very end.
         builder = Builder(data_dir=folder, file_format="array_record")
         builder.download_and_prepare(download_config=config)
@@ -147,14 +151,25 @@ class RecordImages:
         return len(self._homes)
 
     def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
-        """Decodes images; each record is read once, however many of its images are asked for."""
+        """Decodes images; each record is read once, however many of its images are asked for.
+
+        Raises:
+          InputError: if they cannot be read.
+        """
         rows = np.asarray(rows)
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         records: dict[tuple[int, int], list[bytes]] = {}
         for i, (split, row, position) in enumerate(self._homes[rows].tolist()):
-            if (split, row) not in records:
-                records[split, row] = list(self._source(split)[row]["images"])
-            out[i] = decode_jpeg(records[split, row][position])
+            try:
+                if (split, row) not in records:
+                    records[split, row] = list(self._source(split)[row]["images"])
+                out[i] = decode_jpeg(records[split, row][position], out.shape[1:])
+            except Exception as error:  # damage shows in a dozen types
+                reason = " ".join(str(error).split())[:200]
+                raise InputError(
+                    f"{self._folder}: image {position} of record {row} of split {split} cannot be "
+                    f"read ({reason}): prepare it anew"
+                ) from None
         return out
 
     def _source(self, split: int) -> Sequence[Any]:
@@ -178,8 +193,9 @@ def open_split(folder: Path, split: str) -> Sequence[Any]:
     try:
         builder = tfds.builder_from_directory(folder / _NAME / _VERSION)
         return builder.as_data_source(split=split)  # pyright: ignore
-    except (OSError, ValueError, tfds.core.DatasetNotFoundError) as error:
-        raise InputError(f"{folder} has no split {split} ({error}): prepare it anew") from None
+    except Exception as error:  # a damaged dataset_info.json fails in many ways
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder} has no split {split} ({reason}): prepare it anew") from None
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from mufin_jax.data.readers.jsonlines import ImageFiles
 from mufin_jax.data.resizer import Resizer, Results
 from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.strings import Strings
+from mufin_jax.files import save_array
 
 SHARD = 1024
 
@@ -52,11 +53,11 @@ class BeamWorker:
         if isinstance(resizer.source, ImageFiles):
             # Millions of paths would not fit into Beam's job: they go through a file.
             names = Strings.pack(resizer.source.name(int(key)) for key in keys)
-            np.save(spool.folder / "names.npy", names.blob)
-            np.save(spool.folder / "name_offsets.npy", names.offsets)
+            save_array(spool.folder / "names.npy", names.blob)
+            save_array(spool.folder / "name_offsets.npy", names.offsets)
             source = _NamedFiles(self.folder, spool.folder)
             resizer, keys = dataclasses.replace(resizer, source=source), np.arange(len(keys))
-        np.save(spool.folder / "keys.npy", keys)
+        save_array(spool.folder / "keys.npy", keys)
         work = _Shards(resizer, spool, SHARD)
         shards = range(-(-len(keys) // SHARD))
         if shards:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Int64
 
+from mufin_jax.files import save_array
+
 _PLACES = "places.npy"
 
 
@@ -39,7 +41,7 @@ class JpegSpool:
 
     def save(self) -> None:
         """Writes the places for other processes."""
-        np.save(self.folder / _PLACES, np.frombuffer(self._new, np.int64).reshape(-1, 3))
+        save_array(self.folder / _PLACES, np.frombuffer(self._new, np.int64).reshape(-1, 3))
         self._new = array.array("q")
 
     @property

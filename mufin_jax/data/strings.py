@@ -6,6 +6,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Int64, UInt8
 
+from mufin_jax.data.npy import load_arrays
+
+
+def check_offsets(offsets: np.ndarray, total: int) -> None:
+    """ValueError unless offsets cut `total` elements into pieces, from the first to the last."""
+    if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
+        raise ValueError(f"offsets are {offsets.dtype} {offsets.shape}")
+    if offsets[0] != 0 or offsets[-1] != total or (offsets[1:] < offsets[:-1]).any():
+        raise ValueError(f"offsets do not rise from 0 to {total:,}")
+
 
 class Strings:
     """An immutable list of strings: one UTF-8 blob and the offsets that cut it.
@@ -37,7 +47,8 @@ class Strings:
         if not -len(self) <= i < len(self):
             raise IndexError(f"string {i} of {len(self)}")
         i %= len(self)
-        return self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes().decode("utf-8")
+        raw = self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes()
+        return raw.decode("utf-8", "replace")
 
     def at(self, rows: Int[np.ndarray, "k"]) -> list[str]:
         """The strings of some rows."""
@@ -53,6 +64,14 @@ class Strings:
 
     @classmethod
     def load(cls, path: Path) -> "Strings":
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["blob"], arrays["offsets"])
+        """Reads what `save` wrote; ValueError if it cannot be."""
+        arrays = load_arrays(path)
+        return cls.checked(arrays["blob"], arrays["offsets"])
+
+    @classmethod
+    def checked(cls, blob: np.ndarray, offsets: np.ndarray) -> "Strings":
+        """The arrays of a file; ValueError if they are no strings."""
+        if blob.dtype != np.uint8 or blob.ndim != 1:
+            raise ValueError(f"the bytes of strings are {blob.dtype} {blob.shape}")
+        check_offsets(offsets, len(blob))
+        return cls(blob, offsets)

@@ -6,6 +6,8 @@ from typing import Any
 from mufin_jax.errors import TooManyBadRows
 
 LISTED = 10_000
+HOPELESS = 100_000
+"""So many bad members, and most so far, end the reading; an archive may hold billions."""
 _LONGEST = 300
 
 
@@ -39,9 +41,16 @@ class Tally:
         self._seen[population] += number
 
     def bad(self, population: str, kind: str, file: str, row: int, reason: str) -> None:
-        """Records a bad member of a population, such as "lines" or "images"."""
+        """Records a bad member of a population, such as "lines" or "images".
+
+        Raises:
+          TooManyBadRows: if the population seen so far is hopeless.
+        """
         self.note(kind, file, row, reason)
-        self._bad[population][kind] += 1
+        bad = self._bad[population]
+        bad[kind] += 1
+        if bad[kind] > max(HOPELESS, self._seen[population] / 2):
+            self.check()
 
     def check(self) -> None:
         """Stops if more than `max_bad` of any population is bad.

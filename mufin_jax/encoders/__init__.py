@@ -128,8 +128,7 @@ def check_transformer(config: Any) -> None:
     """Refuse what no transformer can have; the fields are those that all encoders share."""
     kind = type(config).__name__
     for name in ("width", "depth", "heads", "mlp"):
-        if getattr(config, name) < 1:
-            raise InputError(f"{kind}: {name}={getattr(config, name)}; want at least 1")
+        check_size(config, name)
     if config.width % config.heads:
         raise InputError(f"{kind}: width={config.width} isn't a multiple of heads={config.heads}")
     if not config.layer_norm_eps > 0:
@@ -142,11 +141,21 @@ def check_transformer(config: Any) -> None:
         raise InputError(f"{kind}: layers={config.layers!r}; want unrolled or scan")
 
 
+def check_size(config: Any, name: str, most: int = 2**24) -> None:
+    """Refuse a size that isn't a whole number, or that no array can have."""
+    size = getattr(config, name)
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
+        given = repr(size)[:40]
+        raise InputError(
+            f"{type(config).__name__}: {name}={given}; want at least 1, at most {most:,}"
+        )
+
+
 def refuse_unless(config: Mapping[str, Any], **wanted: Any) -> None:
     """Refuse a Hugging Face config whose values, where given, aren't the wanted ones."""
     for name, want in wanted.items():
         if config.get(name, want) != want:
-            raise InputError(f"{name} is {config[name]!r}; want {want!r}")
+            raise InputError(f"{name} is {repr(config[name])[:200]}; want {want!r}")
 
 
 def _imported(name: str) -> Any:

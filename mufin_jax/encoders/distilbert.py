@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from mufin_jax.encoders import check_transformer, refuse_unless
+from mufin_jax.encoders import check_size, check_transformer, refuse_unless
 from mufin_jax.encoders.layers import (
     attend,
     compute_dtype,
@@ -22,7 +22,6 @@ from mufin_jax.encoders.layers import (
     normal,
     run_blocks,
 )
-from mufin_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +63,7 @@ class DistilBertConfig:
         """Refuse sizes that make no network."""
         check_transformer(self)
         for name in ("vocab", "max_positions"):
-            if getattr(self, name) < 1:
-                value = getattr(self, name)
-                raise InputError(f"DistilBertConfig: {name}={value}; want at least 1")
+            check_size(self, name)
 
     @classmethod
     def base(cls) -> "DistilBertConfig":

@@ -202,17 +202,26 @@ def load(
 
     folder = resolve(checkpoint)
     config = dataclasses.replace(_parsed(folder / "config.json", config_class.from_hf), **how)
-    module = abstract_module(lambda rngs: module_class(config, rngs))
     files = {naming.modern(name): (file, name) for file, name in _tensors(folder)}
+    if config.depth > len(files):  # making a module takes time for each block
+        there = f"config.json has {config.depth} blocks, but there are {len(files)} tensors"
+        raise InputError(f"{folder}: {there}; the files aren't of one model")
+    module = abstract_module(lambda rngs: module_class(config, rngs))
     empty = {".".join(map(str, path)): p for path, p in nnx.to_flat_state(nnx.state(module))}
     for theirs, ours, convert in naming.parameters(config.depth):
         if theirs not in files or ours not in empty:
             continue
         (file, name), parameter = files.pop(theirs), empty.pop(ours)
-        values = convert(file.get_tensor(name))
+        try:
+            values = convert(file.get_tensor(name))
+        except Exception as error:  # of a number of axes that no layer has, or a dtype of no array
+            reason = f"{_listed([name])} can't be used ({_reason(error)}); download it again"
+            raise InputError(f"{folder}: {reason}") from error
         if values.shape != parameter.shape:
             shapes = f"{values.shape} for {ours}, but config.json implies {parameter.shape}"
-            raise InputError(f"{folder}: {name} gives {shapes}; the files aren't of one model")
+            raise InputError(
+                f"{folder}: {_listed([name])} gives {shapes}; the files aren't of one model"
+            )
         parameter.set_value(jnp.asarray(values, jnp.float32))
     unused = [name for name in files if not any(fnmatch(name, i) for i in naming.ignored)]
     if unused or empty:
@@ -239,7 +248,9 @@ def _tensors(folder: Path) -> Iterable[tuple[Any, str]]:
         try:
             file = safe_open(path, framework="numpy")
         except (OSError, SafetensorError) as error:
-            raise InputError(f"{path} can't be read ({error}); download it again") from error
+            raise InputError(
+                f"{path} can't be read ({_reason(error)}); download it again"
+            ) from error
         yield from ((file, name) for name in file.keys())
 
 
@@ -251,10 +262,15 @@ def _parsed(path: Path, parse: Callable[[Mapping[str, Any]], Any]) -> Any:
         raise InputError("want a JSON object")
     except FileNotFoundError:
         raise InputError(f"{path} is missing; give a complete Hugging Face checkpoint") from None
-    except (OSError, ValueError, TypeError, KeyError, InputError) as error:
-        raise InputError(f"{path}: {error}") from error
+    except Exception as error:  # what a wrong value meets is of many types
+        raise InputError(f"{path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _listed(names: Collection[str]) -> str:
-    shown = [*sorted(names)[:8], *([f"and {len(names) - 8} more"] if len(names) > 8 else [])]
+    first = (" ".join(name.split())[:100] for name in sorted(names)[:8])
+    shown = [*first, *([f"and {len(names) - 8} more"] if len(names) > 8 else [])]
     return ", ".join(shown) or "nothing"

@@ -17,6 +17,9 @@ from mufin_jax.errors import InputError
 Fit = Literal["pad", "stretch"]
 Resample = Literal["bilinear", "bicubic", "lanczos"]
 
+MAX_SIDE = 16_384
+"""Pixels of a picture's side."""
+
 # By the numbers that Pillow gives them, which Hugging Face writes into its files.
 _PILLOW_FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
@@ -45,8 +48,8 @@ class ImageProcessing:
         """Refuse nonsense; accept lists for mean and std, since JSON has no tuples."""
         for name in ("mean", "std"):
             object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
-        if self.size < 1:
-            raise InputError(f"image size is {self.size}; want at least 1 pixel")
+        if not 1 <= self.size <= MAX_SIDE:
+            raise InputError(f"image size is {self.size}; want 1 to {MAX_SIDE:,} pixels")
         if self.fit not in get_args(Fit):
             raise InputError(f"image fit is {self.fit!r}; want one of {', '.join(get_args(Fit))}")
         if self.resample not in get_args(Resample):
@@ -102,8 +105,10 @@ class ImageProcessing:
 def _three_numbers(name: str, values: Any) -> tuple[float, float, float]:
     try:
         red, green, blue = (float(value) for value in values)
-    except (TypeError, ValueError):
-        raise InputError(f"image {name} is {values!r}; want three numbers (R, G, B)") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(
+            f"image {name} is {repr(values)[:200]}; want three numbers (R, G, B)"
+        ) from None
     if not all(map(math.isfinite, (red, green, blue))):
         raise InputError(f"image {name} is {values!r}; want three finite numbers")
     return red, green, blue

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders import check_transformer, refuse_unless
+from mufin_jax.encoders import check_size, check_transformer, refuse_unless
 from mufin_jax.encoders.layers import (
     attend,
     compute_dtype,
@@ -24,6 +24,7 @@ from mufin_jax.encoders.layers import (
     normal,
     run_blocks,
 )
+from mufin_jax.encoders.processing import MAX_SIDE
 from mufin_jax.errors import InputError
 
 
@@ -67,7 +68,9 @@ class ViTConfig:
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
         check_transformer(self)
-        if self.patch < 1 or self.image_size < 1 or self.image_size % self.patch:
+        for name in ("patch", "image_size"):
+            check_size(self, name, MAX_SIDE)
+        if self.image_size % self.patch:
             raise InputError(
                 f"ViTConfig: image_size={self.image_size} isn't a multiple of patch={self.patch}"
             )
@@ -213,5 +216,5 @@ def _side(value: Any) -> int:
     """Hugging Face writes a square as one number or as [height, width]."""
     sides = {*value} if isinstance(value, (list, tuple)) else {value}
     if len(sides) != 1:
-        raise InputError(f"patch_size or image_size is {value}; want a square")
+        raise InputError(f"patch_size or image_size is {repr(value)[:200]}; want a square")
     return sides.pop()

@@ -45,11 +45,11 @@ def read_ceiling(path: Path) -> dict[str, float] | None:
     Raises:
       InputError: if the file is not an object of numbers.
     """
-    path = path / "ceiling.json"
-    if not path.is_file():
+    file = SourceFolder(path).find("ceiling.json")
+    if file is None:
         return None
     try:
-        found = json.loads(path.read_text("utf-8")).items()
+        found = json.loads(file.read_text("utf-8")).items()
         return {name: float(score) for name, score in found if not isinstance(score, str)}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f'{path} is not as {{"P@1": percent}} ({error})') from None
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f'{file} is not as {{"P@1": percent}} ({error})') from None

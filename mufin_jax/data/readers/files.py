@@ -2,13 +2,17 @@
 
 import gzip
 import stat
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from mufin_jax.data.images import BadImage
 from mufin_jax.errors import InputError
+from mufin_jax.runs import check_stop
 
 MAX_LINE = 64 * 2**20
+MAX_BLANK = 1_000_000
+_FREE, _TIMES = 2**20, 100  # an archive may unfold to so many bytes, and times its size beyond
 
 
 class SourceFolder:
@@ -21,8 +25,13 @@ class SourceFolder:
         self.path = path.resolve()
 
     def find(self, *names: str) -> Path | None:
-        """The first of these relative names that is a file."""
-        return next((self.path / name for name in names if (self.path / name).is_file()), None)
+        """The first of these relative names that is a file; InputError if it lies elsewhere."""
+        path = next((self.path / name for name in names if (self.path / name).is_file()), None)
+        if path is not None and not path.resolve().is_relative_to(self.path):
+            raise InputError(
+                f"{path} is a link that leads out of the data folder: put the file itself there"
+            )
+        return path
 
     def require(self, *names: str) -> Path:
         """Like `find`, but its absence is an InputError."""
@@ -66,25 +75,35 @@ def lines(path: Path, trailing_blanks: bool = False) -> Iterator[tuple[int, byte
     Blank lines at the end are left out, unless `trailing_blanks`.
 
     Raises:
-      InputError: if a line is longer than 64 MB, or the file cannot be read.
+      InputError: if a line is longer than 64 MB, a million are blank before one that is not, an
+        archive unfolds to a hundred times its size and more, or the file cannot be read.
     """
-    blank = 0
+    blank = unfolded = 0
     try:
+        most = _FREE + _TIMES * path.stat().st_size
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             row = 0
             while line := file.readline(MAX_LINE + 1):
+                check_stop("prepare")
                 row += 1
                 if len(line) > MAX_LINE:
                     raise InputError(f"{path}:{row}: a line of more than {MAX_LINE:,} bytes")
+                unfolded += len(line)
+                if unfolded > most:
+                    raise InputError(
+                        f"{path}:{row}: unfolds to more than {most:,} bytes: unpack it"
+                    )
                 line = line.rstrip(b"\r\n")
                 if not trailing_blanks and not line.strip():
                     blank += 1
+                    if blank > MAX_BLANK:
+                        raise InputError(f"{path}:{row}: {MAX_BLANK:,} blank lines: remove them")
                     continue
                 for missed in range(row - blank, row):
                     yield missed, b""
                 blank = 0
                 yield row, line
-    except (OSError, EOFError) as error:  # gzip raises both on a damaged file
+    except (OSError, EOFError, zlib.error) as error:  # gzip raises all on a damaged file
         raise InputError(f"{path} cannot be read: {error}") from None
 
 

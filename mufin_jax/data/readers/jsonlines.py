@@ -108,6 +108,7 @@ def _read_items(source: SourceFolder, path: Path, tally: Tally) -> list[Product]
     items = []
     known: set[str] = set()
     for row, line in lines(path):
+        tally.seen("lines", 1)
         try:
             item = parse_product(row, line)
         except (ValueError, RecursionError) as error:
@@ -119,7 +120,6 @@ def _read_items(source: SourceFolder, path: Path, tally: Tally) -> list[Product]
             item.kept = False
         known.add(item.uid)
         items.append(item)
-    tally.seen("lines", len(items))
     if not items:
         raise InputError(f"{source.name(path)} is empty: wanted one JSON object a line")
     return items

@@ -36,10 +36,6 @@ class _Call:
     state: Any = None
 
 
-class _Mark:
-    """The marker of the pickle machine's stack."""
-
-
 def read_lists(path: Path) -> list[list[int]]:
     """The entries of a one-dimensional object array; an integer n counts as [n].
 
@@ -49,19 +45,28 @@ def read_lists(path: Path) -> list[list[int]]:
     Raises:
       InputError: if the file is damaged, or holds anything but integers in lists or arrays.
     """
+    size = path.stat().st_size
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
             read_header = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
             shape, _, dtype = read_header(file)
             if not dtype.hasobject:
+                if dtype.kind not in "iu" or shape[0] * dtype.itemsize > size:
+                    raise ValueError(f"{shape} of {dtype} in {size:,} bytes")
                 file.seek(0)
                 return [_entry(value) for value in np.load(file, allow_pickle=False).tolist()]
             array = _interpret(file.read())
         entries = _elements(array)
         if len(shape) != 1 or len(entries) != shape[0]:
             raise ValueError(f"wanted one dimension of {len(entries)} entries, found {shape}")
-        return [_entry(entry) for entry in entries]
+        lists, room = [], size  # one list may be named many times
+        for entry in entries:
+            lists.append(_entry(entry))
+            room -= len(lists[-1])
+            if room < 0:
+                raise ValueError(f"more integers than its {size:,} bytes")
+        return lists
     except Exception as error:  # damage shows in many ways, first of all in the header
         raise InputError(f"{path.name} is no array of lists of integers ({_line(error)})") from None
 
@@ -69,11 +74,12 @@ def read_lists(path: Path) -> list[list[int]]:
 def _interpret(pickled: bytes) -> Any:
     """Follows the opcodes over inert values."""
     stack: list[Any] = []
+    marks: list[int] = []
     memo: dict[int, Any] = {}
 
     def since_mark() -> list[Any]:
-        start = max(i for i, value in enumerate(stack) if value is _Mark)
-        values = stack[start + 1 :]
+        start = marks.pop()
+        values = stack[start:]
         del stack[start:]
         return values
 
@@ -92,7 +98,7 @@ def _interpret(pickled: bytes) -> Any:
         elif name in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(memo[argument])  # pyright: ignore[reportArgumentType]
         elif name == "MARK":
-            stack.append(_Mark)
+            marks.append(len(stack))
         elif name == "EMPTY_LIST":
             stack.append([])
         elif name == "EMPTY_TUPLE":
@@ -134,6 +140,8 @@ def _entry(value: Any) -> list[int]:
 
 def _integer(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError("an integer of more than 64 bits")
         return value
     if isinstance(value, _Call) and value.name in _SCALAR:
         kind, data = value.arguments

@@ -16,6 +16,7 @@ from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.data.tally import Tally
 from mufin_jax.errors import InputError
+from mufin_jax.runs import until_stopped
 
 FORM = "image vectors"
 _SPLITS = {"train": ("trn", "train"), "test": ("tst", "test"), "label": ("lbl", "label")}
@@ -68,13 +69,13 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
 def open_vectors(path: Path) -> np.memmap:
     """Maps a vector file, after checking that it is a finite float matrix, a piece at a time."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")  # np.load would open archives, too
     except Exception as error:  # a damaged header fails in many ways
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path.name} is no npy file of vectors ({reason})") from None
-    if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
+    if array.ndim != 2 or not array.shape[1] or not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{path.name} holds {array.dtype} {array.shape}: wanted floats, 2 axes")
-    for start in range(0, len(array), _CHUNK):
+    for start in until_stopped(range(0, len(array), _CHUNK), "prepare"):
         finite = np.isfinite(array[start : start + _CHUNK]).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
@@ -83,7 +84,8 @@ def open_vectors(path: Path) -> np.memmap:
 
 
 def _one(source: SourceFolder, side: str, ending: str) -> Path | None:
-    found = sorted({path for stem in _SPLITS[side] for path in source.path.glob(stem + ending)})
+    paths = {path for stem in _SPLITS[side] for path in source.path.glob(stem + ending)}
+    found = sorted(path for path in paths if source.find(path.name))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise InputError(f"{source.path} holds {names}: leave the one to be used")

@@ -1,0 +1,79 @@
+"""Claims about hostile pictures: each is read or refused, soon, in little memory, and that is all.
+
+They are read in a process of their own, for a crash in a decoder written in C would be its end.
+"""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import hostile_images
+import numpy as np
+import pytest
+from PIL import Image
+
+from mufin_jax.data.images import BadImage, decode_jpeg, encode_jpeg, read_image
+
+
+def child(*arguments: str) -> Any:
+    """What the process said, which must end well and complain of nothing."""
+    command = [sys.executable, hostile_images.__file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
+    assert done.stderr == ""
+    return json.loads(done.stdout)
+
+
+def test_3000_mutated_pictures_are_read_or_refused_and_nothing_else_happens():
+    found = child("mutated", "3000", "1")
+    assert found["read"] + found["refused"] == 3000
+    assert min(found["read"], found["refused"]) > 500, "the mutations test one side only"
+    assert found["lines"], "a reason is not one line"
+    assert found["slowest"] < 5 and found["largest"] < 300e6, found
+
+
+@pytest.fixture(scope="module")
+def bombs() -> list[dict[str, Any]]:
+    return child("bombs")
+
+
+def test_bombs_are_refused_in_a_tenth_of_a_second_and_a_few_megabytes(bombs):
+    refused = [bomb for bomb in bombs if bomb["kind"] == "refused"]
+    assert len(refused) >= 20
+    for bomb in refused:
+        assert bomb["said"], f"{bomb['name']} was read"
+        # The best of three tries: what a busy machine adds is not the reader's.
+        assert bomb["seconds"] < 0.1, bomb
+        # The file itself has up to ten megabytes, and its EXIF is taken out of it.
+        assert bomb["bytes"] < 40e6, bomb
+
+
+def test_odd_pictures_take_bounded_time_and_memory(bombs):
+    odd = {bomb["name"]: bomb for bomb in bombs if bomb["kind"] == "bounded"}
+    for name, bomb in odd.items():
+        assert bomb["seconds"] < 10 and bomb["bytes"] < 150e6, bomb
+        assert bool(bomb["said"]) == name.startswith("zTXt"), bomb
+
+
+def test_a_prepared_jpeg_of_another_size_is_refused_before_it_is_decoded():
+    good = encode_jpeg(np.zeros((16, 16, 3), np.uint8))
+    assert decode_jpeg(good, (16, 16, 3)).shape == (16, 16, 3)
+    with pytest.raises(BadImage, match=r"it is \(65500, 65500, 3\), wanted \(16, 16, 3\)"):
+        decode_jpeg(hostile_images.jpeg(size=(65_500, 65_500)), (16, 16, 3))
+    for bad in (good[:20], b"\xff\xd8", b""):
+        with pytest.raises(BadImage):
+            decode_jpeg(bad, (16, 16, 3))
+
+
+def test_exif_behind_the_pixels_turns_the_picture():
+    image = Image.new("RGB", (32, 16), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    before = hostile_images.encoded(image, exif=exif)
+    start = before.index(b"eXIf") - 4
+    end = before.index(b"IDAT") - 4
+    behind = before[:start] + before[end:-12] + before[start:end] + before[-12:]
+    upright = read_image(before, hostile_images.PAD)
+    np.testing.assert_array_equal(read_image(behind, hostile_images.PAD), upright)
+    assert (upright[0, 8] == (255, 0, 0)).all()

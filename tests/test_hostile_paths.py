@@ -1,0 +1,68 @@
+"""Claims about paths in data: whatever they say, no file outside of the data folder is opened."""
+
+import json
+import subprocess
+import sys
+
+import hostile_paths
+import pytest
+
+from mufin_jax.data.readers.files import SourceFolder
+from mufin_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What the process that reads all of them opened and said; a pipe that is opened hangs it."""
+    folder = tmp_path_factory.mktemp("paths")
+    command = [sys.executable, hostile_paths.__file__, str(folder)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_the_watch_sees_what_is_opened_outside(found):
+    (opened,) = found.pop("a file outside")["opened"]
+    assert opened.endswith("secret.jpg")
+
+
+def test_60_paths_of_pictures_open_nothing_outside_and_are_counted(found):
+    pictures = found["pictures"]
+    assert pictures["opened"] == []
+    assert pictures["names"] == len(set(hostile_paths.NAMES)) >= 60
+    urls = sum("://" in name for name in hostile_paths.NAMES)
+    assert pictures["image by URL"] == 3 * urls  # by each side
+    assert pictures["broken image"] == pictures["names"] - urls
+    assert pictures["images"] == 1  # the one that is sound
+
+
+@pytest.mark.parametrize("name", [*hostile_paths.FILES, *hostile_paths.VECTORS])
+def test_no_link_or_pipe_in_place_of_a_file_is_followed(name, found):
+    assert found[name]["opened"] == []
+    said = found[name]["said"]
+    assert "\n" not in said
+    if name.startswith("link"):
+        assert "is a link that leads out of the data folder" in said
+    elif name != "pipe of vectors":  # a side without vectors is one of titles only
+        assert "lacks" in said
+
+
+def test_a_prepared_folder_does_not_lead_to_files_outside(found):
+    listed = {name: case for name, case in found.items() if name.startswith("listed")}
+    assert len(listed) == len(hostile_paths.LISTED)
+    for name, case in listed.items():
+        assert case["opened"] == [], name
+        assert "prepare the data anew" in case["said"] and "\n" not in case["said"], name
+
+
+def test_a_link_to_a_file_of_the_folder_is_followed_and_the_folder_may_be_a_link(tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a.txt").write_text("a")
+    (tmp_path / "raw" / "b.txt").symlink_to("a.txt")
+    (tmp_path / "link").symlink_to("raw")
+    assert SourceFolder(tmp_path / "link").require("b.txt").read_text() == "a"
+    (tmp_path / "raw" / "c.txt").symlink_to(__file__)
+    with pytest.raises(InputError, match=r"c\.txt is a link that leads out of the data folder"):
+        SourceFolder(tmp_path / "raw").find("c.txt")
