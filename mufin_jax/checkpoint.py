@@ -18,6 +18,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ from mufin_jax.array_files import is_anywhere, load_arrays, savable, save_arrays
 from mufin_jax.errors import InputError
 
 log = logging.getLogger(__name__)
+
+_UNTIL_QUIET = (0.0, 0.1, 0.2)
+"""Seconds before each removal of a save that failed: threads of TensorStore may still be writing,
+and make its folders anew."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,15 +81,17 @@ class Checkpoints:
             for other in set(self._steps()) - set(kept):
                 shutil.rmtree(self.folder / str(other))
 
-        try:
-            with files.disk_errors(self.folder, needed):
+        with files.disk_errors(self.folder, needed):
+            try:
                 hosts.once(f"checkpoint {step} begins", begin)
                 save_arrays(unfinished / "state", arrays)
                 hosts.once(f"checkpoint {step} is complete", complete)
-        except BaseException:
-            if hosts.is_main():
-                self._remove_unfinished()
-            raise
+            except BaseException:
+                if hosts.is_main():
+                    for seconds in _UNTIL_QUIET:
+                        time.sleep(seconds)
+                        self._remove_unfinished()
+                raise
 
     def restore(
         self, abstract: Any = None, step: int | None = None, free: bool = False

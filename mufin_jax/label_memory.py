@@ -168,8 +168,7 @@ def writing(
         yield append
 
     def complete() -> None:
-        with files.replacing(folder / "offsets.npy") as file:
-            np.save(file, np.cumsum(np.concatenate(counts)))
+        files.save_array(folder / "offsets.npy", np.cumsum(np.concatenate(counts)))
         files.seal(folder)
 
     hosts.once(f"{folder.name} are complete", complete)

@@ -20,7 +20,7 @@ from mufin_jax.embedding import SideEmbedding
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.logs import progress
 from mufin_jax.retrieval import IndexConfig, LabelIndex, check_unit
-from mufin_jax.runs import check_stop
+from mufin_jax.runs import check_stop, until_stopped
 from mufin_jax.shortlist import Shortlist
 
 
@@ -87,10 +87,11 @@ class EntryWriter:
             offsets = np.cumsum(np.concatenate(self._counts))
             path, tree = self.folder / "entries.npy", None
             entries = LabelEntries(mapped(path), offsets)
-            if config.search_over(len(entries.vectors), entries.vectors.shape[1], mesh) == "scann":
+            count, dim = entries.vectors.shape
+            if config.search_over(count, dim, mesh) == "scann":
                 check_unit(entries.vectors, "entry")
                 tree, stop = self.folder / "tree.tmp", functools.partial(check_stop, "the index")
-                with files.disk_errors(tree):
+                with files.disk_errors(tree, scann_tree.least_bytes(count, dim), more=True):
                     scann_tree.build_apart(path, tree, config.num_threads(), stop)
             LabelIndex(entries, config).save(self.folder, tree)
 
@@ -131,7 +132,7 @@ def write_shortlists(
     Args:
         index: what is searched.
         queries: x1 of the datapoints, block after block.
-        total: how many there will be, for the progress bar.
+        total: how many there will be.
         k: the length of a shortlist.
         folder: gets `labels.npy`, `similarities.npy` and, last, their manifest.
 
@@ -141,12 +142,11 @@ def write_shortlists(
     """
     bar = progress(total=total, desc=f"retrieve {folder.name}", unit="point", leave=False)
     with (
-        whole_npy(folder / "labels.npy", (k,), np.int32) as labels,
-        whole_npy(folder / "similarities.npy", (k,), np.float32) as similarities,
+        whole_npy(folder / "labels.npy", (k,), np.int32, total) as labels,
+        whole_npy(folder / "similarities.npy", (k,), np.float32, total) as similarities,
         bar,
     ):
-        for x in queries:
-            check_stop("retrieve")
+        for x in until_stopped(queries, "retrieve"):
             found = shortlist(index, x, k)
             labels.append(found.labels)
             similarities.append(found.similarities)

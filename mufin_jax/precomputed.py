@@ -37,6 +37,7 @@ from mufin_jax.data.npy import forget, mapped, whole_npy
 from mufin_jax.encoders import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.encoders.vit import ViT
+from mufin_jax.errors import InputError
 from mufin_jax.files import disk_errors, read_json, write_json
 from mufin_jax.logs import progress
 from mufin_jax.machine import host_memory
@@ -183,7 +184,7 @@ class _Part:
             return self._read(np.arange(start, min(start + BLOCK, self.count)))
 
         bar = progress(total=self.count, desc=f"precompute {self.kind}", unit="item", leave=False)
-        with whole_npy(self.path, shape.shape[1:], kept) as writer, bar:
+        with whole_npy(self.path, shape.shape[1:], kept, self.count) as writer, bar:
             for pool, homes in prefetch(read, 0, len(blocks)):
                 check_stop("precompute")
                 found = fetch(make(self.model, put(pool, by_row(mesh))))[homes]
@@ -193,8 +194,15 @@ class _Part:
                     forget(self.loader.pixels)
 
     def serve(self) -> None:
-        """Have the loader read the array where it read tokens or pixels."""
+        """Have the loader read the array where it read tokens or pixels.
+
+        Raises:
+            InputError: if the file is not what `write` wrote.
+        """
         array = np.asarray(mapped(self.path))  # a plain view: indexing a memmap object costs more
+        if len(array) != self.count or array.dtype not in (np.uint16, np.float32):
+            found = f"{array.dtype} {array.shape}, wanted {self.count:,} rows"
+            raise InputError(f"{self.path} holds {found}: delete it and run the command again")
         if array.dtype == np.uint16:
             array = array.view(jnp.bfloat16)
         if self.kind == "text":

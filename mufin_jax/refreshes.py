@@ -19,7 +19,8 @@ from mufin_jax import hosts
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.npy import mapped
 from mufin_jax.embedding import describe_once, embed_once
-from mufin_jax.files import sync
+from mufin_jax.errors import DiskError
+from mufin_jax.files import discard, sync
 from mufin_jax.model import Mufin
 
 
@@ -54,19 +55,24 @@ class Refreshes:
 
     def _write(self, folder: Path, model: Mufin, loader: Loader) -> None:
         draft = folder.with_name(f".{folder.name}.tmp")
-        hosts.once("a new refresh", lambda: shutil.rmtree(draft, ignore_errors=True))
-        vectors = loader.vectors
-        if vectors is None:
-            vectors = describe_once(model, loader, draft / "vectors.npy")
-        embed_once(model, loader, vectors, loader.dataset.labels, draft / "z.npy")
-        embed_once(model, loader, vectors, loader.dataset.train, draft / "x.npy")
+        hosts.once("a new refresh", lambda: discard(draft))
 
         def complete() -> None:
             (draft / "vectors.npy").unlink(missing_ok=True)
             os.replace(draft, folder)
             sync(folder.parent)
 
-        hosts.once("a refresh is complete", complete)
+        try:
+            vectors = loader.vectors
+            if vectors is None:
+                vectors = describe_once(model, loader, draft / "vectors.npy")
+            embed_once(model, loader, vectors, loader.dataset.labels, draft / "z.npy")
+            embed_once(model, loader, vectors, loader.dataset.train, draft / "x.npy")
+            hosts.once("a refresh is complete", complete)
+        except DiskError:
+            if hosts.is_main():
+                discard(draft)
+            raise
 
     def _remove(self, before: int) -> None:
         for old in self.folder.glob("refresh-*"):

@@ -171,9 +171,8 @@ class LabelIndex:
                 if path != tree:
                     shutil.rmtree(path, ignore_errors=True)
             if not _maps(self.entries.vectors, folder / "entries.npy"):
-                with files.replacing(folder / "entries.npy") as file:
-                    np.save(file, self.entries.vectors)
-            np.save(folder / "offsets.npy", self.entries.offsets)
+                files.save_array(folder / "entries.npy", self.entries.vectors)
+            files.save_array(folder / "offsets.npy", self.entries.offsets)
             if isinstance(self.searcher, Tree):
                 (folder / "tree").mkdir(exist_ok=True)
                 self.searcher.save(folder / "tree")

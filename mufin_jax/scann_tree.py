@@ -27,6 +27,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from mufin_jax.errors import DiskError
+from mufin_jax.files import disk_error_in
+
 log = logging.getLogger(__name__)
 
 FEWEST_VECTORS = 1_000
@@ -47,6 +50,9 @@ _DIMENSIONS_PER_CODE = 1
 _QUANTIZATION_THRESHOLD = 0.2  # the value of the paper's experiments on cosines
 _ROWS_PER_TASK = 64  # queries a thread takes at once; ScaNN's 256 leaves small batches to one
 _TOKENS = "datapoint_to_token.npy"  # the leaf of each vector
+_ASSETS = "scann_assets.pbtxt"  # names other files ...
+_LISTED = FILES - {_ASSETS, "scann_config.pb"}  # ... these
+_ROOM = 1 << 20  # bytes that a disk takes which was not why ScaNN failed
 
 
 def importable() -> bool:
@@ -110,8 +116,20 @@ class Tree:
         return np.where(padding, -1, ids.astype(np.int64)), np.where(padding, -np.inf, cosines)
 
     def save(self, folder: Path) -> None:
-        """Writes FILES to a folder that exists and may move afterwards."""
-        self.searcher.serialize(str(folder), relative_path=True)
+        """Writes FILES to a folder that exists and may move afterwards.
+
+        Raises:
+            OSError: if the disk does not take them.
+        """
+        try:
+            self.searcher.serialize(str(folder), relative_path=True)
+            listed = (folder / _ASSETS).read_text()  # written last, and never looked after
+            if missing := [name for name in _LISTED if name not in listed]:
+                raise RuntimeError(f"{folder}: ScaNN has left {missing} out of {_ASSETS}")
+        except RuntimeError:
+            (folder / "room").write_bytes(bytes(_ROOM))  # says why, which ScaNN does not
+            (folder / "room").unlink()
+            raise
 
     @classmethod
     def load(cls, folder: Path, threads: int) -> "Tree":
@@ -133,8 +151,8 @@ def build_apart(vectors: Path, folder: Path, threads: int, stop: Callable[[], No
     ends the build and leaves nothing behind. The other process ends with this one.
 
     Raises:
-        OSError: if the folder cannot be made.
-        RuntimeError: if the other process fails, with what it said.
+        OSError: if the disk does not take the folder, in either process.
+        RuntimeError: if the other process fails for another reason, with what it said.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -153,10 +171,10 @@ def build_apart(vectors: Path, folder: Path, threads: int, stop: Callable[[], No
                     child.wait(0.2)
             if child.returncode:
                 said.seek(0)
-                raise RuntimeError(
-                    f"building the index ended with code {child.returncode}: "
-                    f"{said.read()[-2000:].decode(errors='replace')}"
-                )
+                text = said.read()[-2000:].decode(errors="replace")
+                if child.returncode == DiskError.exit_code and (error := disk_error_in(text)):
+                    raise error
+                raise RuntimeError(f"building the index ended with code {child.returncode}: {text}")
         except BaseException:
             child.kill()
             child.wait()  # it may be writing
@@ -172,7 +190,17 @@ def _main(vectors: str, folder: str, threads: str) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    Tree.build(np.load(vectors, mmap_mode="r", allow_pickle=False), int(threads)).save(Path(folder))
+    tree = Tree.build(np.load(vectors, mmap_mode="r", allow_pickle=False), int(threads))
+    try:
+        tree.save(Path(folder))
+    except OSError as error:
+        print(error, flush=True)
+        os._exit(DiskError.exit_code)
+
+
+def least_bytes(vectors: int, dim: int) -> int:
+    """What a tree takes on the disk at least: a byte of code a dimension, and each one's leaf."""
+    return vectors * (dim + 4)
 
 
 def _num_leaves(size: int) -> int:

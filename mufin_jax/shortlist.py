@@ -21,8 +21,7 @@ class Shortlist:
         with files.disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         for name in ("similarities", "labels"):
-            with files.replacing(folder / f"{name}.npy") as file:
-                np.save(file, getattr(self, name))
+            files.save_array(folder / f"{name}.npy", getattr(self, name))
         files.seal(folder)
 
     @classmethod

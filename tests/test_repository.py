@@ -11,9 +11,8 @@ from raw_folders import (
     write_repository,
 )
 
-from mufin_jax.data import readers
+from mufin_jax.data import npy, readers
 from mufin_jax.data.images import BadImage
-from mufin_jax.data.readers import matrices
 from mufin_jax.data.readers.repository import ImageBin
 from mufin_jax.data.tally import Tally
 from mufin_jax.errors import InputError, TooManyBadRows
@@ -147,7 +146,7 @@ def test_a_repository_folder_that_does_not_fit_together_is_one_clear_error(name,
 
 def test_an_archive_that_would_unfold_to_gigabytes_is_refused(tmp_path, monkeypatch):
     folder = tiny_repository(tmp_path / "raw")
-    monkeypatch.setattr(matrices, "_FREE", 2**20)
+    monkeypatch.setattr(npy, "_FREE", 2**20)
     zeros = np.zeros(2**22, np.uint8)
     np.savez_compressed(folder / "images" / "train.img.bin.npz", data=zeros)
     with pytest.raises(InputError, match="would unpack to 4,194"):

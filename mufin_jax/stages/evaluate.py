@@ -67,7 +67,7 @@ def evaluate(
         rows["MUFIN on Module I's shortlists"] = score(predictor, dataset, module_1)
 
     def write() -> None:
-        with replacing(out / "test.npz") as file:
+        with replacing(out / "test.npz", labels.nbytes + scores.nbytes) as file:
             np.savez(file, labels=labels, scores=scores)
         kept = drop(labels, test.pairs, test.filter)
         found = floors(
