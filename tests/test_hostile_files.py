@@ -120,7 +120,9 @@ def test_offsets_are_read_as_csr_only(tmp_path):
     broken = good.tocsc()
     broken.indices[:] = 10**9  # converting it would write there
     words = scipy.sparse.coo_matrix(([1.0], ([0], [0])), (10**9, 1))  # 8 GB as CSR
-    for bad in (broken, words, good.astype(complex)):
+    foreign, half = good.copy(), good.copy()
+    foreign.data, half.data = good.data.astype(">f8"), good.data.astype(np.float16)
+    for bad in (broken, words, foreign, half, good.astype(complex)):
         scipy.sparse.save_npz(path, bad)
         with pytest.raises(InputError, match=r"train.img.bin.npz is not a CSR matrix") as error:
             read(folder)

@@ -11,6 +11,7 @@ from mufin_jax.data.readers.files import SourceFolder, lines
 from mufin_jax.data.tally import Tally
 from mufin_jax.errors import InputError
 
+_NUMBERS = "?bhilqBHILQfdg"  # the dtypes that SciPy's compiled code knows
 _EACH = 64  # bytes that an archive may unfold to for each row
 
 
@@ -128,7 +129,8 @@ def load_csr(path: Path, num_rows: int = 0) -> csr_matrix:
     """
     check_unfolding(path, _EACH * num_rows)
     loaded = load_npz(path)
-    if loaded.format != "csr" or loaded.dtype.kind not in "biuf":
+    numbers = loaded.dtype.isnative and loaded.dtype.char in _NUMBERS
+    if loaded.format != "csr" or not numbers:
         raise ValueError(f"it holds {loaded.dtype} in the format {loaded.format}")
     matrix = csr_matrix(loaded)
     matrix.check_format(full_check=True)
