@@ -28,6 +28,7 @@ import numpy as np
 
 from mufin_jax import files, hosts
 from mufin_jax.array_files import is_anywhere, load_arrays, savable, save_arrays, target
+from mufin_jax.disk import disk_errors
 from mufin_jax.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class Checkpoints:
             for other in set(self._steps()) - set(kept):
                 shutil.rmtree(self.folder / str(other))
 
-        with files.disk_errors(self.folder, needed):
+        with disk_errors(self.folder, needed):
             try:
                 hosts.once(f"checkpoint {step} begins", begin)
                 save_arrays(unfinished / "state", arrays)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mufin_jax import hosts
+from mufin_jax.disk import disk_error, is_disk_error
 from mufin_jax.errors import MufinError
-from mufin_jax.files import disk_error, is_disk_error
 from mufin_jax.runs import signals_stop_gently
 
 

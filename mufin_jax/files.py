@@ -1,8 +1,7 @@
-"""Files that are whole or absent: replaced in one step, checked by SHA-256, errors in one line."""
+"""Files that are whole or absent: replaced in one step, and checked by SHA-256."""
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import math
@@ -15,7 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mufin_jax.errors import DiskError, InputError
+from mufin_jax.disk import disk_error, is_disk_error
+from mufin_jax.errors import InputError
 
 MANIFEST = "manifest.json"
 """The file that completes a sealed folder."""
@@ -28,81 +28,6 @@ _PIECE = 1 << 20
 
 MAKE_ANEW = "delete the folder of its stage and those of later stages, and run the command again"
 """What to do about a file that a stage wrote, and that is damaged."""
-
-_DISK = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
-)
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path, needed: int | None = None, more: bool = False) -> Iterator[None]:
-    """Turns errors of a full, read-only or failing disk into DiskError, naming path and space.
-
-    `needed` is in bytes, where it is known, or `more` than that. A block that leaves half of
-    something deletes it itself: what is free is counted afterwards.
-    """
-    try:
-        yield
-    except OSError as error:
-        if not is_disk_error(error):
-            raise
-        raise disk_error(path, error.strerror or str(error), needed, more) from error
-
-
-@contextlib.contextmanager
-def native_errors() -> Iterator[None]:
-    """Turns what native code says of the disk, in the system's words, into OSError."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        if found := disk_error_in(str(error)):
-            raise found from error
-        raise
-
-
-def disk_error_in(text: str) -> OSError | None:
-    """The error of the disk that a text tells of in the system's words, if it does."""
-    numbers = (number for number in sorted(_DISK) if os.strerror(number) in text)
-    number = next(numbers, None)
-    return None if number is None else OSError(number, os.strerror(number))
-
-
-def is_disk_error(error: OSError) -> bool:
-    """Whether the disk is at fault, rather than a name that is wrong."""
-    return error.errno in _DISK
-
-
-@contextlib.contextmanager
-def filling(folder: Path, clear: Callable[[], object]) -> Iterator[None]:
-    """Like `disk_errors`, for a block that writes many files to a folder, and that begins anew.
-
-    If the disk takes no more, `clear` deletes what was written, and DiskError says how much it was.
-    """
-    try:
-        yield
-    except (OSError, DiskError) as error:
-        if isinstance(error, OSError) and not is_disk_error(error):
-            raise
-        written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        with contextlib.suppress(OSError):  # of a disk that has become read-only
-            clear()
-        if isinstance(error, DiskError):
-            raise
-        path, reason = Path(os.fsdecode(error.filename or folder)), error.strerror or str(error)
-        raise disk_error(path, reason, written, more=True) from error
-
-
-def disk_error(path: Path, reason: str, needed: int | None = None, more: bool = False) -> DiskError:
-    """The DiskError that says what is lacking where; `needed` in bytes, or `more` than those."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    space = f"{_size(shutil.disk_usage(there).free)} free"
-    if needed is not None:
-        space = f"{'more than ' if more else ''}{_size(needed)} needed, {space}"
-    return DiskError(f"{path}: {reason} ({space}); make room or choose another --workdir")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count:,} bytes"
 
 
 @contextlib.contextmanager

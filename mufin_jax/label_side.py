@@ -16,6 +16,7 @@ from scipy import sparse
 
 from mufin_jax import files, hosts, scann_tree
 from mufin_jax.data.npy import forget, mapped, whole_npy
+from mufin_jax.disk import disk_errors
 from mufin_jax.embedding import SideEmbedding
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.logs import progress
@@ -91,7 +92,7 @@ class EntryWriter:
             if config.search_over(count, dim, mesh) == "scann":
                 check_unit(entries.vectors, "entry")
                 tree, stop = self.folder / "tree.tmp", functools.partial(check_stop, "the index")
-                with files.disk_errors(tree, scann_tree.least_bytes(count, dim), more=True):
+                with disk_errors(tree, scann_tree.least_bytes(count, dim), more=True):
                     scann_tree.build_apart(path, tree, config.num_threads(), stop)
             LabelIndex(entries, config).save(self.folder, tree)
 

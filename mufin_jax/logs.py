@@ -15,7 +15,8 @@ from typing import Any, SupportsFloat
 from tqdm import tqdm
 
 from mufin_jax import hosts
-from mufin_jax.files import disk_errors, replacing
+from mufin_jax.disk import disk_errors
+from mufin_jax.files import replacing
 
 
 class _AboveBars(logging.Handler):

@@ -34,11 +34,12 @@ from mufin_jax.bags import Pool
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.data.manifest import RECORDS_CHECKSUMS
 from mufin_jax.data.npy import forget, mapped, whole_npy
+from mufin_jax.disk import disk_errors
 from mufin_jax.encoders import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.encoders.vit import ViT
 from mufin_jax.errors import InputError
-from mufin_jax.files import disk_errors, read_json, write_json
+from mufin_jax.files import read_json, write_json
 from mufin_jax.logs import progress
 from mufin_jax.machine import host_memory
 from mufin_jax.model import Mufin

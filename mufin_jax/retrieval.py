@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Float32, Int
 
 from mufin_jax import files, scann_tree
+from mufin_jax.disk import disk_errors
 from mufin_jax.errors import InputError
 from mufin_jax.index_config import IndexConfig
 from mufin_jax.label_entries import LabelEntries, best_first, blocks
@@ -163,7 +164,7 @@ class LabelIndex:
         An entries.npy in the folder that the entries map stays as it is; a folder that
         `scann_tree.build_apart` made of them, if any, becomes tree/.
         """
-        with files.disk_errors(folder, self.entries.vectors.nbytes):
+        with disk_errors(folder, self.entries.vectors.nbytes):
             folder.mkdir(parents=True, exist_ok=True)
             for name in ("index.json", "index.json.tmp"):
                 (folder / name).unlink(missing_ok=True)

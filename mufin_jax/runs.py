@@ -25,8 +25,9 @@ from typing import Any, TypeVar
 import filelock
 
 from mufin_jax import hosts
+from mufin_jax.disk import disk_errors
 from mufin_jax.errors import DiskError, Held, InputError, Stopped
-from mufin_jax.files import discard, disk_errors, jsonable, read_json, write_json
+from mufin_jax.files import discard, jsonable, read_json, write_json
 
 T = TypeVar("T")
 

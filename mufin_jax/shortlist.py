@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from mufin_jax import files
+from mufin_jax.disk import disk_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Shortlist:
 
     def save(self, folder: Path) -> None:
         """Writes `labels.npy`, `similarities.npy` and, last, the manifest of both."""
-        with files.disk_errors(folder):
+        with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         for name in ("similarities", "labels"):
             files.save_array(folder / f"{name}.npy", getattr(self, name))

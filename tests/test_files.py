@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mufin_jax.disk import disk_errors
 from mufin_jax.errors import InputError
-from mufin_jax.files import damage, disk_errors, manifest, read_json, replacing, write_json
+from mufin_jax.files import damage, manifest, read_json, replacing, write_json
 
 
 def test_json_that_cannot_be_written_leaves_the_old_file_alone(tmp_path):

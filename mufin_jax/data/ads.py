@@ -30,8 +30,9 @@ from mufin_jax.data.manifest import MANIFEST, write_manifest
 from mufin_jax.data.npy import NpyWriter
 from mufin_jax.data.readers import SIDES
 from mufin_jax.data.strings import Strings
+from mufin_jax.disk import filling
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.files import filling, write_json
+from mufin_jax.files import write_json
 from mufin_jax.runs import until_stopped
 
 __all__ = ["AdsConfig", "write_ads"]

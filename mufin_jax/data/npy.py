@@ -12,8 +12,9 @@ from typing import BinaryIO
 import numpy as np
 
 from mufin_jax import hosts
+from mufin_jax.disk import disk_errors
 from mufin_jax.errors import InputError
-from mufin_jax.files import MAKE_ANEW, disk_errors, replacing
+from mufin_jax.files import MAKE_ANEW, replacing
 
 _FREE, _TIMES = 2**26, 100
 
