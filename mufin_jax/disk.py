@@ -63,8 +63,9 @@ def filling(folder: Path, clear: Callable[[], object]) -> Iterator[None]:
     except (OSError, DiskError) as error:
         if isinstance(error, OSError) and not is_disk_error(error):
             raise
-        written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        with contextlib.suppress(OSError):  # of a disk that has become read-only
+        written = 0
+        with contextlib.suppress(OSError):  # of a disk that has failed, or become read-only
+            written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             clear()
         if isinstance(error, DiskError):
             raise
@@ -74,11 +75,16 @@ def filling(folder: Path, clear: Callable[[], object]) -> Iterator[None]:
 
 def disk_error(path: Path, reason: str, needed: int | None = None, more: bool = False) -> DiskError:
     """The DiskError that says what is lacking where; `needed` in bytes, or `more` than those."""
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    space = f"{_size(shutil.disk_usage(there).free)} free"
+    facts = []
     if needed is not None:
-        space = f"{'more than ' if more else ''}{_size(needed)} needed, {space}"
-    return DiskError(f"{path}: {reason} ({space}); make room or choose another --workdir")
+        facts.append(f"{'more than ' if more else ''}{_size(needed)} needed")
+    folders = (path, *path.absolute().parents)
+    there = next((folder for folder in folders if os.path.exists(folder)), None)
+    with contextlib.suppress(OSError):  # of a disk that tells nothing any more
+        if there is not None:
+            facts.append(f"{_size(shutil.disk_usage(there).free)} free")
+    known = f" ({', '.join(facts)})" if facts else ""
+    return DiskError(f"{path}: {reason}{known}; make room or choose another --workdir")
 
 
 def _size(count: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mufin_jax.disk import disk_error, is_disk_error
-from mufin_jax.errors import InputError
+from mufin_jax.errors import InputError, MufinError
 
 MANIFEST = "manifest.json"
 """The file that completes a sealed folder."""
@@ -42,8 +42,11 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[BinaryIO]:
         with open(unfinished, "wb") as file:
             try:
                 yield file
-            finally:
-                written = max(file.tell(), os.stat(unfinished).st_size)
+            except OSError:
+                with contextlib.suppress(OSError, ValueError):
+                    written = max(file.tell(), os.stat(unfinished).st_size)
+                raise
+            written = file.tell()
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -70,7 +73,7 @@ def discard(path: Path) -> None:
 
 
 def write_array(file: BinaryIO, array: np.ndarray) -> None:
-    """Writes what `numpy.save` would, through Python alone.
+    """Writes what `numpy.save` would of an array of one axis or more, through Python alone.
 
     numpy hands a file's array to C's buffered output, and does not look whether its last bytes
     arrive: on a full disk they are missing, and nobody is told.
@@ -84,6 +87,24 @@ def save_array(path: Path, array: np.ndarray) -> None:
     """Replaces a npy file in one step; DiskError if the disk does not take it."""
     with replacing(path, array.nbytes) as file:
         write_array(file, array)
+
+
+@contextlib.contextmanager
+def damaged(what: str) -> Iterator[None]:
+    """Turns what reading a damaged file raises, which is of a dozen types, into InputError.
+
+    What the disk or the memory lacks is no damage, and passes. `what` says what cannot be read and
+    what to do; " ({reason})" stands in it where the reason goes.
+    """
+    try:
+        yield
+    except (MufinError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and is_disk_error(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise InputError(what.replace("{reason}", reason)) from error
 
 
 def sync(path: Path) -> None:

@@ -105,6 +105,12 @@ class MetricsWriter:
             self._events = _Events(self.folder / "tensorboard", self._after + 1)
         self._events.write(step, {k: v for k, v in values.items() if math.isfinite(v)})
 
+    @staticmethod
+    def get_ready() -> None:
+        """Import what writes TensorBoard's events, which takes a second."""
+        import tensorboardX.event_file_writer
+        import tensorboardX.summary  # noqa: F401
+
     def skip(self, step: int, metrics: Mapping[str, float], ids: Mapping[str, list[str]]) -> Path:
         """Adds a step that changed nothing, and the ids of its batch, to the file it returns."""
         if hosts.is_main():

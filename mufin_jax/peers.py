@@ -154,9 +154,9 @@ class Peers:
         became of the other one.
         """
         if self._leaving.acquire(blocking=False):
+            self._note("ended", json.dumps(End(code, line, own=False)))
             if stacks:
                 dump_stacks()
-            self._note("ended", json.dumps(End(code, line, own=False)))
             self._exit(code, line)
 
 

@@ -76,10 +76,12 @@ class Run:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if hosts.is_main():
-            if isinstance(error, DiskError):
-                _discard_torn(self.workdir / _COMPILED)
-            discard(self.workdir / "owner.json")  # it may stay: nobody asks it without a lock held
-            self._lock.release()
+            try:
+                if isinstance(error, DiskError):
+                    _discard_torn(self.workdir / _COMPILED)
+                discard(self.workdir / "owner.json")  # it may stay: only who is refused reads it
+            finally:
+                self._lock.release()
 
     def _owner(self) -> str:
         try:

@@ -32,8 +32,8 @@ from mufin_jax.skips import REMEDY, Skips
 log = logging.getLogger(__name__)
 
 FIRST_SECONDS = 1.0
-"""Seconds until the first checkpoint; to each further one it takes twice as long, up to the
-configured interval. A disk that takes no checkpoint is found out at once, too."""
+"""Seconds until the first checkpoint; to each further one it takes twice as long, and ten times as
+long as saving took, up to the configured interval. A disk that takes none is found out at once."""
 
 SAY_SECONDS = 20
 """Seconds between two log lines where there is no progress bar."""
@@ -114,7 +114,8 @@ def fit(
         NonFinite: if more than `MOST_SKIPPED` steps in a row were not finite, or a weight is not.
         Stopped: after a signal, once the state is saved.
     """
-    array_files.get_ready()  # the first checkpoint must not wait for it
+    array_files.get_ready()  # the first checkpoint must not wait for their imports
+    writer.get_ready()
     start, state = _resume(state, checkpoints)
     writer.resume(start)
     follow = _Follower(name, config, plateau, writer)
@@ -144,8 +145,10 @@ def fit(
                 late = time.monotonic() - saved_at > min(patience, config.checkpoint_seconds)
                 overdue, stop = agree(late, stop_requested())
                 if done % config.checkpoint_every == 0 or overdue or done == steps:
+                    begun = time.monotonic()
                     _save(done, state, checkpoints, skips)
-                    saved, saved_at, patience = done, time.monotonic(), 2 * patience
+                    saved, saved_at = done, time.monotonic()
+                    patience = max(2 * patience, 10 * (saved_at - begun))
                     agree.forget()
                 if stop:
                     if saved != done:

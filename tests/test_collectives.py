@@ -108,7 +108,11 @@ def test_nothing_in_module_ones_step_grows_with_the_labels(dataset, mesh):
         assert grown(programs, f"{kind}_size_in_bytes") == 0
 
 
-@pytest.mark.parametrize("table", [TableConfig(), TableConfig("bfloat16", "adagrad")], ids=str)
+@pytest.mark.parametrize(
+    "table",
+    [TableConfig(), pytest.param(TableConfig("bfloat16", "adagrad"), marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_only_the_table_in_place_grows_in_module_fours_step(right, table):
     programs = [right(count, table) for count in (FEW, MANY)]
     for program, rows in zip(programs, (FEW, MANY), strict=True):

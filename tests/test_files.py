@@ -1,12 +1,14 @@
 """Files are whole or absent, and a manifest tells what changed."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mufin_jax import disk, files
 from mufin_jax.disk import disk_errors
-from mufin_jax.errors import InputError
+from mufin_jax.errors import InputError, Stopped
 from mufin_jax.files import damage, manifest, read_json, replacing, write_json
 
 
@@ -52,3 +54,34 @@ def test_a_manifest_tells_whether_a_folder_changed(tmp_path):
     assert damage(tmp_path, listed) is None
     (tmp_path / "deep" / "a").write_bytes(b"abd")
     assert damage(tmp_path, listed) == "deep/a is damaged (wrong SHA-256)"
+
+
+def test_a_disk_that_tells_nothing_any_more_is_still_one_line(tmp_path, monkeypatch):
+    def usage(_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(disk.shutil, "disk_usage", usage)
+    line = str(disk.disk_error(tmp_path / "no" / "such", "Input/output error", 7))
+    assert "such: Input/output error (7 bytes needed); make room" in line
+
+
+@pytest.mark.parametrize(
+    ("raised", "passes"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True),
+        (MemoryError(), True),
+        (Stopped("by a signal"), True),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False),
+        (ValueError("a header\nof two lines"), False),
+    ],
+)
+def test_what_the_disk_or_memory_lacks_is_no_damage(raised, passes):
+    with (
+        pytest.raises(type(raised) if passes else InputError) as error,
+        files.damaged("x.npy cannot be read ({reason}): make it anew"),
+    ):
+        raise raised
+    if not passes:
+        said = str(error.value)
+        assert said.startswith(f"x.npy cannot be read ({type(raised).__name__}: ")
+        assert "\n" not in said

@@ -2,13 +2,14 @@
 
 import io
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 from raw_folders import picture
 
-from mufin_jax.data.images import BadImage, decode_jpeg, encode_jpeg, read_image
+from mufin_jax.data.images import MAX_PARTS, BadImage, decode_jpeg, encode_jpeg, read_image
 from mufin_jax.encoders.processing import ImageProcessing
 
 PAD = ImageProcessing(size=16, fit="pad")
@@ -151,3 +152,24 @@ def test_prepared_jpegs_come_back_nearly_as_they_were():
 def test_a_damaged_prepared_jpeg_is_a_bad_image():
     with pytest.raises(BadImage):
         decode_jpeg(picture(1)[:20])
+
+
+def test_what_follows_the_end_of_a_jpeg_does_not_count():
+    jpeg = picture(3, (32, 32))
+    trailer = b"\xff\xda\0\xff\xd9" * 1000  # as in the film behind a phone's picture
+    np.testing.assert_array_equal(read_image(jpeg + trailer, PAD), read_image(jpeg, PAD))
+
+
+def test_the_pixels_of_a_png_may_come_in_any_number_of_parts():
+    png = picture(3, (32, 32), "PNG")
+    start = png.index(b"IDAT") - 4
+    size = int.from_bytes(png[start : start + 4], "big")
+    pixels = png[start + 8 : start + 8 + size]
+
+    def chunk(content: bytes) -> bytes:
+        crc = zlib.crc32(b"IDAT" + content).to_bytes(4, "big")
+        return len(content).to_bytes(4, "big") + b"IDAT" + content + crc
+
+    parts = [chunk(pixels[:-1]), *[chunk(b"")] * (2 * MAX_PARTS), chunk(pixels[-1:])]
+    whole = png[:start] + b"".join(parts) + png[start + 12 + size :]
+    np.testing.assert_array_equal(read_image(whole, PAD), read_image(png, PAD))

@@ -1,11 +1,13 @@
 """Claims about preparation as a whole: from a raw folder to an opened data set."""
 
+import errno
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import scipy.sparse
 from raw_folders import (
     number_of,
     picture,
@@ -15,10 +17,12 @@ from raw_folders import (
     write_vectors,
 )
 
+from mufin_jax.data import readers
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import decode_jpeg
 from mufin_jax.data.manifest import MANIFEST
 from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.readers.matrices import load_csr
 from mufin_jax.data.records import open_split
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.errors import InputError, TooManyBadRows
@@ -290,3 +294,23 @@ def test_real_photos_without_titles_are_prepared(shared_data, tmp_path):
     assert len(dataset.images) == 810 + 405 + 81  # coarse classes share a photo with a fine one
     assert (dataset.train.text == -1).all() and (dataset.labels.text >= 0).all()
     assert dataset.train.relevance is not None and dataset.train.relevance.nnz == 1620
+
+
+def test_what_is_prepared_stays_if_the_source_cannot_be_read(tmp_path, monkeypatch):
+    raw = tiny_repository(tmp_path / "raw")
+    prepared(raw, tmp_path / "out")
+
+    def read(*_):
+        raise OSError(errno.EIO, "Input/output error", str(raw))
+
+    monkeypatch.setattr(readers, "read", read)
+    with pytest.raises(OSError, match="Input/output error"):
+        prepare(CONFIG, raw, tmp_path / "out")
+    Dataset.open(tmp_path / "out", verify=True)
+
+
+def test_an_empty_filter_of_any_number_of_points_is_read(tmp_path):
+    points = 20_000_000
+    scipy.sparse.save_npz(tmp_path / "filter.npz", scipy.sparse.csr_matrix((points, 3), dtype="f4"))
+    assert (tmp_path / "filter.npz").stat().st_size < points / 100
+    assert load_csr(tmp_path / "filter.npz", points).shape == (points, 3)

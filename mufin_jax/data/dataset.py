@@ -18,6 +18,7 @@ from mufin_jax.data.strings import Strings, check_offsets
 from mufin_jax.data.text import Tokenizer
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.errors import InputError
+from mufin_jax.files import damaged
 
 
 @runtime_checkable
@@ -137,15 +138,10 @@ class Dataset:
         """
         path = Path(path)
         manifest = read_manifest(path, verify)
-        try:
+        with damaged(f"{path} cannot be read ({{reason}}): prepare the data anew"):
             dataset = cls(path, manifest, **_load(path, manifest))
             _check(dataset)
             return dataset
-        except Exception as error:  # damage shows in a dozen types
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"{path} cannot be read ({type(error).__name__}: {reason}): prepare the data anew"
-            ) from None
 
     @property
     def num_labels(self) -> int:
@@ -246,22 +242,22 @@ def _check_rows(what: str, rows: np.ndarray, low: int, high: int) -> None:
 
 def _load_side(path: Path, name: str) -> Side:
     matrices: dict[str, Any] = {}
+    items = load_arrays(path / f"{name}_items.npz")
     categories = path / "label_categories.npz"
     if name != "label":
         for kind in ("relevance", "filter"):
-            matrices[kind] = load_csr(path / f"{name}_{kind}.npz")
+            matrices[kind] = load_csr(path / f"{name}_{kind}.npz", len(items["text"]))
     elif categories.is_file():
         arrays = load_arrays(categories)
         names = Strings.checked(arrays["blob"], arrays["offsets"])
         matrices["categories"] = (arrays["codes"], names)
-    arrays = load_arrays(path / f"{name}_items.npz")
     return Side(
         name,
         Strings.load(path / f"{name}_ids.npz"),
         Strings.load(path / f"{name}_titles.npz"),
-        arrays["text"],
-        arrays["image_offsets"],
-        arrays["image_rows"],
+        items["text"],
+        items["image_offsets"],
+        items["image_rows"],
         **matrices,
     )
 

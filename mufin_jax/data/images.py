@@ -6,6 +6,7 @@ one exception `BadImage`.
 """
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE = (255, 255, 255)
+_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # of a JPEG, among its pixels
 
 
 class BadImage(InputError):
@@ -145,8 +147,10 @@ def _bytes(source: Path | bytes, max_bytes: int) -> bytes:
 def _check_parts(data: bytes) -> None:
     """Refuses what Pillow would walk through for minutes, or copy until memory is full."""
     exif, profiles, jpeg = b"", 0, data.startswith(b"\xff\xd8")
-    for count, (name, start, size) in enumerate(_segments(data) if jpeg else _chunks(data)):
-        if count == MAX_PARTS:
+    count = 0
+    for name, start, size in _segments(data) if jpeg else _chunks(data):
+        count += name != b"IDAT"  # as many as the pixels take
+        if count > MAX_PARTS:
             raise BadImage(f"more than {MAX_PARTS:,} parts before or beside its pixels")
         if name == b"iCCP":  # each unfolds to a megabyte
             profiles += 1
@@ -156,9 +160,26 @@ def _check_parts(data: bytes) -> None:
             _check_exif(data[start + 4 : start + size])
         elif name == b"\xe1" and data.startswith(b"Exif\0\0", start):  # Pillow joins these
             exif += data[start + (6 if exif else 0) : start + size]
-        elif name == b"\xda" and data.count(b"\xff\xda", start) >= MAX_SCANS:
+        elif name == b"\xda" and _scans(data, start + size) > MAX_SCANS:
             raise BadImage(f"more than {MAX_SCANS} passes over its pixels")
     _check_exif(exif)
+
+
+def _scans(data: bytes, place: int) -> int:
+    """How many scans a JPEG has, the pixels of whose first one begin at `place`; at most a few more
+    than are allowed. What follows the end of the picture does not count."""
+    scans = 1
+    for _ in range(MAX_PARTS):
+        found = _MARKER.search(data, place)
+        if found is None or data[found.end() - 1] == 0xD9 or found.end() + 2 > len(data):
+            return scans
+        place, marker = found.end(), data[found.end() - 1]
+        scans += marker == 0xDA
+        if scans > MAX_SCANS:
+            return scans
+        if marker not in (0x01, 0xD8):  # these have no content
+            place += struct.unpack_from(">H", data, place)[0]
+    return MAX_SCANS + 1
 
 
 def _segments(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -66,7 +66,10 @@ def read_manifest(folder: Path, verify: bool = False) -> dict[str, Any]:
         raise InputError(f"{path}: a list of files that is none: prepare the data anew")
     for name, wanted in (files | records).items():
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{path} names {name!r}, outside of its folder: prepare the data anew")
+            raise InputError(
+                f"{path} names {name!r}, which lies outside of its folder, or is a link to "
+                "elsewhere: put the file itself there, or prepare the data anew"
+            )
         found = (folder / name).stat().st_size if (folder / name).is_file() else "nothing"
         if found != wanted["bytes"]:
             raise InputError(

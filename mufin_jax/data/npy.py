@@ -13,8 +13,7 @@ import numpy as np
 
 from mufin_jax import hosts
 from mufin_jax.disk import disk_errors
-from mufin_jax.errors import InputError
-from mufin_jax.files import MAKE_ANEW, replacing
+from mufin_jax.files import MAKE_ANEW, damaged, replacing
 
 _FREE, _TIMES = 2**26, 100
 
@@ -129,11 +128,8 @@ def mapped(path: Path) -> np.ndarray:
     Raises:
         InputError: if it cannot be mapped.
     """
-    try:
+    with damaged(f"{path} cannot be read ({{reason}}); {MAKE_ANEW}"):
         return np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # a damaged header fails in many ways
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} cannot be read ({reason}); {MAKE_ANEW}") from error
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -150,26 +150,39 @@ def prepare(
     source, out = Path(source), Path(out)
     if out.resolve() == source.resolve():
         raise InputError(f"{out} is both the catalogue and the output: name another output folder")
+    beam = Beam(config.beam_runner, config.beam_options) if config.beam_runner else None
+    tally = Tally(config.max_bad)
+    # What was prepared before stays until there is something to take its place.
+    catalogue = readers.read(source, tally, config.max_images, config.max_bytes)
+    ceiling = readers.read_ceiling(source)
+    worker = resize_in_threads if beam is None else BeamWorker(beam, SourceFolder(source))
+    out = out.absolute()  # Beam's workers start elsewhere
     try:
         with filling(out, functools.partial(_clear, out)):
-            _prepare(config, source, out, processing or config.processing)
+            out.mkdir(parents=True, exist_ok=True)
+            _clear(out)
+            _write(
+                config, catalogue, processing or config.processing, out, tally, ceiling,
+                worker, beam,
+            )  # fmt: skip
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{out} is not a folder: name another output folder") from None
 
 
-def _prepare(config: PrepareConfig, source: Path, out: Path, processing: ImageProcessing) -> None:
-    beam = Beam(config.beam_runner, config.beam_options) if config.beam_runner else None
-    tally = Tally(config.max_bad)
-    catalogue = readers.read(source, tally, config.max_images, config.max_bytes)
-    ceiling = readers.read_ceiling(source)
-    out = out.absolute()  # Beam's workers start elsewhere
-    out.mkdir(parents=True, exist_ok=True)
-    _clear(out)
+def _write(
+    config: PrepareConfig,
+    catalogue: Catalogue,
+    processing: ImageProcessing,
+    out: Path,
+    tally: Tally,
+    ceiling: dict[str, float] | None,
+    worker: Worker,
+    beam: Beam | None,
+) -> None:
     if catalogue.vectors:
         spool, bags = None, copy_vectors(catalogue, out / "image_vectors.npy")
     else:
         spool = JpegSpool(out / _SPOOL)
-        worker = resize_in_threads if beam is None else BeamWorker(beam, SourceFolder(source))
         bags = _images(config, catalogue, processing, out, tally, spool, worker)
     drop_empty(catalogue, bags, tally)
     titles, text = distinct_titles(catalogue)

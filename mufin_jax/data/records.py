@@ -19,7 +19,7 @@ from jaxtyping import Int, Int64, UInt8
 from mufin_jax.data.beam import Beam
 from mufin_jax.data.images import decode_jpeg
 from mufin_jax.disk import native_errors
-from mufin_jax.errors import InputError
+from mufin_jax.files import damaged
 
 SPLITS = ("train", "test", "label")
 _NAME, _VERSION = "records", "1.0.0"
@@ -160,16 +160,11 @@ class RecordImages:
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         records: dict[tuple[int, int], list[bytes]] = {}
         for i, (split, row, position) in enumerate(self._homes[rows].tolist()):
-            try:
+            where = f"image {position} of record {row} of split {split}"
+            with damaged(f"{self._folder}: {where} cannot be read ({{reason}}): prepare it anew"):
                 if (split, row) not in records:
                     records[split, row] = list(self._source(split)[row]["images"])
                 out[i] = decode_jpeg(records[split, row][position], out.shape[1:])
-            except Exception as error:  # damage shows in a dozen types
-                reason = " ".join(str(error).split())[:200]
-                raise InputError(
-                    f"{self._folder}: image {position} of record {row} of split {split} cannot be "
-                    f"read ({reason}): prepare it anew"
-                ) from None
         return out
 
     def _source(self, split: int) -> Sequence[Any]:
@@ -190,12 +185,9 @@ def open_split(folder: Path, split: str) -> Sequence[Any]:
     """
     import tensorflow_datasets as tfds
 
-    try:
+    with damaged(f"{folder} has no split {split} ({{reason}}): prepare it anew"):
         builder = tfds.builder_from_directory(folder / _NAME / _VERSION)
         return builder.as_data_source(split=split)  # pyright: ignore
-    except Exception as error:  # a damaged dataset_info.json fails in many ways
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder} has no split {split} ({reason}): prepare it anew") from None
 
 
 @contextlib.contextmanager

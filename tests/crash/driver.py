@@ -1,5 +1,6 @@
 """Starts a run, kills it at random moments, and starts it again until it is done."""
 
+import json
 import os
 import random
 import resource
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import minute
+
+from mufin_jax.checkpoint import Checkpoints
 
 SECONDS = {
     "prepare": 0.3,
@@ -95,7 +98,8 @@ def signal_at(
 class Stopwatch:
     """Times how long processes take to end, of which none may have been waited for.
 
-    Where others take the cores meanwhile, what counts is what they computed themselves.
+    Where others take the cores meanwhile, what counts is what they computed themselves, if they
+    end within a minute.
     """
 
     def __init__(self, *processes: subprocess.Popen[str]):
@@ -105,7 +109,8 @@ class Stopwatch:
     def seconds(self) -> float:
         """Seconds from the start until now, when all have ended."""
         passed = time.monotonic() - self._begun
-        return min(passed, _of_children() - self._computed)
+        computed = _of_children() - self._computed
+        return min(passed, computed) if passed < 60 and _STAT.exists() else passed
 
 
 def _of_children() -> float:
@@ -120,12 +125,12 @@ def kill_after_first_step(
 
     Where other processes take the cores, it may live until it has computed for as long.
     """
-    losses = workdir / stage / "metrics.jsonl"
+    before = Checkpoints(workdir / stage / "checkpoints").latest() or 0
     process = minute.start(workdir, *flags, cache=cache)
     try:
         _read_until(stage, process)
         begun = time.time()
-        while not losses.exists() or losses.stat().st_mtime < begun:
+        while _last_step(workdir / stage / "metrics.jsonl", since=begun) <= before:
             assert process.poll() is None, "the run ended"
             time.sleep(0.01)
         computed = _cpu_seconds(process.pid)
@@ -138,11 +143,22 @@ def kill_after_first_step(
         process.communicate()
 
 
+def _last_step(losses: Path, since: float) -> int:
+    """The last step that this process wrote: first it takes back what the last checkpoint lacks."""
+    if not losses.exists() or losses.stat().st_mtime < since:
+        return 0
+    lines = losses.read_text().splitlines()
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+_STAT = Path("/proc/self/stat")
+
+
 def _cpu_seconds(process: int) -> float:
     """What the cores have worked for a process; without /proc, the time of day."""
-    stat = Path(f"/proc/{process}/stat")
-    if not stat.exists():
+    if not _STAT.exists():
         return time.monotonic()
+    stat = Path(f"/proc/{process}/stat")
     ticks = stat.read_text().rpartition(")")[2].split()[11:13]
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 

@@ -87,6 +87,7 @@ def test_a_second_run_on_a_folder_ends_with_73_and_names_the_first(compiled, tmp
         _, status, usage = os.wait4(second.pid, 0)
         second.returncode = os.waitstatus_to_exitcode(status)
         second.stdout.close()
+        second.stderr.close()
         assert second.returncode == 73, said
         # Of its own, without what other tests take meanwhile: with the second that it waits, 5.
         assert usage.ru_utime + usage.ru_stime < 4
