@@ -48,7 +48,7 @@ PHASES = {
     "floors": Phase("evaluate", "mufin_jax.floors:_tfidf", "the floors"),
     "index": Phase("retrieve", "mufin_jax.label_side:check_unit", "the index"),
 }
-DEFAULT = {"resizing", "evaluating"}  # training: test_crash.py and test_hosts.py
+DEFAULT = {"resizing"}  # training: test_crash.py and test_hosts.py
 TOGETHER = ["resizing", "refreshing", "training", "index", "evaluating"]
 
 
