@@ -49,6 +49,14 @@ def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
+def forget_place(path: Path) -> None:
+    """Delete Orbax's note that arrays are complete, once all processes have saved them.
+
+    Our manifest says so, and theirs says where on which machine they were written.
+    """
+    (path / "commit_success.txt").unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _one_error() -> Iterator[None]:
     """Has the first error of a save be its only one.

@@ -27,7 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mufin_jax import files, hosts
-from mufin_jax.array_files import is_anywhere, load_arrays, savable, save_arrays, target
+from mufin_jax.array_files import (
+    forget_place,
+    is_anywhere,
+    load_arrays,
+    savable,
+    save_arrays,
+    target,
+)
 from mufin_jax.disk import disk_errors
 from mufin_jax.errors import InputError
 
@@ -69,6 +76,7 @@ class Checkpoints:
             unfinished.mkdir(parents=True)
 
         def complete() -> None:
+            forget_place(unfinished / "state")
             files.write_json(unfinished / "facts.json", {"facts": facts, "arrays": described})
             for path in unfinished.rglob("*"):
                 files.sync(path)

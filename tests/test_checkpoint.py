@@ -49,6 +49,13 @@ def restore(folder, like=None):
     return found
 
 
+def test_a_checkpoint_does_not_say_where_it_was_made(tmp_path):
+    Checkpoints(tmp_path / "checkpoints").save(5, example(), {})
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]
+
+
 def test_a_state_comes_back_bit_for_bit_in_its_own_structure(tmp_path):
     state = example()
     Checkpoints(tmp_path / "checkpoints").save(5, state, {"epoch": 2, "draws": [1, 2]})
