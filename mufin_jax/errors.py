@@ -52,3 +52,8 @@ class PeerLost(MufinError):
     """Another of the run's processes died, or never came; the same command on all resumes it."""
 
     exit_code = 75
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, as a part of one line: without line breaks, and not without end."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mufin_jax.disk import disk_error, is_disk_error
-from mufin_jax.errors import InputError, MufinError
+from mufin_jax.errors import InputError, MufinError, reason
 
 MANIFEST = "manifest.json"
 """The file that completes a sealed folder."""
@@ -103,8 +103,8 @@ def damaged(what: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and is_disk_error(error):
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(what.replace("{reason}", reason)) from error
+        found = f"{type(error).__name__}: {reason(error)}"
+        raise InputError(what.replace("{reason}", found)) from error
 
 
 def sync(path: Path) -> None:

@@ -22,6 +22,7 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import decode_jpeg
 from mufin_jax.data.manifest import MANIFEST
 from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.readers import matrices
 from mufin_jax.data.readers.matrices import load_csr
 from mufin_jax.data.records import open_split
 from mufin_jax.encoders.processing import ImageProcessing
@@ -309,8 +310,15 @@ def test_what_is_prepared_stays_if_the_source_cannot_be_read(tmp_path, monkeypat
     Dataset.open(tmp_path / "out", verify=True)
 
 
-def test_an_empty_filter_of_any_number_of_points_is_read(tmp_path):
+def test_an_empty_filter_of_any_number_of_points_is_read(tmp_path, monkeypatch):
     points = 20_000_000
     scipy.sparse.save_npz(tmp_path / "filter.npz", scipy.sparse.csr_matrix((points, 3), dtype="f4"))
     assert (tmp_path / "filter.npz").stat().st_size < points / 100
     assert load_csr(tmp_path / "filter.npz", points).shape == (points, 3)
+
+    dataset, told = prepared(tiny_repository(tmp_path / "raw"), tmp_path / "out"), {}
+    monkeypatch.setattr(matrices, "check_unfolding", lambda path, more: told.update({path: more}))
+    Dataset.open(tmp_path / "out")
+    assert len(told) == 4
+    for path, more in told.items():
+        assert more >= 8 * len(dataset.train if path.name.startswith("train") else dataset.test)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from mufin_jax.errors import InputError
+from mufin_jax.errors import InputError, reason
 
 # Beam's "DirectRunner" looks for a Go program on the internet before it does the work itself. This
 # is the runner to which it falls back.
@@ -42,8 +42,7 @@ class Beam:
             create_runner(self.runner)
             self.pipeline_options().get_all_options()
         except (ImportError, ValueError, AttributeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"beam_runner={self.name} cannot be used: {reason}") from None
+            raise InputError(f"beam_runner={self.name} cannot be used: {reason(error)}") from None
         except SystemExit:  # argparse, which has printed what is wrong
             raise InputError(f"beam_options={self.options} are not what Beam expects") from None
 

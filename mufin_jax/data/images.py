@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.errors import InputError
+from mufin_jax.errors import InputError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 10_000_000
@@ -92,8 +92,7 @@ def read_image(
     except Image.UnidentifiedImageError:
         raise BadImage("not a JPEG, PNG or WebP picture") from None
     except Exception as error:  # decoders raise a dozen types on broken bytes
-        reason = " ".join(str(error).split())[:120]
-        raise BadImage(f"cannot be decoded ({type(error).__name__}: {reason})") from None
+        raise BadImage(f"cannot be decoded ({type(error).__name__}: {reason(error)})") from None
 
 
 def encode_jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mufin_jax.data.npy import NpyWriter
 from mufin_jax.errors import InputError
-from mufin_jax.files import save_array
+from mufin_jax.files import damaged, save_array
 from mufin_jax.runs import until_stopped
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -100,7 +100,7 @@ class Tokenizer:
                     "name a tokenizer file or the folder of a checkpoint that has one"
                 )
             path = found[0]
-        try:
+        with damaged(f"{path} is not a tokenizer ({{reason}}): wanted tokenizer.json"):
             if path.suffix == ".txt":
                 return cls(_from_vocabulary(path))
             backend = tokenizers.Tokenizer.from_file(str(path))
@@ -108,13 +108,6 @@ class Tokenizer:
             if unknown is not None and backend.model.token_to_id(unknown) is None:
                 raise ValueError("its vocabulary lacks its unk_token")  # Rust would panic
             return cls(backend)
-        except InputError:
-            raise
-        except Exception as error:  # the Rust side raises bare Exception
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(
-                f"{path} is not a tokenizer ({reason}): wanted tokenizer.json"
-            ) from None
 
     def save(self, path: Path) -> None:
         """Writes a tokenizer.json."""

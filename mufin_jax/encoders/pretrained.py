@@ -17,7 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.errors import InputError
+from mufin_jax.errors import InputError, reason
+from mufin_jax.files import damaged
 
 if TYPE_CHECKING:
     from mufin_jax.encoders.distilbert import DistilBert
@@ -212,11 +213,9 @@ def load(
         if theirs not in files or ours not in empty:
             continue
         (file, name), parameter = files.pop(theirs), empty.pop(ours)
-        try:
+        # Its axes may be more than a layer has, or its dtype that of no array.
+        with damaged(f"{folder}: {_listed([name])} can't be used ({{reason}}); download it again"):
             values = convert(file.get_tensor(name))
-        except Exception as error:  # of a number of axes that no layer has, or a dtype of no array
-            reason = f"{_listed([name])} can't be used ({_reason(error)}); download it again"
-            raise InputError(f"{folder}: {reason}") from error
         if values.shape != parameter.shape:
             shapes = f"{values.shape} for {ours}, but config.json implies {parameter.shape}"
             raise InputError(
@@ -249,7 +248,7 @@ def _tensors(folder: Path) -> Iterable[tuple[Any, str]]:
             file = safe_open(path, framework="numpy")
         except (OSError, SafetensorError) as error:
             raise InputError(
-                f"{path} can't be read ({_reason(error)}); download it again"
+                f"{path} can't be read ({reason(error)}); download it again"
             ) from error
         yield from ((file, name) for name in file.keys())
 
@@ -263,11 +262,7 @@ def _parsed(path: Path, parse: Callable[[Mapping[str, Any]], Any]) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path} is missing; give a complete Hugging Face checkpoint") from None
     except Exception as error:  # what a wrong value meets is of many types
-        raise InputError(f"{path}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        raise InputError(f"{path}: {reason(error)}") from error
 
 
 def _listed(names: Collection[str]) -> str:

@@ -10,6 +10,7 @@ from mufin_jax.data.npy import check_unfolding
 from mufin_jax.data.readers.files import SourceFolder, lines
 from mufin_jax.data.tally import Tally
 from mufin_jax.errors import InputError
+from mufin_jax.files import damaged
 
 _NUMBERS = "?bhilqBHILQfdg"  # the dtypes that SciPy's compiled code knows
 _EACH = 64  # bytes that an archive may unfold to for each row
@@ -109,11 +110,8 @@ def read_pairs(
 def read_csr(source: SourceFolder, path: Path, num_rows: int) -> csr_matrix:
     """Reads a CSR matrix that scipy saved, checking sizes before and structure after loading."""
     name = source.name(path)
-    try:
+    with damaged(f"{name} is not a CSR matrix as scipy saves it ({{reason}})"):
         matrix = load_csr(path, num_rows)
-    except Exception as error:  # damage shows in a dozen types
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{name} is not a CSR matrix as scipy saves it ({reason})") from None
     found = len(matrix.indptr) - 1
     if found != num_rows:
         raise InputError(f"{name} has {found:,} rows, but there are {num_rows:,} items")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mufin_jax.errors import InputError
+from mufin_jax.errors import InputError, reason
 
 _RECONSTRUCT = {f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_core")}
 _FROM_BUFFER = {f"numpy.{core}.numeric _frombuffer" for core in ("core", "_core")}
@@ -68,7 +68,9 @@ def read_lists(path: Path) -> list[list[int]]:
                 raise ValueError(f"more integers than its {size:,} bytes")
         return lists
     except Exception as error:  # damage shows in many ways, first of all in the header
-        raise InputError(f"{path.name} is no array of lists of integers ({_line(error)})") from None
+        raise InputError(
+            f"{path.name} is no array of lists of integers ({reason(error)})"
+        ) from None
 
 
 def _interpret(pickled: bytes) -> Any:
@@ -178,7 +180,3 @@ def _raw(data: Any) -> Any:
     if isinstance(data, _Call) and data.name == "_codecs encode":
         return data.arguments[0].encode("latin-1")
     return data
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -16,6 +16,7 @@ from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.data.tally import Tally
 from mufin_jax.errors import InputError
+from mufin_jax.files import damaged
 from mufin_jax.runs import until_stopped
 
 FORM = "image vectors"
@@ -68,11 +69,8 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
 
 def open_vectors(path: Path) -> np.memmap:
     """Maps a vector file, after checking that it is a finite float matrix, a piece at a time."""
-    try:
+    with damaged(f"{path.name} is no npy file of vectors ({{reason}})"):
         array = np.lib.format.open_memmap(path, mode="r")  # np.load would open archives, too
-    except Exception as error:  # a damaged header fails in many ways
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path.name} is no npy file of vectors ({reason})") from None
     if array.ndim != 2 or not array.shape[1] or not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{path.name} holds {array.dtype} {array.shape}: wanted floats, 2 axes")
     for start in until_stopped(range(0, len(array), _CHUNK), "prepare"):
