@@ -23,10 +23,11 @@ from mufin_jax.loading import swift_imports
 from mufin_jax.logs import set_up_logging
 
 with swift_imports():
-    from mufin_jax import hosts
+    from mufin_jax import hosts, machine
     from mufin_jax.data.prepare import Overlap
     from mufin_jax.experiment import Experiment, Stage, run
     from mufin_jax.joining import HostsConfig
+    from mufin_jax.runs import threads_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Command:
     """Short for --miniature.points."""
     num_test_points: int | None = None
     """Short for --miniature.test-points."""
+    threads: int | None = None
+    """Threads that XLA computes with on a CPU: the same number gives the same bits on any number of
+    cores. By default what the run's folder began with, else one a core and two at least."""
     hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     """Where this process is one of several that no launcher introduces to one another."""
 
@@ -79,6 +83,7 @@ def main(presets: Mapping[str, Experiment], argv: Sequence[str] | None = None) -
 
 def _run(presets: Mapping[str, Experiment], arguments: list[str]) -> None:
     command = parse(presets, arguments)
+    machine.set_threads(command.threads, threads_of(command.experiment.folder))
     hosts.start(command.hosts)
     if hosts.several():
         set_up_logging(process=hosts.process())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import os
 from typing import Literal
 
 import jax
@@ -10,7 +9,7 @@ from jax.sharding import Mesh
 
 from mufin_jax import scann_tree
 from mufin_jax.errors import InputError
-from mufin_jax.machine import host_memory
+from mufin_jax.machine import cores, host_memory
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +95,4 @@ class IndexConfig:
 
     def num_threads(self) -> int:
         """Threads to start: as many as this process may have cores, unless told."""
-        if self.threads or not hasattr(os, "sched_getaffinity"):
-            return self.threads or os.cpu_count() or 1
-        return len(os.sched_getaffinity(0))  # in a container, fewer than cpu_count
+        return self.threads or cores()

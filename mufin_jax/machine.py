@@ -1,6 +1,7 @@
-"""What memory this machine has: by JAX for accelerators, by the system for a CPU."""
+"""What this machine has: memory, by JAX for accelerators, by the system for a CPU; threads."""
 
 import dataclasses
+import os
 import socket
 import zlib
 from pathlib import Path
@@ -9,6 +10,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+
+from mufin_jax.errors import InputError
+
+_THREADS = "PJRT_NPROC"
+"""The variable that XLA reads, once, when it starts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +62,42 @@ def host_memory(root: Path = Path("/")) -> int:
     for limit in limits:
         found += [int(line) for line in _lines(limit) if line.isdigit()]
     return min(found, default=2**63)
+
+
+def set_threads(wanted: int | None, before: int | None) -> None:
+    """Have XLA compute with so many threads; comes before anything that starts JAX's backend.
+
+    On a CPU the sums of matrix products are split among them, so that another number rounds
+    differently; the same number gives the same bits on any number of cores.
+
+    Args:
+        wanted: the number; None for that of the environment, else the one before, else one a core
+            and two at least.
+        before: the number that the run began with, if it has begun.
+
+    Raises:
+        InputError: a number below 1.
+    """
+    if wanted is None:
+        if os.environ.get(_THREADS):
+            return
+        wanted = before or max(2, cores())
+    if wanted < 1:
+        raise InputError(f"--threads={wanted}: wanted a whole number >= 1")
+    os.environ[_THREADS] = str(wanted)
+
+
+def threads() -> int:
+    """Return the number of threads that XLA computes with on a CPU."""
+    named = os.environ.get(_THREADS, "")
+    return int(named) if named.isdigit() else cores()
+
+
+def cores() -> int:
+    """Return the cores that this process may use; in a container, fewer than the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _lines(path: Path) -> list[str]:

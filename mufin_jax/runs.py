@@ -171,6 +171,8 @@ def environment() -> dict[str, Any]:
     """Versions, platform and devices, for run.json; starts JAX's backend."""
     import jax
 
+    from mufin_jax import machine
+
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -181,7 +183,17 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processes": jax.process_count(),
         "devices": devices,
+        "threads": machine.threads(),
     }
+
+
+def threads_of(workdir: Path) -> int | None:
+    """The threads that the run in a folder began with; None if it doesn't say."""
+    with contextlib.suppress(InputError):  # whoever needs the file will say what it lacks
+        facts = read_json(workdir / "run.json")
+        found = facts.get("threads") if isinstance(facts, dict) else None
+        return found if isinstance(found, int) and found > 0 else None
+    return None
 
 
 def use_compile_cache(folder: Path) -> None:
