@@ -10,12 +10,14 @@ same batches (batches.py), from the same weights.
 
 Counted on each side is a whole step: the batch goes from the host's memory to the device, images as
 bytes, are normalised there, all descriptors are encoded once, the loss, its gradient, AdamW (theirs
-is torch's fused one), until all is done and the loss is a number on the host. Not counted: reading
-and padding of batches, which loaders do ahead of time, and compilation. Ours packs texts several to
-a row and pads rows and images to buckets, as our loader does: part of what is compared. Theirs pads
-texts to the longest and nothing else; under torch.compile all texts to 32 tokens, and their number
-and the images to the same buckets, or it would compile for every batch. With bfloat16 theirs is
-autocast, in all of the model; ours multiplies in bfloat16 in the encoders.
+is torch's fused one), until all is done and the loss is a number on the host. On a GPU four steps
+are timed together, and either side copies the next batch while it computes: theirs from page-locked
+memory, on a stream for copies. Not counted: reading and padding of batches, which loaders do ahead
+of time, and compilation. Ours packs texts several to a row and pads rows and images to buckets, as
+our loader does: part of what is compared. Theirs pads texts to the longest and nothing else; under
+torch.compile all texts to 32 tokens, and their number and the images to the same buckets, or it
+would compile for every batch. With bfloat16 theirs is autocast, in all of the model; ours
+multiplies in bfloat16 in the encoders.
 
 A third side is ours with cached trunk tokens: what the frozen blocks of the ViT make of an image is
 constant, so it is computed before the clock starts, as `describe`'s pool allows.

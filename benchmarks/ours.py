@@ -18,7 +18,7 @@ from mufin_jax.encoders.pretrained import load_distilbert, load_vit
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, trains
-from mufin_jax.sharding import by_row, make_mesh, put, replicated
+from mufin_jax.sharding import by_row, make_mesh, one_ahead, put, replicated
 from mufin_jax.stages import finetune, pretrain
 
 Dtype = Literal["float32", "bfloat16"]
@@ -94,13 +94,13 @@ class Ours:
         """Return a batch as our loader would, with pixels or with cached trunk tokens."""
         return for_ours(drawn, self.num_labels, self._trunk if cached else None)
 
-    def step(self, batch: Any) -> float:
-        """Make one step on a batch that lies on the host; return its loss when all is done."""
-        if self.num_labels:
-            batch = finetune.place(batch, self.mesh)
-        else:
-            batch = put(batch, by_row(self.mesh))
-        self.state, metrics = self._step(self.state, self.frozen, batch)
+    def step(self, *batches: Any) -> float:
+        """Make steps on batches that lie on the host; return the last loss when all is done.
+
+        As `fit` does, it places each batch before the step on the one before it.
+        """
+        for batch in one_ahead(batches, self.place):
+            self.state, metrics = self._step(self.state, self.frozen, batch)
         jax.block_until_ready(self.state)
         return float(metrics["loss"])
 
@@ -114,6 +114,12 @@ class Ours:
         return tuple(
             np.array(part[: self.num_labels]) for part in (table.rows.eta, table.rows.alpha)
         )
+
+    def place(self, batch: Any) -> Any:
+        """Move a batch to the devices."""
+        if self.num_labels:
+            return finetune.place(batch, self.mesh)
+        return put(batch, by_row(self.mesh))
 
     def _trunk(self, images: np.ndarray, block: int = 256) -> np.ndarray:
         """Return the trunk's tokens of images, which lie on the host: nothing below them trains."""

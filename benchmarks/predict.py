@@ -167,7 +167,9 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     predictor = predictor_of(folder, arguments.labels, arguments.small, K)
     opened, items = time.perf_counter() - start, items_of(BATCH)
     start = time.perf_counter()
-    predictor.warm_up(images=3)
+    accelerator = jax.default_backend() != "cpu"
+    if not accelerator:  # there it compiles for minutes what is not measured here
+        predictor.warm_up(images=3)
     warm = time.perf_counter() - start
     first, second = measuring.Times(), measuring.Times()
     first.take(lambda: predictor.predict(items[:1]))
@@ -180,7 +182,6 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     print(f"opened in {opened:.1f} s, warm in {warm:.1f} s; first answer {first.ms:.1f} ms, "
           f"second {second.ms:.1f} ms", flush=True)  # fmt: skip
     queries = Queries(arguments.labels)
-    accelerator = jax.default_backend() != "cpu"
     twin = None if accelerator or not arguments.twin else twin_of(arguments, folder, queries)
     ratios = {}
     for count in (1, BATCH):

@@ -22,6 +22,9 @@ SMALL = Look(pixels=16, vocab=31, most_tokens=12, mean_tokens=7)
 LIMIT, CACHED_LIMIT, LEAST_MFU = 0.9, 0.25, 0.4
 LABELS = 300_000
 """L of Module IV; MM-AmazonTitles-300K has 303,296."""
+SIDES = ("ours", "cached", "eager", "compile")
+TOGETHER = {"gpu": 4}
+"""Steps in one timed call, by device: enough for a batch to be copied while another is computed."""
 RATE = 5e-5
 
 
@@ -39,7 +42,7 @@ def main(module: Module, doc: str, size: tuple[str, int, int]) -> None:
     parser.add_argument("--preset", choices=("paper",), help=f"paper: {many:,} {name}")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--device", choices=("cpu", "gpu", "auto"), default="auto")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, help="who races; cached is ours, too")
     parser.add_argument("--small", action="store_true", help="tiny encoders, to try it out")
     parser.add_argument("--short", action="store_true", help="half the size, fewer rounds")
     parser.add_argument("--count", type=int, help="timed rounds")
@@ -52,11 +55,13 @@ def main(module: Module, doc: str, size: tuple[str, int, int]) -> None:
         flags.size = many if flags.preset or (gpu and not flags.small) else few
         flags.size = max(2, flags.size // 2) if flags.short else flags.size
     flags.dtype = flags.dtype or ("bfloat16" if gpu else "float32")
-    flags.compile = (gpu and not flags.short) if flags.compile is None else flags.compile
+    flags.sides = flags.sides or SIDES[: 4 if gpu and not flags.short else 3]
     flags.count = flags.count or (4 if flags.short else 8)
     flags.batches = flags.batches or (1 if flags.short else 2)
-    # Both frameworks share the device: JAX must not take three quarters of it at once.
+    # Both frameworks share the device: JAX must take neither three quarters of it at once, nor all
+    # that its largest step ever needed and more.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")
     if not gpu:
         os.environ["JAX_PLATFORMS"] = "cpu"
     with tempfile.TemporaryDirectory() as folder:
@@ -75,21 +80,21 @@ def race(module: Module, flags: argparse.Namespace, folder: Path) -> None:
     drawn = draw(module, flags)
     print(f"batches: {[batch.facts() for batch in drawn]}", flush=True)
     sides, needed, model = contenders(module, flags, folder, size.dim, drawn)
-    warm_up = max(3 if flags.compile else 2, len(drawn))
+    warm_up = max(3 if "compile" in flags.sides else 2, len(drawn))
     # As many rounds with one batch as with another, or a median would be of the larger ones.
     count = -(-flags.count // len(drawn)) * len(drawn)
     times = in_turn(sides, count, warm_up)
-    facts = {}
+    facts, together = {}, TOGETHER.get(flags.device, 1)
     for name, taken in times.items():
-        facts[name] = taken.facts() | {"needed_tflop": significant(needed[name] / 1e12)}
-        reached = needed[name] / taken.ms / 1e9
+        facts[name] = taken.facts(together) | {"needed_tflop": significant(needed[name] / 1e12)}
+        reached = needed[name] * together / taken.ms / 1e9
         facts[name]["tflops_a_second"] = significant(reached)
         if peak := _peak(flags):
             facts[name]["mfu"] = significant(reached / peak)
         print(f"{name}: {facts[name]}", flush=True)
     for name, limit in (("ours", LIMIT), ("ours, cached trunk tokens", CACHED_LIMIT)):
-        for other in sides:
-            if other in ("eager", "torch.compile"):
+        for other in ("eager", "torch.compile"):
+            if {name, other} <= sides.keys():
                 _line(module, flags, name, other, limit, times, facts, drawn, model)
 
 
@@ -104,10 +109,10 @@ def draw(module: Module, flags: argparse.Namespace) -> list[Drawn]:
 def contenders(
     module: Module, flags: argparse.Namespace, folder: Path, dim: int, drawn: list[Drawn]
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, float], dict[str, Any]]:
-    """Return calls that make one step each, by side; operations a step needs; sizes of the model.
+    """Return calls that make a step, by side; operations a step needs; sizes of the model.
 
-    Each call takes the next of the batches. Our two sides train one state, since the step of either
-    leaves what the other can go on from.
+    On a GPU a call makes `TOGETHER` steps. Each takes the next of the batches. Our two sides train
+    one state, since the step of either leaves what the other can go on from.
     """
     import flops
     from ours import Ours
@@ -122,24 +127,25 @@ def contenders(
     table = ours.rows() if num_labels else None
     sides: dict[str, Callable[[], Any]] = {}
 
-    def turns(step: Callable[[Any], Any], ready: list[Any]) -> Callable[[], Any]:
-        batches = itertools.cycle(ready)
-        return lambda: step(next(batches))
+    def turns(step: Callable[..., Any], ready: list[Any]) -> Callable[[], Any]:
+        batches, together = itertools.cycle(ready), TOGETHER.get(flags.device, 1)
+        return lambda: step(*itertools.islice(batches, together))
 
     model = ours.model()
-    needed = {"ours": sum(flops.step(model, batch) for batch in drawn) / len(drawn)}
-    cached = sum(flops.step(model, batch, cached=True) for batch in drawn) / len(drawn)
-    sides["ours"] = turns(ours.step, [ours.ready(batch) for batch in drawn])
-    name = "ours, cached trunk tokens"
-    sides[name] = turns(ours.step, [ours.ready(batch, cached=True) for batch in drawn])
-    needed[name] = cached
+    needed: dict[str, float] = {}
+    for name, is_cached in (("ours", False), ("ours, cached trunk tokens", True)):
+        if ("cached" if is_cached else "ours") in flags.sides:
+            sides[name] = turns(ours.step, [ours.ready(batch, is_cached) for batch in drawn])
+            needed[name] = sum(flops.step(model, batch, is_cached) for batch in drawn) / len(drawn)
     device = "cuda" if flags.device == "gpu" else "cpu"
     training = Training(rate=RATE, table_rate=RATE)
-    for name, compiled in (("eager", False), ("torch.compile", True))[: 2 if flags.compile else 1]:
+    for name, compiled in (("eager", False), ("torch.compile", True)):
+        if ("compile" if compiled else name) not in flags.sides:
+            continue
         twin = Trainer(folder, dim, training, table, device, flags.dtype, compiled)
         ready = [tensors(batch, num_labels, fixed=compiled) for batch in drawn]
         sides[name] = turns(twin.step, [b.pinned() if device == "cuda" else b for b in ready])
-        needed[name] = needed["ours"]
+        needed[name] = sum(flops.step(model, batch) for batch in drawn) / len(drawn)
     return sides, needed, {"dim": dim, "num_labels": num_labels}
 
 

@@ -108,7 +108,7 @@ def plan(sizes: Sizes) -> MemoryPlan:
             Part("rows of a step", STEP_ROWS * s.rows * (vector + 4), 0, ("finetune",)),
             Part("model", 4 * s.parameters, 0, STAGES),
             Part("its gradients and moments", 12 * s.trained, 0, tuned),
-            Part("a batch", s.batch // s.devices, AHEAD * s.batch, tuned),
+            Part("two batches", 2 * s.batch // s.devices, AHEAD * s.batch, tuned),
             Part("label bags and classifiers", cache, 0, ("predict",)),
             Part("index: entries, codes", on_devices, codes, ("retrieve", "predict")),
             Part("index: while it is built", 0, built, ("retrieve", "index")),

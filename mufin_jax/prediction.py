@@ -35,7 +35,7 @@ from mufin_jax.model import Embedding, Mufin
 from mufin_jax.queries import read_items
 from mufin_jax.retrieval import IndexConfig, LabelIndex
 from mufin_jax.runs import use_compile_cache
-from mufin_jax.sharding import by_row, fetch, make_mesh, put, replicated
+from mufin_jax.sharding import by_row, fetch, make_mesh, one_ahead, put, replicated
 from mufin_jax.shortlist import Shortlist
 
 BLOCK = 256
@@ -278,8 +278,13 @@ class Predictor:
     def _describe(self, pool: Pool) -> Iterator[Float[np.ndarray, "p d"]]:
         """Yield the descriptor vectors of a pool, block after block."""
         mesh, most_tokens = self.model.mesh, self.dataset.texts.shape[1]
-        for part, real in query_shapes.in_blocks(pool, most_tokens, mesh.size):
-            yield fetch(self._encode(self._weights, put(part, by_row(mesh))))[:real]
+
+        def begin(block: tuple[Pool, int]) -> tuple[jax.Array, int]:
+            return self._encode(self._weights, put(block[0], by_row(mesh))), block[1]
+
+        blocks = query_shapes.in_blocks(pool, most_tokens, mesh.size)
+        for vectors, real in one_ahead(blocks, begin):
+            yield fetch(vectors)[:real]
 
     def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:
         side = self.dataset.labels

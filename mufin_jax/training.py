@@ -26,7 +26,7 @@ from mufin_jax.data.loader import prefetch
 from mufin_jax.errors import InputError, NonFinite, Stopped
 from mufin_jax.logs import MetricsWriter, progress
 from mufin_jax.runs import stop_requested
-from mufin_jax.sharding import by_row, make_mesh, put, replicated
+from mufin_jax.sharding import by_row, make_mesh, one_ahead, put, replicated
 from mufin_jax.skips import REMEDY, Skips
 
 log = logging.getLogger(__name__)
@@ -133,8 +133,9 @@ def fit(
                     saved, saved_at = done, time.monotonic()
                 refresh(first, state)
             last = min(first + segment, steps)
-            for batch in follow.waits_for(prefetch(make_batch, done, last, config.threads)):
-                state, metrics = step(state, put_batch(batch))
+            made = follow.waits_for(prefetch(make_batch, done, last, config.threads))
+            for batch in one_ahead(made, put_batch):
+                state, metrics = step(state, batch)
                 done += 1
                 bar.update()
                 skips(done, metrics)

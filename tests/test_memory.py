@@ -77,7 +77,7 @@ def test_the_report_names_every_part_that_there_is_and_all_kinds_of_tables():
     for cost in ("2,316", "1,164", "780"):
         assert cost in text
     assert "16.00 GB" in text and "label table: rows" in text
-    assert "a batch" not in text  # this plan has none
+    assert "two batches" not in text  # this plan has none
 
 
 def test_a_plan_that_fits_passes_and_one_that_does_not_names_the_flags_that_would():

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from mufin_jax.sharding import by_row, put, replicated, round_up, usual_size
+from mufin_jax import sharding
+from mufin_jax.sharding import by_row, make_mesh, one_ahead, put, replicated, round_up, usual_size
 
 
 def test_a_bucket_is_at_most_a_quarter_larger_than_what_it_holds():
@@ -64,3 +65,23 @@ def test_counts_that_hardly_vary_have_one_size_and_others_their_buckets():
     for few in ([3, 9, 12], [0, 5]):
         assert usual_size(few, 4) == 0
     assert usual_size([0, 0]) == 0 and usual_size([7, 7]) == 7
+
+
+def test_an_item_is_used_once_the_next_has_begun():
+    begun = []
+    results = one_ahead(range(3), lambda item: begun.append(item) or -item)
+    assert begun == []
+    seen = [(result, list(begun)) for result in results]
+    assert seen == [(0, [0, 1]), (-1, [0, 1, 2]), (-2, [0, 1, 2])]
+    assert list(one_ahead([], lambda item: item)) == []
+
+
+def test_a_large_array_arrives_whole_when_it_goes_in_parts(monkeypatch):
+    monkeypatch.setattr(sharding, "_LARGE", 100)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    mesh = make_mesh(jax.devices()[:1])
+    tree = {"large": np.arange(37 * 5, dtype=np.uint8).reshape(37, 5), "few": np.zeros((3, 90))}
+    placed = put(tree, by_row(mesh))
+    for name, array in tree.items():
+        np.testing.assert_array_equal(placed[name], array)
+        assert placed[name].sharding.is_equivalent_to(by_row(mesh), 2)

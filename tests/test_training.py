@@ -141,8 +141,8 @@ def test_a_loop_that_waits_for_its_input_says_so(tmp_path, caplog):
         return np.zeros(4, np.float32)
 
     with caplog.at_level(logging.INFO):
-        Toy(tmp_path / "slow", make=slowly).run(refresh=False, steps=12, checkpoint_every=100)
-    assert re.search(r"step 12 of 12, .* [1-9]\d% of the time waiting for input", caplog.text)
+        Toy(tmp_path / "slow", make=slowly).run(refresh=False, steps=24, checkpoint_every=100)
+    assert re.search(r"step 24 of 24, .* [1-9]\d% of the time waiting for input", caplog.text)
 
 
 def test_seconds_bound_the_time_between_checkpoints(tmp_path):

@@ -46,6 +46,15 @@ class Tensors:
         """
         return self._each(lambda tensor: tensor.pin_memory())
 
+    def used_on(self, stream: torch.cuda.Stream) -> "Tensors":
+        """Say that a stream other than the one that made the tensors uses their memory."""
+
+        def mark(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        return self._each(mark)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Tensors":
         def one(value: Tensor | tuple[Tensor, ...] | None) -> Tensor | tuple[Tensor, ...] | None:
             if isinstance(value, tuple):

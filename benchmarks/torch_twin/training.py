@@ -8,7 +8,7 @@ torch.compile; gathering rows of the table stays outside, since sparse gradients
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -96,26 +96,42 @@ class Trainer:
         compiler: Callable = torch.compile if compiled else lambda function: function
         self.loss_1, self.loss_4 = compiler(self._loss_1), compiler(self._loss_4)
 
-    def step(self, batch: Tensors) -> float:
-        """Make one step on a batch that lies on the host; return its loss when all is done."""
-        batch = batch.to(self.device)
-        with self._precision():
-            if self.table is None:
-                loss = self.loss_1(batch)
-            else:
-                loss = self.loss_4(batch, *self.table(batch.ids))
-        loss.backward()
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if self.table is not None:
-            self.table.project(batch.ids)
-        for schedule in self.schedules:
-            schedule.step()
+    def step(self, *batches: Tensors) -> float:
+        """Make steps on batches that lie on the host; return the last loss when all is done."""
+        for batch in self._placed(batches):
+            with self._precision():
+                if self.table is None:
+                    loss = self.loss_1(batch)
+                else:
+                    loss = self.loss_4(batch, *self.table(batch.ids))
+            loss.backward()
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            if self.table is not None:
+                self.table.project(batch.ids)
+            for schedule in self.schedules:
+                schedule.step()
         value = loss.item()
         if self.device == "cuda":
             torch.cuda.synchronize()
         return value
+
+    def _placed(self, batches: Sequence[Tensors]) -> Iterator[Tensors]:
+        """Batches on the device; a GPU copies the next, on a stream of its own, as it computes."""
+        if self.device != "cuda":
+            yield from (batch.to(self.device) for batch in batches)
+            return
+        copies, coming = torch.cuda.Stream(), None
+        for batch in [*batches, None]:
+            last, coming = coming, None
+            if batch is not None:
+                with torch.cuda.stream(copies):
+                    coming = batch.to(self.device), copies.record_event()
+            if last is not None:
+                stream = torch.cuda.current_stream()
+                stream.wait_event(last[1])
+                yield last[0].used_on(stream)
 
     def double(self) -> None:
         """Compute in float64 from now on: what float32 is measured against."""

@@ -101,9 +101,9 @@ class DistilBert(nnx.Module):
     def __init__(self, config: DistilBertConfig, rngs: nnx.Rngs):
         self.config, self.dtype = config, compute_dtype(config.dtype)
         embedding = normal(config.init_std, config.width)
-        self.words = nnx.Embed(
-            config.vocab, config.width, dtype=self.dtype, embedding_init=embedding, rngs=rngs
-        )
+        # In float32, as the positions below: the gradient of a common word, or of a position, is a
+        # sum over thousands of tokens, which GPUs add up in bfloat16 badly and ten times as slowly.
+        self.words = nnx.Embed(config.vocab, config.width, embedding_init=embedding, rngs=rngs)
         self.positions = nnx.Param(embedding(rngs.params(), (config.max_positions, config.width)))
         self.norm_embeddings = layer_norm(config, rngs)
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
@@ -181,8 +181,7 @@ class DistilBert(nnx.Module):
         begins = jnp.diff(places, axis=1, prepend=-1) != 0
         position = index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
         position = jnp.minimum(position, self.config.max_positions - 1)  # of padding behind a text
-        states = words + self.positions[...].astype(words.dtype)[position]
-        return self.norm_embeddings(states).astype(words.dtype)
+        return self.norm_embeddings(words + self.positions[...][position]).astype(self.dtype)
 
     def _last(
         self, states: Float[Array, "r s width"], places: Int[Array, "r s"]
