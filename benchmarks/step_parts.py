@@ -57,11 +57,10 @@ def measure(flags: argparse.Namespace, folder: Path) -> None:
     facts: dict[str, Any] = {"batch": drawn.facts(), "dtype": dtype, **_speeds(flags)}
     for kind, cached in (("", False), ("cached_", True)):
         batch = ours.ready(drawn, cached)
-        facts[f"{kind}step_ms"] = _ms(lambda: ours.step(batch), flags.count)
-        four = [batch] * 4
-        facts[f"{kind}step_of_four_ms"] = _ms(lambda: ours.step(*four), flags.count) / 4
+        facts[f"{kind}step_ms"] = _ms(flags.count, ours.step, batch)
+        facts[f"{kind}step_of_four_ms"] = _ms(flags.count, ours.step, *[batch] * 4) / 4
         placed = ours.place(batch)
-        resident = facts[f"{kind}resident_step_ms"] = _ms(lambda: _step(ours, placed), flags.count)
+        resident = facts[f"{kind}resident_step_ms"] = _ms(flags.count, _step, ours, placed)
         needed = flops.step(ours.model(), drawn, cached) / 1e12
         facts[f"{kind}tflops_a_second"] = 1e3 * needed / resident
         if not cached:
@@ -96,9 +95,9 @@ def _parts(model: Any, pool: Any, count: int) -> dict[str, float]:
     read = jax.jit(lambda m, pool: m.read(pool))
     tokens, texts = trunk(model, pool.images), dataclasses.replace(pool, images=None)
     return {
-        "trunk_ms": _ms(lambda: trunk(model, pool.images), count),
-        "head_ms": _ms(lambda: head(model, tokens), count),
-        "texts_ms": _ms(lambda: read(model, texts), count),
+        "trunk_ms": _ms(count, trunk, model, pool.images),
+        "head_ms": _ms(count, head, model, tokens),
+        "texts_ms": _ms(count, read, model, texts),
     }
 
 
@@ -112,16 +111,16 @@ def _speeds(flags: argparse.Namespace) -> dict[str, float]:
     product, copy = jax.jit(lambda a, b: a @ b), jax.jit(lambda x: -x)
     x = jnp.ones(length, jnp.int32)
     return {
-        "product_tflops": 2e-9 * side**3 / _ms(lambda: product(a, a.T), flags.count),
-        "copy_gb_a_second": 8e-6 * length / _ms(lambda: copy(x), flags.count),
+        "product_tflops": 2e-9 * side**3 / _ms(flags.count, product, a, a.T),
+        "copy_gb_a_second": 8e-6 * length / _ms(flags.count, copy, x),
     }
 
 
-def _ms(call: Callable[[], Any], count: int) -> float:
+def _ms(count: int, call: Callable[..., Any], *arguments: Any) -> float:
     """Median milliseconds of a call, until all that it returns is done."""
     import jax
 
-    done = {"": lambda: jax.block_until_ready(call())}
+    done = {"": lambda: jax.block_until_ready(call(*arguments))}
     return measuring.in_turn(done, count)[""].ms
 
 
