@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from mufin_jax import peers
 from mufin_jax.joining import HostsConfig, join
-from mufin_jax.peers import Peers, leave_aborts
+from mufin_jax.peers import Peers, leave, leave_aborts
 
 T = TypeVar("T")
 
@@ -124,10 +124,12 @@ def finish() -> None:
         import jax
 
         barrier("the end")
-        _peers.part()
+        quiet = _peers.part()
         jax.distributed.shutdown()
         leave_aborts()
         _peers = None
+        if not quiet:
+            leave(0)
 
 
 def end(code: int, line: str, details: str = "") -> None:

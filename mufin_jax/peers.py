@@ -61,15 +61,27 @@ class Peers:
         self._others = set(range(processes)) - {process}
         self._gone: set[int] = set()
         self._leaving = threading.Lock()  # taken once, by the thread that ends the process
-        self._parting = threading.Event()
-        for listen in (self._hear, self._feel):
-            threading.Thread(target=listen, name=listen.__name__, daemon=True).start()
+        self._parting, self._parted = threading.Event(), threading.Event()
+        self._threads = [
+            threading.Thread(target=listen, name=listen.__name__, daemon=True)
+            for listen in (self._hear, self._feel)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def part(self) -> None:
-        """Stop listening when all have reached a good end; process 0 waits for the others to go."""
+    def part(self) -> bool:
+        """Stop listening when all have reached a good end; process 0 waits for the others to go.
+
+        Returns whether both threads have ended. One that is still in native code when Python ends
+        would abort the process.
+        """
         self._parting.set()
         if self.process == 0:
             _until(lambda: self._others <= self._gone, _LAST)
+        self._parted.set()
+        for thread in self._threads:
+            thread.join(_GRACE)
+        return not any(thread.is_alive() for thread in self._threads)
 
     def end(self, code: int, line: str, details: str = "") -> None:
         """Tell the others why this process ends, say so unless process 0 says the same, and exit.
@@ -132,7 +144,8 @@ class Peers:
         """Asks who lives; the service answers when all who do have asked."""
         first: dict[int, int] = {}
         failures = 0
-        while self.process == 0 or not self._parting.is_set():
+        last = self._parted if self.process == 0 else self._parting
+        while not last.is_set():
             try:
                 alive = self.client.get_live_nodes(list(range(self.processes)))
                 failures = 0
@@ -145,7 +158,7 @@ class Peers:
             lost = sorted(self._gone - self._ended().keys())
             if lost and not self._parting.is_set():
                 self._follow(PeerLost.exit_code, lost_line(lost, self.processes), stacks=True)
-            time.sleep(_POLL)
+            last.wait(_POLL)
 
     def _follow(self, code: int, line: str, stacks: bool = False) -> None:
         """Ends this process because of another, unless its main thread is doing so already.

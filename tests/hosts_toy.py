@@ -9,6 +9,7 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -119,4 +120,8 @@ def run(toy: Toy) -> None:
 
 if __name__ == "__main__":
     set_up_logging()
-    sys.exit(main_guard(lambda: run(tyro.cli(Toy))))
+    code = main_guard(lambda: run(tyro.cli(Toy)))
+    # A thread that is in native code when Python ends aborts the process, once in a hundred runs.
+    if listening := {"_hear", "_feel"}.intersection(t.name for t in threading.enumerate()):
+        print("still listening:", *listening, file=sys.stderr)
+    sys.exit(code)

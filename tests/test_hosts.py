@@ -26,6 +26,7 @@ def start_toy(workdir, *flags, cache, **more):
 def finish_toy(workdir, *flags, cache, **more):
     found = minute.ends(start_toy(workdir, *flags, cache=cache, **more))
     assert [code for code, _ in found] == [0] * len(found), found
+    assert not any("still listening" in said for _, said in found), found
     return np.load(workdir / "table.npy")
 
 

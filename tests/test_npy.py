@@ -1,9 +1,12 @@
 """Claims about npy files that are written block by block: whole or absent, mapped, forgotten."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
-from mufin_jax.data.npy import forget, mapped, whole_npy
+from mufin_jax.data.npy import forget, load_arrays, mapped, whole_npy
 
 
 def resident(rows: np.ndarray) -> int:
@@ -57,3 +60,13 @@ def test_a_map_that_is_forgotten_takes_no_memory_and_still_reads(tmp_path):
     assert resident(rows) < rows.nbytes / 10
     assert rows[3] == 10
     forget(np.ones(3))  # no map: nothing happens
+
+
+def test_an_array_that_claims_more_than_there_is_is_refused_before_room_is_made(tmp_path):
+    path, file = tmp_path / "items.npz", io.BytesIO()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (2003764205206896640,)}
+    np.lib.format.write_array_header_1_0(file, header)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("text.npy", file.getvalue() + b"few")
+    with pytest.raises(ValueError, match=r"text\.npy claims the shape .*, but is shorter"):
+        load_arrays(path)

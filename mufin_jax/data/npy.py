@@ -16,6 +16,10 @@ from mufin_jax.disk import disk_errors
 from mufin_jax.files import MAKE_ANEW, damaged, replacing
 
 _FREE, _TIMES = 2**26, 100
+_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class NpyWriter:
@@ -140,7 +144,10 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def check_unfolding(path: Path, more: int = 0) -> None:
-    """ValueError if an npz file, of which zeros take a thousandth, would unfold to much.
+    """ValueError if an npz file would take much memory: it unfolds to much, or claims to.
+
+    Zeros take a thousandth of what they unfold to, and numpy makes room for the shape that an array
+    claims before it reads any of it.
 
     Args:
         path: the file.
@@ -148,8 +155,13 @@ def check_unfolding(path: Path, more: int = 0) -> None:
     """
     with zipfile.ZipFile(path) as archive:
         unfolded = sum(member.file_size for member in archive.infolist())
-    if unfolded > _FREE + more + _TIMES * path.stat().st_size:
-        raise ValueError(f"{path.name} would unpack to {unfolded:,} bytes")
+        if unfolded > _FREE + more + _TIMES * path.stat().st_size:
+            raise ValueError(f"{path.name} would unpack to {unfolded:,} bytes")
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                shape, _, dtype = _READERS[np.lib.format.read_magic(file)](file)
+            if math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} claims the shape {shape}, but is shorter")
 
 
 def forget(rows: np.ndarray) -> None:
