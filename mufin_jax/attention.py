@@ -7,6 +7,8 @@ q, k, v and O are linear maps, initialised to the identity; padding is masked. T
 once per label; what depends on the queries alone is made once per datapoint; a pair of the two
 meets only in the softmax. The numbers are those of the textbook form, at 1/62 of the operations
 when a shortlist is scored.
+
+Two stand-ins take its place in the ablations of table 4: `NoAttention` and `Concatenation`.
 """
 
 import dataclasses
@@ -16,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
+
+from mufin_jax.bags import masked_sum, unit
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements
@@ -100,3 +104,52 @@ class AttentionBlock(nnx.Module):
 
     def _split(self, vectors: Float[Array, "*b n d"]) -> Float[Array, "*b n g e"]:
         return vectors.reshape(*vectors.shape[:-1], self.heads, -1)
+
+
+class NoAttention(nnx.Module):
+    """The identity in place of the block: A(Q, K) = Q (table 4, "no A_S" and "no A_C")."""
+
+    def memory(self, keys: Float[Array, "*c m d"], mask: Bool[Array, "*c m"]) -> Memory:
+        """Return the bags as they are: prediction keeps them in the form of any other memory."""
+        return Memory(keys[..., None, :], keys[..., None, :], mask)
+
+    def attend(self, queries: Float[Array, "*q n d"], memory: Memory) -> Float[Array, "*p n d"]:
+        """Return the queries, once for each bag of the memory."""
+        leading = jnp.broadcast_shapes(queries.shape[:-2], memory.mask.shape[:-1])
+        return jnp.broadcast_to(queries, (*leading, *queries.shape[-2:]))
+
+    def __call__(
+        self,
+        queries: Float[Array, "*b n d"],
+        keys: Float[Array, "*b m d"],
+        mask: Bool[Array, "*b m"],
+    ) -> Float[Array, "*b n d"]:
+        """Return the queries."""
+        return queries
+
+
+class Concatenation(nnx.Module):
+    """ConCat of table 4 in place of A_C: [x1; z1] through linear maps 2D -> 2D -> D.
+
+    The paper names the widths alone; a ReLU stands between the two maps, and their weights start
+    at random, as no identity maps 2D to D.
+
+    Args:
+        dim: D.
+        rngs: source of the initial weights.
+    """
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        self.hidden = nnx.Linear(2 * dim, 2 * dim, rngs=rngs)
+        self.out = nnx.Linear(2 * dim, dim, rngs=rngs)
+
+    def memory(self, keys: Float[Array, "*c m d"], mask: Bool[Array, "*c m"]) -> Memory:
+        """Return the bags as they are; z1 is the sum of a bag."""
+        return Memory(keys[..., None, :], keys[..., None, :], mask)
+
+    def join(self, x1: Float[Array, "*q d"], memory: Memory) -> Float[Array, "*p d"]:
+        """Return what the two maps make of [x1; z1]; leading axes broadcast."""
+        z1 = unit(masked_sum(memory.values[..., 0, :], memory.mask))
+        leading = jnp.broadcast_shapes(x1.shape[:-1], z1.shape[:-1])
+        pair = [jnp.broadcast_to(vector, (*leading, vector.shape[-1])) for vector in (x1, z1)]
+        return self.out(jax.nn.relu(self.hidden(jnp.concatenate(pair, -1))))

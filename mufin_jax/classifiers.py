@@ -243,3 +243,15 @@ def combine(rows: Rows, z: Float[Array, "u d"]) -> Float[Array, "u d"]:
     # Normalised, as in the authors' code; the paper's figure 2 shows the plain combination, but the
     # margins of its losses are margins of cosines.
     return unit(alpha * z + (1 - alpha) * unit(row_updates.values(rows.eta)))
+
+
+def add(rows: Rows, z: Float[Array, "u d"]) -> Float[Array, "u d"]:
+    """Return the classifiers w = unit(z + eta) of SiameseXML, in which alpha has no part."""
+    return unit(z + row_updates.values(rows.eta))
+
+
+@jax.jit
+def as_combined(rows: Rows) -> Rows:
+    """Return rows of which `combine` makes what `add` makes of these: alpha = 1 / (1 + |eta|)."""
+    size = jnp.linalg.norm(row_updates.values(rows.eta), axis=-1)
+    return Rows(rows.eta, 1 / (1 + size))

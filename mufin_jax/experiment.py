@@ -24,6 +24,7 @@ from mufin_jax.data.miniature import MiniatureConfig, write_miniature
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_json
+from mufin_jax.links import link_stages
 from mufin_jax.model import ModelConfig
 from mufin_jax.runs import Run, check_stop, environment, use_compile_cache
 from mufin_jax.sharding import make_mesh
@@ -83,7 +84,10 @@ class Experiment:
 
 
 def run(
-    experiment: Experiment, stage: Stage = "all", mesh: Mesh | None = None
+    experiment: Experiment,
+    stage: Stage = "all",
+    mesh: Mesh | None = None,
+    others: Sequence[Path] = (),
 ) -> dict[str, Any] | None:
     """Run one stage, or all of them, and return the metrics where there are any.
 
@@ -91,6 +95,8 @@ def run(
         experiment: what to run, and where.
         stage: "all", or one of STAGES, whose predecessors must be finished.
         mesh: the devices; all of them by default.
+        others: folders of other runs; stages that one of them has finished with the same settings,
+            on stages that were made with the same settings, become links to its own.
 
     Raises:
         InputError: wrong data, or a folder made with another configuration.
@@ -111,8 +117,10 @@ def run(
         use_compile_cache(experiment.folder)
         runner = _Runner(experiment, held, mesh)
         names = STAGES if stage == "all" else (stage,)
-        for name in STAGES[: STAGES.index(names[-1]) + 1]:  # before hours of work are begun
-            held.check(name, runner.settings(name))
+        settings = {name: runner.settings(name) for name in STAGES[: STAGES.index(names[-1]) + 1]}
+        link_stages(experiment.folder, settings, others)
+        for name, wanted in settings.items():  # before hours of work are begun
+            held.check(name, wanted)
         held.record(experiment=dataclasses.asdict(experiment), **environment())
         for place, name in enumerate(names):
             check_stop(name)
@@ -198,7 +206,8 @@ class _Runner:
         config = self.preparing() if name == "prepare" else getattr(experiment, name)
         settings = dataclasses.asdict(config)
         settings.pop("fit", None)  # intervals of logs and checkpoints change no result
-        settings["seed"] = experiment.seed
+        if name in ("pretrain", "initialize", "finetune"):  # those that draw
+            settings["seed"] = experiment.seed
         if name == "prepare":
             for runs_it in ("beam_runner", "beam_options"):  # who does the work changes no result
                 settings.pop(runs_it)
@@ -208,6 +217,9 @@ class _Runner:
             settings["image_checkpoint"] = experiment.model.image_checkpoint
         if name == "pretrain":
             settings["model"] = dataclasses.asdict(experiment.model)
+            settings["model"].pop("cross_attention")  # which Module III makes
+        if name == "initialize":
+            settings["cross_attention"] = experiment.model.cross_attention
         return settings
 
     def preparing(self) -> PrepareConfig:
@@ -256,7 +268,7 @@ class _Runner:
         experiment, folders = self.experiment, self.folders
         initialize(
             experiment.initialize, folders["prepare"], folders["pretrain"], out, self.mesh,
-            experiment.seed,
+            experiment.seed, experiment.model.cross_attention,
         )  # fmt: skip
 
     def finetune(self, out: Path) -> None:
@@ -265,7 +277,7 @@ class _Runner:
         finetune(
             experiment.finetune, folders["prepare"], folders["retrieve"], folders["initialize"],
             out, self.mesh, experiment.seed, self.kept, experiment.retrieve.index,
-            experiment.evaluate.predict,
+            experiment.evaluate.predict, experiment.retrieve.pooled,
         )  # fmt: skip
 
     def evaluate(self, out: Path) -> None:

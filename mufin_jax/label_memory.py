@@ -21,14 +21,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Int32, Int64
 
 from mufin_jax import classifiers, files, hosts
-from mufin_jax.attention import AttentionBlock, Memory
+from mufin_jax.attention import Memory
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader, pad_rows
 from mufin_jax.data.npy import mapped, whole_npy
 from mufin_jax.embedding import SideEmbedding, embed_blocks, embed_once
 from mufin_jax.label_side import EntryWriter
 from mufin_jax.mining import training_pairs
-from mufin_jax.model import Mufin
+from mufin_jax.model import CrossBlock, Mufin
 from mufin_jax.retrieval import IndexConfig
 from mufin_jax.sharding import (
     BY_ROW,
@@ -62,7 +62,7 @@ class LabelMemory:
     most: int
 
     @classmethod
-    def load(cls, folder: Path, block: AttentionBlock, mesh: Mesh) -> "LabelMemory":
+    def load(cls, folder: Path, block: CrossBlock, mesh: Mesh) -> "LabelMemory":
         """Read what `writing` wrote; each device gets its own rows, and none ever holds all.
 
         Args:
@@ -110,6 +110,7 @@ def write_label_side(
     dataset: Dataset,
     vectors: Float[np.ndarray, "p d"],
     config: IndexConfig,
+    pooled: bool = False,
 ) -> None:
     """Embed the labels once, and write their `index/` and their memory, `labels/`.
 
@@ -120,6 +121,7 @@ def write_label_side(
         dataset: the prepared folder.
         vectors: the descriptor vectors of the dataset under this model.
         config: how the index searches.
+        pooled: index one vector a label.
     """
     mesh, seen = model.mesh, model.config
     hosts.once("a new label side", lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -127,7 +129,7 @@ def write_label_side(
     x = embed_once(model, loader, vectors, dataset.train, folder / "x.npy")
     relevance, _ = training_pairs(dataset.train)
     with (
-        EntryWriter(folder / "index", relevance, x) as entries,
+        EntryWriter(folder / "index", relevance, x, pooled) as entries,
         writing(folder / "labels", rows, model.dim, mesh) as remember,
     ):
         for labels, part in embed_blocks(model, loader, vectors, dataset.labels, keep_bags=True):
@@ -180,8 +182,8 @@ def _combine(rows: classifiers.Rows, ids: Array, z: Array, mesh: Mesh) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _memory(block: AttentionBlock, bags: Array, mesh: Mesh) -> Array:
-    def local(block: AttentionBlock, bags: Array) -> Array:
+def _memory(block: CrossBlock, bags: Array, mesh: Mesh) -> Array:
+    def local(block: CrossBlock, bags: Array) -> Array:
         def one(descriptor: Array) -> Array:
             memory = block.memory(descriptor[None], jnp.ones(1, bool))
             return jnp.concatenate([memory.keys.ravel(), memory.values.ravel()])

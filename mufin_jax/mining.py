@@ -76,6 +76,20 @@ def draw(
     return rng.permutation(candidates)[:count]
 
 
+def thinned(
+    candidates: Bool[np.ndarray, "c b"], count: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "c b"]:
+    """Return at most `count` of the candidates of each row, drawn uniformly.
+
+    Random in place of hard negatives in Module I (table 4): the hardest of so few are all of them.
+    """
+    lots = np.where(candidates, rng.random(candidates.shape), 2)
+    drawn = np.argsort(lots, axis=1)[:, :count]
+    kept = np.zeros_like(candidates)
+    np.put_along_axis(kept, drawn, True, axis=1)
+    return kept & candidates
+
+
 def candidates(
     shortlist: Int[np.ndarray, "k"], blocked: Int[np.ndarray, "j"], drop_best: bool = False
 ) -> Int[np.ndarray, "i"]:

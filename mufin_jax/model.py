@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from mufin_jax.attention import AttentionBlock, Memory
+from mufin_jax.attention import AttentionBlock, Concatenation, Memory, NoAttention
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool, fill, masked_sum, pool_maximum, unit
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
 from mufin_jax.encoders.processing import ImageProcessing
@@ -25,6 +25,7 @@ from mufin_jax.errors import InputError
 from mufin_jax.sharding import BY_ROW, REPLICATED, over_devices, replicated
 
 Modalities = Literal["both", "text", "images"]
+CrossAttention = Literal["attention", "concat", "none"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,9 @@ class ModelConfig:
         modalities: what the model sees of an item: both, its text, or its images.
         label_images: whether the labels' pictures are seen; without them, labels are text alone.
         reduce: how 768 entries become D: adaptive max-pooling, or a learned linear map.
+        self_attention: A_S, or none: X1 = X0 (table 4).
+        cross_attention: A_C; [x1; z1] through two linear maps; or none: x2_l = x1 (table 4). Module
+            III makes it, so that runs which differ in it share Modules I and II.
         image: the ViT, when it is trained from scratch.
         text: the DistilBERT, when it is trained from scratch; its vocabulary is the tokenizer's.
         image_checkpoint: ViT weights to start from: a local directory or a name on the hub.
@@ -48,6 +52,8 @@ class ModelConfig:
     modalities: Modalities = "both"
     label_images: bool = True
     reduce: Literal["max_pool", "linear"] = "max_pool"
+    self_attention: Literal["attention", "none"] = "attention"
+    cross_attention: CrossAttention = "attention"
     image: ViTConfig = dataclasses.field(default_factory=ViTConfig.base_32)
     text: DistilBertConfig = dataclasses.field(default_factory=DistilBertConfig.base)
     image_checkpoint: str | None = None
@@ -82,6 +88,18 @@ class Embedding:
     bag: Float[Array, "b n d"]
     mask: Bool[Array, "b n"]
     vector: Float[Array, "b d"]
+
+
+CrossBlock = AttentionBlock | Concatenation | NoAttention
+
+
+def new_cross_attention(config: ModelConfig, rngs: nnx.Rngs) -> CrossBlock:
+    """Return A_C, or what stands in its place, as Module IV begins with it."""
+    if config.cross_attention == "concat":
+        return Concatenation(config.dim, rngs=rngs)
+    if config.cross_attention == "none":
+        return NoAttention()
+    return AttentionBlock(config.dim, config.heads, rngs=rngs)
 
 
 class Mufin(nnx.Module):
@@ -129,8 +147,11 @@ class Mufin(nnx.Module):
                 text_reduce = nnx.Linear(width, config.dim, rngs=rngs)
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
         self.image_reduce, self.text_reduce = image_reduce, text_reduce
-        self.self_attention = AttentionBlock(config.dim, config.heads, rngs=rngs)
-        self.cross_attention = AttentionBlock(config.dim, config.heads, rngs=rngs)
+        attends = config.self_attention == "attention"
+        self.self_attention = (
+            AttentionBlock(config.dim, config.heads, rngs=rngs) if attends else NoAttention()
+        )
+        self.cross_attention = new_cross_attention(config, rngs)
 
     def describe(self, pool: Pool) -> Float[Array, "p d"]:
         """Return the descriptor vectors X0 of a pool, texts first, on every device."""
@@ -146,7 +167,7 @@ class Mufin(nnx.Module):
     def embed(self, vectors: Float[Array, "p d"], bags: Bags) -> Embedding:
         """Return X1 = A_S(X0, X0) and x1 = unit(sum X1); the bags are split over the devices."""
 
-        def local(block: AttentionBlock, vectors: Array, bags: Bags) -> Embedding:
+        def local(block: AttentionBlock | NoAttention, vectors: Array, bags: Bags) -> Embedding:
             x0 = fill(vectors, bags)
             x1 = block(x0, x0, bags.mask)
             return Embedding(x1, bags.mask, unit(masked_sum(x1, bags.mask)))
@@ -162,7 +183,9 @@ class Mufin(nnx.Module):
             pairs: for each datapoint the `memory` of its labels, axes (b, c, m, ...).
         """
 
-        def local(block: AttentionBlock, points: Embedding, pairs: Memory) -> Array:
+        def local(block: CrossBlock, points: Embedding, pairs: Memory) -> Array:
+            if isinstance(block, Concatenation):
+                return unit(block.join(points.vector[:, None], pairs))
             x2 = block.attend(points.bag[:, None], pairs)
             return unit(masked_sum(x2, points.mask[:, None]))
 

@@ -125,6 +125,7 @@ class Predictor:
         vectors: Float[np.ndarray, "p d"],
         config: PredictConfig,
         index: IndexConfig,
+        pooled: bool = False,
     ) -> None:
         """Write the label side under this model: `index/`, `labels/` and, last, `predictor.json`.
 
@@ -136,8 +137,9 @@ class Predictor:
             vectors: the descriptor vectors of the dataset under this model (`describe_once`).
             config: recorded, for those who load the predictor.
             index: how the index searches.
+            pooled: index one vector a label, as Module II did.
         """
-        write_label_side(folder, model, rows, dataset, vectors, index)
+        write_label_side(folder, model, rows, dataset, vectors, index, pooled)
         facts = dataclasses.asdict(config)
         hosts.once("a predictor", lambda: write_sealed(folder / "predictor.json", facts))
 

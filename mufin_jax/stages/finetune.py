@@ -60,7 +60,8 @@ class FinetuneConfig:
             would hold many labels that are no longer hard.
         margin: gamma of the cosine embedding loss.
         drop_best: never draw the best-scored negative of a shortlist (the authors' code).
-        classifiers: "table", or "labels" for w = z without a table (the paper's alpha = 1).
+        classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1); "sum" for
+            w = unit(z + eta) (SiameseXML).
         optimizer: rates, and which parts train.
         fit: logs and checkpoints.
     """
@@ -72,7 +73,7 @@ class FinetuneConfig:
     negatives_from: int = 100
     margin: float = 0.5
     drop_best: bool = False
-    classifiers: Literal["table", "labels"] = "table"
+    classifiers: Literal["table", "labels", "sum"] = "table"
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(rate=5e-5)
     )
@@ -198,6 +199,7 @@ def finetune(
     kept: Path,
     index: IndexConfig = IndexConfig(),  # noqa: B008 (frozen)
     predict: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
+    pooled: bool = False,
 ) -> None:
     """Module IV: train cross-attention and classifiers, and write model and table to `out`.
 
@@ -230,7 +232,7 @@ def finetune(
         """The initial state, which the loop alone holds, and drops when it resumes."""
         # On the mesh, as steps return it: else the first shape would be compiled once more.
         state = {"train": train, "opt": put(optimizer.init(train), replicated(mesh))}
-        if config.classifiers == "table":
+        if config.classifiers != "labels":
             state["table"] = load_table(initialized / "table", dataset.num_labels, model.dim, mesh)
         return state
 
@@ -250,11 +252,13 @@ def finetune(
     save_model(model, out / "model")
     rows = None
     if "table" in state:
-        Checkpoints(out / "table").save(0, state["table"], {})
         rows = state["table"].rows
+        if config.classifiers == "sum":  # whoever reads the table combines
+            rows = classifiers.as_combined(rows)
+        Checkpoints(out / "table").save(0, dataclasses.replace(state["table"], rows=rows), {})
     del state, train, batches  # the moments of all parameters make room for the label side
     vectors = describe_once(model, loader, described)
-    Predictor.write(out / "predictor", model, rows, dataset, vectors, predict, index)
+    Predictor.write(out / "predictor", model, rows, dataset, vectors, predict, index, pooled)
     if learns_to_describe:
         hosts.once("finetune is complete", described.unlink)
 
@@ -269,6 +273,7 @@ def make_step(config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int,
     """Return the jitted step of Module IV: (state, frozen, batch) -> (state, metrics)."""
     rates = config.optimizer
     table_rate = schedule(rates.table_rate or rates.rate, rates.warmup, steps)
+    combine = classifiers.add if config.classifiers == "sum" else classifiers.combine
 
     def loss_of(train: Any, rows: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model: Mufin = nnx.merge(graphdef, train, frozen)
@@ -278,7 +283,7 @@ def make_step(config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int,
             (model.memory(labels), labels.vector), replicated(mesh)
         )
         x2 = model.adapt(points, jax.tree.map(lambda leaf: leaf[batch.chosen], memory))
-        w = z if rows is None else classifiers.combine(rows, z)
+        w = z if rows is None else combine(rows, z)
         similarities = jnp.einsum("bcd,bcd->bc", x2, w[batch.chosen])
         loss = losses.cosine_margin_loss(
             similarities, batch.positives, batch.negatives, config.margin

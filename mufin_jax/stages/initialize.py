@@ -1,7 +1,7 @@
 """Module III of the paper: what Module IV starts from.
 
-Encoders and A_S are Module I's; A_C is the identity; every label gets a free vector eta,
-Xavier-uniform, and alpha = 1/2.
+Encoders and A_S are Module I's; A_C, which this stage makes anew, is the identity; every label gets
+a free vector eta, Xavier-uniform, and alpha = 1/2.
 
 Reads: a prepared folder and Module I's model. Writes: `model/` and `table/` (the label table: eta
 (L', D), float32 or bfloat16, alpha (L',), float32, and what their optimizer remembers, L' = L
@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 
 from mufin_jax import classifiers
 from mufin_jax.artefacts import load_model, save_model
-from mufin_jax.attention import AttentionBlock
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.classifiers import TableConfig
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.errors import InputError
+from mufin_jax.model import CrossAttention, new_cross_attention
 from mufin_jax.sharding import put, replicated
 
 STAGE = 3
@@ -47,16 +47,23 @@ class InitializeConfig:
 
 
 def initialize(
-    config: InitializeConfig, prepared: Path, pretrained: Path, out: Path, mesh: Mesh, seed: int
+    config: InitializeConfig,
+    prepared: Path,
+    pretrained: Path,
+    out: Path,
+    mesh: Mesh,
+    seed: int,
+    cross_attention: CrossAttention = "attention",
 ) -> None:
     """Module III: write the model and the label table that Module IV starts from to `out`."""
     dataset = Dataset.open(prepared)
+    key = jax.random.fold_in(jax.random.key(seed), STAGE)
     model = load_model(pretrained / "model", mesh)
-    cross = AttentionBlock(model.dim, model.config.heads, rngs=nnx.Rngs(0))
+    model.config = dataclasses.replace(model.config, cross_attention=cross_attention)
+    cross = new_cross_attention(model.config, nnx.Rngs(jax.random.fold_in(key, 1)))
     graphdef, state = nnx.split(cross)
     model.cross_attention = nnx.merge(graphdef, put(state, replicated(mesh)))
     save_model(model, out / "model")
-    key = jax.random.fold_in(jax.random.key(seed), STAGE)
     table = classifiers.initialize(
         key, dataset.num_labels, model.dim, mesh, config.alpha, config.table
     )

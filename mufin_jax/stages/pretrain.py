@@ -49,7 +49,8 @@ class PretrainConfig:
             which is what ready vectors want.
         batch_size: labels a step.
         positives: |P_l|, datapoints drawn for each label.
-        negatives: |N_l|, hardest in-batch negatives of each label.
+        negatives: |N_l|, in-batch negatives of each label.
+        hard_negatives: whether these are the most similar ones; else a uniform draw.
         margin: gamma of the hinge.
         hard_limit: largest cosine of a hard positive; 1 draws among all positives.
         refresh_epochs: epochs between two refreshes of the embeddings that positives are mined by.
@@ -63,6 +64,7 @@ class PretrainConfig:
     batch_size: int = 1024
     positives: int = 2
     negatives: int = 3
+    hard_negatives: bool = True
     margin: float = 0.2
     hard_limit: float = 0.9
     refresh_epochs: int = 5
@@ -131,6 +133,9 @@ class Batches:
         first[np.unique(np.where(real, points, -1), return_index=True)[1]] = True
         pool, (label_bags, point_bags) = self.loader.batch(self._shown(labels, points))
         candidates = ~related & real & first & (row < self.size)
+        if not self.config.hard_negatives:
+            rng = np.random.default_rng([self.seed, STAGE, step, 1])
+            candidates = mining.thinned(candidates, self.config.negatives, rng)
         return Batch(pool, label_bags, point_bags, own, candidates)
 
     def ids(self, step: int) -> dict[str, list[str]]:

@@ -1,0 +1,59 @@
+"""Stages that runs have in common: made by one of them, links in the folders of the others.
+
+What a stage writes follows from its own settings and from the stages before it. Runs that agree in
+the settings of all stages up to one can therefore share the folders of these stages; a run reads
+the folders of earlier stages and never writes to them, so none can harm another.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mufin_jax import hosts
+from mufin_jax.disk import disk_errors
+from mufin_jax.files import jsonable, read_json
+
+
+def link_stages(
+    workdir: Path, settings: Mapping[str, Any], others: Iterable[Path], kept: str = "precomputed"
+) -> None:
+    """Link the first stages of a run to those that another run has finished with equal settings.
+
+    What the run has begun or finished by itself stays as it is; a link whose end has been deleted
+    is replaced, or removed. Links are relative: runs that lie side by side can be moved together.
+
+    Args:
+        workdir: the run's folder, which the caller holds.
+        settings: of the run's stages, by name, in their order.
+        others: folders of other runs, the preferred one first.
+        kept: a folder that all runs may share, as its files are named after what is in them.
+
+    Raises:
+        DiskError: if a link cannot be made.
+    """
+
+    def link() -> None:
+        alike = list(others)
+        with disk_errors(workdir):
+            for run in filter(lambda run: (run / kept).is_dir(), alike[:1]):
+                _link(workdir / kept, run / kept)
+            for stage, wanted in settings.items():
+                alike = [run for run in alike if _made_with(run / stage, wanted)]
+                _link(workdir / stage, alike[0] / stage if alike else None)
+
+    hosts.once("stages are shared", link)
+
+
+def _link(path: Path, end: Path | None) -> None:
+    if path.is_symlink() and not path.exists():
+        path.unlink()
+    if end is not None and not path.exists():
+        path.symlink_to(os.path.relpath(end.resolve(), path.parent.resolve()))
+
+
+def _made_with(folder: Path, settings: Any) -> bool:
+    """Whether a stage is finished, and was made with these settings."""
+    if not (folder / "done.json").is_file():
+        return False
+    return read_json(folder / "settings.json") == jsonable(settings)
