@@ -39,7 +39,7 @@ class Command:
     stage: Stage = "all"
     """One stage, or all of them in their order."""
     preset: str = "miniature"
-    """Where the defaults come from: miniature (without --data), or paper (with it)."""
+    """Where the defaults come from: miniature (without --data), paper (with it), or another."""
     filter: Overlap | None = None
     """Short for --prepare.filter."""
     label_images: Literal["true", "false"] | None = None
@@ -56,6 +56,15 @@ class Command:
     hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     """Where this process is one of several that no launcher introduces to one another."""
 
+    def run(self) -> None:
+        """Run the stages, and print the table where the last one was among them."""
+        result = run(self.experiment, self.stage)
+        if result is not None and hosts.is_main() and self.stage in ("all", "evaluate"):
+            from mufin_jax.stages.evaluate import report
+
+            print(report(result))
+            print(f"\n{self.experiment.folder}/metrics.json has all figures")
+
 
 _SHORT = {
     "filter": ("prepare", "filter"),
@@ -67,35 +76,37 @@ _SHORT = {
 """Short flags: the part of the experiment that each belongs to, and its field there."""
 
 
-def main(presets: Mapping[str, Experiment], argv: Sequence[str] | None = None) -> int:
+def main(
+    presets: Mapping[str, Experiment],
+    argv: Sequence[str] | None = None,
+    kind: type[Command] = Command,
+) -> int:
     """Run what the arguments say and return the exit code.
 
     Args:
         presets: experiments by name; "miniature" is the default without --data, "paper" with it.
         argv: the arguments; those of the process by default.
+        kind: the command, with its flags.
     """
     if argv is None:  # the process is our own
         gc.freeze()
     arguments = list(sys.argv[1:] if argv is None else argv)
     set_up_logging()
-    return main_guard(lambda: _run(presets, arguments))
+
+    def begin() -> None:
+        command = parse(presets, arguments, kind)
+        machine.set_threads(command.threads, threads_of(command.experiment.folder))
+        hosts.start(command.hosts)
+        if hosts.several():
+            set_up_logging(process=hosts.process())
+        command.run()
+
+    return main_guard(begin)
 
 
-def _run(presets: Mapping[str, Experiment], arguments: list[str]) -> None:
-    command = parse(presets, arguments)
-    machine.set_threads(command.threads, threads_of(command.experiment.folder))
-    hosts.start(command.hosts)
-    if hosts.several():
-        set_up_logging(process=hosts.process())
-    result = run(command.experiment, command.stage)
-    if result is not None and hosts.is_main() and command.stage in ("all", "evaluate"):
-        from mufin_jax.stages.evaluate import report
-
-        print(report(result))
-        print(f"\n{command.experiment.folder}/metrics.json has all figures")
-
-
-def parse(presets: Mapping[str, Experiment], arguments: list[str]) -> Command:
+def parse(
+    presets: Mapping[str, Experiment], arguments: list[str], kind: type[Command] = Command
+) -> Command:
     """Turn arguments into a command.
 
     Raises:
@@ -106,11 +117,11 @@ def parse(presets: Mapping[str, Experiment], arguments: list[str]) -> Command:
     preset = _value(arguments, "--preset") or ("paper" if given else "miniature")
     if preset not in presets:
         raise InputError(f"--preset={preset}: wanted one of {', '.join(presets)}")
-    default = Command(presets[preset], preset=preset)
+    default = kind(presets[preset], preset=preset)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            command = tyro.cli(Command, default=default, args=arguments, prog=_prog())
+            command = tyro.cli(kind, default=default, args=arguments, prog=_prog())
     except SystemExit as end:
         if not end.code:
             raise

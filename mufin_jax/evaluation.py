@@ -167,11 +167,13 @@ def by_popularity(
 
 
 def table(
-    rows: Mapping[str, Mapping[str, float | int]], columns: Sequence[str] = METRICS, head: str = ""
+    rows: Mapping[str, Mapping[str, float | int | str]],
+    columns: Sequence[str] = METRICS,
+    head: str = "",
 ) -> str:
     """An aligned text table: a line per row name, a column per metric, a dash for what is missing.
 
-    Two decimals; three for AUC, which is a share, and for milliseconds.
+    Two decimals; three for AUC, which is a share, and for milliseconds; text as it is.
     """
     lines = [[head, *columns]]
     for name, values in rows.items():
@@ -185,7 +187,9 @@ def table(
     return "\n".join(text)
 
 
-def _cell(column: str, value: float | int | None) -> str:
+def _cell(column: str, value: float | int | str | None) -> str:
+    if isinstance(value, str):
+        return value
     if value is None:
         return "\N{EN DASH}"
     return f"{value:.3f}" if column == "AUC" or column.startswith("ms") else f"{value:.2f}"

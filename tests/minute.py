@@ -111,9 +111,11 @@ def ends(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[t
     ]
 
 
-def finish(workdir: Path, *flags: str, cache: Path, devices: int = 1) -> str:
-    """Runs the experiment, which must end well, and returns what it printed."""
-    process = start(workdir, *flags, cache=cache, devices=devices)
+def finish(
+    workdir: Path, *flags: str, cache: Path, devices: int = 1, script: str = __file__
+) -> str:
+    """Runs the experiment, or another script, which must end well; returns what it printed."""
+    process = start(workdir, *flags, cache=cache, devices=devices, script=script)
     try:
         out, said = process.communicate()
     finally:  # a test that ran out of time leaves none behind

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 import mufin_jax
-from mufin_jax.command import Command, parse
+from experiments import amazon
+from mufin_jax.command import parse
+from mufin_jax.comparison import Comparison
 from mufin_jax.errors import InputError
 from mufin_jax.experiment import Experiment
 
 ROOT = Path(__file__).resolve().parents[1]
-PRESETS = {"miniature": Experiment(), "paper": Experiment()}
+PRESETS = {name: Experiment() for name in amazon.PRESETS}
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 
@@ -81,7 +83,7 @@ def headings(text: str) -> set[str]:
 
 def wrong_options(text: str) -> list[str]:
     """Options that the main command does not have, or whose value it refuses."""
-    own = {flag for flag in options(Command) if not flag.startswith("--experiment.")}
+    own = {flag for flag in options(Comparison) if not flag.startswith("--experiment.")}
     known = {"--help", *own, *options(Experiment)}
     wrong = []
     for line in text.splitlines():
@@ -102,12 +104,14 @@ def options(config: type, prefix: str = "") -> Iterator[str]:
             yield from options(typing.cast(type, kind), f"{flag}.")
         else:
             yield f"--{flag}"
+        if kind is bool:
+            yield f"--{prefix}no-{name.replace('_', '-')}"
 
 
 def accepted(option: re.Match[str]) -> bool:
     """Whether the command takes the option's value."""
     try:
-        parse(PRESETS, [option.group()])
+        parse(PRESETS, [option.group()], Comparison)
     except InputError:
         return False
     return True

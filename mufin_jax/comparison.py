@@ -1,0 +1,218 @@
+"""Rows of a table that differ from one experiment in a few settings, as in table 4 of the paper.
+
+All rows are run for every seed, one after another; what was finished is skipped, and a stage that
+rows have in common is made once (links.py). The first row is what the others are compared with.
+
+    <workdir>/seed-<seed>/<row>/    the folder of a run, in which shared stages are links
+    <workdir>/table.json            settings and metrics of every row, by seed, and the paper's
+    <workdir>/table.csv             a line a row: what is printed
+"""
+
+import csv
+import dataclasses
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mufin_jax import hosts
+from mufin_jax.command import Command
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.errors import InputError
+from mufin_jax.evaluation import table
+from mufin_jax.experiment import Experiment, Stage, run
+from mufin_jax.files import read_json, replacing, write_json
+from mufin_jax.runs import Run, check_stop
+from mufin_jax.scoring import measure
+from mufin_jax.shortlist import Shortlist
+
+COLUMNS = ("P@1", "P@5", "nDCG@5", "R@10")
+"""What the paper's table 4 reports, in percent."""
+
+_TO_THE_END: tuple[Stage, ...] = ("all",)
+_TO_SHORTLISTS: tuple[Stage, ...] = ("prepare", "pretrain", "retrieve")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        settings: what differs from the experiment: part of it -> field -> value.
+        paper: the row as published, where it was.
+        shortlists_alone: ranked by the similarities of Module II, without Modules III and IV.
+    """
+
+    settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    shortlists_alone: bool = False
+
+    def of(self, experiment: Experiment) -> Experiment:
+        """Return the experiment with this row's settings."""
+        parts = {
+            part: dataclasses.replace(getattr(experiment, part), **fields)
+            for part, fields in self.settings.items()
+        }
+        return dataclasses.replace(experiment, **parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(Command):
+    """Run an experiment and the rows of a table beside it; what is finished is skipped."""
+
+    TABLE: ClassVar[Mapping[str, Row]] = {}
+    """All rows by name, the first one that of the experiment as it is."""
+
+    rows: str = "all"
+    """Names of the rows to run, joined by commas; the first row of the table is always run."""
+    seeds: str = "0,1,2"
+    """Seeds of the training, joined by commas; the data are the same for all."""
+
+    def run(self) -> None:
+        """Run the rows and print the table."""
+        if self.stage != "all" or self.experiment.seed:
+            given = f"--stage={self.stage}" if self.stage != "all" else "--seed"
+            raise InputError(
+                f"{given}: every row is run through all of its stages, and its seeds are those of "
+                "--seeds=0,1,2; leave the option out"
+            )
+        rows = _chosen(self.rows, self.TABLE)
+        found = compare(rows, self.experiment, _seeds(self.seeds))
+        if hosts.is_main():
+            print(report(rows, found, self.experiment))
+            print(f"\n{self.experiment.folder}/table.json has all figures")
+
+
+Found = dict[str, dict[int, dict[str, float]]]
+"""Row -> seed -> metric -> value."""
+
+
+def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int]) -> Found:
+    """Run every row with every seed and return its metrics; the tables grow with each one.
+
+    Raises:
+        InputError, Held, Stopped: as `run` has them; the same call goes on.
+    """
+    found: Found = {name: {} for name in rows}
+    made: list[Path] = []
+    with Run(experiment.folder):
+        for seed in seeds:
+            for name, row in rows.items():
+                check_stop("ablations")
+                workdir = experiment.folder / f"seed-{seed}" / name
+                own = dataclasses.replace(row.of(experiment), seed=seed, workdir=workdir)
+                for stage in _TO_SHORTLISTS if row.shortlists_alone else _TO_THE_END:
+                    run(own, stage, others=made)
+                made.append(workdir)
+                found[name][seed] = metrics_of(workdir, row)
+                hosts.once("the tables are written", lambda: _write(rows, found, experiment.folder))
+    return found
+
+
+def metrics_of(workdir: Path, row: Row) -> dict[str, float]:
+    """Return the metrics of a row's finished run."""
+    if row.shortlists_alone:
+        lists = Shortlist.load(workdir / "retrieve" / "test")
+        return measure(lists.labels, Dataset.open(workdir / "prepare"))
+    return read_json(workdir / "evaluate" / "metrics.json")["rows"]["MUFIN"]
+
+
+def differences(found: Found, name: str, metric: str = "P@1") -> list[float]:
+    """Return how much more a row has than the first one, seed by seed: pairs on the same data."""
+    first = next(iter(found.values()))
+    return [values[metric] - first[seed][metric] for seed, values in found[name].items()]
+
+
+def report(rows: Mapping[str, Row], found: Found, experiment: Experiment) -> str:
+    """Return the table: ours beside the paper's P@1, each with the difference from the first row.
+
+    A row whose settings are those of the first one (the preset has them already) says so.
+    """
+    first, lines = next(iter(rows)), {}
+    difference = f"P@1 - {first}"
+    for name, row in rows.items():
+        line = {c: spread([values[c] for values in found[name].values()]) for c in COLUMNS}
+        if name != first:
+            same = row.of(experiment) == rows[first].of(experiment) and not row.shortlists_alone
+            line[difference] = "same settings" if same else spread(differences(found, name), "+")
+        lines[name] = line | {
+            f"paper: {head}": f"{value:+.2f}" if head == difference else f"{value:.2f}"
+            for head, value in (("P@1", row.paper.get("P@1")), (difference, _behind(row, rows)))
+            if value is not None
+        }
+    columns = (*COLUMNS, difference, "paper: P@1", f"paper: {difference}")
+    seeds = len(found[first])
+    return table(lines, columns) + (
+        f"\nmean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}; differences are taken "
+        "seed by seed"
+    )
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Return the mean of values, and their standard deviation where there are several."""
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):{sign}.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def _behind(row: Row, rows: Mapping[str, Row]) -> float | None:
+    """The difference in P@1 from the first row, as published."""
+    first = next(iter(rows.values()))
+    if row is first or "P@1" not in row.paper or "P@1" not in first.paper:
+        return None
+    return round(row.paper["P@1"] - first.paper["P@1"], 2)
+
+
+def _write(rows: Mapping[str, Row], found: Found, folder: Path) -> None:
+    """Write table.json and table.csv of what was found so far."""
+    first = next(iter(rows))
+    whole = {
+        name: {
+            "settings": row.settings,
+            "seeds": found[name],
+            "P@1 - " + first: differences(found, name),
+            "paper": row.paper,
+        }
+        for name, row in rows.items()
+    }
+    write_json(folder / "table.json", whole)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heads = [head for c in COLUMNS for head in (c, f"{c} sd", f"{c} paper")]
+    moves = f"P@1 - {first}"
+    writer.writerow(["row", "seeds", *heads, moves, f"{moves} sd", f"{moves} paper"])
+    for name, row in rows.items():
+        seeds = found[name].values()
+        cells = [
+            cell for c in COLUMNS for cell in (*_moments([v[c] for v in seeds]), row.paper.get(c))
+        ]
+        moved = *_moments(differences(found, name)), _behind(row, rows)
+        writer.writerow([name, len(seeds), *cells, *moved])
+    with replacing(folder / "table.csv") as file:
+        file.write(text.getvalue().encode())
+
+
+def _moments(values: Sequence[float]) -> tuple[float | None, float | None]:
+    return (
+        round(statistics.mean(values), 4) if values else None,
+        round(statistics.stdev(values), 4) if len(values) > 1 else None,
+    )
+
+
+def _chosen(names: str, table: Mapping[str, Row]) -> dict[str, Row]:
+    """Return the rows that are asked for, in the order of the table, behind its first one."""
+    asked = set(table) if names == "all" else {name.strip() for name in names.split(",")}
+    if unknown := sorted(asked - set(table)):
+        raise InputError(f"--rows={','.join(unknown)}: wanted all, or some of {', '.join(table)}")
+    first = next(iter(table))
+    return {name: row for name, row in table.items() if name in asked or name == first}
+
+
+def _seeds(text: str) -> list[int]:
+    """Return the distinct seeds that a list names."""
+    try:
+        return list(dict.fromkeys(int(seed) for seed in text.split(",")))
+    except ValueError:
+        raise InputError(f"--seeds={text}: wanted whole numbers, such as --seeds=0,1,2") from None
