@@ -4,6 +4,7 @@ All rows are run for every seed, one after another; what was finished is skipped
 rows have in common is made once (links.py). The first row is what the others are compared with.
 
     <workdir>/seed-<seed>/<row>/    the folder of a run, in which shared stages are links
+    <workdir>/run.json              the experiment, versions, devices
     <workdir>/table.json            settings and metrics of every row, by seed, and the paper's
     <workdir>/table.csv             a line a row: what is printed
 """
@@ -23,7 +24,7 @@ from mufin_jax.errors import InputError
 from mufin_jax.evaluation import table
 from mufin_jax.experiment import Experiment, Stage, run
 from mufin_jax.files import read_json, replacing, write_json
-from mufin_jax.runs import Run, check_stop
+from mufin_jax.runs import Run, check_stop, environment
 from mufin_jax.scoring import measure
 from mufin_jax.shortlist import Shortlist
 
@@ -96,7 +97,9 @@ def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int
     """
     found: Found = {name: {} for name in rows}
     made: list[Path] = []
-    with Run(experiment.folder):
+    with Run(experiment.folder) as held:
+        if not held.facts():  # a resumed table computes with as many threads as it began with
+            held.record(experiment=dataclasses.asdict(experiment), **environment())
         for seed in seeds:
             for name, row in rows.items():
                 check_stop("ablations")

@@ -87,6 +87,16 @@ def describes(train: dict) -> bool:
     return any(train.get(part) for part in _DESCRIBING)
 
 
+def check_trains(train: dict, stage: str) -> None:
+    """Refuse a stage in which nothing trains: its steps would leave the model as it is."""
+    if not jax.tree.leaves(train):
+        raise InputError(
+            f"{stage}: both encoders are frozen and no attention block trains, so there is nothing "
+            f"to learn; let one of them train, such as --{stage}.optimizer.text-encoder=full"
+            + (", or say --pretrain.epochs=0" if stage == "pretrain" else "")
+        )
+
+
 def by_part(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Return the optimizer of the model: one AdamW per named part, on the parts that train."""
 

@@ -16,11 +16,13 @@ from mufin_jax.bags import unit
 from mufin_jax.classifiers import Rows, TableConfig
 from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once, embed_blocks
+from mufin_jax.errors import InputError
 from mufin_jax.mining import thinned
+from mufin_jax.optimizer import OptimizerConfig, check_trains
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
 from mufin_jax.stages.initialize import InitializeConfig, initialize
-from mufin_jax.stages.pretrain import Batches, PretrainConfig
+from mufin_jax.stages.pretrain import Batches, PretrainConfig, pretrain
 
 DIM = CONFIG.dim
 describe = jax.jit(lambda model, pool: model.describe(pool))
@@ -151,6 +153,16 @@ def test_random_negatives_change_no_other_draw_of_module_one(dataset):
     np.testing.assert_array_equal(batches[0].points.slots, batches[1].points.slots)
     assert (batches[1].negatives.sum(1) == np.minimum(batches[0].negatives.sum(1), 3)).all()
     assert not (batches[1].negatives & ~batches[0].negatives).any()
+
+
+def test_a_stage_in_which_nothing_trains_is_refused(dataset, one_device, tmp_path):
+    frozen = OptimizerConfig(image_encoder="frozen", text_encoder="frozen")
+    config = PretrainConfig(batch_size=8, optimizer=frozen)
+    with pytest.raises(InputError, match=r"pretrain: both .* frozen .*say --pretrain\.epochs=0"):
+        pretrain(
+            config, without(self_attention="none"), dataset.path, tmp_path, one_device, 0, tmp_path
+        )
+    check_trains({"self_attention": {"query": np.ones(1)}}, "pretrain")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

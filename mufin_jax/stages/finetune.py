@@ -33,7 +33,7 @@ from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
 from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import Mufin
-from mufin_jax.optimizer import OptimizerConfig, by_part, describes, schedule, trains
+from mufin_jax.optimizer import OptimizerConfig, by_part, check_trains, describes, schedule, trains
 from mufin_jax.precomputed import precompute
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
@@ -218,6 +218,8 @@ def finetune(
         model, trains(config.optimizer, model.depths(), cross=True), ...
     )
     train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    if config.classifiers == "labels":  # else the table trains
+        check_trains(train, "finetune")
     described = out / "vectors.npy"
     learns_to_describe = describes(train)
     if not learns_to_describe:

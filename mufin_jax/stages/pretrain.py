@@ -29,7 +29,7 @@ from mufin_jax.embedding import describe_once
 from mufin_jax.errors import InputError
 from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import ModelConfig, Mufin
-from mufin_jax.optimizer import OptimizerConfig, by_part, describes, trains
+from mufin_jax.optimizer import OptimizerConfig, by_part, check_trains, describes, trains
 from mufin_jax.precomputed import precompute
 from mufin_jax.refreshes import Refreshes
 from mufin_jax.sharding import by_row, put, replicated, spare_rows
@@ -199,6 +199,7 @@ def pretrain(
         model, trains(config.optimizer, model.depths(), cross=False), ...
     )
     train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    check_trains(train, "pretrain")
     if not describes(train):
         loader.vectors = describe_once(model, loader, out / "vectors.npy")
     else:
