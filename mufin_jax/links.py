@@ -14,10 +14,12 @@ from mufin_jax import hosts
 from mufin_jax.disk import disk_errors
 from mufin_jax.files import jsonable, read_json
 
+_BESIDE = ("miniature", "precomputed")
+"""Folders that go with the prepared data: what they were made from, and what frozen encoders make
+of them, in files that are named after what they hold."""
 
-def link_stages(
-    workdir: Path, settings: Mapping[str, Any], others: Iterable[Path], kept: str = "precomputed"
-) -> None:
+
+def link_stages(workdir: Path, settings: Mapping[str, Any], others: Iterable[Path]) -> None:
     """Link the first stages of a run to those that another run has finished with equal settings.
 
     What the run has begun or finished by itself stays as it is; a link whose end has been deleted
@@ -27,7 +29,6 @@ def link_stages(
         workdir: the run's folder, which the caller holds.
         settings: of the run's stages, by name, in their order.
         others: folders of other runs, the preferred one first.
-        kept: a folder that all runs may share, as its files are named after what is in them.
 
     Raises:
         DiskError: if a link cannot be made.
@@ -36,11 +37,10 @@ def link_stages(
     def link() -> None:
         alike = list(others)
         with disk_errors(workdir):
-            for run in filter(lambda run: (run / kept).is_dir(), alike[:1]):
-                _link(workdir / kept, run / kept)
             for stage, wanted in settings.items():
                 alike = [run for run in alike if _made_with(run / stage, wanted)]
-                _link(workdir / stage, alike[0] / stage if alike else None)
+                for name in (stage, *_BESIDE) if stage == "prepare" else (stage,):
+                    _link(workdir / name, next((run / name for run in alike), None))
 
     hosts.once("stages are shared", link)
 
@@ -48,7 +48,7 @@ def link_stages(
 def _link(path: Path, end: Path | None) -> None:
     if path.is_symlink() and not path.exists():
         path.unlink()
-    if end is not None and not path.exists():
+    if end is not None and end.is_dir() and not path.exists():
         path.symlink_to(os.path.relpath(end.resolve(), path.parent.resolve()))
 
 
