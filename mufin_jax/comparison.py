@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax
+
 from mufin_jax import hosts
 from mufin_jax.command import Command
 from mufin_jax.data.dataset import Dataset
@@ -107,6 +109,7 @@ def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int
                 own = dataclasses.replace(row.of(experiment), seed=seed, workdir=workdir)
                 for stage in _TO_SHORTLISTS if row.shortlists_alone else _TO_THE_END:
                     run(own, stage, others=made)
+                jax.clear_caches()  # of programs that no later row runs; shared ones are on disk
                 made.append(workdir)
                 found[name][seed] = metrics_of(workdir, row)
                 hosts.once("the tables are written", lambda: _write(rows, found, experiment.folder))
