@@ -57,13 +57,15 @@ class Command:
     """Where this process is one of several that no launcher introduces to one another."""
 
     def run(self) -> None:
-        """Run the stages, and print the table where the last one was among them."""
+        """Run the stages, and print the table where evaluating was among them."""
         result = run(self.experiment, self.stage)
         if result is not None and hosts.is_main() and self.stage in ("all", "evaluate"):
             from mufin_jax.stages.evaluate import report
 
             print(report(result))
             print(f"\n{self.experiment.folder}/metrics.json has all figures")
+        if result is not None and hosts.is_main() and self.stage in ("all", "report"):
+            print(f"{self.experiment.folder}/report/index.html shows the run")
 
 
 _SHORT = {

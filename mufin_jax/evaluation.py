@@ -23,6 +23,9 @@ METRICS = (
     *("PSP@1", "PSP@3", "PSP@5", "R@10", "R@100", "AUC"),
 )
 
+MM_AMAZON_LABELS = 303_296
+"""L of MM-AmazonTitles-300K: the paper's row is printed beside results on so many labels."""
+
 PAPER_MUFIN = {"P@1": 52.30, "P@5": 34.76, "nDCG@5": 50.46, "R@10": 50.63, "AUC": 0.60}
 """MUFIN on MM-AmazonTitles-300K under the given filter, as published: Mittal et al., Multi-modal
 Extreme Classification, CVPR 2022, with its supplement. What they do not report is absent."""

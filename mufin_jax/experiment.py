@@ -1,6 +1,7 @@
 """An experiment: a dataset and one configuration per stage; `run` takes it through the stages.
 
-    prepare -> pretrain (I) -> retrieve (II) -> initialize (III) -> finetune (IV) -> evaluate
+    prepare -> pretrain (I) -> retrieve (II) -> initialize (III) -> finetune (IV)
+            -> evaluate -> report
 
 Each stage reads the folders of those before it and writes its own, `<workdir>/<stage>/`. A finished
 stage is skipped, an interrupted one goes on from its last checkpoint.
@@ -32,13 +33,16 @@ from mufin_jax.stages.evaluate import EvaluateConfig, evaluate
 from mufin_jax.stages.finetune import FinetuneConfig, finetune
 from mufin_jax.stages.initialize import InitializeConfig, initialize
 from mufin_jax.stages.pretrain import PretrainConfig, pretrain
+from mufin_jax.stages.report import ReportConfig, report
 from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
 from mufin_jax.survey import foresee, sizes_of
 
 log = logging.getLogger(__name__)
 
-Stage = Literal["prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate", "all"]
-STAGES = ("prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate")
+Stage = Literal[
+    "prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate", "report", "all"
+]
+STAGES = ("prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate", "report")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Experiment:
     """Module IV."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """The test set's metrics."""
+    report: ReportConfig = dataclasses.field(default_factory=ReportConfig)
+    """The paper's tables and figures, on a page."""
 
     def __post_init__(self) -> None:
         """Refuse seeds that numpy and JAX cannot both take."""
@@ -286,4 +292,12 @@ class _Runner:
         evaluate(
             self.experiment.evaluate, folders["prepare"], folders["retrieve"],
             self.experiment.folder, out, self.mesh,
+        )  # fmt: skip
+
+    def report(self, out: Path) -> None:
+        """The paper's tables and figures, on a page."""
+        experiment, truth = self.experiment, self.experiment.folder / "miniature" / "truth.npz"
+        report(
+            experiment.report, self.folders["prepare"], experiment.folder, out, self.mesh,
+            experiment.seed, truth if experiment.data is None else None,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """A run's folder and a run's stop: who holds it, what is finished and how it was made, signals.
 
 <workdir>/lock, owner.json           one run at a time; the lock is the system's, freed by any death
-<workdir>/run.json                   configuration, versions, devices, seed, seconds by stage
+<workdir>/run.json                   configuration, versions, devices, seconds, memory by stage
 <workdir>/<stage>/settings.json      the configuration a stage is made with; another is refused
 <workdir>/<stage>/done.json          written last: the stage is finished
 
@@ -13,8 +13,10 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -139,14 +141,21 @@ class Run:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Adds the wall time of the block, however it ends, to the stage's in run.json."""
+        """Adds the wall time of the block, however it ends, to the stage's in run.json.
+
+        Beside it stands the most memory that this process had held by the end of the stage.
+        """
         start = time.monotonic()
 
         def note() -> None:
             if hosts.is_main():
                 seconds = dict(self.facts().get("seconds", {}))
                 spent = seconds.get(stage, 0.0) + time.monotonic() - start
-                self.record(seconds=seconds | {stage: round(spent, 3)})
+                peak = self.facts().get("peak_bytes", {})
+                most = max(peak.get(stage, 0), _peak_bytes())
+                self.record(
+                    seconds=seconds | {stage: round(spent, 3)}, peak_bytes=peak | {stage: most}
+                )
 
         try:
             yield
@@ -165,6 +174,12 @@ class Run:
         """Adds to run.json, or replaces in it."""
         if hosts.is_main():
             write_json(self.workdir / "run.json", self.facts() | facts)
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held; Linux counts it in kilobytes, macOS in bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
 
 
 def environment() -> dict[str, Any]:

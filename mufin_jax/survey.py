@@ -29,6 +29,7 @@ HOLDS = {
     "initialize": ("initialize",),
     "finetune": ("restore", "finetune", "index"),
     "evaluate": ("predict",),
+    "report": ("predict",),
 }
 """What the memory plan knows of each stage of an experiment."""
 

@@ -27,6 +27,7 @@ from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
+from mufin_jax.stages.report import ReportConfig
 from mufin_jax.stages.retrieve import RetrieveConfig
 from mufin_jax.training import FitConfig
 
@@ -49,6 +50,7 @@ MINUTE = Experiment(
     retrieve=RetrieveConfig(shortlist=20),
     finetune=FinetuneConfig(epochs=2, batch_size=40, optimizer=_RATES, fit=_FIT),
     evaluate=EvaluateConfig(timed_points=3),
+    report=ReportConfig(figures=False),  # test_report.py draws them, once
 )
 
 PRESETS = {"miniature": MINUTE, "paper": MINUTE}

@@ -15,16 +15,13 @@ from jax.sharding import Mesh
 from mufin_jax import hosts
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.errors import InputError
-from mufin_jax.evaluation import METRICS, PAPER_MUFIN, drop, table
+from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_MUFIN, drop, table
 from mufin_jax.files import read_json, replacing, write_json
 from mufin_jax.floors import floors
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.scoring import evaluate as score
 from mufin_jax.scoring import measure, rank_test, time_single
 from mufin_jax.shortlist import Shortlist
-
-MM_AMAZON_LABELS = 303_296
-"""L of MM-AmazonTitles-300K: the paper's row is printed beside results on so many labels."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""Panels of queries and what is found for them: figure 1 (by modality) and figure 8."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from mufin_jax import metrics
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation import Scored, drop
+from mufin_jax.report import figures
+from mufin_jax.report.asked import Asked
+from mufin_jax.report.counts import sample
+from mufin_jax.report.items import Answer, Result, show
+from mufin_jax.report.meetings import ask
+from mufin_jax.report.panel import Missing, Panel
+
+PLACES = 5
+"""Results of a query that are shown."""
+
+
+def modalities(asked: Asked) -> Panel:
+    """Figure 1: one query by both modalities, by its pictures, and by its text alone.
+
+    Raises:
+        Missing: if the model, or the data, have one kind alone.
+    """
+    test, rows = asked.dataset.test, asked.rows
+    filtered = None if test.filter is None else test.filter[rows]
+
+    def alone(kind: Literal["text", "images"]) -> np.ndarray:
+        return drop(ask(asked.predictor, rows, kind), test.pairs[rows], filtered).ranking
+
+    lists = {
+        "title and pictures": asked.scored.ranking[rows],
+        "pictures alone": alone("images"),
+        "title alone": alone("text"),
+    }
+    hits = {n: metrics.listed_in(found[:, :PLACES], asked.relevance) for n, found in lists.items()}
+    both, *either = (found.sum(1) for found in hits.values())
+    whole = (test.text[rows] >= 0) & (np.diff(test.image_offsets)[rows] > 0)
+    if not whole.any():
+        raise Missing("no test point has a title and pictures")
+    # Where both together find most beyond either; among equals, where each alone finds something.
+    gain = np.where(whole, both - np.maximum(*either), -np.inf) + 0.1 * np.minimum(*either)
+    best = int(gain.argmax())
+    query = show(asked.dataset, test, int(rows[best]), PLACES)
+    seen = query, dataclasses.replace(query, title=""), dataclasses.replace(query, pictures=())
+    found = [
+        Answer(part, _results(asked.dataset, labels[best], right[best]), by)
+        for part, (by, labels), right in zip(seen, lists.items(), hits.values(), strict=True)
+    ]
+    means = [
+        {"seen of the query": name, "test points": len(rows)}
+        | {f"P@{k}": metrics.precision(labels, asked.relevance, k) for k in (1, 5)}
+        for name, labels in lists.items()
+    ]
+    caption = (
+        f"One query, by one trained model that sees all of it or one kind alone; labels keep both. "
+        f"Of {len(rows):,} test points it is the one where both together find most more than "
+        "either: an example, and no measure. The table is the measure."
+    )
+    tables = {"figure1": _table(found), "figure1_means": means}
+    return Panel(
+        "figure1", "Figure 1: what each modality finds", caption, tables,
+        lambda: figures.answers(found, PLACES), "figure1_means", found,
+    )  # fmt: skip
+
+
+def predictions(dataset: Dataset, scored: Scored, shown: int, seed: int) -> Panel:
+    """Figure 8: test points drawn by the seed, and the labels predicted for them.
+
+    Args:
+        dataset: the prepared folder.
+        scored: MUFIN's ranking.
+        shown: queries.
+        seed: of the draw.
+    """
+    wanted = np.flatnonzero(np.diff(scored.relevance.indptr))
+    pictured = wanted[np.diff(dataset.test.image_offsets)[wanted] > 0]
+    wanted = pictured if len(pictured) else wanted
+    if not len(wanted):
+        raise Missing("no test point has a relevant label")
+    rows = wanted[sample(len(wanted), shown, seed)]
+    right = metrics.listed_in(scored.ranking[rows, :PLACES], scored.relevance[rows])
+    found = [
+        Answer(
+            show(dataset, dataset.test, int(row), 3),
+            _results(dataset, scored.ranking[row, :PLACES], hits),
+        )
+        for row, hits in zip(rows, right, strict=True)
+    ]
+    caption = (
+        f"{len(rows)} test points drawn by the seed, with their {PLACES} best labels. Right means "
+        "that the pair stands in the test data: what is marked wrong may still be a good answer."
+    )
+    return Panel(
+        "figure8", "Figure 8: predictions", caption, {"figure8": _table(found)},
+        lambda: figures.answers(found, PLACES), answers=found,
+    )  # fmt: skip
+
+
+def _results(
+    dataset: Dataset, labels: Int[np.ndarray, "_k"], right: Bool[np.ndarray, " k"]
+) -> tuple[Result, ...]:
+    """The labels of a list's first places; -1 is none."""
+    return tuple(
+        Result(show(dataset, dataset.labels, int(label)), bool(hit))
+        for label, hit in zip(labels, right, strict=False)
+        if label >= 0
+    )
+
+
+def _table(found: Sequence[Answer]) -> list[dict[str, Any]]:
+    """The CSV of queries and their results."""
+    return [
+        {"query": answer.query.id, "query's title": answer.query.title, "by": answer.by,
+         "place": place + 1, "label": result.item.id, "label's title": result.item.title,
+         "right": int(result.right)}
+        for answer in found
+        for place, result in enumerate(answer.results)
+    ]  # fmt: skip

@@ -1,0 +1,45 @@
+"""The trained model and the sample of test points that it is asked about."""
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int
+from scipy.sparse import csr_matrix
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation import Scored
+from mufin_jax.prediction import Predictor
+from mufin_jax.report.counts import sample
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A run whose model is asked about a sample of its test points.
+
+    Attributes:
+        dataset: the prepared folder.
+        predictor: the trained model.
+        scored: MUFIN's ranking of all test points, and what is relevant, behind the filter.
+        points: test points that are asked again, at most.
+        vectors: vectors in a t-SNE, at most.
+        seed: of the draws.
+    """
+
+    dataset: Dataset
+    predictor: Predictor
+    scored: Scored
+    points: int
+    vectors: int
+    seed: int
+
+    @cached_property
+    def rows(self) -> Int[np.ndarray, " s"]:
+        """The sample: test points that have a relevant label."""
+        wanted = np.flatnonzero(np.diff(self.scored.relevance.indptr))
+        return wanted[sample(len(wanted), self.points, self.seed)]
+
+    @cached_property
+    def relevance(self) -> csr_matrix:
+        """What is relevant to the sample."""
+        return self.scored.relevance[self.rows]

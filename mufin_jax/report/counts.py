@@ -1,0 +1,135 @@
+"""The report's tables: table 1 (the data), table 6 (by category), figure 4's bins, the curves."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.evaluation import Scored, by_category, by_popularity
+from mufin_jax.report.panel import Missing
+
+POINTS_DRAWN = 400
+"""Points of a training curve, at most."""
+
+Rankings = Mapping[str, Scored]
+
+
+def data_table(dataset: Dataset) -> list[dict[str, Any]]:
+    """Table 1: how many items there are, and what one has on average.
+
+    A title that is missing counts 0 tokens; of ready text vectors, tokens are not known. Pairs of
+    the overlap filter are counted, too.
+    """
+    train, test, labels = dataset.train, dataset.test, dataset.labels
+    pairs = train.pairs.nnz
+    rows = [
+        ("training points, N", len(train)),
+        ("labels, L", len(labels)),
+        ("test points, N'", len(test)),
+        ("labels a training point", pairs / max(len(train), 1)),
+        ("training points a label", pairs / max(len(labels), 1)),
+        ("labels a test point", test.pairs.nnz / max(len(test), 1)),
+        ("tokens a training point", _tokens(dataset, train)),
+        ("tokens a label", _tokens(dataset, labels)),
+        ("pictures a training point", len(train.image_rows) / max(len(train), 1)),
+        ("pictures a label", len(labels.image_rows) / max(len(labels), 1)),
+        ("training points without a title, %", _without(train.text < 0)),
+        ("training points without a picture, %", _without(np.diff(train.image_offsets) == 0)),
+    ]
+    return [{"measure": name, "value": value} for name, value in rows]
+
+
+def category_table(dataset: Dataset, rankings: Rankings) -> list[dict[str, Any]]:
+    """Table 6: P@5 of each ranking by category, with the category's test points and labels.
+
+    Raises:
+        Missing: if the labels have no categories.
+    """
+    if dataset.labels.categories is None:
+        raise Missing("the data name no categories of their labels (categories.txt)")
+    codes, names = dataset.labels.categories[0], list(dataset.labels.categories[1])
+    sizes = np.bincount(codes[codes >= 0], minlength=len(names))
+    found = {
+        name: by_category(scored.ranking, scored.relevance, codes, names)
+        for name, scored in rankings.items()
+    }
+    first = next(iter(found.values()))
+    known = {name: int(size) for name, size in zip(names, sizes, strict=True)}
+    rows = [
+        {"category": category, "test points": int(values["points"]), "labels": known[category]}
+        | {f"{name} P@5": rows[category]["P@5"] for name, rows in found.items()}
+        for category, values in first.items()
+    ]
+    if not rows:
+        raise Missing("no test point has a relevant label of a known category")
+    return sorted(rows, key=lambda row: (-row["test points"], row["category"]))
+
+
+def bin_table(dataset: Dataset, rankings: Rankings) -> list[dict[str, Any]]:
+    """Figure 4: what each of five bins of equal label volume adds to R@10, for each ranking."""
+    rows: list[dict[str, Any]] = []
+    for name, scored in rankings.items():
+        bins = by_popularity(scored.ranking, scored.relevance, dataset.train.pairs)
+        if not rows:
+            rows = [
+                {"bin": i + 1, "labels": one["labels"], "training pairs": one["volume"]}
+                for i, one in enumerate(bins)
+            ]
+        for row, one in zip(rows, bins, strict=True):
+            row[f"{name} R@10"] = one["R@10"]
+    return rows
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """What training wrote down, at most POINTS_DRAWN steps of it; none where there is no file."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    total = sum(1 for _ in path.open("rb"))
+    every = max(1, -(-total // POINTS_DRAWN))
+    rows = []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines):
+            if number % every == 0 or number == total - 1:
+                rows.append(_line(line))
+    return [row for row in rows if row]
+
+
+def curve_table(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """The curves as one table, a row a step."""
+    names = ("loss", "cosine", "gradient")
+    return [
+        {"stage": stage, "step": row["step"]} | {name: row.get(name) for name in names}
+        for stage, rows in curves.items()
+        for row in rows
+    ]
+
+
+def sample(count: int, most: int, seed: int) -> Int[np.ndarray, " n"]:
+    """The numbers of at most `most` of `count` things, drawn by the seed, ascending."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng([seed, count]).choice(count, most, replace=False))
+
+
+def _line(line: bytes) -> dict[str, float]:
+    """A line of metrics; nothing where a kill has torn it."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return {}
+
+
+def _tokens(dataset: Dataset, side: Side) -> float | None:
+    if dataset.text_vectors is not None:
+        return None
+    lengths = np.asarray(dataset.text_lengths)
+    return float(lengths[side.text[side.text >= 0]].sum() / max(len(side), 1))
+
+
+def _without(lacking: np.ndarray) -> float:
+    return float(100 * lacking.mean()) if len(lacking) else 0.0

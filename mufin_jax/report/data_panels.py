@@ -1,0 +1,88 @@
+"""Panels of what is counted: the results, table 1, the curves, table 6 and figure 3, figure 4."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_MUFIN
+from mufin_jax.report import counts, figures
+from mufin_jax.report.counts import Rankings
+from mufin_jax.report.panel import Missing, Panel
+
+PAPER = "Mittal et al., CVPR 2022"
+
+
+def results(metrics: Mapping[str, Any]) -> Panel:
+    """Table 2's columns: the run's rows, floors, ceiling, and the paper's row where it fits."""
+    rows = {name.replace("_", " "): values for name, values in metrics.get("rows", {}).items()}
+    if metrics.get("ceiling") is not None:
+        rows["ceiling: all attributes known"] = {"P@1": metrics["ceiling"]}
+    if metrics.get("labels") == MM_AMAZON_LABELS:
+        rows[f"MUFIN, as published ({PAPER})"] = PAPER_MUFIN
+    table = [{"row": name} | {key: row.get(key) for key in METRICS} for name, row in rows.items()]
+    if not table:
+        raise Missing("metrics.json holds no rows")
+    caption = (
+        f"Percent, AUC a share, on {metrics['points']:,} test points under the overlap filter; "
+        f"{metrics['points_without_positive']:,} of them have no relevant label behind it and "
+        "score 0. Floors are methods for which nothing is trained."
+    )
+    return Panel("results", "Results", caption, {"results": table}, shown="results")
+
+
+def data(dataset: Dataset) -> Panel:
+    """Table 1."""
+    caption = (
+        "Tokens are as the text encoder reads them, those that mark beginning and end included."
+    )
+    if dataset.num_labels == MM_AMAZON_LABELS:
+        caption += f" The paper has 303,296 labels and 4.91 pictures a product ({PAPER})."
+    table = counts.data_table(dataset)
+    return Panel("table1", "Table 1: the data", caption, {"table1": table}, shown="table1")
+
+
+def training(workdir: Path) -> Panel:
+    """The curves of Modules I and IV."""
+    names = {"pretrain": "Module I", "finetune": "Module IV"}
+    found = {name: counts.curve(workdir / stage) for stage, name in names.items()}
+    found = {name: rows for name, rows in found.items() if rows}
+    if not found:
+        raise Missing("nothing was trained: no stage has a metrics.jsonl")
+    caption = (
+        "Loss of a batch, and the mean cosine by which the stage judges its pairs. Each stage has "
+        "a loss of its own: do not compare the two."
+    )
+    table = {"curves": counts.curve_table(found)}
+    return Panel("curves", "Training", caption, table, lambda: figures.curves(found))
+
+
+def categories(dataset: Dataset, rankings: Rankings) -> Panel:
+    """Table 6 and figure 3."""
+    table = counts.category_table(dataset, rankings)
+    series = {name: f"{name} P@5" for name in rankings}
+    return Panel(
+        "figure3",
+        "Table 6 and figure 3: by category",
+        "P@5 of the test points of each category, those with most points first. A point is of the "
+        "category that most of its relevant labels have.",
+        {"table6": table},
+        lambda: figures.bars(table, "category", series, "P@5, %"),
+        shown="table6",
+    )
+
+
+def popularity(dataset: Dataset, rankings: Rankings) -> Panel:
+    """Figure 4."""
+    table = counts.bin_table(dataset, rankings)
+    series = {name: f"{name} R@10" for name in rankings}
+    whole = ", ".join(f"{sum(row[c] for row in table):.2f} for {n}" for n, c in series.items())
+    return Panel(
+        "figure4",
+        "Figure 4: frequent and rare labels",
+        "Labels in five bins of equal volume (training pairs), from few frequent labels to many "
+        f"rare ones. What the bins give to a method's R@10 adds up to it: {whole}.",
+        {"figure4": table},
+        lambda: figures.volume_bins(table, series),
+        shown="figure4",
+    )

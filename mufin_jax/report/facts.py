@@ -1,0 +1,64 @@
+"""A run's facts as anyone may read them: settings, versions, hours and memory, but no folders."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+HOUR = 3600
+
+
+def run_facts(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page says of a run.
+
+    Args:
+        recorded: what run.json holds.
+
+    Returns:
+        "seed"; "machine", "versions", "stages" (name, time, memory) and "settings" as rows.
+    """
+    experiment = dict(recorded.get("experiment", {}))
+    memory, seconds = dict(recorded.get("peak_bytes", {})), dict(recorded.get("seconds", {}))
+    for known in (memory, seconds):  # what an earlier report took is no part of the run
+        known.pop("report", None)
+    stages = [
+        (name, duration(spent), _gigabytes(memory.get(name))) for name, spent in seconds.items()
+    ]
+    stages.append(
+        ("all", duration(sum(seconds.values())), _gigabytes(max(memory.values(), default=None)))
+    )
+    devices = recorded.get("devices", [])
+    kinds = sorted({device.partition(" ")[2] or device for device in devices})
+    machine = [
+        ("platform", recorded.get("platform", "unknown")),
+        ("devices", f"{len(devices)} x {', '.join(kinds)}" if devices else "unknown"),
+        ("processes", recorded.get("processes", 1)),
+    ]
+    return {
+        "seed": experiment.get("seed", 0),
+        "machine": machine,
+        "versions": list(recorded.get("versions", {}).items()),
+        "stages": stages,
+        "settings": list(_flat(experiment)),
+    }
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} h"
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Settings as names and values; of an absolute path, which tells who ran it, the last part."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, str) and PurePath(value).is_absolute():
+        yield name, PurePath(value).name
+    else:
+        yield name, str(value)
+
+
+def _gigabytes(count: int | None) -> str:
+    return "\N{EN DASH}" if count is None else f"{count / 1e9:.2f} GB"

@@ -1,0 +1,150 @@
+"""Where a datapoint meets a label: cross-attention's weights, x2 and w (the paper's figure 5).
+
+A sample of test points is asked again, block after block, so that memory does not grow with the
+data; all processes of a run must ask together.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from mufin_jax.attention import AttentionBlock
+from mufin_jax.bags import Pool
+from mufin_jax.data.loader import Loader
+from mufin_jax.errors import InputError
+from mufin_jax.evaluation import spare_places
+from mufin_jax.label_memory import gather
+from mufin_jax.logs import progress
+from mufin_jax.model import Embedding, Mufin
+from mufin_jax.prediction import BLOCK, Predictor
+from mufin_jax.query_shapes import grown
+from mufin_jax.report.panel import Missing
+from mufin_jax.runs import until_stopped
+from mufin_jax.sharding import fetch, replicated
+
+
+@dataclasses.dataclass(frozen=True)
+class Meetings:
+    """Datapoints and c labels for each, on the host.
+
+    Attributes:
+        x1: of the datapoints.
+        x2: the datapoints as each label sees them.
+        w: the labels' classifiers.
+        weights: attention from each of a datapoint's n descriptors to each of a label's m, a mean
+            over heads; 0 where there is none. None if the model has no cross-attention.
+    """
+
+    x1: Float[np.ndarray, "b d"]
+    x2: Float[np.ndarray, "b c d"]
+    w: Float[np.ndarray, "b c d"]
+    weights: Float[np.ndarray, "b c n m"] | None
+
+
+def meet(
+    predictor: Predictor, rows: Int[np.ndarray, " b"], labels: Int[np.ndarray, "b c"]
+) -> Iterator[Meetings]:
+    """Yield the meetings of some test points with the labels named for each, block after block.
+
+    Args:
+        predictor: a trained model with its label side.
+        rows: test points.
+        labels: labels for each of them; -1 for none, whose x2 says nothing.
+    """
+    memory = predictor.memory
+    for block, pool, bags in _blocks(predictor, predictor.loader, rows, "attend"):
+        points = predictor.embed(pool, bags)
+        named = grown(labels[block].astype(np.int32), len(points.mask), -1)
+        heads = predictor.model
+        met = _meet(heads, points, memory.arrays, named, memory.slots(named), heads.mesh)
+        x1, x2, w, weights = fetch(met)
+        real = slice(block.stop - block.start)  # what lies behind is padding
+        weights = None if weights is None else weights[real]
+        yield Meetings(x1[real], x2[real], w[real], weights)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _meet(model: Mufin, points: Embedding, arrays: Any, labels: Any, slots: Any, mesh: Mesh) -> Any:
+    whole = jax.lax.with_sharding_constraint((points, labels, slots), replicated(mesh))
+    points, labels, slots = whole
+    memory, w = gather(arrays, labels, slots, mesh)
+    weights = None
+    if isinstance(model.cross_attention, AttentionBlock):
+        weights = model.cross_attention.weights(points.bag[:, None], memory).mean(-3)
+    return points.vector, model.adapt(points, memory), w, weights
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatMap:
+    """Attention from each descriptor of a test point to each of a label.
+
+    Attributes:
+        point, label: which they are.
+        rows, columns: the numbers of their descriptors, as the loader counts them: texts first.
+        weights: rows sum to one.
+    """
+
+    point: int
+    label: int
+    rows: Int[np.ndarray, " n"]
+    columns: Int[np.ndarray, " m"]
+    weights: Float[np.ndarray, "n m"]
+
+
+def heat_map(
+    predictor: Predictor, point: int, label: int, weights: Float[np.ndarray, "_n _m"]
+) -> HeatMap:
+    """Return the weights of a meeting without their padding."""
+    loader, dataset = predictor.loader, predictor.dataset
+    rows, real = (part[0] for part in loader.slots(dataset.test, np.array([point])))
+    columns, there = (part[0] for part in loader.slots(dataset.labels, np.array([label])))
+    grid = weights[np.flatnonzero(real), : there.sum()]  # a label's descriptors lie without gaps
+    return HeatMap(point, label, rows[real], columns[there], grid)
+
+
+def ask(
+    predictor: Predictor, rows: Int[np.ndarray, " b"], by: Literal["text", "images"]
+) -> Int[np.ndarray, "b k"]:
+    """Return the labels of some test points, best first, when only their texts or images are seen.
+
+    It is the one trained model, and the labels keep all that they have; a point without anything of
+    the kind gets an empty list.
+
+    Raises:
+        Missing: if the model, or the data, have one kind alone.
+    """
+    dataset, seen = predictor.dataset, predictor.model.config
+    if seen.modalities != "both":
+        raise Missing(f"the model sees one modality alone ({seen.modalities})")
+    try:
+        loader = Loader(dataset, by, predictor.model.mesh.size, seen.label_images, padded=False)
+    except InputError:
+        raise Missing(f"no item has {'a title' if by == 'text' else 'pictures'}") from None
+    extra = spare_places(dataset.test.filter)
+    labels = np.full((len(rows), predictor.config.shortlist + extra), -1, np.int32)
+    _, real = loader.slots(dataset.test, rows)
+    asked = np.flatnonzero(real.any(1))
+    for block, pool, bags in _blocks(predictor, loader, rows[asked], by):
+        found, _ = predictor.rank(pool, bags, block.stop - block.start, extra)
+        labels[asked[block], : found.shape[1]] = found
+    return labels
+
+
+def _blocks(
+    predictor: Predictor, loader: Loader, rows: Int[np.ndarray, " b"], what: str
+) -> Iterator[tuple[slice, Pool, Any]]:
+    """Cut test points into blocks, and read each."""
+    side = predictor.dataset.test
+    with progress(total=len(rows), desc=f"report: {what}", unit="point", leave=False) as bar:
+        for start in until_stopped(range(0, len(rows), BLOCK), "report"):
+            block = slice(start, min(start + BLOCK, len(rows)))
+            pool, (bags,) = loader.batch([(side, rows[block])])
+            assert isinstance(pool, Pool)  # a predictor's loader holds no ready descriptor vectors
+            yield block, pool, bags
+            bar.update(block.stop - block.start)

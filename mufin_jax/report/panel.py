@@ -1,0 +1,73 @@
+"""A panel of the report: a table or figure of the paper, with what its files hold."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mufin_jax.report.items import Answer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A table or figure.
+
+    Attributes:
+        name: of its files: NAME.png, NAME.svg, NAME.csv.
+        title: its heading.
+        caption: what is seen, how it was chosen and counted.
+        tables: the rows of its CSV files, by their names without the ending.
+        draw: makes the figure, where there is one.
+        shown: the name of the table that the page shows, where it shows one.
+        answers: queries with their results, which the page lays out itself.
+        missing: why there is nothing to see; the other fields then stay empty.
+    """
+
+    name: str
+    title: str
+    caption: str = ""
+    tables: Mapping[str, Rows] = dataclasses.field(default_factory=dict)
+    draw: "Callable[[], Figure] | None" = None
+    shown: str | None = None
+    answers: Sequence[Answer] = ()
+    missing: str = ""
+
+
+class Missing(Exception):
+    """A panel's data are not there; the message says which, and why."""
+
+
+def panel_or_reason(name: str, title: str, make: Callable[[], Panel]) -> Panel:
+    """The panel, or in its place an empty one that says why it is left out."""
+    try:
+        return make()
+    except Missing as reason:
+        return Panel(name, title, missing=str(reason))
+
+
+def to_csv(rows: Rows) -> bytes:
+    """The rows as CSV in UTF-8; the columns are those of the first row.
+
+    Numbers have six digits. A text that a spreadsheet would take for a formula gets a quote before
+    it: titles are whatever somebody typed.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if rows:
+        writer.writerow(rows[0])
+        writer.writerows([_cell(value) for value in row.values()] for row in rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

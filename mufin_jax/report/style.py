@@ -1,0 +1,75 @@
+"""How figures look: colours that the colour-blind tell apart, type for print and telephones."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mufin_jax.report.items import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color Universal Design", 2008.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8A8A"
+SERIES = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"),
+          (SKY, "P"), (BLACK, "X"))  # fmt: skip
+"""A colour and a marker each: what is told apart is never told by colour alone."""
+
+WIDTH = 4.8
+"""Inches of a figure: its type is 9 points in print, and still legible on a telephone's width."""
+
+_STYLE = {
+    "font.family": "DejaVu Sans",  # matplotlib brings it: figures look alike everywhere
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "text.parse_math": False,  # a dollar sign in a title is a dollar sign
+    "svg.hashsalt": "mufin_jax",  # else ids differ from run to run
+    "svg.fonttype": "path",
+    "savefig.dpi": 200,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw and save figures within it."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def blank(height: float, width: float = WIDTH) -> "Figure":
+    """An empty figure of so many inches, of no window and no global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def drawable(text: str, most: int) -> str:
+    """A title with a box for each character that the figures' font lacks, one for each run."""
+    known, kept = _glyphs(), []
+    for char in printable(text, most):
+        char = char if ord(char) in known else "□"
+        if char != "□" or kept[-1:] != ["□"]:
+            kept.append(char)
+    return "".join(kept)
+
+
+@functools.cache
+def _glyphs() -> frozenset[int]:
+    import matplotlib
+    from matplotlib.font_manager import get_font
+
+    font = get_font(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"))
+    return frozenset(font.get_charmap())

@@ -1,0 +1,191 @@
+"""Panels of what the model computes: figure 5 (attention, adapted embeddings) and figure 6."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from mufin_jax import metrics
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.npy import mapped
+from mufin_jax.report import figures
+from mufin_jax.report.asked import Asked
+from mufin_jax.report.counts import sample
+from mufin_jax.report.items import Item, printable
+from mufin_jax.report.meetings import HeatMap, heat_map, meet
+from mufin_jax.report.panel import Missing, Panel
+from mufin_jax.report.scenes import look, scene_pairs
+from mufin_jax.report.spread import MOST, spread
+from mufin_jax.report.style import SERIES
+
+POINTS = 40
+"""Test points of figure 5's map, each with five vectors: more would hide one another."""
+MOST_CELLS = 5
+"""Descriptors on each side of a heat map that is shown, if there are such."""
+
+
+def heat_maps(asked: Asked, truth: Path | None) -> Panel:
+    """Figure 5, left: at what a datapoint's descriptors look among a label's.
+
+    Of the miniature catalogue, whose scenes are known, with the share of scene pairs whose largest
+    attention is from the scene to the twin of what stands in its background.
+    """
+    tables: dict[str, Any] = {}
+    try:
+        found = look(asked.predictor, scene_pairs(asked.dataset, truth))
+    except Missing as reason:
+        best, why = max(_maps(asked), key=_contrast), f"Scenes are not counted: {reason}."
+    else:
+        tables["figure5_scenes"] = found.rows
+        pictures, whole = found.rows
+        why = (
+            "The point's scene shows a twin of the label in its background. Of "
+            f"{pictures['scene pairs']:,} such pairs, {pictures['largest at the twin, %']:.0f}% "
+            "have their largest attention of two pictures from the scene to one of the twin "
+            f"(by chance: {pictures['by chance, %']:.0f}%); among all cells, titles included, "
+            f"{whole['largest at the twin, %']:.0f}% do (by chance: {whole['by chance, %']:.0f}%)."
+        )
+        order = np.lexsort((-found.strength, ~found.seen[:, 1]))
+        maps = [found.maps[i] for i in order if found.seen[i, 0]] or found.maps
+        best = next((one for one in maps if _fits(one)), maps[0])
+    test, labels = asked.dataset.test, asked.dataset.labels
+    rows = [_descriptor(asked, int(number), test.titles[best.point]) for number in best.rows]
+    columns = [
+        _descriptor(asked, int(number), labels.titles[best.label]) for number in best.columns
+    ]
+    tables["figure5_heat_map"] = [
+        {"point": test.ids[best.point], "point's descriptor": i, "label": labels.ids[best.label],
+         "label's descriptor": j, "attention": float(weight)}
+        for (i, j), weight in np.ndenumerate(best.weights)
+    ]  # fmt: skip
+    caption = (
+        "Rows: a test point's descriptors; columns: those of a label that it wants; cells: the "
+        "cross-attention of one to the other, rows summing to one. The pair with most contrast is "
+        f"shown. {why}"
+    )
+    return Panel(
+        "figure5_heat_map", "Figure 5: cross-attention", caption, tables,
+        lambda: figures.attention(rows, columns, best.weights),
+    )  # fmt: skip
+
+
+def adapted(asked: Asked) -> Panel:
+    """Figure 5, right: x1, x2 and w of test points with a right label and a hard wrong one."""
+    kinds = ("x1", "x2+", "x2-", "w+", "w-")
+    rows = asked.rows[: min(asked.vectors, MOST) // len(kinds)]
+    ranking = asked.scored.ranking[rows]
+    wrong = (ranking >= 0) & ~metrics.listed_in(ranking, asked.scored.relevance[rows])
+    kept = wrong.any(1)
+    rows, wrong, ranking = rows[kept], wrong[kept], ranking[kept]
+    relevance = asked.scored.relevance
+    plus = relevance.indices[relevance.indptr[rows]]
+    minus = ranking[np.arange(len(rows)), wrong.argmax(1)] if len(rows) else plus
+    met = list(meet(asked.predictor, rows, np.stack([plus, minus], 1)))
+    if not met:
+        raise Missing("no test point has a right and a wrong label")
+    x1 = np.concatenate([part.x1 for part in met])
+    x2 = np.concatenate([part.x2 for part in met])
+    w = np.concatenate([part.w for part in met])
+    cosines = [
+        {"label": name, "test points": len(rows), "x1 with w": _cosine(x1, w[:, i]),
+         "x2 with w": _cosine(x2[:, i], w[:, i])}
+        for i, name in enumerate(("one that is wanted", "the best-ranked that is not"))
+    ]  # fmt: skip
+    n = min(len(rows), POINTS)
+    vectors = [x1[:n], x2[:n, 0], x2[:n, 1], w[:n, 0], w[:n, 1]]
+    places = spread(np.concatenate(vectors), asked.seed)
+    kind, one = np.repeat(np.arange(len(kinds)), n), np.arange(n)
+    links = np.concatenate([[one, one + n], [one, one + 2 * n], [one + n, one + 3 * n],
+                            [one + 2 * n, one + 4 * n]], axis=1).T  # fmt: skip
+    table = [
+        {"point": asked.dataset.test.ids[int(rows[i % n])], "vector": kinds[k],
+         "x": float(x), "y": float(y)}
+        for i, (k, (x, y)) in enumerate(zip(kind, places, strict=True))
+    ]  # fmt: skip
+    caption = (
+        f"t-SNE (seed {asked.seed}) of {n} test points, each with one label that it wants (+) and "
+        "the best-ranked one that it does not (-): x1 is the point alone, x2 the point as the "
+        "label sees it, w the label's classifier; lines lead from x1 by x2 to w. The table has "
+        "mean cosines of more points: what cross-attention moves."
+    )
+    tables = {"figure5_map": table, "figure5_cosines": cosines}
+    return Panel(
+        "figure5_map", "Figure 5: embeddings that adapt to a label", caption, tables,
+        lambda: figures.scatter(places, kind, kinds, links), "figure5_cosines",
+    )  # fmt: skip
+
+
+def classifiers(dataset: Dataset, workdir: Path, vectors: int, seed: int) -> Panel:
+    """Figure 6: a map of the labels' classifiers, with the categories that have most of them."""
+    if dataset.labels.categories is None:
+        raise Missing("the data name no categories of their labels (categories.txt)")
+    codes, names = dataset.labels.categories
+    w = mapped(workdir / "finetune" / "predictor" / "labels" / "w.npy")
+    rows = sample(len(w), min(vectors, MOST), seed)
+    places = spread(np.asarray(w[rows]), seed)
+    most = np.argsort(-np.bincount(codes[rows][codes[rows] >= 0], minlength=len(names)),
+                      kind="stable")[: len(SERIES)]  # fmt: skip
+    kinds = np.full(len(rows), -1)
+    for kind, code in enumerate(most):
+        kinds[codes[rows] == code] = kind
+    known = [names[int(code)] for code in most]
+    table = [
+        {"label": dataset.labels.ids[int(row)], "category": names[int(code)] if code >= 0 else "",
+         "x": float(x), "y": float(y)}
+        for row, code, (x, y) in zip(rows, codes[rows], places, strict=True)
+    ]  # fmt: skip
+    caption = (
+        f"t-SNE (seed {seed}) of the classifiers w of {len(rows):,} of {len(w):,} labels. The "
+        f"{len(known)} categories with most of them have a colour and a marker."
+    )
+    return Panel(
+        "figure6", "Figure 6: classifiers", caption, {"figure6": table},
+        lambda: figures.scatter(places, kinds, known),
+    )  # fmt: skip
+
+
+def _maps(asked: Asked) -> list[HeatMap]:
+    """The heat maps of the sample's first points, each with the best-ranked label it wants."""
+    rows = asked.rows[:512]
+    ranking = asked.scored.ranking[rows]
+    right = metrics.listed_in(ranking, asked.scored.relevance[rows])
+    rows, ranking, right = (part[right.any(1)] for part in (rows, ranking, right))
+    labels = ranking[np.arange(len(rows)), right.argmax(1)][:, None] if len(rows) else ranking
+    maps: list[HeatMap] = []
+    for met in meet(asked.predictor, rows, labels):
+        if met.weights is None:
+            raise Missing("the model has no cross-attention")
+        for weights in met.weights[:, 0]:
+            number = len(maps)
+            point, label = int(rows[number]), int(labels[number, 0])
+            maps.append(heat_map(asked.predictor, point, label, weights))
+    maps = [one for one in maps if min(one.weights.shape) > 1]
+    if not maps:
+        raise Missing(
+            "no pair of a point and a label it wants has several descriptors on each side"
+        )
+    return maps
+
+
+def _contrast(one: HeatMap) -> float:
+    """How far the largest weight stands above an even spread; less than 0 where too many cells."""
+    return float(one.weights.max() * one.weights.shape[1]) - (0 if _fits(one) else 1e3)
+
+
+def _fits(one: HeatMap) -> bool:
+    return max(one.weights.shape) <= MOST_CELLS
+
+
+def _descriptor(asked: Asked, number: int, title: str) -> Item:
+    """A descriptor as an item to be shown: a picture, or the title."""
+    dataset, texts = asked.dataset, asked.predictor.loader.num_texts
+    if number < texts:
+        return Item("", printable(title), ())
+    row = np.array([number - texts])
+    pixels = dataset.images[row] if len(dataset.images) else ()
+    return Item("", "" if len(pixels) else "a picture as a vector", tuple(pixels))
+
+
+def _cosine(one: Float[np.ndarray, "b d"], other: Float[np.ndarray, "b d"]) -> float:
+    return float(np.einsum("bd,bd->b", one, other).mean())

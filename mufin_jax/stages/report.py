@@ -1,0 +1,201 @@
+"""The paper's tables and figures of one run: tables 1 and 6, figures 1, 3, 4, 5, 6 and 8.
+
+Reads: a prepared folder, Module II's `test/`, Module IV's predictor, what `evaluate` wrote. Writes
+NAME.csv, NAME.png and NAME.svg of each, and, last, `index.html`, one page with all of them. Every
+draw follows from the seed: the same run gives the same CSV files. They are written to `part/`, and
+moved when all are there; a run that was cut short begins the stage anew, which takes a minute.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import io
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from mufin_jax import hosts
+from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.disk import disk_errors, filling
+from mufin_jax.errors import InputError
+from mufin_jax.evaluation import Scored, drop
+from mufin_jax.files import damaged, discard, read_json, replacing, sync
+from mufin_jax.logs import progress
+from mufin_jax.prediction import Predictor
+from mufin_jax.report import answer_panels, data_panels, vector_panels
+from mufin_jax.report.asked import Asked
+from mufin_jax.report.facts import run_facts
+from mufin_jax.report.page import Shown, data_uri, page
+from mufin_jax.report.panel import Panel, panel_or_reason, to_csv
+from mufin_jax.report.spread import MOST
+from mufin_jax.report.style import house_style
+from mufin_jax.runs import until_stopped
+from mufin_jax.shortlist import Shortlist
+
+PAGE = "index.html"
+LONGEST = 20
+"""Places of a ranking that are kept: R@10 needs ten."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """What is shown.
+
+    Attributes:
+        figures: draw the figures; without, the page has the tables alone and the model is not
+            asked.
+        points: test points, at most, that the model is asked about again (figures 1 and 5).
+        shown: queries of figure 8.
+        vectors: vectors in a t-SNE, at most 2000.
+    """
+
+    figures: bool = True
+    points: int = 2000
+    shown: int = 6
+    vectors: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse to show nothing, and maps that would take hours."""
+        if self.points < 1 or self.shown < 1:
+            raise InputError(
+                f"report.points={self.points}, report.shown={self.shown}: wanted at least 1; "
+                "--no-report.figures leaves the figures out"
+            )
+        if not 1 <= self.vectors <= MOST:
+            raise InputError(f"report.vectors={self.vectors}: wanted 1 to {MOST}")
+
+
+def report(
+    config: ReportConfig, prepared: Path, workdir: Path, out: Path, mesh: Mesh, seed: int,
+    truth: Path | None = None,
+) -> None:  # fmt: skip
+    """Write the report of a finished run.
+
+    Args:
+        config: what is shown.
+        prepared: the prepared folder.
+        workdir: the run's, with the stages up to evaluate.
+        out: the stage's folder.
+        mesh: all devices.
+        seed: of the draws.
+        truth: what the miniature catalogue knows of its scenes, if the data are such.
+
+    Raises:
+        InputError: if something that an earlier stage wrote cannot be read.
+        DiskError: if the disk does not take the files.
+        Stopped: after a signal.
+    """
+    if config.figures and importlib.util.find_spec("matplotlib") is None:
+        raise InputError(
+            "matplotlib, which draws the figures, is not installed: pip install matplotlib, or "
+            "leave the figures out by --no-report.figures"
+        )
+    dataset = Dataset.open(prepared)
+    panels = _panels(config, dataset, workdir, mesh, seed, truth)
+    hosts.once("the report is written", functools.partial(_write, panels, workdir, out))
+
+
+def _panels(
+    config: ReportConfig, dataset: Dataset, workdir: Path, mesh: Mesh, seed: int, truth: Path | None
+) -> list[Panel]:
+    """Every panel in the page's order; the model is asked by all processes together."""
+    rankings = {
+        "MUFIN": _scored(_ranked(workdir / "evaluate" / "test.npz"), dataset.test),
+        "Module I alone": _scored(Shortlist.load(workdir / "retrieve/test").labels, dataset.test),
+    }
+    scored = rankings["MUFIN"]
+    metrics = read_json(workdir / "evaluate" / "metrics.json")
+    makers: list[tuple[str, str, Callable[[], Panel]]] = [
+        ("results", "Results", lambda: data_panels.results(metrics)),
+        ("table1", "Table 1: the data", lambda: data_panels.data(dataset)),
+        ("curves", "Training", lambda: data_panels.training(workdir)),
+        ("figure3", "Table 6 and figure 3: by category",
+         lambda: data_panels.categories(dataset, rankings)),
+        ("figure4", "Figure 4: frequent and rare labels",
+         lambda: data_panels.popularity(dataset, rankings)),
+    ]  # fmt: skip
+    if config.figures:
+        predictor = Predictor.load(workdir, mesh)
+        asked = Asked(dataset, predictor, scored, config.points, config.vectors, seed)
+        makers[3:3] = [
+            ("figure1", "Figure 1: what each modality finds",
+             lambda: answer_panels.modalities(asked)),
+            ("figure8", "Figure 8: predictions",
+             lambda: answer_panels.predictions(dataset, scored, config.shown, seed)),
+        ]  # fmt: skip
+        makers += [
+            ("figure5_heat_map", "Figure 5: cross-attention",
+             lambda: vector_panels.heat_maps(asked, truth)),
+            ("figure5_map", "Figure 5: embeddings that adapt to a label",
+             lambda: vector_panels.adapted(asked)),
+            ("figure6", "Figure 6: classifiers",
+             lambda: vector_panels.classifiers(dataset, workdir, config.vectors, seed)),
+        ]  # fmt: skip
+    bar = progress(iterable=makers, desc="report", unit="panel", leave=False)
+    panels = [panel_or_reason(*maker) for maker in until_stopped(bar, "report")]
+    if config.figures:
+        return panels
+    return [dataclasses.replace(panel, draw=None) for panel in panels]
+
+
+def _ranked(path: Path) -> Int[np.ndarray, "b k"]:
+    """The labels that `evaluate` ranked; its scores are not read."""
+    with damaged(f"{path} cannot be read ({{reason}}): delete its folder and run evaluate anew"):
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["labels"]
+
+
+def _scored(ranking: Int[np.ndarray, "b k"], test: Side) -> Scored:
+    """A ranking behind the overlap filter, as long as anything here asks for."""
+    found = drop(np.asarray(ranking), test.pairs, test.filter)
+    return found._replace(ranking=found.ranking[:, :LONGEST].copy())
+
+
+def _write(panels: list[Panel], workdir: Path, out: Path) -> None:
+    """Draw and write all files; the page is the last to take its place."""
+    part = out / "part"
+    discard(part)
+    with disk_errors(out):
+        part.mkdir(parents=True)
+    with filling(part, functools.partial(discard, part)):
+        shown, drawn = [], progress(iterable=panels, desc="draw", unit="panel", leave=False)
+        for panel in until_stopped(drawn, "report"):
+            for name, rows in panel.tables.items():
+                (part / f"{name}.csv").write_bytes(to_csv(rows))
+            shown.append(Shown(panel, _draw(panel, part) if panel.draw else ""))
+        recorded = read_json(workdir / "run.json") if (workdir / "run.json").exists() else {}
+        name = recorded.get("experiment", {}).get("name", workdir.name)
+        metrics = read_json(workdir / "evaluate" / "metrics.json")
+        with replacing(part / PAGE) as file:
+            file.write(page(name, metrics, shown, run_facts(recorded)))
+        made = sorted(path.name for path in part.iterdir())
+        for file_name in [*(name for name in made if name != PAGE), PAGE]:
+            os.replace(part / file_name, out / file_name)
+        shutil.rmtree(part)
+        sync(out)
+
+
+def _draw(panel: Panel, folder: Path) -> str:
+    """Write a figure as PNG and SVG; return what the page shows of it.
+
+    Figures of lines and bars are shown as they are drawn, crisp at any size; those of a thousand
+    marks or of pictures as pixels; of queries the page has a layout of its own.
+    """
+    assert panel.draw is not None
+    with house_style():
+        figure = panel.draw()
+        png, svg = io.BytesIO(), io.BytesIO()
+        figure.savefig(png, format="png")
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    (folder / f"{panel.name}.png").write_bytes(png.getvalue())
+    (folder / f"{panel.name}.svg").write_bytes(svg.getvalue())
+    if panel.answers:
+        return ""
+    if len(svg.getvalue()) < 200_000:
+        return data_uri(svg.getvalue(), "image/svg+xml")
+    return data_uri(png.getvalue(), "image/png")
