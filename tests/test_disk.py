@@ -77,6 +77,9 @@ POINTS = {
         Point("evaluate/test.npz.tmp", "limit"),
         Point("metrics.json.tmp", "EROFS"),
     ],
+    "report": [
+        Point("report/part/index.html.tmp", "limit"),
+    ],
 }
 SOME = [
     *(("prepare", point) for point in (1, 3, 4)),

@@ -84,12 +84,13 @@ def bin_table(dataset: Dataset, rankings: Rankings) -> list[dict[str, Any]]:
     return rows
 
 
-def curve(folder: Path) -> list[dict[str, float]]:
+def curve(folder: Path) -> list[dict[str, Any]]:
     """What training wrote down, at most POINTS_DRAWN steps of it; none where there is no file."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    total = sum(1 for _ in path.open("rb"))
+    with path.open("rb") as lines:
+        total = sum(1 for _ in lines)
     every = max(1, -(-total // POINTS_DRAWN))
     rows = []
     with path.open("rb") as lines:
@@ -99,7 +100,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
     return [row for row in rows if row]
 
 
-def curve_table(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
+def curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The curves as one table, a row a step."""
     names = ("loss", "cosine", "gradient")
     return [
@@ -116,7 +117,7 @@ def sample(count: int, most: int, seed: int) -> Int[np.ndarray, " n"]:
     return np.sort(np.random.default_rng([seed, count]).choice(count, most, replace=False))
 
 
-def _line(line: bytes) -> dict[str, float]:
+def _line(line: bytes) -> dict[str, Any]:
     """A line of metrics; nothing where a kill has torn it."""
     try:
         return json.loads(line)

@@ -24,7 +24,11 @@ def run_facts(recorded: Mapping[str, Any]) -> dict[str, Any]:
         (name, duration(spent), _gigabytes(memory.get(name))) for name, spent in seconds.items()
     ]
     stages.append(
-        ("all", duration(sum(seconds.values())), _gigabytes(max(memory.values(), default=None)))
+        (
+            "all",
+            duration(sum(seconds.values(), 0.0)),
+            _gigabytes(max(memory.values(), default=None)),
+        )
     )
     devices = recorded.get("devices", [])
     kinds = sorted({device.partition(" ")[2] or device for device in devices})

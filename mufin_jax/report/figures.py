@@ -3,21 +3,28 @@
 import functools
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from mufin_jax.report.items import Answer, Item
-from mufin_jax.report.style import BLUE, GREEN, GREY, SERIES, VERMILLION, WIDTH, blank, drawable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from mufin_jax.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    SERIES,
+    VERMILLION,
+    WIDTH,
+    Figure,
+    blank,
+    drawable,
+)
 
 HATCHES = ("", "////", "....", "xxxx")
 
 
-def curves(stages: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
+def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The loss and the mean cosine of positive pairs over the steps of each training."""
     figure = blank(2.1 * len(stages))
     axes = figure.subplots(len(stages), 2, squeeze=False)
@@ -34,7 +41,7 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, float]]]) -> "Figure":
 
 def bars(
     rows: Sequence[Mapping[str, Any]], label: str, series: Mapping[str, str], axis_label: str
-) -> "Figure":
+) -> Figure:
     """Horizontal bars, a group a row: for as many rows, and names as long, as there are.
 
     Args:
@@ -62,7 +69,7 @@ def bars(
     return figure
 
 
-def volume_bins(rows: Sequence[Mapping[str, Any]], series: Mapping[str, str]) -> "Figure":
+def volume_bins(rows: Sequence[Mapping[str, Any]], series: Mapping[str, str]) -> Figure:
     """What each popularity bin adds to R@10, with the number of labels that share its volume."""
     figure = blank(2.7)
     axis = figure.subplots()
@@ -87,7 +94,7 @@ def scatter(
     kinds: Int[np.ndarray, " n"],
     names: Sequence[str],
     links: Int[np.ndarray, "k 2"] | None = None,
-) -> "Figure":
+) -> Figure:
     """Points in the plane, each kind with a colour and a marker of its own; -1 is grey.
 
     Args:
@@ -118,7 +125,7 @@ def scatter(
     return figure
 
 
-def attention(rows: Sequence[Item], columns: Sequence[Item], weights: np.ndarray) -> "Figure":
+def attention(rows: Sequence[Item], columns: Sequence[Item], weights: np.ndarray) -> Figure:
     """A heat map of attention with the pictures or titles of both sides along its edges.
 
     Args:
@@ -148,10 +155,10 @@ def attention(rows: Sequence[Item], columns: Sequence[Item], weights: np.ndarray
     return figure
 
 
-def answers(rows: Sequence[Answer], places: int) -> "Figure":
+def answers(rows: Sequence[Answer], places: int) -> Figure:
     """Queries with what was found for them, one a line, right and wrong told by mark and frame."""
     figure = blank(1.6 * len(rows) + 0.1, 1.16 * (places + 1))
-    figure.get_layout_engine().set(hspace=0.08)  # pyright: ignore[reportOptionalMemberAccess]
+    figure.get_layout_engine().set(hspace=0.08)
     grid = figure.subplots(len(rows), places + 1, squeeze=False)
     for line, answer in zip(grid, rows, strict=True):
         for axis in line:

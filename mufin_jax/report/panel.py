@@ -4,12 +4,10 @@ import csv
 import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mufin_jax.report.items import Answer
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from mufin_jax.report.style import Figure
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -33,7 +31,7 @@ class Panel:
     title: str
     caption: str = ""
     tables: Mapping[str, Rows] = dataclasses.field(default_factory=dict)
-    draw: "Callable[[], Figure] | None" = None
+    draw: Callable[[], Figure] | None = None
     shown: str | None = None
     answers: Sequence[Answer] = ()
     missing: str = ""

@@ -84,15 +84,15 @@ def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> Scen
         raise Missing("only the built-in miniature catalogue knows what its pictures show")
     known, test, labels = load_arrays(truth), dataset.test, dataset.labels
     own, other = known["test_companion"], known["label_companion"]
-    fits = len(own) == len(test) and len(other) == len(labels)
-    shown = known["test_pictures"] + (own >= 0)
-    if not fits or (np.diff(test.image_offsets) != shown).any():
-        raise Missing("preparation dropped items or pictures that truth.npz counts")
+    if len(own) != len(test) or len(other) != len(labels):
+        raise Missing("preparation dropped items that truth.npz counts")
+    # Where preparation kept fewer pictures than there are, it is the scene that is missing.
+    whole = np.diff(test.image_offsets) == known["test_pictures"] + (own >= 0)
     images = np.diff(labels.image_offsets)
     pictured = (images > 0) & (images + (labels.text >= 0) > 1)
     pairs = test.pairs.tocoo()
     seen = own[pairs.row]
-    alike = (seen >= 0) & pictured[pairs.col]
+    alike = (seen >= 0) & whole[pairs.row] & pictured[pairs.col]
     for name in ("label_theme", "label_kind", "label_hue"):
         alike &= known[name][pairs.col] == known[name][seen]
     chosen = np.flatnonzero(alike)[:most]

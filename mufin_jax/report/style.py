@@ -4,12 +4,12 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 from mufin_jax.report.items import printable
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+Figure: TypeAlias = Any
+"""matplotlib's, which is loaded only when something is drawn."""
 
 # Okabe and Ito, "Color Universal Design", 2008.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -49,17 +49,19 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def blank(height: float, width: float = WIDTH) -> "Figure":
+def blank(height: float, width: float = WIDTH) -> Figure:
     """An empty figure of so many inches, of no window and no global state."""
-    from matplotlib.figure import Figure
+    import matplotlib.figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def drawable(text: str, most: int) -> str:
     """A title with a box for each character that the figures' font lacks, one for each run."""
     known, kept = _glyphs(), []
     for char in printable(text, most):
+        if "\ufe00" <= char <= "\ufe0f":  # says how to draw what stands before it
+            continue
         char = char if ord(char) in known else "□"
         if char != "□" or kept[-1:] != ["□"]:
             kept.append(char)

@@ -22,6 +22,7 @@ SECONDS = {
     "initialize": 0.4,
     "finetune": 3.0,
     "evaluate": 1.5,
+    "report": 0.2,
 }
 """About how long the stages of the minute experiment take once they are compiled."""
 

@@ -47,6 +47,7 @@ PHASES = {
     "label side": Phase("finetune", "mufin_jax.label_memory:embed_once", "embed"),
     "evaluating": Phase("evaluate", "mufin_jax.prediction:shortlist", "evaluate"),
     "floors": Phase("evaluate", "mufin_jax.floors:_tfidf", "the floors"),
+    "reporting": Phase("report", "mufin_jax.report.counts:by_category", "report"),
     "index": Phase("retrieve", "mufin_jax.label_side:check_unit", "the index"),
 }
 DEFAULT = {"resizing"}  # training: test_crash.py and test_hosts.py
