@@ -12,7 +12,7 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import Scored, drop
 from mufin_jax.report import figures
 from mufin_jax.report.asked import Asked
-from mufin_jax.report.counts import sample
+from mufin_jax.report.counts import sample, titles
 from mufin_jax.report.items import Answer, Result, show
 from mufin_jax.report.meetings import ask
 from mufin_jax.report.panel import Missing, Panel
@@ -40,7 +40,7 @@ def modalities(asked: Asked) -> Panel:
     }
     hits = {n: metrics.listed_in(found[:, :PLACES], asked.relevance) for n, found in lists.items()}
     both, *either = (found.sum(1) for found in hits.values())
-    whole = (test.text[rows] >= 0) & (np.diff(test.image_offsets)[rows] > 0)
+    whole = (titles(test)[rows] > 0) & (np.diff(test.image_offsets)[rows] > 0)
     if not whole.any():
         raise Missing("no test point has a title and pictures")
     # Where both together find most beyond either; among equals, where each alone finds something.

@@ -15,6 +15,8 @@ from mufin_jax.report.panel import Missing
 POINTS_DRAWN = 400
 """Points of a training curve, at most."""
 
+UNRANKED = "evaluate ranked no labels, since its test points are questions with given answers"
+
 Rankings = Mapping[str, Scored]
 
 
@@ -37,7 +39,7 @@ def data_table(dataset: Dataset) -> list[dict[str, Any]]:
         ("tokens a label", _tokens(dataset, labels)),
         ("pictures a training point", len(train.image_rows) / max(len(train), 1)),
         ("pictures a label", len(labels.image_rows) / max(len(labels), 1)),
-        ("training points without a title, %", _without(train.text < 0)),
+        ("training points without a title, %", _without(titles(train) == 0)),
         ("training points without a picture, %", _without(np.diff(train.image_offsets) == 0)),
     ]
     return [{"measure": name, "value": value} for name, value in rows]
@@ -47,10 +49,12 @@ def category_table(dataset: Dataset, rankings: Rankings) -> list[dict[str, Any]]
     """Table 6: P@5 of each ranking by category, with the category's test points and labels.
 
     Raises:
-        Missing: if the labels have no categories.
+        Missing: if the labels have no categories, or nothing was ranked.
     """
     if dataset.labels.categories is None:
         raise Missing("the data name no categories of their labels (categories.txt)")
+    if not rankings:
+        raise Missing(UNRANKED)
     codes, names = dataset.labels.categories[0], list(dataset.labels.categories[1])
     sizes = np.bincount(codes[codes >= 0], minlength=len(names))
     found = {
@@ -70,7 +74,13 @@ def category_table(dataset: Dataset, rankings: Rankings) -> list[dict[str, Any]]
 
 
 def bin_table(dataset: Dataset, rankings: Rankings) -> list[dict[str, Any]]:
-    """Figure 4: what each of five bins of equal label volume adds to R@10, for each ranking."""
+    """Figure 4: what each of five bins of equal label volume adds to R@10, for each ranking.
+
+    Raises:
+        Missing: if nothing was ranked.
+    """
+    if not rankings:
+        raise Missing(UNRANKED)
     rows: list[dict[str, Any]] = []
     for name, scored in rankings.items():
         bins = by_popularity(scored.ranking, scored.relevance, dataset.train.pairs)
@@ -108,6 +118,11 @@ def curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[
         for stage, rows in curves.items()
         for row in rows
     ]
+
+
+def titles(side: Side) -> Int[np.ndarray, " n"]:
+    """How many titles each item of a side has."""
+    return (side.text >= 0).reshape(len(side), -1).sum(1)
 
 
 def sample(count: int, most: int, seed: int) -> Int[np.ndarray, " n"]:

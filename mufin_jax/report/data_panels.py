@@ -17,16 +17,20 @@ def results(metrics: Mapping[str, Any]) -> Panel:
     """Table 2's columns: the run's rows, floors, ceiling, and the paper's row where it fits."""
     rows = {name.replace("_", " "): values for name, values in metrics.get("rows", {}).items()}
     if metrics.get("ceiling") is not None:
-        rows["ceiling: all attributes known"] = {"P@1": metrics["ceiling"]}
+        known = "P@1" if "P@1" in metrics else "FITB"
+        rows["ceiling: all attributes known"] = {known: metrics["ceiling"]}
     if metrics.get("labels") == MM_AMAZON_LABELS:
         rows[f"MUFIN, as published ({PAPER})"] = PAPER_MUFIN
-    table = [{"row": name} | {key: row.get(key) for key in METRICS} for name, row in rows.items()]
+    found = {key for row in rows.values() for key in row}
+    columns = [key for key in METRICS if key in found] + sorted(found - set(METRICS))
+    table = [{"row": name} | {key: row.get(key) for key in columns} for name, row in rows.items()]
     if not table:
         raise Missing("metrics.json holds no rows")
     caption = (
-        f"Percent, AUC a share, on {metrics['points']:,} test points under the overlap filter; "
-        f"{metrics['points_without_positive']:,} of them have no relevant label behind it and "
-        "score 0. Floors are methods for which nothing is trained."
+        f"Percent, AUC a share, on {metrics.get('points', 0):,} test points under the overlap "
+        f"filter; {metrics.get('points_without_positive', 0):,} of them have no relevant label "
+        "behind it and score 0. Popularity, nearest title and title neighbours are floors: nothing "
+        "is trained for them."
     )
     return Panel("results", "Results", caption, {"results": table}, shown="results")
 
@@ -50,8 +54,8 @@ def training(workdir: Path) -> Panel:
     if not found:
         raise Missing("nothing was trained: no stage has a metrics.jsonl")
     caption = (
-        "Loss of a batch, and the mean cosine by which the stage judges its pairs. Each stage has "
-        "a loss of its own: do not compare the two."
+        "Modules I and IV: the loss of a batch, and the mean cosine of its pairs. Each has a loss "
+        "of its own; the two are not to be compared."
     )
     table = {"curves": counts.curve_table(found)}
     return Panel("curves", "Training", caption, table, lambda: figures.curves(found))

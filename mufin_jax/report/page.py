@@ -63,8 +63,25 @@ def page(
     )
     environment.filters["number"] = number
     template = environment.get_template("page.html")
-    text = template.render(name=name, metrics=metrics, panels=panels, facts=facts)
+    keys = headline(metrics)
+    text = template.render(name=name, metrics=metrics, keys=keys, panels=panels, facts=facts)
     return text.encode("utf-8", "replace")
+
+
+def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The figures that the page begins with, and what each says; those that there are."""
+    ceiling = metrics.get("ceiling")
+    best = "" if ceiling is None else f"; at best {ceiling:.2f}"
+    known = [
+        ("FITB", "{:.2f}%", "of the questions are answered right"),
+        ("P@1", "{:.2f}%", f"of the labels ranked first are right (P@1{best})"),
+        ("P@5", "{:.2f}%", "of the first five (P@5)"),
+        ("R@10", "{:.2f}%", "of the right labels are among the first ten (R@10)"),
+        ("points", "{:,}", "test points"),
+        ("ms_per_point", "{:.2f} ms", "a point in batches"),
+    ]
+    found = [(metrics.get(key), form, said) for key, form, said in known]
+    return [(form.format(value), said) for value, form, said in found if value is not None]
 
 
 def number(value: Any, column: str = "") -> str:

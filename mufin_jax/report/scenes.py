@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.npy import load_arrays
 from mufin_jax.prediction import Predictor
+from mufin_jax.report.counts import titles
 from mufin_jax.report.meetings import HeatMap, heat_map, meet
 from mufin_jax.report.panel import Missing
 
@@ -89,7 +90,7 @@ def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> Scen
     # Where preparation kept fewer pictures than there are, it is the scene that is missing.
     whole = np.diff(test.image_offsets) == known["test_pictures"] + (own >= 0)
     images = np.diff(labels.image_offsets)
-    pictured = (images > 0) & (images + (labels.text >= 0) > 1)
+    pictured = (images > 0) & (images + titles(labels) > 1)
     pairs = test.pairs.tocoo()
     seen = own[pairs.row]
     alike = (seen >= 0) & whole[pairs.row] & pictured[pairs.col]
@@ -99,7 +100,7 @@ def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> Scen
     if not len(chosen):
         raise Missing("no test point has a scene that shows a twin of a label it wants")
     points = pairs.row[chosen]
-    scene = (test.text[points] >= 0) + known["test_pictures"][points]
+    scene = titles(test)[points] + known["test_pictures"][points]
     return Scenes(points, pairs.col[chosen], scene)
 
 

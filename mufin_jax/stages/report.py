@@ -29,9 +29,10 @@ from mufin_jax.logs import progress
 from mufin_jax.prediction import Predictor
 from mufin_jax.report import answer_panels, data_panels, vector_panels
 from mufin_jax.report.asked import Asked
+from mufin_jax.report.counts import UNRANKED
 from mufin_jax.report.facts import run_facts
 from mufin_jax.report.page import Shown, data_uri, page
-from mufin_jax.report.panel import Panel, panel_or_reason, to_csv
+from mufin_jax.report.panel import Missing, Panel, panel_or_reason, to_csv
 from mufin_jax.report.spread import MOST
 from mufin_jax.report.style import house_style
 from mufin_jax.runs import until_stopped
@@ -104,11 +105,11 @@ def _panels(
     config: ReportConfig, dataset: Dataset, workdir: Path, mesh: Mesh, seed: int, truth: Path | None
 ) -> list[Panel]:
     """Every panel in the page's order; the model is asked by all processes together."""
-    rankings = {
-        "MUFIN": _scored(_ranked(workdir / "evaluate" / "test.npz"), dataset.test),
-        "Module I alone": _scored(Shortlist.load(workdir / "retrieve/test").labels, dataset.test),
-    }
-    scored = rankings["MUFIN"]
+    ranked, rankings = workdir / "evaluate" / "test.npz", {}
+    if hosts.decide(ranked.exists):
+        module_1 = Shortlist.load(workdir / "retrieve" / "test").labels
+        rankings["MUFIN"] = _scored(_labels(ranked), dataset.test)
+        rankings["Module I alone"] = _scored(module_1, dataset.test)
     metrics = read_json(workdir / "evaluate" / "metrics.json")
     makers: list[tuple[str, str, Callable[[], Panel]]] = [
         ("results", "Results", lambda: data_panels.results(metrics)),
@@ -121,18 +122,26 @@ def _panels(
     ]  # fmt: skip
     if config.figures:
         predictor = Predictor.load(workdir, mesh)
-        asked = Asked(dataset, predictor, scored, config.points, config.vectors, seed)
+
+        def scored() -> Scored:
+            if not rankings:
+                raise Missing(UNRANKED)
+            return rankings["MUFIN"]
+
+        def asked() -> Asked:
+            return Asked(dataset, predictor, scored(), config.points, config.vectors, seed)
+
         makers[3:3] = [
             ("figure1", "Figure 1: what each modality finds",
-             lambda: answer_panels.modalities(asked)),
+             lambda: answer_panels.modalities(asked())),
             ("figure8", "Figure 8: predictions",
-             lambda: answer_panels.predictions(dataset, scored, config.shown, seed)),
+             lambda: answer_panels.predictions(dataset, scored(), config.shown, seed)),
         ]  # fmt: skip
         makers += [
             ("figure5_heat_map", "Figure 5: cross-attention",
-             lambda: vector_panels.heat_maps(asked, truth)),
+             lambda: vector_panels.heat_maps(asked(), truth)),
             ("figure5_map", "Figure 5: embeddings that adapt to a label",
-             lambda: vector_panels.adapted(asked)),
+             lambda: vector_panels.adapted(asked())),
             ("figure6", "Figure 6: classifiers",
              lambda: vector_panels.classifiers(dataset, workdir, config.vectors, seed)),
         ]  # fmt: skip
@@ -143,7 +152,7 @@ def _panels(
     return [dataclasses.replace(panel, draw=None) for panel in panels]
 
 
-def _ranked(path: Path) -> Int[np.ndarray, "b k"]:
+def _labels(path: Path) -> Int[np.ndarray, "b k"]:
     """The labels that `evaluate` ranked; its scores are not read."""
     with damaged(f"{path} cannot be read ({{reason}}): delete its folder and run evaluate anew"):
         with np.load(path, allow_pickle=False) as arrays:
