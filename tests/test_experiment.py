@@ -74,7 +74,8 @@ def test_run_json_says_with_what_a_run_was_made(minute_run):
     assert found["experiment"]["seed"] == 0 and found["experiment"]["miniature"]["seed"] == 0
     assert {"jax", "flax", "numpy", "mufin_jax", "python"} <= found["versions"].keys()
     assert found["devices"] == ["cpu:0 cpu"]
-    assert list(found["seconds"]) == list(STAGES) and min(found["seconds"].values()) > 0
+    for facts in (found["seconds"], found["peak_bytes"]):
+        assert list(facts) == list(STAGES) and min(facts.values()) > 0
 
 
 @pytest.mark.parametrize(("stage", "steps"), [("pretrain", 4), ("finetune", 4)])

@@ -122,7 +122,7 @@ def curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[
 
 def titles(side: Side) -> Int[np.ndarray, " n"]:
     """How many titles each item of a side has."""
-    return (side.text >= 0).reshape(len(side), -1).sum(1)
+    return (side.text >= 0).sum(axis=tuple(range(1, side.text.ndim)))
 
 
 def sample(count: int, most: int, seed: int) -> Int[np.ndarray, " n"]:

@@ -65,7 +65,7 @@ class ReportConfig:
         if self.points < 1 or self.shown < 1:
             raise InputError(
                 f"report.points={self.points}, report.shown={self.shown}: wanted at least 1; "
-                "--no-report.figures leaves the figures out"
+                "--report.no-figures leaves the figures out"
             )
         if not 1 <= self.vectors <= MOST:
             raise InputError(f"report.vectors={self.vectors}: wanted 1 to {MOST}")
@@ -94,7 +94,7 @@ def report(
     if config.figures and importlib.util.find_spec("matplotlib") is None:
         raise InputError(
             "matplotlib, which draws the figures, is not installed: pip install matplotlib, or "
-            "leave the figures out by --no-report.figures"
+            "leave the figures out by --report.no-figures"
         )
     dataset = Dataset.open(prepared)
     panels = _panels(config, dataset, workdir, mesh, seed, truth)
