@@ -107,6 +107,8 @@ def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int
                 check_stop("ablations")
                 workdir = experiment.folder / f"seed-{seed}" / name
                 own = dataclasses.replace(row.of(experiment), seed=seed, workdir=workdir)
+                page = dataclasses.replace(own.report, figures=False)
+                own = dataclasses.replace(own, report=page)
                 for stage in _TO_SHORTLISTS if row.shortlists_alone else _TO_THE_END:
                     run(own, stage, others=made)
                 jax.clear_caches()  # of programs that no later row runs; shared ones are on disk

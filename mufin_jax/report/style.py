@@ -21,7 +21,7 @@ SERIES = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, 
 WIDTH = 4.8
 """Inches of a figure: its type is 9 points in print, and still legible on a telephone's width."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # matplotlib brings it: figures look alike everywhere
     "font.size": 9,
     "axes.titlesize": 9,
