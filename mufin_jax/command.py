@@ -143,6 +143,11 @@ def _spelt_out(command: Command) -> Experiment:
                 f"--{short.replace('_', '-')}={value}: sizes are of built-in data, and "
                 f"--data={experiment.data} has its own; leave one of the two out"
             )
+        if field not in {known.name for known in dataclasses.fields(getattr(experiment, part))}:
+            raise InputError(
+                f"--{short.replace('_', '-')}={value}: the built-in data of this experiment have "
+                f"no such size; see --{part}.* in --help"
+            )
         value = {"true": True, "false": False}.get(value, value)
         config = dataclasses.replace(getattr(experiment, part), **{field: value})
         experiment = dataclasses.replace(experiment, **{part: config})

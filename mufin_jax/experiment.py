@@ -22,6 +22,7 @@ from mufin_jax.classifiers import ROWS
 from mufin_jax.data.ads import AdsConfig, write_ads
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.miniature import MiniatureConfig, write_miniature
+from mufin_jax.data.miniature_outfits import OutfitsConfig, write_outfits
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_json
@@ -57,10 +58,10 @@ class Experiment:
     """The raw data folder, in any of the forms of the README; built-in data without."""
     workdir: Path | None = None
     """The run's folder; runs/NAME by default."""
-    miniature: Annotated[MiniatureConfig | AdsConfig, tyro.conf.AvoidSubcommands] = (
-        dataclasses.field(default_factory=MiniatureConfig)
-    )
-    """The built-in data, made where none are given: a catalogue, or ads and queries."""
+    miniature: Annotated[
+        MiniatureConfig | AdsConfig | OutfitsConfig, tyro.conf.AvoidSubcommands
+    ] = dataclasses.field(default_factory=MiniatureConfig)
+    """The built-in data, made where none are given: a catalogue, ads and queries, or outfits."""
     prepare: PrepareConfig = dataclasses.field(default_factory=PrepareConfig)
     """Raw data to the prepared folder."""
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -248,9 +249,12 @@ class _Runner:
 
             processing = image_processing(experiment.model.image_checkpoint)
         if source is None:
-            assert isinstance(builtin, MiniatureConfig)
             source = experiment.folder / "miniature"
-            write_miniature(builtin, source)
+            if isinstance(builtin, OutfitsConfig):
+                write_outfits(builtin, source)
+            else:
+                assert isinstance(builtin, MiniatureConfig)
+                write_miniature(builtin, source)
         prepare(config, source, out, processing)
 
     def pretrain(self, out: Path) -> None:

@@ -64,7 +64,7 @@ def floor_rankings(
     datapoints x labels, may be None.
     """
     tests = list(test_titles)
-    train, test, labels = _tfidf(list(train_titles), tests, list(label_titles))
+    train, test, labels = tfidf(list(train_titles), tests, list(label_titles))
     votes = metrics.relevant_pairs(train_relevance)
     popular = np.argsort(-metrics.frequencies(train_relevance), kind="stable").astype(np.int32)
     wanted = min(depth, len(popular))
@@ -111,10 +111,10 @@ def _only_best(similarities: csr_matrix, k: int) -> csr_matrix:
     return csr_matrix(kept, shape=metrics.shape(similarities))
 
 
-def _tfidf(
+def tfidf(
     train_titles: list[str], test_titles: list[str], label_titles: list[str]
 ) -> tuple[csr_matrix, csr_matrix, csr_matrix]:
-    """Unit rows of word weights for each of the three."""
+    """Unit rows of word weights for each of the three; words only tests have are left out."""
     # scikit-learn takes a second to import, and only evaluation needs it.
     from sklearn.feature_extraction.text import TfidfVectorizer
 

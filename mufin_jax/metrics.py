@@ -173,6 +173,31 @@ def stored(
     return np.asarray(csr_matrix(pairs)[points, labels]).ravel() != 0
 
 
+def fill_in_blank(scores: Float[np.ndarray, "q c"], right: Int[np.ndarray, " q"]) -> float:
+    """FITB: the share of questions whose right answer scores highest, in percent.
+
+    Of answers that tie with it for the highest score one is picked: 1/t of t. A right answer of
+    score -inf is never picked.
+    """
+    own = scores[np.arange(len(right)), right]
+    best = (own == scores.max(axis=1)) & (own > -np.inf)
+    return _percent((best / (scores == own[:, None]).sum(axis=1)).sum(), len(right))
+
+
+def separation(scores: Float[np.ndarray, " o"], compatible: Bool[np.ndarray, " o"]) -> float:
+    """Compatibility AUC: the share of (compatible, other) pairs in right order, ties half.
+
+    0 where one of the two kinds is missing, as for `auc`.
+    """
+    pairs = int(compatible.sum()) * int((~compatible).sum())
+    if not pairs:
+        return 0.0
+    _, place, times = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(times) - (times - 1) / 2)[place]  # those that tie share the mean rank
+    count = int(compatible.sum())
+    return float((ranks[compatible].sum() - count * (count + 1) / 2) / pairs)
+
+
 def remove(ranking: Int[np.ndarray, "b k"], pairs: Csr | None) -> Int[np.ndarray, "b k"]:
     """The ranking without the pairs and without gaps: the rest moves up, -1 stands at the end."""
     closed = np.full_like(ranking, -1)

@@ -120,7 +120,7 @@ def _item(
     # A descriptor that items share is in a batch once.
     distinct = texts * text * len(np.unique(side.text[side.text >= 0]))
     distinct += images * image * len(np.unique(side.image_rows))
-    slots = texts + images * int(np.diff(side.image_offsets).max(initial=0))
+    slots = texts * side.text[:1].size + images * int(np.diff(side.image_offsets).max(initial=0))
     return distinct / max(len(side), 1) + 5 * slots
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float32, Int, Int32, Int64, UInt8
 
 from mufin_jax.data.manifest import read_manifest
 from mufin_jax.data.npy import load_arrays
+from mufin_jax.data.questions import Questions
 from mufin_jax.data.readers.matrices import load_csr
 from mufin_jax.data.records import RecordImages
 from mufin_jax.data.strings import Strings, check_offsets
@@ -58,7 +59,8 @@ class Side:
       name: "train", "test" or "label".
       ids: the items' ids.
       titles: the items' titles, "" where there is none.
-      text: row of each item's title in `Dataset.texts`, or -1.
+      text: row of each item's text in `Dataset.texts`, or -1; a column a text where items have
+        several.
       image_offsets, image_rows: item i has the images
         `image_rows[image_offsets[i]:image_offsets[i + 1]]`.
       relevance: points x labels, 1 where relevant; None for labels.
@@ -69,7 +71,7 @@ class Side:
     name: str
     ids: Strings
     titles: Strings
-    text: Int32[np.ndarray, " n"]
+    text: Int32[np.ndarray, "n *texts"]
     image_offsets: Int64[np.ndarray, " n_plus_1"]
     image_rows: Int64[np.ndarray, " images"]
     relevance: scipy.sparse.csr_matrix | None = None
@@ -104,13 +106,14 @@ class Dataset:
       path: the folder.
       manifest: what `prepare` recorded.
       train, test, labels: the three sides.
-      texts: token ids of the distinct titles, padded with 0, mapped from the disk; none if there
+      texts: token ids of the distinct texts, padded with 0, mapped from the disk; none if there
         are vectors.
       text_lengths: their numbers of real tokens.
       text_vectors: ready vectors of the distinct titles, mapped from the disk, or None.
       images: the distinct images; empty if there are vectors.
       image_vectors: ready vectors, mapped from the disk, or None.
       ceiling: the best reachable score in percent, by metric, if it is known.
+      questions: what the test points ask, where each has answers to choose from.
     """
 
     path: Path
@@ -124,6 +127,7 @@ class Dataset:
     image_vectors: Float32[np.ndarray, "i width"] | None = None
     text_vectors: Float32[np.ndarray, "_ text_width"] | None = None
     ceiling: dict[str, float] | None = None
+    questions: Questions | None = None
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = False) -> "Dataset":
@@ -203,6 +207,7 @@ def _load(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "images": images,
         "image_vectors": vectors,
         "ceiling": json.loads(ceiling.read_text("utf-8")) if "ceiling.json" in files else None,
+        "questions": Questions.load(path / "questions.npz") if "questions.npz" in files else None,
     }
 
 
@@ -224,19 +229,21 @@ def _check(dataset: Dataset) -> None:
         if len(lengths) > 1:
             raise ValueError(f"the arrays of {side.name} are of {sorted(lengths)} items")
         check_offsets(side.image_offsets, len(side.image_rows))
-        _check_rows(f"texts of {side.name}", side.text, -1, counts["text"])
+        _check_rows(f"texts of {side.name}", side.text, -1, counts["text"], most_axes=2)
         _check_rows(f"images of {side.name}", side.image_rows, 0, counts["image"])
         if side.categories is not None:
             _check_rows("categories", side.categories[0], 0, len(side.categories[1]))
         for matrix in (side.relevance, side.filter):
             if matrix is not None and matrix.shape != (len(side), len(dataset.labels)):
                 raise ValueError(f"a matrix of {side.name} has the shape {matrix.shape}")
+    if dataset.questions is not None:
+        dataset.questions.check(len(dataset.test), len(dataset.labels))
 
 
-def _check_rows(what: str, rows: np.ndarray, low: int, high: int) -> None:
-    if rows.ndim != 1 or rows.dtype.kind != "i":
+def _check_rows(what: str, rows: np.ndarray, low: int, high: int, most_axes: int = 1) -> None:
+    if not 1 <= rows.ndim <= most_axes or rows.dtype.kind != "i":
         raise ValueError(f"{what} are {rows.dtype} {rows.shape}")
-    if len(rows) and not low <= rows.min() <= rows.max() < high:
+    if rows.size and not low <= rows.min() <= rows.max() < high:
         raise ValueError(f"{what} go from {rows.min()} to {rows.max()}, of {high:,}")
 
 

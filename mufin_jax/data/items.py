@@ -27,7 +27,7 @@ class Items:
 
     ids: Strings
     titles: Strings
-    text: Int32[np.ndarray, " n"]
+    text: Int32[np.ndarray, "n *texts"]
     image_offsets: Int64[np.ndarray, " n_plus_1"]
     image_rows: Int64[np.ndarray, " images"]
 
@@ -138,19 +138,26 @@ def compact_pairs(
     return kept
 
 
-def distinct_titles(catalogue: Catalogue) -> tuple[list[str], dict[str, Int32[np.ndarray, " n"]]]:
-    """The distinct titles in the order of first mention; and by side, each item's, or -1."""
+def distinct_texts(
+    catalogue: Catalogue,
+) -> tuple[list[str], dict[str, Int32[np.ndarray, "n *texts"]]]:
+    """The distinct texts in the order of first mention; and by side, each item's, or -1.
+
+    A side whose items have several has as many columns as the most texts of an item.
+    """
     rows: dict[str, int] = {}
     text = {}
     for name in SIDES:
         side = catalogue.sides[name]
-        text[name] = np.array(
-            [
-                rows.setdefault(title, len(rows)) if title and kept else -1
-                for title, kept in zip(side.titles, side.kept, strict=True)
-            ],
-            np.int32,
-        )
+        if side.texts is None:
+            titles = zip(side.titles, side.kept, strict=True)
+            known = [rows.setdefault(t, len(rows)) if t and kept else -1 for t, kept in titles]
+            text[name] = np.array(known, np.int32)
+            continue
+        text[name] = np.full((len(side), max([1, *map(len, side.texts)])), -1, np.int32)
+        for i in np.flatnonzero(side.kept):
+            own = [rows.setdefault(t, len(rows)) for t in side.texts_of(int(i))]
+            text[name][i, : len(own)] = own
     return list(rows), text
 
 
@@ -158,14 +165,14 @@ def train_tokenizer(catalogue: Catalogue, vocab_size: int) -> Tokenizer:
     """A tokenizer of the kept training titles, or of those of another side if there are none."""
     for name in ("train", "label", "test"):
         side = catalogue.sides[name]
-        titles = [title for title, kept in zip(side.titles, side.kept, strict=True) if kept]
-        if any(titles):
-            return Tokenizer.train(titles, vocab_size)
+        texts = [text for i in np.flatnonzero(side.kept) for text in side.texts_of(int(i))]
+        if texts:
+            return Tokenizer.train(texts, vocab_size)
     return Tokenizer.train([], vocab_size)
 
 
 def compact(catalogue: Catalogue, name: str, bag: Bag, text: np.ndarray) -> Items:
-    """The kept items of a side; `text` are the rows that `distinct_titles` gave."""
+    """The kept items of a side; `text` are the rows that `distinct_texts` gave."""
     side = catalogue.sides[name]
     counts = bag.counts()
     offsets = np.zeros(side.kept.sum() + 1, np.int64)

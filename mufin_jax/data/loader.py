@@ -115,7 +115,8 @@ class Loader:
         columns = []
         most = self._most_images[side.name]
         if self.modalities != "images":
-            columns.append(side.text[rows][:, None].astype(np.int64))
+            text = side.text[rows].astype(np.int64)
+            columns.append(text if text.ndim > 1 else text[:, None])
         if self.modalities == "images" or (self.modalities == "both" and most):
             start, stop = side.image_offsets[rows], side.image_offsets[rows + 1]
             place = start[:, None] + np.arange(max(1, most))

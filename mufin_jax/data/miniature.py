@@ -111,7 +111,7 @@ def write_miniature(config: MiniatureConfig, out: Path) -> None:
     """
     record = json.dumps(asdict(config), indent=1) + "\n"
     with disk_errors(out):
-        _claim(out, record)
+        claim(out, record)
     with filling(out, partial(discard, out)):
         world = make_world(config, _rng(config, "world"))
         relevance = {
@@ -138,7 +138,8 @@ _CEILING = (
 )
 
 
-def _claim(out: Path, record: str) -> None:
+def claim(out: Path, record: str) -> None:
+    """Takes a folder for what `record` says, unless it holds something else (InputError)."""
     out.mkdir(parents=True, exist_ok=True)
     mark = out / "miniature.json"
     found = mark.read_text(encoding="utf-8", errors="replace") if mark.is_file() else None

@@ -1,7 +1,7 @@
 """The stage `prepare`: a catalogue as users hold it becomes a folder that training reads.
 
 Writes (see `Dataset` for how they are opened)
-    texts.npy, text_lengths.npy     token ids int32 (t, max_tokens) of the distinct titles
+    texts.npy, text_lengths.npy     token ids int32 (t, max_tokens) of the distinct texts
     images.npy                      uint8 (i, size, size, 3), the distinct images; or
     image_vectors.npy               float32 (i, width), where the user has vectors
     records/                        the items as a TensorFlow Dataset, images as JPEG
@@ -9,7 +9,7 @@ Writes (see `Dataset` for how they are opened)
     {train,test,label}_items.npz    text, image_offsets, image_rows of each item
     {train,test,label}_{ids,titles}.npz
     {train,test}_{relevance,filter}.npz    CSR of points x labels
-    label_categories.npz, ceiling.json     where the catalogue has them
+    label_categories.npz, questions.npz, ceiling.json      where the catalogue has them
     tokenizer.json, prepare_report.json, records.json, and at last manifest.json
 """
 
@@ -29,7 +29,7 @@ from mufin_jax.data.items import (
     ItemRecords,
     compact,
     compact_pairs,
-    distinct_titles,
+    distinct_texts,
     drop_empty,
     image_homes,
     save_categories,
@@ -57,7 +57,7 @@ _FILES = (
     *("images.npy", "image_vectors.npy", "image_homes.npy"),
     *(f"{side}_{part}.npz" for side in SIDES for part in ("items", "ids", "titles")),
     *(f"{side}_{part}.npz" for side in SIDES[:2] for part in ("relevance", "filter")),
-    *("label_categories.npz", "ceiling.json"),
+    *("label_categories.npz", "questions.npz", "ceiling.json"),
 )
 _log = logging.getLogger(__name__)
 _SPOOL = "images.spool"
@@ -185,19 +185,22 @@ def _write(
         spool = JpegSpool(out / _SPOOL)
         bags = _images(config, catalogue, processing, out, tally, spool, worker)
     drop_empty(catalogue, bags, tally)
-    titles, text = distinct_titles(catalogue)
+    texts, text = distinct_texts(catalogue)
     if config.tokenizer is not None:
         tokenizer = Tokenizer.load(config.tokenizer)
     else:
         tokenizer = train_tokenizer(catalogue, config.vocab_size)
     tokenizer.save(out / "tokenizer.json")
-    write_texts(tokenizer, titles, config.max_tokens, out)
+    write_texts(tokenizer, texts, config.max_tokens, out)
     items = {name: compact(catalogue, name, bags[name], text[name]) for name in SIDES}
     for name in SIDES:
         items[name].save(out, name)
     if not catalogue.vectors:
         save_array(out / "image_homes.npy", image_homes(items))
     save_categories(catalogue, out)
+    if catalogue.questions is not None:
+        kept = (catalogue.sides[name].kept for name in ("test", "label"))
+        catalogue.questions.compact(*kept).save(out / "questions.npz")
     overlap, filters = overlap_filter(catalogue, config.filter)
     counts = {name: len(items[name]) for name in SIDES}
     for kind, matrices in (("relevance", catalogue.relevance), ("filter", filters)):
@@ -205,7 +208,7 @@ def _write(
             pairs = compact_pairs(catalogue, matrix, name)
             scipy.sparse.save_npz(out / f"{name}_{kind}.npz", pairs)
             counts[f"{name}_{kind}"] = pairs.nnz
-    counts["texts"] = len(titles)
+    counts["texts"] = len(texts)
     rows = "image_vectors.npy" if catalogue.vectors else "image_homes.npy"
     counts["images"] = len(np.load(out / rows, mmap_mode="r", allow_pickle=False))
     if config.records:

@@ -2,7 +2,8 @@
 
 Reads: a prepared folder, Module II's `test/`, Module IV's predictor. Writes: `metrics.json`
 (also at the top of the run's folder), `test.npz` (int32 labels and float32 scores (N', k),
-unfiltered).
+unfiltered). Where test points are questions with given answers, their scores are all that is
+measured, and Module I's model and Module II's index are read, too.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from mufin_jax import hosts
+from mufin_jax import hosts, outfits
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.errors import InputError
 from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_MUFIN, drop, table
@@ -53,6 +54,10 @@ def evaluate(
     if not len(test):
         raise InputError(f"{prepared}: no test points to evaluate on; bring a test split")
     predictor = Predictor.load(workdir, mesh, config.predict)
+    if dataset.questions is not None:
+        result = _answer(predictor, dataset, workdir, retrieved, mesh)
+        hosts.once("the metrics are written", lambda: _write(result, workdir, out))
+        return read_json(out / "metrics.json")
     labels, scores, batched = rank_test(predictor, dataset)
     alone = time_single(predictor, dataset, config.timed_points)
     module_1 = Shortlist.load(retrieved / "test")
@@ -82,16 +87,47 @@ def evaluate(
             "labels": dataset.num_labels,
             "points_without_positive": kept.without_positive,
         }
-        write_json(workdir / "metrics.json", result)
-        write_json(out / "metrics.json", result)
+        _write(result, workdir, out)
 
     hosts.once("the metrics are written", write)
     return read_json(out / "metrics.json")
 
 
+def _write(result: dict[str, Any], workdir: Path, out: Path) -> None:
+    write_json(workdir / "metrics.json", result)
+    write_json(out / "metrics.json", result)
+
+
+def _answer(
+    predictor: Predictor, dataset: Dataset, workdir: Path, retrieved: Path, mesh: Mesh
+) -> dict[str, Any]:
+    """Measure a predictor on questions with given answers, and on outfits to be judged."""
+    questions = dataset.questions
+    assert questions is not None
+    pretrained = workdir / "pretrain"
+    scorers = {
+        "MUFIN": outfits.by_model(predictor),
+        "Module I alone (P-I-bag)": outfits.module_1(pretrained, retrieved, predictor, mesh),
+    } | outfits.floors(dataset)
+    rows = {name: outfits.measure(scorer, dataset) for name, scorer in scorers.items()}
+    rows["chance"] = outfits.chance(questions)
+    floors = ("chance", "popularity", "nearest_title")
+    return rows["MUFIN"] | {
+        "floors": {name: rows[name]["FITB"] for name in floors},
+        "ceiling": (dataset.ceiling or {}).get("FITB"),
+        "rows": rows,
+        "questions": len(questions.right),
+        "questions_unseen": int(questions.unseen.sum()),
+        "outfits": len(questions.compatible),
+        "labels": dataset.num_labels,
+    }
+
+
 def report(result: dict[str, Any]) -> str:
     """Return the table of a run: its rows, the floors, the ceiling, and the paper's row."""
     rows = {name.replace("_", " "): values for name, values in result["rows"].items()}
+    if "questions" in result:
+        return _report_answers(result, rows)
     if result["ceiling"] is not None:
         rows["ceiling: all attributes known"] = {"P@1": result["ceiling"]}
     if result["labels"] == MM_AMAZON_LABELS:
@@ -103,3 +139,18 @@ def report(result: dict[str, Any]) -> str:
         f"batches, {result['ms_per_point_single']:.2f} ms alone"
     )
     return "\n".join(lines)
+
+
+def _report_answers(result: dict[str, Any], rows: dict[str, dict[str, float]]) -> str:
+    if result["ceiling"] is not None:
+        rows["ceiling: all attributes known"] = {"FITB": result["ceiling"]}
+    if result["questions"] == outfits.POLYVORE_QUESTIONS:
+        published = outfits.PAPER_FITB.items()
+        rows |= {f"{name}, as published": {"FITB": value} for name, value in published}
+    return "\n".join(
+        [
+            table(rows, outfits.OUTFIT_METRICS),
+            f"{result['questions']} questions, {result['questions_unseen']} of them without an "
+            f"item that occurs in training; {result['outfits']} outfits to be judged",
+        ]
+    )

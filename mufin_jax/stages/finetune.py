@@ -60,7 +60,8 @@ class FinetuneConfig:
             would hold many labels that are no longer hard.
         margin: gamma of the cosine embedding loss.
         drop_best: never draw the best-scored negative of a shortlist (the authors' code).
-        classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1); "sum" for
+        classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1), which is for
+            labels never seen in training: without a training point, none is a negative; "sum" for
             w = unit(z + eta) (SiameseXML).
         optimizer: rates, and which parts train.
         fit: logs and checkpoints.
@@ -112,6 +113,9 @@ class Batches:
         self.lists, self.seed = lists, seed
         self.relevance, self.blocked = mining.training_pairs(dataset.train)
         self.usable = np.flatnonzero(np.diff(self.relevance.indptr))
+        self.unseen = np.zeros(0, np.int64)
+        if config.classifiers == "labels":
+            self.unseen = np.setdiff1d(np.arange(dataset.num_labels), self.relevance.indices)
         self.size = min(config.batch_size, len(self.usable))
         self.spare = spare_rows(self.size, loader.mesh_size)
         self.per_epoch = -(-len(self.usable) // self.size)
@@ -158,6 +162,7 @@ class Batches:
         for row, point in enumerate(points):
             likes = mining.draw(mining.row(self.relevance, point), config.positives, rng)
             listed, blocked = self.lists.labels[point], mining.row(self.blocked, point)
+            listed = listed[~np.isin(listed, self.unseen)] if len(self.unseen) else listed
             others = mining.candidates(listed, blocked, config.drop_best)
             others = mining.draw(others[: config.negatives_from], config.negatives, rng)
             drawn[row, : len(likes)] = likes

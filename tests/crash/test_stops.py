@@ -46,7 +46,7 @@ PHASES = {
     "training IV": Phase("finetune", "mufin_jax.training:_Follower.__call__", "finetune"),
     "label side": Phase("finetune", "mufin_jax.label_memory:embed_once", "embed"),
     "evaluating": Phase("evaluate", "mufin_jax.prediction:shortlist", "evaluate"),
-    "floors": Phase("evaluate", "mufin_jax.floors:_tfidf", "the floors"),
+    "floors": Phase("evaluate", "mufin_jax.floors:tfidf", "the floors"),
     "reporting": Phase("report", "mufin_jax.report.counts:by_category", "report"),
     "index": Phase("retrieve", "mufin_jax.label_side:check_unit", "the index"),
 }

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mufin_jax.data.readers import jsonlines, repository, vectors
+from mufin_jax.data.readers import jsonlines, outfits, repository, vectors
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue, RawSide
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.tally import Tally
@@ -12,7 +12,7 @@ from mufin_jax.errors import InputError
 __all__ = ["READERS", "SIDES", "Catalogue", "RawSide", "read", "read_ceiling"]
 
 # Vectors first: the repository's own titles may stand beside them.
-READERS = (vectors, repository, jsonlines)
+READERS = (vectors, repository, jsonlines, outfits)
 
 
 def read(path: Path, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
@@ -33,7 +33,7 @@ def read(path: Path, tally: Tally, max_images: int, max_bytes: int) -> Catalogue
     raise InputError(
         f"{path} holds {shown or 'nothing'}: wanted raw_data/{{train,test,label}}.raw.txt with "
         "{trn,tst}_X_Y.txt, or {trn,tst,lbl}.raw.txt with <split>_embs_imgs_*.npy, "
-        "or products.jsonl, or {trn,tst,lbl}.jsonl"
+        "or products.jsonl, or {trn,tst,lbl}.jsonl, or polyvore_item_metadata.json"
     )
 
 

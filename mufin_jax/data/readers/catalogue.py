@@ -14,6 +14,8 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Int64
 
+from mufin_jax.data.questions import Questions
+
 SIDES = ("train", "test", "label")
 
 
@@ -43,6 +45,7 @@ class RawSide:
       image_offsets: item i has the image keys `image_offsets[i]:image_offsets[i + 1]`.
       image_keys: into the catalogue's ImageSource, or rows of its image vectors.
       categories: one name an item, where the form has them.
+      texts: the texts of each item, where it may have several; else its title is its text.
     """
 
     file: str
@@ -53,10 +56,15 @@ class RawSide:
     image_offsets: Int64[np.ndarray, " n_plus_1"]
     image_keys: Int64[np.ndarray, " i"]
     categories: list[str] | None = None
+    texts: list[list[str]] | None = None
 
     def __len__(self) -> int:
         """The number of items, unusable ones included."""
         return len(self.ids)
+
+    def texts_of(self, i: int) -> list[str]:
+        """The texts of item i, none of them empty."""
+        return [text for text in (self.texts[i] if self.texts else [self.titles[i]]) if text]
 
 
 class NoImages:
@@ -82,6 +90,7 @@ class Catalogue:
       filters: like relevance; None where there is no filter file.
       images: where the images lie, if there are any.
       vectors: npy files whose rows, one file after the other, the image keys count.
+      questions: where the test points are questions with given answers.
     """
 
     form: str
@@ -90,3 +99,4 @@ class Catalogue:
     filters: dict[str, scipy.sparse.csr_matrix] | None
     images: ImageSource = dataclasses.field(default_factory=NoImages)
     vectors: Sequence[Path] = ()
+    questions: Questions | None = None

@@ -1,0 +1,292 @@
+"""Miniature outfits: invented data in the form of Polyvore Outfits, with a known ceiling.
+
+An outfit has a theme, which titles tell, and a style (two neighbouring hues), which pictures tell;
+its items are of different kinds and all of its theme and style, but for a few that stray. Of the
+three wrong answers to a question, all of the right one's kind, one has the outfit's theme alone,
+one its style alone, one neither: titles or pictures alone leave two answers. Items of training and
+test are disjoint. The same configuration gives the same bytes.
+
+OUT holds polyvore_item_metadata.json, images/<item_id>.jpg, disjoint/{train,test}.json,
+disjoint/fill_in_blank_test.json, disjoint/compatibility_test.txt, miniature.json, and, last,
+ceiling.json. `python -m experiments.polyvore --stage=prepare` writes them.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from mufin_jax.data import drawing, wording
+from mufin_jax.data.miniature import claim
+from mufin_jax.data.miniature_world import NUM_HUES, NUM_KINDS, NUM_STYLES, NUM_TEXTURES
+from mufin_jax.disk import disk_errors, filling
+from mufin_jax.errors import InputError
+from mufin_jax.files import discard
+from mufin_jax.runs import until_stopped
+
+SIZES = (4, 5, 6)
+"""Items of an outfit, each number as likely."""
+_HUES = NUM_HUES // NUM_STYLES
+
+
+@dataclass(frozen=True)
+class OutfitsConfig:
+    """What to invent. The defaults take seconds and some MB."""
+
+    seed: int = 0
+    """Address of all randomness."""
+    outfits: int = 800
+    """Training outfits; each of their items, left out, makes a datapoint."""
+    test_outfits: int = 400
+    """Test outfits; each asks one question."""
+    themes: int = 8
+    """Themes; with 4 styles and 10 kinds they make the sorts of items."""
+    copies: int = 4
+    """Items of each sort, in training and in test."""
+    picture: int = 48
+    """Side of a drawn picture in pixels."""
+    stray: float = 0.06
+    """Share of the items that are not of their outfit's theme and style."""
+    theme_word: float = 0.96
+    """Share of the titles that name their theme."""
+    kind_word: float = 0.5
+    """Share of the titles that name their kind."""
+    hue_word: float = 0.1
+    """Share of the titles that name their hue."""
+    no_text: float = 0.03
+    """Share of the items without a title."""
+    long_titles: float = 0.01
+    """Share of the titles that are far longer than an encoder reads."""
+    other_scripts: float = 0.01
+    """Share of the titles with a Greek, Russian or Japanese word."""
+
+    def __post_init__(self) -> None:
+        """Refuses sizes and shares that no outfits can have, naming the field."""
+        least = {
+            "seed": 0,
+            "outfits": 2,
+            "test_outfits": 2,
+            "themes": 2,
+            "copies": 1,
+            "picture": 16,
+        }
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise InputError(
+                    f"miniature: {name}={getattr(self, name)}, wanted at least {low}; raise it"
+                )
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is float and not 0 <= value <= 1:
+                raise InputError(f"miniature: {field.name}={value}, wanted a share in [0, 1]")
+
+
+def write_outfits(config: OutfitsConfig, out: Path) -> None:
+    """Writes the outfits of `config` into the folder `out`, over an interrupted attempt if any.
+
+    Raises:
+        InputError: `out` holds files that are no outfits of the same configuration.
+        DiskError: it cannot be written.
+    """
+    with disk_errors(out):
+        claim(out, json.dumps(asdict(config), indent=1) + "\n")
+    with filling(out, partial(discard, out)):
+        (out / "disjoint").mkdir(exist_ok=True)
+        shelves = {split: _shelf(config, split) for split in ("train", "test")}
+        _write_items(config, shelves, out)
+        outfits = {"train": config.outfits, "test": config.test_outfits}
+        made = {name: list(shelves[name].outfits(count)) for name, count in outfits.items()}
+        for name, some in made.items():
+            entries = [_entry(shelves[name], *one) for one in enumerate(some)]
+            _dump(out / "disjoint" / f"{name}.json", entries)
+        asked = _write_questions(shelves["test"], made["test"], out / "disjoint")
+        _write_judged(shelves["test"], made["test"], out / "disjoint")
+        best = {"FITB": round(100 * float(np.mean(asked)), 2), "explanation": _CEILING}
+        _dump(out / "ceiling.json", best)
+
+
+_CEILING = (
+    "Expected accuracy of a reader who knows every item's attributes and how questions are made."
+    " A right answer of the outfit's theme and style is found; one that strays shares what it has"
+    " of them with one wrong answer, and is found in one case of two."
+)
+
+
+class Item(NamedTuple):
+    """A place in the shelf of a split, and whether the item strays from its outfit."""
+
+    number: int
+    strays: bool
+
+
+class Outfit(NamedTuple):
+    """Items of one theme and style, of different kinds."""
+
+    theme: int
+    style: int
+    items: list[Item]
+
+
+@dataclass
+class _Shelf:
+    """All items of a split, `copies` of each sort (theme, style, kind), sort after sort."""
+
+    config: OutfitsConfig
+    rng: np.random.Generator
+    first: int  # item id of the first
+    theme: Int[np.ndarray, " items"]
+    style: Int[np.ndarray, " items"]
+    kind: Int[np.ndarray, " items"]
+    hue: Int[np.ndarray, " items"]
+    texture: Int[np.ndarray, " items"]
+    has_text: Bool[np.ndarray, " items"]
+
+    def id(self, number: int) -> str:
+        """An item's id."""
+        return str(self.first + number)
+
+    def pick(self, theme: int, style: int, kind: int) -> int:
+        """Any item of a sort."""
+        sort = (theme * NUM_STYLES + style) * NUM_KINDS + kind
+        return int(sort * self.config.copies + self.rng.integers(self.config.copies))
+
+    def near(self, theme: int, style: int) -> list[tuple[int, int]]:
+        """What strays: the theme alone, the style alone, neither."""
+        t, u = (self._other(theme, self.config.themes) for _ in range(2))
+        s, v = (self._other(style, NUM_STYLES) for _ in range(2))
+        return [(theme, s), (t, style), (u, v)]
+
+    def _other(self, value: int, count: int) -> int:
+        return int((value + 1 + self.rng.integers(count - 1)) % count)
+
+    def outfits(self, count: int) -> Iterator[Outfit]:
+        """Draws outfits."""
+        for _ in range(count):
+            theme = int(self.rng.integers(self.config.themes))
+            style = int(self.rng.integers(NUM_STYLES))
+            items = []
+            for kind in self.rng.permutation(NUM_KINDS)[: self.rng.choice(SIZES)]:
+                strays = self.rng.random() < self.config.stray
+                sort = theme, style
+                if strays:
+                    sort = self.near(theme, style)[self.rng.integers(3)]
+                items.append(Item(self.pick(*sort, kind), strays))
+            yield Outfit(theme, style, items)
+
+
+def _shelf(config: OutfitsConfig, split: str) -> _Shelf:
+    rng = _rng(config, split, "items")
+    sorts = np.arange(config.themes * NUM_STYLES * NUM_KINDS).repeat(config.copies)
+    style = sorts // NUM_KINDS % NUM_STYLES
+    return _Shelf(
+        config,
+        _rng(config, split, "outfits"),
+        first=100_000_000 if split == "train" else 200_000_000,
+        theme=sorts // (NUM_KINDS * NUM_STYLES),
+        style=style,
+        kind=sorts % NUM_KINDS,
+        hue=_HUES * style + rng.integers(_HUES, size=len(sorts)),
+        texture=rng.integers(NUM_TEXTURES, size=len(sorts)),
+        has_text=rng.random(len(sorts)) >= config.no_text,
+    )
+
+
+def _rng(config: OutfitsConfig, *address: str) -> np.random.Generator:
+    """Randomness with an address: adding a draw in one place moves none elsewhere."""
+    return np.random.default_rng([config.seed, *(int.from_bytes(a.encode()) for a in address)])
+
+
+def _write_items(config: OutfitsConfig, shelves: dict[str, _Shelf], out: Path) -> None:
+    metadata: dict[str, Any] = {}
+    (out / "images").mkdir(exist_ok=True)
+    for split, shelf in shelves.items():
+        titles = wording.titles(config, shelf, _rng(config, split, "titles"))
+        rng = _rng(config, split, "pictures")
+        for number, title in enumerate(until_stopped(titles, "prepare")):
+            kind = int(shelf.kind[number])
+            look = drawing.Look(kind, int(shelf.hue[number]), int(shelf.texture[number]))
+            picture = drawing.draw_picture(look, None, config.picture, rng)
+            name = f"{shelf.id(number)}.jpg"
+            picture.save(out / "images" / name, "JPEG", quality=90, subsampling=0)
+            metadata[shelf.id(number)] = {
+                "title": title,
+                "url_name": title.lower(),
+                "semantic_category": drawing.SHAPES[kind],
+            }
+    _dump(out / "polyvore_item_metadata.json", metadata)
+
+
+def _entry(shelf: _Shelf, row: int, outfit: Outfit) -> dict[str, Any]:
+    items = [
+        {"item_id": shelf.id(item), "index": index}
+        for index, (item, _) in enumerate(outfit.items, 1)
+    ]
+    return {"set_id": _set_id(row), "items": items}
+
+
+def _names(shelf: _Shelf, outfits: list[Outfit]) -> dict[tuple[int, ...], list[tuple[str, int]]]:
+    """By sort and by kind, the names of all items of outfits, and which items they are."""
+    names: dict[tuple[int, ...], list[tuple[str, int]]] = {}
+    for row, outfit in enumerate(outfits):
+        for place, (item, _) in enumerate(outfit.items, 1):
+            sort = int(shelf.theme[item]), int(shelf.style[item]), int(shelf.kind[item])
+            for key in (sort, sort[-1:], ()):
+                names.setdefault(key, []).append((f"{_set_id(row)}_{place}", item))
+    return names
+
+
+def _write_questions(shelf: _Shelf, outfits: list[Outfit], folder: Path) -> list[float]:
+    """One question for each outfit; returns the chance of who knows all to answer it."""
+    rng, names = shelf.rng, _names(shelf, outfits)
+    questions, chances = [], []
+    for row, outfit in enumerate(outfits):
+        own = [f"{_set_id(row)}_{place}" for place in range(1, len(outfit.items) + 1)]
+        blank = int(rng.integers(len(own)))
+        item, strays = outfit.items[blank]
+        kind, taken, wrong = int(shelf.kind[item]), {item}, []
+        for sort in shelf.near(outfit.theme, outfit.style):
+            for key in ((*sort, kind), (kind,), ()):  # small test sets lack some sorts
+                free = [n for n in names.get(key, ()) if n[0] not in own and n[1] not in taken]
+                if free:
+                    name, other = free[rng.integers(len(free))]
+                    taken.add(other)
+                    wrong.append(name)
+                    break
+        answers = [own[blank], *wrong]
+        questions.append(
+            {
+                "question": own[:blank] + own[blank + 1 :],
+                "answers": [answers[place] for place in rng.permutation(len(answers))],
+                "blank_position": blank + 1,
+            }
+        )
+        chances.append(0.5 if strays else 1.0)
+    _dump(folder / "fill_in_blank_test.json", questions)
+    return chances
+
+
+def _write_judged(shelf: _Shelf, outfits: list[Outfit], folder: Path) -> None:
+    """Each outfit, and as many of the same kinds thrown together."""
+    names, lines = _names(shelf, outfits), []
+    for row, outfit in enumerate(outfits):
+        own = [f"{_set_id(row)}_{place}" for place in range(1, len(outfit.items) + 1)]
+        known = [names[(int(shelf.kind[item]),)] for item, _ in outfit.items]
+        thrown = [some[shelf.rng.integers(len(some))][0] for some in known]
+        lines += [" ".join(["1", *own]), " ".join(["0", *thrown])]
+    text = "".join(f"{line}\n" for line in lines)
+    (folder / "compatibility_test.txt").write_text(text, encoding="utf-8")
+
+
+def _set_id(row: int) -> str:
+    return str(10_000_000 + row)
+
+
+def _dump(path: Path, found: Any) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,141 @@
+"""Fill-in-the-blank and outfit compatibility (paper, section 4, table 3): a predictor on outfits.
+
+A question is a datapoint, the outfit as it stands, whose shortlist is given: its answers. They are
+scored as in prediction, s = 0.7 c + 0.3 a, where a_l is the largest cosine of x1 with an entry of
+label l; labels never trained on have no centroid, so their entries are their bags. The best-scored
+answer is picked. The paper does not say how compatibility would be judged: here, by the mean over
+the outfit's items of the score of that item for the others, a question with one answer.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from mufin_jax import metrics
+from mufin_jax.artefacts import load_model
+from mufin_jax.bags import Pool
+from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.data.loader import prefetch
+from mufin_jax.data.questions import Questions
+from mufin_jax.data.strings import Strings
+from mufin_jax.floors import tfidf
+from mufin_jax.prediction import BLOCK, PredictConfig, Predictor
+from mufin_jax.retrieval import LabelIndex
+from mufin_jax.runs import until_stopped
+from mufin_jax.sharding import fetch
+from mufin_jax.shortlist import Shortlist
+
+OUTFIT_METRICS = ("FITB", "FITB unseen", "AUC")
+
+POLYVORE_QUESTIONS = 15_145
+"""Test questions of Polyvore-Disjoint: the paper's rows are printed beside so many."""
+PAPER_FITB = {"MUFIN (alpha = 1)": 64.17, "MUFIN (ResNet-18, alpha = 1)": 61.63}
+"""As published: Mittal et al., Multi-modal Extreme Classification, CVPR 2022, table 3."""
+
+Scorer = Callable[[Side, Int[np.ndarray, "b c"]], Float[np.ndarray, "b c"]]
+"""Scores of given labels for the items of a side of points, row for row; -inf for label -1."""
+
+
+def measure(scorer: Scorer, dataset: Dataset) -> dict[str, float]:
+    """Return what `OUTFIT_METRICS` name, as far as the dataset asks for it.
+
+    "FITB" is of all questions, "FITB unseen" of those whose items all occur in no training outfit,
+    both in percent; "AUC" is of the outfits to be judged, as a share.
+    """
+    questions = dataset.questions
+    assert questions is not None
+    scores = scorer(dataset.test, questions.answers)
+    found = {"FITB": metrics.fill_in_blank(scores, questions.right)}
+    unseen = questions.unseen
+    if unseen.any():
+        found["FITB unseen"] = metrics.fill_in_blank(scores[unseen], questions.right[unseen])
+    if len(set(questions.compatible.tolist())) == 2:
+        suits = scorer(rests(dataset), questions.items[:, None])[:, 0]
+        means = np.add.reduceat(suits, questions.offsets[:-1]) / np.diff(questions.offsets)
+        found["AUC"] = metrics.separation(means, questions.compatible)
+    return found
+
+
+def rests(dataset: Dataset) -> Side:
+    """Return a datapoint for each item of each outfit to be judged: the outfit without it."""
+    labels, questions = dataset.labels, dataset.questions
+    assert questions is not None
+    whole = questions.outfits()
+    bags = [np.delete(outfit, place) for outfit in whole for place in range(len(outfit))]
+    text = np.full((len(bags), max(map(len, bags), default=1)), -1, np.int32)
+    for row, bag in enumerate(bags):
+        text[row, : len(bag)] = labels.text[bag]
+    images = [[labels.images_of(label) for label in bag] for bag in bags]
+    rows = [np.concatenate([*some, np.zeros(0, np.int64)]) for some in images]
+    offsets = np.cumsum([0, *map(len, rows)])
+    titles = Strings.pack(" | ".join(labels.titles.at(bag)) for bag in bags)
+    images = np.concatenate([*rows, np.zeros(0, np.int64)])
+    return Side("test", Strings.pack([""] * len(bags)), titles, text, offsets, images)
+
+
+def by_model(predictor: Predictor) -> Scorer:
+    """Return the scores that a predictor gives; with `mix` 0 they are a alone."""
+
+    def score(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
+        given = dataclasses.replace(predictor.dataset, test=side)
+        parts = predictor.model, predictor.index, predictor.memory
+        known = np.diff(predictor.index.entries.offsets) > 0
+        labels = np.where(known[labels], labels, -1)  # what the model does not see is not picked
+        return np.concatenate([*_blocks(Predictor(*parts, given, predictor.config), labels)])
+
+    return score
+
+
+def _blocks(predictor: Predictor, labels: Int[np.ndarray, "b c"]) -> Iterator[np.ndarray]:
+    side, mix = predictor.dataset.test, predictor.config.mix
+    rows = [np.arange(i, min(i + BLOCK, len(side))) for i in range(0, len(side), BLOCK)]
+    made = prefetch(lambda i: predictor.loader.batch([(side, rows[i])]), 0, len(rows))
+    for block, (pool, (bags,)) in until_stopped(zip(rows, made, strict=True), "evaluate"):
+        assert isinstance(pool, Pool)  # a predictor's loader holds no ready descriptor vectors
+        points, given = predictor.embed(pool, bags), labels[block]
+        x = fetch(points.vector)[: len(block)]
+        a = predictor.index.entries.exact_similarity(x, given)
+        if mix == 0:
+            yield a
+            continue
+        ranked, scores = predictor.score(points, Shortlist(given, a))
+        ranked, scores = ranked[: len(block)], scores[: len(block)]
+        # Back from the order of scores to that of the answers; what is left has the score -inf.
+        found = np.full(given.shape, -np.inf, np.float32)
+        row, place = np.nonzero(ranked >= 0)
+        at = (ranked[row, place, None] == given[row]).argmax(axis=1)
+        found[row, at] = scores[row, place]
+        yield found
+
+
+def module_1(pretrained: Path, retrieved: Path, predictor: Predictor, mesh: Mesh) -> Scorer:
+    """Return the similarities a alone, by Module I's encoders (the ablation P-I-bag)."""
+    model = load_model(pretrained / "model", mesh)
+    index, alone = LabelIndex.load(retrieved / "index", mesh), PredictConfig(mix=0.0)
+    return by_model(Predictor(model, index, predictor.memory, predictor.dataset, alone))
+
+
+def floors(dataset: Dataset) -> dict[str, Scorer]:
+    """Return scorers that no training is needed for: popularity, nearest title."""
+    frequency = metrics.frequencies(dataset.train.pairs).astype(np.float32)
+
+    def popularity(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
+        return np.where(labels >= 0, frequency[labels], -np.inf)
+
+    def nearest_title(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
+        titles = (list(dataset.train.titles), list(side.titles), list(dataset.labels.titles))
+        _, points, words = tfidf(*titles)
+        columns = [words[np.maximum(column, 0)].multiply(points).sum(axis=1) for column in labels.T]
+        return np.where(labels >= 0, np.concatenate(columns, axis=1), -np.inf)
+
+    return {"popularity": popularity, "nearest_title": nearest_title}
+
+
+def chance(questions: Questions) -> dict[str, float]:
+    """Return what picking at random gives."""
+    offered = (questions.answers >= 0).sum(axis=1).clip(1)
+    return {"FITB": float(100 * np.mean(1 / offered)), "AUC": 0.5}
