@@ -52,11 +52,11 @@ MINIATURE = Experiment(
         text=dataclasses.replace(DistilBertConfig.miniature(vocab=4096), depth=1),
     ),
     pretrain=PretrainConfig(
-        epochs=45, batch_size=64, negatives=128, margin=0.5, hard_limit=1.0,
+        epochs=40, batch_size=32, negatives=128, margin=0.5, hard_limit=1.0,
         optimizer=_RATES, fit=_FIT,
     ),
     finetune=FinetuneConfig(
-        epochs=5, batch_size=64, classifiers="labels", optimizer=_RATES, fit=_FIT
+        epochs=2, batch_size=32, negatives=6, classifiers="labels", optimizer=_RATES, fit=_FIT
     ),
 )  # fmt: skip
 

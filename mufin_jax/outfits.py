@@ -3,8 +3,8 @@
 A question is a datapoint, the outfit as it stands, whose shortlist is given: its answers. They are
 scored as in prediction, s = 0.7 c + 0.3 a, where a_l is the largest cosine of x1 with an entry of
 label l; labels never trained on have no centroid, so their entries are their bags. The best-scored
-answer is picked. The paper does not say how compatibility would be judged: here, by the mean over
-the outfit's items of the score of that item for the others, a question with one answer.
+answer is picked. Compatibility, which the paper leaves out, is judged by the mean over the outfit's
+items of the score of that item for the others, each a question with one answer.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ def rests(dataset: Dataset) -> Side:
     text = np.full((len(bags), max(map(len, bags), default=1)), -1, np.int32)
     for row, bag in enumerate(bags):
         text[row, : len(bag)] = labels.text[bag]
-    images = [[labels.images_of(label) for label in bag] for bag in bags]
+    images = [[labels.images_of(label) for label in bag.tolist()] for bag in bags]
     rows = [np.concatenate([*some, np.zeros(0, np.int64)]) for some in images]
     offsets = np.cumsum([0, *map(len, rows)])
     titles = Strings.pack(" | ".join(labels.titles.at(bag)) for bag in bags)

@@ -141,3 +141,37 @@ def tiny_repository(folder: Path, num_items: int = 40) -> Path:
     relevance = {side: [[i // 2] for i in range(num_items)] for side in SIDES[:2]}
     images = {side: [[i] for i in range(len(titles[side]))] for side in SIDES}
     return write_repository(folder, titles, relevance, images)
+
+
+def tiny_outfits(folder: Path, where: str = "disjoint") -> Path:
+    """Sound outfits: items 1..9 in training, 10..17 in test; item n shows picture n.
+
+    Question 0 asks which of 12, 16, 13 and 17 joins 10 and 11; question 1 has an item of training.
+    """
+
+    def outfit(set_id: str, *items: int) -> dict:
+        members = [{"item_id": str(item), "index": i} for i, item in enumerate(items, 1)]
+        return {"set_id": set_id, "items": members}
+
+    train = [outfit("7", 1, 2, 3, 4), outfit("8", 5, 6), outfit("9", 7, 8, 9, 1)]
+    test = [outfit("21", 10, 11, 12), outfit("22", 13, 14, 15), outfit("23", 16, 17, 2)]
+    asked = [
+        {"question": ["21_1", "21_2"], "answers": ["22_1", "21_3", "23_1", "23_2"]},
+        {"question": ["23_3", "23_2"], "answers": ["23_1", "21_1", "21_2", "22_3"]},
+    ]
+    metadata = {
+        str(n): {"title": f"garment {n}", "url_name": f"url {n}", "semantic_category": "tops"}
+        for n in range(1, 18)
+    }
+    metadata["3"]["title"] = ""  # the url_name is read in its place
+    (folder / where).mkdir(parents=True, exist_ok=True)
+    (folder / "images").mkdir()
+    for n in range(1, 18):
+        (folder / "images" / f"{n}.jpg").write_bytes(picture(n))
+    found = {"train": train, "test": test, "fill_in_blank_test": asked}
+    for name, entries in found.items():
+        (folder / where / f"{name}.json").write_text(json.dumps(entries))
+    (folder / "polyvore_item_metadata.json").write_text(json.dumps(metadata))
+    judged = "1 21_1 21_2 21_3\n0 21_1 22_1 23_1\n"
+    (folder / where / "compatibility_test.txt").write_text(judged)
+    return folder

@@ -1,0 +1,225 @@
+"""Polyvore's files: what becomes of outfits and questions, and what is said of bad entries."""
+# ruff: noqa: E501 (kinds of bad entries are a table, one a line)
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from raw_folders import number_of, tiny_outfits
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.readers import outfit_lines
+from mufin_jax.data.tally import Tally
+from mufin_jax.errors import InputError, TooManyBadRows
+from mufin_jax.files import read_json
+
+CONFIG = PrepareConfig(image_size=8, records=False, vocab_size=128, max_tokens=8, max_bad=0.5)
+
+
+def prepared(raw: Path, config: PrepareConfig = CONFIG) -> Dataset:
+    prepare(config, raw, raw.parent / "prepared")
+    return Dataset.open(raw.parent / "prepared")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Dataset:
+    return prepared(tiny_outfits(tmp_path_factory.mktemp("outfits") / "raw"))
+
+
+def items_of(dataset: Dataset, labels) -> list[int]:
+    return [int(dataset.labels.ids[int(label)]) for label in labels]
+
+
+def test_each_item_left_out_of_a_training_outfit_is_the_label_of_the_others(tiny):
+    assert list(tiny.train.ids) == [
+        *("7_1", "7_2", "7_3", "7_4", "8_1", "8_2", "9_1", "9_2", "9_3", "9_4")
+    ]
+    wanted = [[1, 2, 3, 4], [5, 6], [7, 8, 9, 1]]
+    points = [(item, [i for i in outfit if i != item]) for outfit in wanted for item in outfit]
+    for row, (item, others) in enumerate(points):
+        assert items_of(tiny, tiny.train.pairs[row].indices) == [item]
+        pixels = tiny.images[tiny.train.images_of(row)]
+        assert [number_of(image) for image in pixels] == others
+        texts = tiny.train.text[row]
+        titles = [tiny.labels.text[items_of(tiny, range(17)).index(i)] for i in others]
+        assert texts[texts >= 0].tolist() == titles
+        assert tiny.train.filter is not None
+        assert sorted(items_of(tiny, tiny.train.filter[row].indices)) == sorted(others)
+
+
+def test_labels_are_the_items_of_training_then_of_test(tiny):
+    assert items_of(tiny, range(17)) == [*range(1, 18)]
+    assert tiny.labels.titles[0] == "garment 1" and tiny.labels.titles[2] == "url 3"
+    assert list(tiny.labels.categories[1]) == ["tops"]
+
+
+def test_questions_have_their_answers_and_say_what_training_knows(tiny):
+    questions = tiny.questions
+    assert [items_of(tiny, row) for row in questions.answers] == [
+        [13, 12, 16, 17],
+        [16, 10, 11, 15],
+    ]
+    assert questions.right.tolist() == [1, 0]
+    assert questions.unseen.tolist() == [True, False]  # item 2 is in outfit 7
+    assert items_of(tiny, tiny.test.pairs[0].indices) == [12]
+    assert tiny.test.titles[0] == "garment 10 | garment 11"
+    assert [items_of(tiny, outfit) for outfit in questions.outfits()] == [
+        [10, 11, 12],
+        [10, 13, 16],
+    ]
+    assert questions.compatible.tolist() == [True, False]
+
+
+def test_outfits_are_read_from_the_folder_itself_as_well(tiny, tmp_path):
+    found = prepared(tiny_outfits(tmp_path / "raw", where=""))
+    assert list(found.train.ids) == list(tiny.train.ids)
+    assert found.questions.answers.tolist() == tiny.questions.answers.tolist()
+
+
+def test_without_outfits_to_judge_there_are_none(tmp_path):
+    raw = tiny_outfits(tmp_path / "raw")
+    (raw / "disjoint" / "compatibility_test.txt").unlink()
+    assert prepared(raw).questions.outfits() == []
+
+
+def test_an_answer_that_shows_nothing_cannot_be_chosen(tmp_path):
+    raw = tiny_outfits(tmp_path / "raw")
+    changed(
+        raw, "polyvore_item_metadata.json", lambda facts: facts["13"].update(title="", url_name="")
+    )
+    (raw / "images" / "13.jpg").unlink()
+    found = prepared(raw)
+    assert found.questions.answers[0].tolist()[0] == -1
+    assert items_of(found, found.questions.answers[0][1:]) == [12, 16, 17]
+    assert [items_of(found, o) for o in found.questions.outfits()] == [[10, 11, 12], [10, 16]]
+
+
+def changed(raw: Path, name: str, change: Callable) -> None:
+    path = raw / name
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
+TRAIN, TEST = "disjoint/train.json", "disjoint/test.json"
+ASKED, FACTS = "disjoint/fill_in_blank_test.json", "polyvore_item_metadata.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "row", "said"),
+    [
+        (TRAIN, lambda x: x.append(7), 4, "wanted an object, found int"),
+        (TRAIN, lambda x: x[1].pop("set_id"), 2, "wanted `set_id`, found NoneType"),
+        (TRAIN, lambda x: x[1].update(items={}), 2, "wanted `items`, found dict"),
+        (TRAIN, lambda x: x[1].update(items=[]), 2, "no items"),
+        (TRAIN, lambda x: x[1]["items"][0].update(item_id=None), 2, "wanted `item_id`, found NoneType"),
+        (TRAIN, lambda x: x[1]["items"][0].update(index=2), 2, "index 2 stands twice"),
+        (TRAIN, lambda x: x[1].update(set_id="7"), 2, "set_id 7 stands above already"),
+        (TRAIN, lambda x: x[1].update(items=x[1]["items"] * 40), 2, "80 items: wanted at most 64"),
+        (ASKED, lambda x: x[0]["answers"].append("21_9"), 1, "names '21_9', which is no item of"),
+        (ASKED, lambda x: x[0]["question"].append(["a"] * 10**5), 1, "names list, which is no item"),
+        (ASKED, lambda x: x[0].update(question=[]), 1, "wanted items of the outfit, and two or"),
+        (ASKED, lambda x: x[0].update(answers=["21_3", "21_3"]), 1, "two or more distinct answers"),
+        (ASKED, lambda x: x[0]["answers"].remove("21_3"), 1, "0 answers are of the question's outfit"),
+        (ASKED, lambda x: x[0]["answers"].append("21_1"), 1, "2 answers are of the question's outfit"),
+        (FACTS, lambda x: x.pop("4"), 0, "item 4 is absent"),
+        (FACTS, lambda x: x.update({"4": 3}), 4, "item 4 is a int, not an object"),
+        (FACTS, lambda x: x["4"].update(image="../../x.jpg"), 1, "../../x.jpg: a path that leads out"),
+        (FACTS, lambda x: x["4"].update(image="/etc/passwd"), 1, "/etc/passwd: not a path relative"),
+    ],
+)  # fmt: skip
+def test_a_bad_entry_is_left_out_and_named_by_file_and_place(tmp_path, name, change, row, said):
+    raw = tiny_outfits(tmp_path / "raw")
+    changed(raw, name, change)
+    prepared(raw)
+    (found,) = read_json(tmp_path / "prepared" / "prepare_report.json")["listed"]
+    file = TRAIN if "path" in said else name  # a picture is named where it is first shown
+    assert (found["file"], found["row"]) == (file, row) and said in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("2 21_1 21_2", "begins with '2': wanted 0 or 1"),
+        ("1 21_1", "1 distinct items: wanted two or more"),
+        ("1 21_1 99_1", "names '99_1', which is no item of test.json"),
+        ("1 " + "21_1 " * 65, "65 items: wanted at most 64"),
+        (" ", "begins with '': wanted 0 or 1"),
+    ],
+)
+def test_a_bad_outfit_to_judge_is_left_out_and_named(tmp_path, line, said):
+    raw = tiny_outfits(tmp_path / "raw")
+    path = raw / "disjoint" / "compatibility_test.txt"
+    path.write_text(f"{line}\n{path.read_text()}")
+    assert len(prepared(raw).questions.outfits()) == 2
+    (found,) = read_json(tmp_path / "prepared" / "prepare_report.json")["listed"]
+    assert found["file"] == "disjoint/compatibility_test.txt" and found["row"] == 1
+    assert said in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (TRAIN, None, "lacks disjoint/train.json or train.json"),
+        (TEST, None, "lacks disjoint/test.json"),
+        (TRAIN, "[", "disjoint/train.json is no JSON"),
+        (TEST, "\udcff", "disjoint/test.json is no JSON"),
+        (TRAIN, "{}", "disjoint/train.json: wanted a list, found dict"),
+        (FACTS, "[]", "polyvore_item_metadata.json: wanted an object, found list"),
+        (ASKED, "[" * 100_000, "fill_in_blank_test.json is no JSON"),
+        (ASKED, "[]", "fill_in_blank_test.json: none of its 0 entries can be used"),
+        (TRAIN, "[]", "train.json: none of its 0 entries can be used"),
+    ],
+)
+def test_a_file_that_is_wrong_as_a_whole_ends_the_run_in_one_line(tmp_path, name, text, said):
+    raw = tiny_outfits(tmp_path / "raw")
+    (raw / name).unlink()
+    if text is not None:
+        (raw / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError) as raised:
+        prepared(raw)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_files_that_lead_out_of_the_folder_are_refused(tmp_path):
+    raw = tiny_outfits(tmp_path / "raw")
+    (raw / TEST).rename(tmp_path / "elsewhere.json")
+    os.symlink(tmp_path / "elsewhere.json", raw / TEST)
+    with pytest.raises(InputError, match="a link that leads out of the data folder"):
+        prepared(raw)
+
+
+def test_too_many_bad_entries_end_the_run(tmp_path):
+    raw = tiny_outfits(tmp_path / "raw")
+    changed(raw, ASKED, lambda x: x[0].update(answers=[]))
+    with pytest.raises(TooManyBadRows, match="1 of 2 questions are bad"):
+        prepared(raw, PrepareConfig(image_size=8, records=False, vocab_size=128))
+
+
+def test_an_outfit_that_repeats_an_item_has_it_once():
+    members = [{"item_id": item, "index": i} for i, item in enumerate("abaca")]
+
+    (outfit,) = outfit_lines.read_outfits("f", [{"set_id": 1, "items": members}], Tally(0.0))
+    assert outfit.items == ["a", "b", "c"] and outfit.indices == ["0", "1", "3"]
+    assert outfit.named["4"] == "a"
+
+
+def test_a_changed_file_of_questions_is_refused(tmp_path):
+    raw = tiny_outfits(tmp_path / "raw")
+    found, path = prepared(raw), tmp_path / "prepared" / "questions.npz"
+    whole = {name: getattr(found.questions, name) for name in np.load(path).files}
+    for name, harm in {
+        "answers": whole["answers"] + 17,
+        "right": whole["right"] + 4,
+        "unseen": whole["unseen"][:1],
+        "offsets": whole["offsets"] + 1,
+        "items": whole["items"].astype(np.float32),
+        "compatible": whole["compatible"][:1],
+    }.items():
+        np.savez(path, **(whole | {name: harm}))
+        with pytest.raises(InputError, match="prepare the data anew"):
+            Dataset.open(tmp_path / "prepared")

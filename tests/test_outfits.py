@@ -1,0 +1,191 @@
+"""Scores of given answers, bags of several texts, and the outfits experiment from end to end."""
+
+import dataclasses
+import shutil
+
+import jax
+import minute
+import numpy as np
+import pytest
+from raw_folders import tiny_outfits
+from sklearn.metrics import roc_auc_score
+
+from experiments import polyvore
+from mufin_jax import metrics, outfits
+from mufin_jax.command import main, parse
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.loader import Loader
+from mufin_jax.data.miniature_outfits import OutfitsConfig
+from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.errors import InputError
+from mufin_jax.experiment import run
+from mufin_jax.files import read_json
+from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.sharding import make_mesh
+from mufin_jax.stages.evaluate import report
+
+MINUTE = dataclasses.replace(
+    minute.MINUTE,
+    name="outfits",
+    miniature=OutfitsConfig(outfits=12, test_outfits=8, themes=2, copies=1, picture=16),
+    prepare=dataclasses.replace(minute.MINUTE.prepare, records=False),
+    # One step of Module I and two of Module IV, so that there is a checkpoint to go on from.
+    pretrain=dataclasses.replace(minute.MINUTE.pretrain, epochs=1, batch_size=99),
+    finetune=dataclasses.replace(minute.MINUTE.finetune, batch_size=99, classifiers="labels"),
+)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, mesh):
+    folder = tmp_path_factory.mktemp("outfits") / "run"
+    run(dataclasses.replace(MINUTE, workdir=folder), mesh=mesh)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(workdir, mesh):
+    return Predictor.load(workdir, mesh)
+
+
+def test_fill_in_blank_is_the_share_of_right_answers_and_splits_ties():
+    scores = np.array([[3, 1, 2], [1, 3, 3], [2, 2, 2], [1, 2, 0], [-np.inf] * 3])
+    right = np.array([0, 2, 1, 0, 0])
+    assert metrics.fill_in_blank(scores, right) == pytest.approx(100 * (1 + 1 / 2 + 1 / 3) / 5)
+
+
+def test_separation_is_the_area_under_the_curve():
+    rng = np.random.default_rng(0)
+    scores, kind = np.round(rng.normal(size=101), 1), rng.random(101) < 0.3
+    assert metrics.separation(scores, kind) == pytest.approx(roc_auc_score(kind, scores))
+    assert metrics.separation(scores, np.ones(101, bool)) == 0
+
+
+def test_a_bag_shows_all_its_texts_and_pictures(tmp_path):
+    config = PrepareConfig(image_size=8, records=False, vocab_size=128, max_tokens=8)
+    prepare(config, tiny_outfits(tmp_path / "raw"), tmp_path / "prepared")
+    dataset = Dataset.open(tmp_path / "prepared")
+    slots, mask = Loader(dataset).slots(dataset.train, np.array([0, 4]))
+    assert slots.shape == (2, 6) and mask.sum(1).tolist() == [6, 2]
+    others = mask[0].nonzero()[0]
+    labels = dataset.train.filter[0].indices
+    texts = sorted(dataset.labels.text[labels])
+    assert sorted(slots[0, others][:3]) == texts
+    images = sorted(dataset.num_texts + dataset.labels.image_rows[labels])
+    assert sorted(slots[0, others][3:]) == images
+
+
+def test_an_outfit_less_one_item_shows_what_its_other_items_show(workdir):
+    dataset = Dataset.open(workdir / "prepare")
+    side = outfits.rests(dataset)
+    row = 0
+    for outfit in dataset.questions.outfits():
+        for item in outfit:
+            others = [label for label in outfit if label != item]
+            texts = [text for text in dataset.labels.text[others]]
+            assert side.text[row][: len(others)].tolist() == texts
+            images = [image for label in others for image in dataset.labels.images_of(label)]
+            assert side.images_of(row).tolist() == images
+            row += 1
+    assert row == len(side) == len(side.titles)
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.7, 1.0])
+def test_given_answers_score_as_a_shortlist_of_all_labels_does(predictor, mix):
+    dataset = predictor.dataset
+    parts = predictor.model, predictor.index, predictor.memory, dataset
+    predictor = Predictor(*parts, PredictConfig(shortlist=dataset.num_labels, mix=mix))
+    answers = dataset.questions.answers
+    found = outfits.by_model(predictor)(dataset.test, answers)
+    (block,) = predictor.rank_side(dataset.test)
+    for row, (labels, scores) in enumerate(zip(*block, strict=True)):
+        wanted = [scores[labels.tolist().index(answer)] for answer in answers[row]]
+        np.testing.assert_allclose(found[row], wanted, atol=2e-6)
+
+
+def test_an_answer_that_is_none_scores_less_than_any(predictor):
+    answers = np.array(predictor.dataset.questions.answers)
+    answers[:, 1] = -1
+    found = outfits.by_model(predictor)(predictor.dataset.test, answers)
+    assert (found[:, 1] == -np.inf).all() and np.isfinite(found[:, [0, 2, 3]]).all()
+
+
+def test_floors_know_frequent_labels_and_words_that_recur(tmp_path):
+    config = PrepareConfig(image_size=8, records=False, vocab_size=128, max_tokens=8)
+    prepare(config, tiny_outfits(tmp_path / "raw"), tmp_path / "prepared")
+    dataset = Dataset.open(tmp_path / "prepared")
+    floors, labels = outfits.floors(dataset), np.array([[0, 1, -1], [9, 10, 11]])
+    popular = floors["popularity"](dataset.test, labels)
+    assert popular.tolist() == [[2, 1, -np.inf], [0, 0, 0]]  # item 1 is in two outfits
+    near = floors["nearest_title"](dataset.test, labels)
+    # Question 0 is of the garments 10 and 11: their numbers are words.
+    own = floors["nearest_title"](dataset.test, np.array([[9, 11], [9, 11]]))
+    assert own[0, 0] > own[0, 1] and near[0, 2] == -np.inf
+
+
+def test_no_label_unseen_in_training_is_a_negative_of_module_4(workdir, mesh):
+    from mufin_jax.shortlist import Shortlist
+    from mufin_jax.stages import finetune
+
+    dataset = Dataset.open(workdir / "prepare")
+    unseen = np.setdiff1d(np.arange(dataset.num_labels), dataset.train.pairs.indices)
+    lists = Shortlist.load(workdir / "retrieve" / "train")
+    assert np.isin(lists.labels, unseen).any()
+    loader = Loader(dataset, mesh=mesh)
+    for classifiers in ("labels", "table"):
+        config = dataclasses.replace(MINUTE.finetune, classifiers=classifiers, negatives=20)
+        batches = finetune.Batches(config, dataset, loader, lists, seed=0)
+        drawn = np.concatenate([batches._draw(step)[1].ravel() for step in range(4)])
+        assert np.isin(drawn, unseen).any() == (classifiers == "table")
+
+
+def test_miniature_outfits_go_through_all_stages(workdir):
+    found = read_json(workdir / "metrics.json")
+    assert found["questions"] == found["questions_unseen"] == 8 and found["outfits"] == 16
+    assert found["floors"]["chance"] == 25 and found["floors"].keys() == {
+        *("chance", "popularity", "nearest_title")
+    }
+    assert 0 <= found["FITB"] == found["FITB unseen"] <= 100 and 0 <= found["AUC"] <= 1
+    assert found["rows"]["popularity"]["FITB"] == 25  # none of the answers was ever seen
+    assert not (workdir / "finetune" / "table").exists()
+    text = report(found)
+    assert "FITB unseen" in text and "ceiling" in text and "8 questions, 8 of them" in text
+
+
+def test_a_run_cut_short_goes_on_to_the_same_scores(workdir, mesh, tmp_path):
+    cut = tmp_path / "run"
+    shutil.copytree(workdir, cut)
+    shutil.rmtree(cut / "evaluate")
+    for name in ("model", "predictor"):
+        shutil.rmtree(cut / "finetune" / name)
+    (cut / "finetune" / "done.json").unlink()
+    newest = max((cut / "finetune" / "checkpoints").iterdir(), key=lambda path: path.name)
+    shutil.rmtree(newest)
+    found = run(dataclasses.replace(MINUTE, workdir=cut), mesh=mesh)
+    assert found == read_json(workdir / "metrics.json")
+
+
+def test_the_paper_stands_beside_as_many_questions_as_it_had(workdir):
+    found = read_json(workdir / "metrics.json")
+    assert "as published" not in report(found)
+    text = report(found | {"questions": outfits.POLYVORE_QUESTIONS})
+    assert "MUFIN (alpha = 1), as published" in text and "64.17" in text and "61.63" in text
+
+
+def test_presets_are_of_outfits_without_a_table():
+    for preset in polyvore.PRESETS.values():
+        assert preset.finetune.classifiers == "labels"
+        assert isinstance(preset.miniature, OutfitsConfig)
+    paper = parse(polyvore.PRESETS, ["--data=DIR"]).experiment
+    assert (paper.finetune.epochs, paper.pretrain.epochs, paper.name) == (10, 200, "polyvore")
+
+
+def test_sizes_that_outfits_do_not_have_are_refused_in_one_line(capsys):
+    with pytest.raises(InputError, match="--num-labels=9: the built-in data of this experiment"):
+        parse(polyvore.PRESETS, ["--num-labels=9"])
+    assert main(polyvore.PRESETS, ["--miniature.themes=1"]) == 2
+    assert "themes=1, wanted at least 2" in capsys.readouterr().err
