@@ -29,7 +29,7 @@ MINUTE = dataclasses.replace(
     name="outfits",
     miniature=OutfitsConfig(outfits=12, test_outfits=8, themes=2, copies=1, picture=16),
     prepare=dataclasses.replace(minute.MINUTE.prepare, records=False),
-    # Two steps of Module IV, so that there is a checkpoint to go on from; Module I knows no outfits.
+    # Two steps of Module IV: there is a checkpoint to go on from. Module I knows no outfits.
     pretrain=dataclasses.replace(minute.MINUTE.pretrain, epochs=0),
     finetune=dataclasses.replace(minute.MINUTE.finetune, batch_size=99, classifiers="labels"),
 )
