@@ -85,8 +85,8 @@ def test_an_outfit_less_one_item_shows_what_its_other_items_show(workdir):
     row = 0
     for outfit in dataset.questions.outfits():
         for item in outfit:
-            others = [label for label in outfit if label != item]
-            texts = [text for text in dataset.labels.text[others]]
+            others = [label for label in outfit.tolist() if label != item]
+            texts = dataset.labels.text[others].tolist()
             assert side.text[row][: len(others)].tolist() == texts
             images = [image for label in others for image in dataset.labels.images_of(label)]
             assert side.images_of(row).tolist() == images
