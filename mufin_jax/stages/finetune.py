@@ -60,9 +60,9 @@ class FinetuneConfig:
             would hold many labels that are no longer hard.
         margin: gamma of the cosine embedding loss.
         drop_best: never draw the best-scored negative of a shortlist (the authors' code).
-        classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1), which is for
-            labels never seen in training: without a training point, none is a negative; "sum" for
-            w = unit(z + eta) (SiameseXML).
+        classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1), which is
+            for labels never seen in training: without a training point, none is a negative; "sum"
+            for w = unit(z + eta) (SiameseXML).
         optimizer: rates, and which parts train.
         fit: logs and checkpoints.
     """
