@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from mufin_jax.encoders.pretrained import load_distilbert, load_vit
+from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
 
 Weights = dict[str, np.ndarray]
 
@@ -31,8 +31,8 @@ def weights(module: nnx.Module, prefix: str = "") -> Weights:
 
 def twin_weights(folder: Path) -> Weights:
     """Return what `torch_twin.training.save` wrote, by our names and in our shapes."""
-    found = weights(load_vit(folder / "vit"), "image_encoder.")
-    found |= weights(load_distilbert(folder / "distilbert"), "text_encoder.")
+    found = weights(load_image_encoder(folder / "vit"), "image_encoder.")
+    found |= weights(load_text_encoder(folder / "distilbert"), "text_encoder.")
     with np.load(folder / "rest.npz") as rest:
         for name, value in rest.items():
             part, _, leaf = name.rpartition(".")

@@ -42,7 +42,7 @@ from torch_twin.model import TextEncoder
 from torch_twin.sizes import FULL, SMALL, Size, write_checkpoints
 from transformers import ViTModel
 
-from mufin_jax.encoders.pretrained import load_distilbert, load_vit
+from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
 
 ITEMS = 16
 SCAN_AND_REMAT = {"layers": "scan", "remat": True}
@@ -92,8 +92,8 @@ class Case:
 def cases(folder: Path, size: Size) -> list[Case]:
     """Load both encoders on both sides, and draw their inputs."""
     rng = np.random.default_rng(0)
-    vit = load_vit(folder / "vit", dtype="float32")
-    bert = load_distilbert(folder / "distilbert", dtype="float32")
+    vit = load_image_encoder(folder / "vit", dtype="float32")
+    bert = load_text_encoder(folder / "distilbert", dtype="float32")
     side, longest = vit.config.image_size, min(32, bert.config.max_positions)
     images = rng.uniform(-1, 1, (ITEMS, side, side, 3)).astype(np.float32)
     tokens = rng.integers(1, bert.config.vocab, (ITEMS, longest)).astype(np.int32)
@@ -102,9 +102,9 @@ def cases(folder: Path, size: Size) -> list[Case]:
     ways = {"ours": {}, "ours, scan": {"layers": "scan"}, "ours, scan and remat": SCAN_AND_REMAT}
     ways = {name: {"dtype": "float32"} | how for name, how in ways.items()}
     options = {
-        "vit": {name: load_vit(folder / "vit", **how) for name, how in ways.items()},
+        "vit": {name: load_image_encoder(folder / "vit", **how) for name, how in ways.items()},
         "distilbert": {
-            name: load_distilbert(folder / "distilbert", **how) for name, how in ways.items()
+            name: load_text_encoder(folder / "distilbert", **how) for name, how in ways.items()
         },
     }
     return [

@@ -14,7 +14,7 @@ from batches import Drawn, for_ours
 from flax import nnx
 
 from mufin_jax import classifiers
-from mufin_jax.encoders.pretrained import load_distilbert, load_vit
+from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, trains
@@ -26,8 +26,8 @@ Dtype = Literal["float32", "bfloat16"]
 
 def new_model(checkpoints: Path, dim: int, mesh: Any, dtype: Dtype = "float32") -> Mufin:
     """Return the model that starts from the encoders in `checkpoints`: vit/ and distilbert/."""
-    vit = load_vit(checkpoints / "vit", dtype=dtype)
-    distilbert = load_distilbert(checkpoints / "distilbert", dtype=dtype)
+    vit = load_image_encoder(checkpoints / "vit", dtype=dtype)
+    distilbert = load_text_encoder(checkpoints / "distilbert", dtype=dtype)
     model = Mufin(
         ModelConfig(dim=dim, image=vit.config, text=distilbert.config),
         vocab=distilbert.config.vocab,

@@ -11,14 +11,15 @@ from mufin_jax import classifiers, hosts
 from mufin_jax.abstract import abstract_module
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.encoders import how_computed
-from mufin_jax.encoders.distilbert import DistilBertConfig
+from mufin_jax.encoders import described, from_description, how_computed
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_sealed, write_sealed
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.sharding import put, replicated
+
+_ENCODERS = {"image": "vit", "text": "distilbert"}
+"""The model's encoders, and what they were in version 0.1, where there was one kind of each."""
 
 
 def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> Mufin:
@@ -39,19 +40,19 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
             )
     encoders, vocab = {}, 0
     if config.image_checkpoint and config.modalities != "text":
-        from mufin_jax.encoders.pretrained import load_vit
+        from mufin_jax.encoders.pretrained import load_image_encoder
 
-        encoders["image_encoder"] = vit = load_vit(
+        encoders["image_encoder"] = encoder = load_image_encoder(
             config.image_checkpoint, dataset.processing.size, **how_computed(config.image)
         )
-        config = dataclasses.replace(config, image=vit.config)
+        config = dataclasses.replace(config, image=encoder.config)
     if config.text_checkpoint and config.modalities != "images":
-        from mufin_jax.encoders.pretrained import load_distilbert
+        from mufin_jax.encoders.pretrained import load_text_encoder
 
-        encoders["text_encoder"] = bert = load_distilbert(
+        encoders["text_encoder"] = encoder = load_text_encoder(
             config.text_checkpoint, **how_computed(config.text)
         )
-        config = dataclasses.replace(config, text=bert.config)
+        config = dataclasses.replace(config, text=encoder.config)
     if config.modalities != "images" and text_vectors is None:
         _check_texts(dataset, config)
         vocab = config.text.vocab if config.text_checkpoint else dataset.tokenizer.vocab_size
@@ -86,8 +87,9 @@ def _check_texts(dataset: Dataset, config: ModelConfig) -> None:
 
 def save_model(model: Mufin, folder: Path) -> None:
     """Write the model's sizes and weights; the folder holds nothing else."""
+    encoders = {name: described(getattr(model.config, name)) for name in _ENCODERS}
     sizes = {
-        "config": dataclasses.asdict(model.config),
+        "config": dataclasses.asdict(model.config) | encoders,
         "vocab": model.vocab,
         "vector_width": model.vector_width,
         "text_vector_width": model.text_vector_width,
@@ -107,7 +109,7 @@ def load_model(folder: Path, mesh: Mesh) -> Mufin:
         raise InputError(f"{folder}: no model there; run the stage that writes it first")
     sizes = read_sealed(folder / "model.json")
     config, processing = sizes["config"], sizes["processing"]
-    config |= {"image": ViTConfig(**config["image"]), "text": DistilBertConfig(**config["text"])}
+    config |= {name: from_description(config[name], first) for name, first in _ENCODERS.items()}
     processing |= {key: tuple(processing[key]) for key in ("mean", "std")}
 
     def make(rngs: nnx.Rngs) -> Mufin:

@@ -37,7 +37,7 @@ class Pool:
 
     tokens: Int[Any, "r s"] | Float[Any, "t v"] | None
     places: Int[Any, "r s"] | None
-    images: UInt8[Any, "i h w 3"] | Float[Any, "i p width"] | Float[Any, "i v"] | None
+    images: UInt8[Any, "i h w 3"] | Float[Any, "i ..."] | None
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements

@@ -7,25 +7,33 @@
 """
 
 import dataclasses
-from typing import Literal, no_type_check
+from typing import TYPE_CHECKING, Annotated, Any, Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
+import tyro
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from mufin_jax.attention import AttentionBlock, Concatenation, Memory, NoAttention
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool, fill, masked_sum, pool_maximum, unit
-from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
+from mufin_jax.encoders import configs, new_encoder
+from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vectors import ReadyVectors
-from mufin_jax.encoders.vit import ViT, ViTConfig
+from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.errors import InputError
 from mufin_jax.sharding import BY_ROW, REPLICATED, over_devices, replicated
 
 Modalities = Literal["both", "text", "images"]
 CrossAttention = Literal["attention", "concat", "none"]
+
+if TYPE_CHECKING:
+    ImageConfig = TextConfig = Any
+else:  # of any encoder in the table; the options are the fields of the default's kind
+    ImageConfig = Annotated[configs("image"), tyro.conf.AvoidSubcommands]
+    TextConfig = Annotated[configs("text"), tyro.conf.AvoidSubcommands]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +49,11 @@ class ModelConfig:
         self_attention: A_S, or none: X1 = X0 (table 4).
         cross_attention: A_C; [x1; z1] through two linear maps; or none: x2_l = x1 (table 4). Module
             III makes it, so that runs which differ in it share Modules I and II.
-        image: the ViT, when it is trained from scratch.
-        text: the DistilBERT, when it is trained from scratch; its vocabulary is the tokenizer's.
-        image_checkpoint: ViT weights to start from: a local directory or a name on the hub.
-        text_checkpoint: DistilBERT weights to start from, likewise, with their tokenizer.
+        image: E_V, when it is trained from scratch; the config's type says which encoder.
+        text: E_T, when it is trained from scratch; its vocabulary is the tokenizer's.
+        image_checkpoint: weights for E_V to start from: a local directory or a name on the hub.
+            Its config.json says which encoder, and how large.
+        text_checkpoint: weights for E_T to start from, likewise, with their tokenizer.
     """
 
     dim: int = 192
@@ -54,8 +63,8 @@ class ModelConfig:
     reduce: Literal["max_pool", "linear"] = "max_pool"
     self_attention: Literal["attention", "none"] = "attention"
     cross_attention: CrossAttention = "attention"
-    image: ViTConfig = dataclasses.field(default_factory=ViTConfig.base_32)
-    text: DistilBertConfig = dataclasses.field(default_factory=DistilBertConfig.base)
+    image: ImageConfig = dataclasses.field(default_factory=ViTConfig.base_32)
+    text: TextConfig = dataclasses.field(default_factory=DistilBertConfig.base)
     image_checkpoint: str | None = None
     text_checkpoint: str | None = None
 
@@ -132,15 +141,15 @@ class Mufin(nnx.Module):
         image_encoder = text_encoder = image_reduce = text_reduce = None
         if config.modalities != "text":
             if vector_width is None:
-                image_encoder, width = ViT(config.image, rngs), config.image.width
+                image_encoder, width = new_encoder(config.image, rngs), config.image.outputs
             else:
                 image_encoder, width = ReadyVectors(vector_width, rngs), vector_width
             if config.reduce == "linear":
                 image_reduce = nnx.Linear(width, config.dim, rngs=rngs)
         if config.modalities != "images":
             if text_vector_width is None:
-                text_encoder = DistilBert(dataclasses.replace(config.text, vocab=vocab), rngs)
-                width = config.text.width
+                text_encoder = new_encoder(dataclasses.replace(config.text, vocab=vocab), rngs)
+                width = config.text.outputs
             else:
                 text_encoder, width = ReadyVectors(text_vector_width, rngs), text_vector_width
             if config.reduce == "linear":
@@ -220,9 +229,9 @@ class Mufin(nnx.Module):
         assert self.image_encoder is not None
         if isinstance(self.image_encoder, ReadyVectors):
             return self.image_encoder(images)
-        if images.ndim == 4:
+        if images.dtype == jnp.uint8:
             return self.image_encoder(self.processing.normalise(images))
-        return self.image_encoder.head(images) if images.ndim == 3 else images
+        return self.image_encoder.head(images) if images.ndim > 2 else images
 
     def _reduce(self, hidden: Float[Array, "p w"], linear: nnx.Linear | None) -> Array:
         if linear is not None:

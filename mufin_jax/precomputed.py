@@ -5,7 +5,7 @@ D), so what these make of a picture never changes: it is computed once for the w
 step runs the last block alone, for 1/27 of the operations (ViT-B/32, 224 pixels). Of an encoder
 that does not train at all, its vectors are kept.
 
-    <folder>/image-trunk-<fingerprint>.npy   (i, p, width), the tokens before the last block of E_V
+    <folder>/image-trunk-<fingerprint>.npy   (i, ...), what stands before the last block of E_V
     <folder>/image-<fingerprint>.npy         (i, width), float32, what E_V makes of each image
     <folder>/text-<fingerprint>.npy          (t, width), float32, what E_T makes of each text
 
@@ -37,7 +37,6 @@ from mufin_jax.data.npy import forget, mapped, whole_npy
 from mufin_jax.disk import disk_errors
 from mufin_jax.encoders import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
-from mufin_jax.encoders.vit import ViT
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_json, write_json
 from mufin_jax.logs import progress
@@ -233,7 +232,7 @@ class _Part:
     def _make(self, model: Mufin, pool: Pool) -> jax.Array:
         if self.kind == "text":
             return model.read(pool)
-        assert isinstance(model.image_encoder, ViT) and pool.images is not None
+        assert not isinstance(model.image_encoder, ReadyVectors | None) and pool.images is not None
         if self.kind == "image":
             return model.see(pool.images)
         return model.image_encoder.trunk(model.processing.normalise(pool.images))

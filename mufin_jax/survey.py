@@ -1,11 +1,11 @@
 """What a data set and a configuration ask of the machine: the `Sizes` of the memory plan."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 from mufin_jax.abstract import abstract_module
 from mufin_jax.classifiers import TableConfig
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.encoders.layers import compute_dtype
-from mufin_jax.encoders.pretrained import vit_config
+from mufin_jax.encoders import how_computed
+from mufin_jax.encoders.pretrained import read_config
+from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.index_config import IndexConfig
 from mufin_jax.machine import available
 from mufin_jax.memory import Sizes, check, plan, report
@@ -75,12 +76,13 @@ def sizes_of(
         index: how labels are searched for.
     """
     labels, train = dataset.labels, dataset.train
+    mufin = _without_weights(dataset, _as_named(model, dataset), mesh)
     descriptors = _descriptors(labels, model)
     entries = descriptors + len(np.unique(train.pairs.indices))
     steps = [(min(c, len(labels)), min(b, len(train))) for c, b in (pretrain, finetune)]
-    label, point = (_item(dataset, side, model, optimizers) for side in (labels, train))
+    label, point = (_item(dataset, side, mufin, optimizers) for side in (labels, train))
     batch = max(c * label + b * point for c, b in steps)
-    parameters, trained = _parameters(dataset, model, mesh, optimizers)
+    parameters, trained = _parameters(mufin, optimizers)
     return Sizes(
         num_labels=dataset.num_labels,
         dim=model.dim,
@@ -103,20 +105,23 @@ def _descriptors(side: Side, model: ModelConfig) -> int:
 
 
 def _item(
-    dataset: Dataset, side: Side, model: ModelConfig, optimizers: tuple[OptimizerConfig, ...]
+    dataset: Dataset, side: Side, model: Mufin, optimizers: tuple[OptimizerConfig, ...]
 ) -> float:
     """Bytes of an item in a batch, on average: its own descriptors, and the slots of its bag."""
     text, image = 8 * dataset.texts.shape[1], 3 * dataset.processing.size**2
-    if "last" in {optimizer.image_encoder for optimizer in optimizers}:  # tokens, if they are kept
-        vit = vit_config(model.image_checkpoint) if model.image_checkpoint else model.image
-        patches = (dataset.processing.size // vit.patch) ** 2 + 1
-        width = jnp.dtype(compute_dtype(model.image.dtype)).itemsize * vit.width
-        image = max(image, patches * width)
+    encoder, pixels = model.image_encoder, (1, dataset.processing.size, dataset.processing.size, 3)
+    kept = "last" in {optimizer.image_encoder for optimizer in optimizers}
+    if kept and not isinstance(encoder, ReadyVectors | None):  # what precedes its last block
+        below = jax.eval_shape(
+            lambda encoder, images: encoder.trunk(images),
+            encoder, jax.ShapeDtypeStruct(pixels, np.float32),
+        )  # fmt: skip
+        image = max(image, below.size * below.dtype.itemsize)
     if dataset.text_vectors is not None:
         text = 4 * dataset.text_vectors.shape[1]
     if dataset.image_vectors is not None:
         image = 4 * dataset.image_vectors.shape[1]
-    texts, images = model.modalities != "images", model.modalities != "text"
+    texts, images = model.text_encoder is not None, model.image_encoder is not None
     # A descriptor that items share is in a batch once.
     distinct = texts * text * len(np.unique(side.text[side.text >= 0]))
     distinct += images * image * len(np.unique(side.image_rows))
@@ -124,10 +129,18 @@ def _item(
     return distinct / max(len(side), 1) + 5 * slots
 
 
-def _parameters(
-    dataset: Dataset, config: ModelConfig, mesh: Mesh, optimizers: tuple[OptimizerConfig, ...]
-) -> tuple[int, int]:
-    """The number of weights, and of those that train in the stage that trains most."""
+def _as_named(config: ModelConfig, dataset: Dataset) -> ModelConfig:
+    """The config with the sizes of the checkpoints that it names."""
+    if config.image_checkpoint and dataset.image_vectors is None and config.modalities != "text":
+        image = read_config(config.image_checkpoint, "image", **how_computed(config.image))
+        config = dataclasses.replace(config, image=image)
+    if config.text_checkpoint and dataset.text_vectors is None and config.modalities != "images":
+        text = read_config(config.text_checkpoint, "text", **how_computed(config.text))
+        config = dataclasses.replace(config, text=text)
+    return config
+
+
+def _without_weights(dataset: Dataset, config: ModelConfig, mesh: Mesh) -> Mufin:
     texts, images = dataset.text_vectors, dataset.image_vectors
     vocab = config.text.vocab
     if config.modalities != "images" and texts is None and not config.text_checkpoint:
@@ -144,7 +157,11 @@ def _parameters(
             rngs=rngs,
         )
 
-    model = abstract_module(make)
+    return abstract_module(make)
+
+
+def _parameters(model: Mufin, optimizers: tuple[OptimizerConfig, ...]) -> tuple[int, int]:
+    """The number of weights, and of those that train in the stage that trains most."""
     trained = [
         _count(nnx.split(model, trains(optimizer, model.depths(), cross=bool(stage)), ...)[1])
         for stage, optimizer in enumerate(optimizers)

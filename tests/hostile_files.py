@@ -31,8 +31,11 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.npy import mapped
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.data.text import Tokenizer
-from mufin_jax.encoders import find
-from mufin_jax.encoders.pretrained import image_processing
+from mufin_jax.encoders.pretrained import (
+    image_processing,
+    load_image_encoder,
+    load_text_encoder,
+)
 from mufin_jax.errors import MufinError
 from mufin_jax.files import MANIFEST, write_sealed
 
@@ -271,9 +274,12 @@ def _open(folder: Path, out: Path) -> None:
     _ = dataset.tokenizer.vocab_size, dataset.processing
 
 
+_LOADERS = {"vit": load_image_encoder, "distilbert": load_text_encoder}
+
+
 def _checkpoint(name: str) -> Kind:
     def use(folder: Path, out: Path) -> None:
-        find(name).load(str(folder))
+        _LOADERS[name](folder)
         if name == "vit":
             image_processing(folder)
 

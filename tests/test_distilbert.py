@@ -11,7 +11,7 @@ from flax import nnx
 from mufin_jax.abstract import abstract_module
 from mufin_jax.encoders import trainable
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
-from mufin_jax.encoders.pretrained import load_distilbert
+from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden" / "distilbert"
@@ -38,7 +38,7 @@ def texts():
 def test_distilbert_agrees_with_hugging_face_on_ragged_texts():
     expected = np.load(GOLDEN / "expected.npz")
     tokens, lengths = jnp.asarray(expected["tokens"]), jnp.asarray(expected["lengths"])
-    bert = load_distilbert(str(GOLDEN))
+    bert = load_text_encoder(str(GOLDEN))
     real = np.arange(tokens.shape[1]) < expected["lengths"][:, None]
     hidden = np.asarray(jax.jit(bert.hidden)(tokens, lengths))
     np.testing.assert_allclose(hidden[real], expected["hidden"][real], rtol=0, atol=1e-5)

@@ -30,7 +30,7 @@ from mufin_jax.data.readers import files
 from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.data.tally import Tally
 from mufin_jax.data.text import Tokenizer
-from mufin_jax.encoders.pretrained import image_processing, load_vit
+from mufin_jax.encoders.pretrained import image_processing, load_image_encoder
 from mufin_jax.errors import InputError, TooManyBadRows
 from mufin_jax.files import read_json, read_sealed, write_sealed
 
@@ -289,7 +289,7 @@ def test_sizes_that_no_network_has_are_refused_soon(change, said, tmp_path):
     config = tmp_path / "vit" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     with pytest.raises(InputError, match=said) as error:
-        load_vit(tmp_path / "vit")
+        load_image_encoder(tmp_path / "vit")
     assert "\n" not in str(error.value)
 
 
@@ -312,5 +312,5 @@ def test_a_weight_of_other_axes_is_one_clear_error(tmp_path):
     name = next(name for name in tensors if name.endswith("projection.weight"))
     save_file(tensors | {name: tensors[name].reshape(-1)}, path)
     with pytest.raises(InputError, match=r"projection.weight can't be used") as error:
-        load_vit(tmp_path / "vit")
+        load_image_encoder(tmp_path / "vit")
     assert "\n" not in str(error.value)

@@ -14,17 +14,18 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from mufin_jax.encoders import find
+from mufin_jax.encoders import ENCODERS, described, from_description, name_of, trainable
 from mufin_jax.encoders.pretrained import (
     image_processing,
-    load_distilbert,
-    load_vit,
+    load_image_encoder,
+    load_text_encoder,
     resolve,
 )
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
+VIT = '{"model_type": "vit", %s}'
 SECOND_QUERY = "encoder.layer.1.attention.attention.query.bias"
 
 
@@ -52,16 +53,19 @@ def weights(module):
 
 
 def test_old_and_new_names_fill_the_same_network():
-    old, new = weights(load_vit(GOLDEN / "vit")), weights(load_vit(GOLDEN / "vit_new_names"))
+    old, new = (
+        weights(load_image_encoder(GOLDEN / "vit")),
+        weights(load_image_encoder(GOLDEN / "vit_new_names")),
+    )
     assert old.keys() == new.keys()
     assert all((old[path][...] == new[path][...]).all() for path in old)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_weights_become_float32(vit, dtype):
-    exact = weights(load_vit(vit))
+    exact = weights(load_image_encoder(vit))
     rewrite(vit, lambda tensors: {k: v.astype(dtype) for k, v in tensors.items()})
-    for path, parameter in weights(load_vit(vit)).items():
+    for path, parameter in weights(load_image_encoder(vit)).items():
         assert parameter.dtype == jnp.float32
         rounded = np.asarray(exact[path][...]).astype(dtype).astype(np.float32)
         np.testing.assert_array_equal(parameter[...], rounded)
@@ -75,36 +79,36 @@ def test_shards_are_read_as_one_checkpoint(vit):
     for shard in set(where.values()):
         save_file({n: tensors[n] for n in names if where[n] == shard}, vit / shard)
     (vit / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
-    single, sharded = weights(load_vit(GOLDEN / "vit")), weights(load_vit(vit))
+    single, sharded = weights(load_image_encoder(GOLDEN / "vit")), weights(load_image_encoder(vit))
     assert all((single[path][...] == sharded[path][...]).all() for path in single)
     (vit / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(InputError, match="model-00002-of-00002"):
-        load_vit(vit)
+        load_image_encoder(vit)
 
 
 def test_a_weight_that_is_missing_is_named(vit):
     rewrite(vit, lambda tensors: {k: v for k, v in tensors.items() if k != SECOND_QUERY})
     with pytest.raises(InputError, match=r"not used: nothing; not filled: blocks\.1\.query\.bias$"):
-        load_vit(vit)
+        load_image_encoder(vit)
 
 
 def test_a_weight_too_many_is_named(vit):
     rewrite(vit, lambda tensors: {**tensors, "distillation_token": np.ones((1, 1, 24))})
     with pytest.raises(InputError, match=r"not used: distillation_token; not filled: nothing"):
-        load_vit(vit)
+        load_image_encoder(vit)
 
 
 def test_blocks_beyond_the_depth_of_the_config_are_not_dropped_silently(vit):
     rewrite_json(vit / "config.json", num_hidden_layers=2)
     with pytest.raises(InputError, match=r"layers\.2\..* and 8 more; not filled: nothing") as error:
-        load_vit(vit)
+        load_image_encoder(vit)
     one_line(error)
 
 
 def test_weights_of_another_shape_than_the_config_implies_are_refused(vit):
     rewrite_json(vit / "config.json", intermediate_size=41)
     with pytest.raises(InputError, match=r"\(24, 40\).*\(24, 41\)") as error:
-        load_vit(vit)
+        load_image_encoder(vit)
     one_line(error)
 
 
@@ -112,13 +116,16 @@ def test_a_vit_without_attention_biases_is_complete(vit):
     rewrite_json(vit / "config.json", qkv_bias=False)
     cut = ("query.bias", "key.bias", "value.bias")
     rewrite(vit, lambda tensors: {k: v for k, v in tensors.items() if not k.endswith(cut)})
-    assert len(weights(load_vit(vit))) == len(weights(load_vit(GOLDEN / "vit"))) - 9
+    assert (
+        len(weights(load_image_encoder(vit)))
+        == len(weights(load_image_encoder(GOLDEN / "vit"))) - 9
+    )
 
 
 def test_a_checkpoint_of_pickled_weights_is_refused_with_the_way_out(vit):
     (vit / "model.safetensors").rename(vit / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pytorch_model\.bin, convert it.*save_pretrained"):
-        load_vit(vit)
+        load_image_encoder(vit)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +134,11 @@ def test_a_checkpoint_of_pickled_weights_is_refused_with_the_way_out(vit):
         ("config.json", None, "config.json is missing"),
         ("config.json", "{", "config.json: Expecting property name"),
         ("config.json", "[1]", "config.json: want a JSON object"),
-        ("config.json", '{"model_type": "bert"}', "model_type is 'bert'; want 'vit'"),
-        ("config.json", '{"hidden_act": "relu"}', "hidden_act is 'relu'; want 'gelu'"),
-        ("config.json", '{"image_size": [24, 32]}', r"\[24, 32\]; want a square"),
-        ("config.json", '{"hidden_size": 25}', "width=25 isn't a multiple of heads=12"),
+        ("config.json", "{}", "model_type is None; want one that encodes images: vit"),
+        ("config.json", '{"model_type": ["vit"]}', r"model_type is \['vit'\]; want one"),
+        ("config.json", VIT % '"hidden_act": "relu"', "hidden_act is 'relu'; want 'gelu'"),
+        ("config.json", VIT % '"image_size": [24, 32]', r"\[24, 32\]; want a square"),
+        ("config.json", VIT % '"hidden_size": 25', "width=25 isn't a multiple of heads=12"),
         ("model.safetensors", "not tensors", "model.safetensors can't be read"),
     ],
 )
@@ -139,24 +147,29 @@ def test_a_broken_file_is_named_with_what_is_wrong(vit, file, content, message):
     if content is not None:
         (vit / file).write_text(content)
     with pytest.raises(InputError, match=message) as error:
-        load_vit(vit)
+        load_image_encoder(vit)
     assert str(vit) in one_line(error)
 
 
 def test_each_loader_refuses_the_other_kind():
-    with pytest.raises(InputError, match="model_type is 'distilbert'; want 'vit'"):
-        load_vit(GOLDEN / "distilbert")
-    with pytest.raises(InputError, match="model_type is 'vit'; want 'distilbert'"):
-        load_distilbert(GOLDEN / "vit")
+    with pytest.raises(InputError, match="model_type is 'distilbert'; want one that encodes imag"):
+        load_image_encoder(GOLDEN / "distilbert")
+    with pytest.raises(InputError, match="model_type is 'vit'; want one that encodes texts: dist"):
+        load_text_encoder(GOLDEN / "vit")
 
 
-def test_encoders_are_found_by_name():
-    for name in ("vit", "distilbert"):
-        kind = find(name)
-        encoder = kind.load(str(GOLDEN / name), dtype="bfloat16")
-        assert isinstance(encoder, kind.module_class())
-        assert isinstance(encoder.config, kind.config_class())
-        assert encoder.config.dtype == "bfloat16"
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_config_says_which_encoder_it_is_of_and_survives_json(name):
+    config = ENCODERS[name].config_class()()
+    assert name_of(config) == name
+    values = json.loads(json.dumps(described(config)))
+    assert from_description(values, "none") == config
+    assert trainable(("blocks", config.depth - 1, "bias"), "last", config.depth)
+
+
+def test_a_config_of_a_kind_that_there_is_not_is_refused():
+    with pytest.raises(InputError, match="'vti'; there are vit, "):
+        from_description({"kind": "vti"}, "vit")
 
 
 def test_a_local_folder_is_its_own_checkpoint(tmp_path):
@@ -210,7 +223,7 @@ def test_older_and_unsupported_preprocessing(vit, changes, expected):
 
 def test_reading_preprocessing_needs_no_jax():
     code = (
-        "import sys; from mufin_jax.encoders import find, trainable; "
+        "import sys; from mufin_jax.encoders import of_checkpoint, trainable; "
         "from mufin_jax.encoders.pretrained import image_processing; "
         f"image_processing({str(GOLDEN / 'vit')!r}); "
         "print({'jax', 'flax', 'transformers', 'huggingface_hub'} & {*sys.modules})"
@@ -222,4 +235,4 @@ def test_reading_preprocessing_needs_no_jax():
 
 def test_loading_draws_no_random_weights(monkeypatch):
     monkeypatch.setattr(jax.random, "truncated_normal", lambda *a, **k: 1 / 0)
-    load_distilbert(GOLDEN / "distilbert")
+    load_text_encoder(GOLDEN / "distilbert")

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from mufin_jax.abstract import abstract_module
-from mufin_jax.encoders import find, trainable
-from mufin_jax.encoders.pretrained import image_processing, load_vit
+from mufin_jax.encoders import trainable
+from mufin_jax.encoders.pretrained import image_processing, load_image_encoder
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vit import ViT, ViTConfig
 from mufin_jax.errors import InputError
@@ -41,15 +41,15 @@ def test_vit_agrees_with_hugging_face(folder, size):
     # "other" is 51 x 32 for a network of 24: positions are resampled, a remainder is cut.
     expected = np.load(GOLDEN / folder / "expected.npz")
     pixels = image_processing(str(GOLDEN / folder)).normalise(expected[size])
-    actual = jax.jit(load_vit(str(GOLDEN / folder)))(pixels)
+    actual = jax.jit(load_image_encoder(str(GOLDEN / folder)))(pixels)
     np.testing.assert_allclose(actual, expected[f"{size}_cls"], rtol=0, atol=1e-5)
 
 
 def test_positions_resampled_once_give_what_resampling_at_each_call_gives(images):
     images = images.repeat(4, axis=1).repeat(4, axis=2)
-    once = load_vit(str(GOLDEN / "vit"), image_size=48)
+    once = load_image_encoder(str(GOLDEN / "vit"), image_size=48)
     assert once.config.image_size == 48 and once.positions.shape == (37, 24)
-    each = jax.jit(load_vit(GOLDEN / "vit"))(images)
+    each = jax.jit(load_image_encoder(GOLDEN / "vit"))(images)
     np.testing.assert_allclose(jax.jit(once)(images), each, atol=1e-6)
 
 
@@ -114,11 +114,6 @@ def test_a_mode_names_the_parts_that_train(vit, mode, expected):
     chosen = [p for p in paths if trainable(p, mode, depth=3)]
     assert {p[:2] if p[0] == "blocks" else p[:1] for p in chosen} == expected
     assert len(chosen) == {"frozen": 0, "last": 18, "full": len(paths)}[mode]
-
-
-def test_an_unknown_encoder_is_refused():
-    with pytest.raises(InputError, match="'vti'; there are vit, distilbert"):
-        find("vti")
 
 
 @pytest.mark.parametrize(

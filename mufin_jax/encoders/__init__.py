@@ -1,88 +1,49 @@
-"""The encoders by name, what the rest of the package asks of them, and which of their parts train.
+"""The encoders by name, and which of their parts train.
 
-To add one: write its config and module in a file of its own, its loader in pretrained.py, and its
-line in `ENCODERS`. Importing this package imports no JAX; an encoder's file is imported when used.
+To add one: write its config, module and renaming table in a file of its own, after `interface.py`,
+and its line in `ENCODERS`. Importing this package imports no JAX; an encoder's file is imported
+when it is used.
 """
 
 import dataclasses
+import functools
 import importlib
+import operator
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, get_args
 
 from mufin_jax.errors import InputError
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float
-
 Training = Literal["frozen", "last", "full"]
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """What an encoder is: descriptors in, one float32 vector each out.
-
-    An image encoder takes normalised images (i, h, w, 3); a text encoder takes tokens (t, s) and
-    lengths (t,), and, by `packed`, several texts a row. It is a plain NNX module that holds weights
-    and its config, no random state. `trunk` is all that comes before the last block, `head` the
-    rest: `encoder(images)` is `encoder.head(encoder.trunk(images))`.
-
-    Its blocks are in a list `blocks`, its final LayerNorm (where there is one outside the blocks)
-    is `norm`, and the config has `width`, `depth`, `dtype`, `layers` and `remat`: `trainable` and
-    `layers.run_blocks` rely on these names.
-    """
-
-    config: Any
-
-    def __call__(self, *inputs: "Array") -> "Float[Array, 'r width']":
-        """One vector a descriptor."""
-        ...
-
-    def trunk(self, *inputs: "Array") -> "Float[Array, 'r p width']":
-        """All that comes before the last block: constant, so cacheable, where `last` trains."""
-        ...
-
-    def head(self, tokens: "Array", *rest: "Array") -> "Float[Array, 'r width']":
-        """The last block, the final LayerNorm and the pooling."""
-        ...
+Modality = Literal["image", "text"]
 
 
 @dataclasses.dataclass(frozen=True)
 class EncoderKind:
-    """Where an architecture lives; each field but the first is `module:name`."""
+    """Where an architecture lives, and which checkpoints are of it."""
 
-    modality: Literal["image", "text"]
-    config: str
+    modality: Modality
+    """What it encodes."""
     module: str
-    loader: str
-
-    def config_class(self) -> type[Any]:
-        """Import the config's dataclass."""
-        return _imported(self.config)
+    """`file:class` of its module, in this folder."""
+    model_types: tuple[str, ...]
+    """What its checkpoints are called in config.json, as `model_type`."""
 
     def module_class(self) -> type[Any]:
-        """Import the module's class; call it with (config, rngs)."""
-        return _imported(self.module)
+        """Import the module's class, an `interface.Encoder`; call it with (config, rngs)."""
+        file, name = self.module.split(":")
+        return getattr(importlib.import_module(f"{__name__}.{file}"), name)
 
-    def load(self, checkpoint: str, **options: Any) -> Encoder:
-        """Load a Hugging Face checkpoint; see pretrained.py for the options and errors."""
-        return _imported(self.loader)(checkpoint, **options)
+    def config_class(self) -> type[Any]:
+        """Import the config's dataclass, an `interface.EncoderConfig`."""
+        return self.module_class().Config
 
 
 ENCODERS = {
-    "vit": EncoderKind(
-        modality="image",
-        config="mufin_jax.encoders.vit:ViTConfig",
-        module="mufin_jax.encoders.vit:ViT",
-        loader="mufin_jax.encoders.pretrained:load_vit",
-    ),
-    "distilbert": EncoderKind(
-        modality="text",
-        config="mufin_jax.encoders.distilbert:DistilBertConfig",
-        module="mufin_jax.encoders.distilbert:DistilBert",
-        loader="mufin_jax.encoders.pretrained:load_distilbert",
-    ),
+    "vit": EncoderKind("image", "vit:ViT", ("vit",)),
+    "distilbert": EncoderKind("text", "distilbert:DistilBert", ("distilbert",)),
 }
-"""Keyed by the `model_type` of a Hugging Face config.json."""
+"""Keyed by the names that saved models have for them."""
 
 
 def find(name: str) -> EncoderKind:
@@ -96,11 +57,66 @@ def find(name: str) -> EncoderKind:
     return ENCODERS[name]
 
 
+def of_modality(modality: Modality) -> dict[str, EncoderKind]:
+    """The encoders of images, or those of texts."""
+    return {name: kind for name, kind in ENCODERS.items() if kind.modality == modality}
+
+
+def configs(modality: Modality) -> Any:
+    """The type of a config of any of them: a union."""
+    return functools.reduce(
+        operator.or_, (kind.config_class() for kind in of_modality(modality).values())
+    )
+
+
+def of_checkpoint(modality: Modality, model_type: Any) -> EncoderKind:
+    """Look up what encodes images, or texts, with the weights of a checkpoint.
+
+    Raises:
+        InputError: none does with a checkpoint of this `model_type`.
+    """
+    kinds = of_modality(modality).values()
+    for kind in kinds:
+        if model_type in kind.model_types:
+            return kind
+    known = ", ".join(name for kind in kinds for name in kind.model_types)
+    given = repr(model_type)[:200]
+    raise InputError(f"model_type is {given}; want one that encodes {modality}s: {known}")
+
+
+def new_encoder(config: Any, rngs: Any) -> Any:
+    """Make the encoder that a config is of, with initial weights."""
+    return ENCODERS[name_of(config)].module_class()(config, rngs)
+
+
+def name_of(config: Any) -> str:
+    """The name of the encoder that a config is of."""
+    found = [name for name, kind in ENCODERS.items() if type(config) is kind.config_class()]
+    return found[0]
+
+
+def described(config: Any) -> dict[str, Any]:
+    """A config as JSON can hold it; `from_description` makes it anew."""
+    return {"kind": name_of(config), **dataclasses.asdict(config)}
+
+
+def from_description(values: Mapping[str, Any], default: str) -> Any:
+    """Make the config that was `described`; files of version 0.1 leave its kind to `default`."""
+    # JSON has no tuples.
+    sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    sizes.pop("kind", None)
+    return find(values.get("kind", default)).config_class()(**sizes)
+
+
+_HEAD = ("norm", "pooling", "projection")
+_STATISTICS = ("mean", "variance")
+
+
 def trainable(path: tuple[Any, ...], mode: Training, depth: int) -> bool:
     """Whether the parameter at `path` inside an encoder of `depth` blocks trains.
 
-    frozen: nothing; last: the last block and the final LayerNorm, as the paper's Module I does
-    with the ViT; full: everything.
+    frozen: nothing; last: the last block and what follows it, as the paper's Module I does with the
+    ViT; full: everything. The running statistics of a batch norm are never trained.
 
     Args:
         path: the keys of `nnx.to_flat_state` or of a pure dict, as ("blocks", 3, "up", "bias").
@@ -114,8 +130,10 @@ def trainable(path: tuple[Any, ...], mode: Training, depth: int) -> bool:
         raise InputError(
             f"encoder training is {mode!r}; want one of {', '.join(get_args(Training))}"
         )
+    if path[-1] in _STATISTICS:
+        return False
     if mode == "last":
-        return path[0] == "norm" or path[:2] == ("blocks", depth - 1)
+        return path[0] in _HEAD or path[:2] == ("blocks", depth - 1)
     return mode == "full"
 
 
@@ -125,7 +143,7 @@ def how_computed(config: Any) -> dict[str, Any]:
 
 
 def check_transformer(config: Any) -> None:
-    """Refuse what no transformer can have; the fields are those that all encoders share."""
+    """Refuse what no transformer can have; the fields are those that all of them share."""
     kind = type(config).__name__
     for name in ("width", "depth", "heads", "mlp"):
         check_size(config, name)
@@ -135,6 +153,12 @@ def check_transformer(config: Any) -> None:
         raise InputError(f"{kind}: layer_norm_eps={config.layer_norm_eps}; want above 0")
     if config.init_std is not None and not config.init_std > 0:
         raise InputError(f"{kind}: init_std={config.init_std}; want above 0, or None")
+    check_computed(config)
+
+
+def check_computed(config: Any) -> None:
+    """Refuse ways to compute that there are not."""
+    kind = type(config).__name__
     if config.dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"{kind}: dtype={config.dtype!r}; want auto, float32 or bfloat16")
     if config.layers not in ("unrolled", "scan"):
@@ -142,13 +166,14 @@ def check_transformer(config: Any) -> None:
 
 
 def check_size(config: Any, name: str, most: int = 2**24) -> None:
-    """Refuse a size that isn't a whole number, or that no array can have."""
-    size = getattr(config, name)
-    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
-        given = repr(size)[:40]
-        raise InputError(
-            f"{type(config).__name__}: {name}={given}; want at least 1, at most {most:,}"
-        )
+    """Refuse a size, or sizes, that aren't whole numbers, or that no array can have."""
+    sizes = getattr(config, name)
+    for size in sizes if isinstance(sizes, tuple) else [sizes]:
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
+            given = repr(size)[:40]
+            raise InputError(
+                f"{type(config).__name__}: {name}={given}; want at least 1, at most {most:,}"
+            )
 
 
 def refuse_unless(config: Mapping[str, Any], **wanted: Any) -> None:
@@ -156,8 +181,3 @@ def refuse_unless(config: Mapping[str, Any], **wanted: Any) -> None:
     for name, want in wanted.items():
         if config.get(name, want) != want:
             raise InputError(f"{name} is {repr(config[name])[:200]}; want {want!r}")
-
-
-def _imported(name: str) -> Any:
-    module, attribute = name.split(":")
-    return getattr(importlib.import_module(module), attribute)

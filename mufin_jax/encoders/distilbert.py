@@ -5,14 +5,13 @@ The numbers are those of Hugging Face's `DistilBertModel` in evaluation mode.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from mufin_jax.encoders import check_size, check_transformer, refuse_unless
+from mufin_jax.encoders import check_size, refuse_unless
 from mufin_jax.encoders.layers import (
     attend,
     compute_dtype,
@@ -22,46 +21,29 @@ from mufin_jax.encoders.layers import (
     normal,
     run_blocks,
 )
+from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
+from mufin_jax.encoders.rows import alone, of_texts, positions_in_texts, together
+from mufin_jax.encoders.transformer import TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class DistilBertConfig:
+class DistilBertConfig(TransformerConfig):
     """The shape of a DistilBERT; the defaults are distilbert-base-uncased.
 
     Raises:
-        InputError: a size below 1, heads that don't divide the width, an epsilon or std that
-            isn't positive, an unknown dtype.
+        InputError: sizes that no transformer has.
     """
 
-    vocab: int = 30522
-    """Number of different tokens."""
-    width: int = 768
-    """Size of a token's vector."""
     depth: int = 6
     """Number of transformer blocks."""
-    heads: int = 12
-    """Attention heads in a block."""
-    mlp: int = 3072
-    """Hidden size of a block's MLP."""
+    vocab: int = 30522
+    """Number of different tokens."""
     max_positions: int = 512
     """Tokens of the longest text that can be encoded."""
-    layer_norm_eps: float = 1e-12
-    """Added to the variance in every LayerNorm."""
-    init_std: float | None = 0.02
-    """Standard deviation of new weights. None: 1/sqrt(inputs) for a matrix and 1/sqrt(width) for
-    an embedding; 0.02 is tuned to a width of 768 and makes a narrow network start nearly blind."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What matrices multiply in. Weights, LayerNorm, softmax and the result stay float32. auto:
-    bfloat16 on accelerators, float32 on a CPU, where bfloat16 gains nothing."""
-    layers: Literal["unrolled", "scan"] = "unrolled"
-    """How blocks are compiled: one by one, or as one that is run again and again, which compiles
-    several times faster (docs/performance.md has both)."""
-    remat: bool = False
-    """Whether the backward pass computes each block anew: less memory, a third more work."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no network."""
-        check_transformer(self)
+        super().__post_init__()
         for name in ("vocab", "max_positions"):
             check_size(self, name)
 
@@ -84,7 +66,7 @@ class DistilBertConfig:
         Raises:
             InputError: a network that this file doesn't implement.
         """
-        refuse_unless(config, model_type="distilbert", activation="gelu")
+        refuse_unless(config, activation="gelu")
         return cls(
             vocab=config.get("vocab_size", 30522),
             width=config.get("dim", 768),
@@ -95,8 +77,30 @@ class DistilBertConfig:
         )
 
 
+NAMING = Naming(
+    prefix="distilbert.",
+    table=(
+        ("embeddings.word_embeddings", "words", WORDS),
+        ("embeddings.position_embeddings", "positions", POSITIONS),
+        ("embeddings.LayerNorm", "norm_embeddings", NORM),
+        ("transformer.layer.{}.attention.q_lin", "blocks.{}.query", LINEAR),
+        ("transformer.layer.{}.attention.k_lin", "blocks.{}.key", LINEAR),
+        ("transformer.layer.{}.attention.v_lin", "blocks.{}.value", LINEAR),
+        ("transformer.layer.{}.attention.out_lin", "blocks.{}.out", LINEAR),
+        ("transformer.layer.{}.sa_layer_norm", "blocks.{}.norm_attention", NORM),
+        ("transformer.layer.{}.ffn.lin1", "blocks.{}.up", LINEAR),
+        ("transformer.layer.{}.ffn.lin2", "blocks.{}.down", LINEAR),
+        ("transformer.layer.{}.output_layer_norm", "blocks.{}.norm_mlp", NORM),
+    ),
+    ignored=("vocab_*", "pre_classifier.*", "classifier.*", "qa_outputs.*", "*.position_ids"),
+)
+
+
 class DistilBert(nnx.Module):
     """Texts to vectors: the mean of the last hidden state over the real tokens."""
+
+    Config = DistilBertConfig
+    naming = NAMING
 
     def __init__(self, config: DistilBertConfig, rngs: nnx.Rngs):
         self.config, self.dtype = config, compute_dtype(config.dtype)
@@ -127,7 +131,7 @@ class DistilBert(nnx.Module):
             raise ValueError(
                 f"texts of {tokens.shape[1]} tokens, but {self.config.max_positions=}; cut them"
             )
-        return self.packed(tokens, _alone(tokens, lengths), 1)[:, 0]
+        return self.packed(tokens, alone(tokens, lengths), 1)[:, 0]
 
     def packed(
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"], texts: int
@@ -148,10 +152,10 @@ class DistilBert(nnx.Module):
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"]
     ) -> Float[Array, "r s width"]:
         """All tokens before the last block, in the compute dtype."""
-        together = _together(places)
+        seen = together(places)
         return run_blocks(
             list(self.blocks)[:-1], self.config, self.embed(tokens, places),
-            lambda block, states: block(states, together),
+            lambda block, states: block(states, seen),
         )  # fmt: skip
 
     def head(
@@ -159,7 +163,7 @@ class DistilBert(nnx.Module):
     ) -> Float[Array, "r k width"]:
         """The last block and the mean over the tokens of each text; float32."""
         states = self._last(states, places)
-        own = (places[:, None] == jnp.arange(texts)[None, :, None]).astype(jnp.float32)
+        own = of_texts(places, texts).astype(jnp.float32)
         # Padding is multiplied by zero, not selected away: its values are finite, and so are
         # its gradients, even in a row where all is padding.
         total = jnp.einsum("rsd,rks->rkd", states, own)
@@ -169,7 +173,7 @@ class DistilBert(nnx.Module):
         self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]
     ) -> Float[Array, "t s width"]:
         """The last hidden state, float32; behind a text's end it means nothing."""
-        places = _alone(tokens, lengths)
+        places = alone(tokens, lengths)
         return self._last(self.trunk(tokens, places), places)
 
     def embed(
@@ -177,17 +181,14 @@ class DistilBert(nnx.Module):
     ) -> Float[Array, "r s width"]:
         """Word plus position in its text, normalised."""
         words = self.words(tokens)
-        index = jnp.broadcast_to(jnp.arange(places.shape[1])[None], places.shape)
-        begins = jnp.diff(places, axis=1, prepend=-1) != 0
-        position = index - jax.lax.cummax(jnp.where(begins, index, 0), axis=1)
-        position = jnp.minimum(position, self.config.max_positions - 1)  # of padding behind a text
+        position = positions_in_texts(places, self.config.max_positions)
         return self.norm_embeddings(words + self.positions[...][position]).astype(self.dtype)
 
     def _last(
         self, states: Float[Array, "r s width"], places: Int[Array, "r s"]
     ) -> Float[Array, "r s width"]:
         states = states.astype(self.dtype)
-        return self.blocks[self.config.depth - 1](states, _together(places)).astype(jnp.float32)
+        return self.blocks[self.config.depth - 1](states, together(places)).astype(jnp.float32)
 
 
 class Block(nnx.Module):
@@ -214,13 +215,3 @@ class Block(nnx.Module):
         states = self.norm_attention(states + attended).astype(states.dtype)
         hidden = gelu(self.up(states))
         return self.norm_mlp(states + self.down(hidden)).astype(states.dtype)
-
-
-def _alone(tokens: Int[Array, "t s"], lengths: Int[Array, " t"]) -> Int[Array, "t s"]:
-    """The places of one text a row."""
-    return jnp.where(jnp.arange(tokens.shape[1])[None] < lengths[:, None], 0, -1)
-
-
-def _together(places: Int[Array, "r s"]) -> Bool[Array, "r s s"]:
-    """Which tokens of a row belong to the same text."""
-    return (places[:, :, None] == places[:, None, :]) & (places >= 0)[:, None, :]

@@ -121,6 +121,27 @@ def gelu(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
     return (0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))).astype(hidden.dtype)
 
 
+@jax.checkpoint
+def gelu_tanh(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
+    """The GELU by its tanh formula, computed anew by the backward pass."""
+    return jax.nn.gelu(hidden, approximate=True)
+
+
+@jax.checkpoint
+def quick_gelu(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
+    """x sigmoid(1.702 x), which CLIP was trained with, computed anew by the backward pass."""
+    return hidden * jax.nn.sigmoid(1.702 * hidden)
+
+
+Activation = Literal["gelu", "gelu_pytorch_tanh", "quick_gelu"]
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "quick_gelu": quick_gelu,
+}
+"""By the names that Hugging Face has for them."""
+
+
 def normal(std: float | None, inputs: int) -> jax.nn.initializers.Initializer:
     """Normal weights cut at two deviations; a std of None means 1/sqrt(inputs)."""
     return jax.nn.initializers.truncated_normal(inputs**-0.5 if std is None else std)

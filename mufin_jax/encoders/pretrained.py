@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints into our encoders: a renaming table, complete both ways.
+"""Hugging Face checkpoints into our encoders; what a checkpoint is of stands in its config.json.
 
 A checkpoint is a local folder, or a name on the hub, with config.json and safetensors (one file, or
 shards with an index), and preprocessor_config.json for images. Nothing is unpickled. JAX is
@@ -6,113 +6,23 @@ imported only by what returns a module: preparation reads a checkpoint's preproc
 """
 
 import dataclasses
+import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from mufin_jax.encoders import EncoderKind, Modality, of_checkpoint
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.errors import InputError, reason
 from mufin_jax.files import damaged
 
 if TYPE_CHECKING:
-    from mufin_jax.encoders.distilbert import DistilBert
-    from mufin_jax.encoders.vit import ViT, ViTConfig
-
-Convert = Callable[[np.ndarray], np.ndarray]
-# A kind of layer: (suffix in torch, suffix here, how the values change) for each parameter.
-Layer = Sequence[tuple[str, str, Convert]]
-
-_LINEAR: Layer = ((".weight", ".kernel", np.transpose), (".bias", ".bias", np.asarray))
-_NORM: Layer = ((".weight", ".scale", np.asarray), (".bias", ".bias", np.asarray))
-_WORDS: Layer = ((".weight", ".embedding", np.asarray),)
-_POSITIONS: Layer = ((".weight", "", np.asarray),)
-_CLS_AND_GRID: Layer = (("", "", np.squeeze),)
-# A convolution's (width, channel, row, column) is here a matrix from (row, column, channel).
-_PATCHES: Layer = (
-    (".weight", ".kernel", lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])),
-    (".bias", ".bias", np.asarray),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Naming:
-    """How a checkpoint's names become ours; {} stands for a block's number."""
-
-    model_type: str
-    table: Sequence[tuple[str, str, Layer]]
-    """(name in the checkpoint, name here, kind of layer)."""
-    older: Sequence[tuple[str, str]] = ()
-    """(part of a name in older checkpoints, what it became), applied in this order."""
-    ignored: Sequence[str] = ()
-    """Patterns of names that may be in a checkpoint and that our encoder has no use for."""
-
-    def modern(self, name: str) -> str:
-        """A checkpoint's name without the model's prefix and in today's spelling."""
-        name = name.removeprefix(f"{self.model_type}.")
-        for old, new in self.older:
-            name = name.replace(old, new)
-        return name
-
-    def parameters(self, depth: int) -> Iterable[tuple[str, str, Convert]]:
-        """(modern name, name here, how the values change) of every parameter."""
-        for theirs, ours, layer in self.table:
-            for n in range(depth if "{}" in ours else 1):
-                for their_end, our_end, convert in layer:
-                    yield theirs.format(n) + their_end, ours.format(n) + our_end, convert
-
-
-VIT = Naming(
-    "vit",
-    table=(
-        ("embeddings.cls_token", "cls", _CLS_AND_GRID),
-        ("embeddings.position_embeddings", "positions", _CLS_AND_GRID),
-        ("embeddings.patch_embeddings.projection", "patches", _PATCHES),
-        ("layers.{}.layernorm_before", "blocks.{}.norm_attention", _NORM),
-        ("layers.{}.attention.q_proj", "blocks.{}.query", _LINEAR),
-        ("layers.{}.attention.k_proj", "blocks.{}.key", _LINEAR),
-        ("layers.{}.attention.v_proj", "blocks.{}.value", _LINEAR),
-        ("layers.{}.attention.o_proj", "blocks.{}.out", _LINEAR),
-        ("layers.{}.layernorm_after", "blocks.{}.norm_mlp", _NORM),
-        ("layers.{}.mlp.fc1", "blocks.{}.up", _LINEAR),
-        ("layers.{}.mlp.fc2", "blocks.{}.down", _LINEAR),
-        ("layernorm", "norm", _NORM),
-    ),
-    # transformers 5 renamed the blocks in memory; its files, and the hub's, keep the old names.
-    older=(
-        ("encoder.layer.", "layers."),
-        (".attention.attention.query.", ".attention.q_proj."),
-        (".attention.attention.key.", ".attention.k_proj."),
-        (".attention.attention.value.", ".attention.v_proj."),
-        (".attention.output.dense.", ".attention.o_proj."),
-        (".intermediate.dense.", ".mlp.fc1."),
-        (".output.dense.", ".mlp.fc2."),
-    ),
-    ignored=("pooler.*", "classifier.*", "decoder.*", "embeddings.mask_token"),
-)
-
-DISTILBERT = Naming(
-    "distilbert",
-    table=(
-        ("embeddings.word_embeddings", "words", _WORDS),
-        ("embeddings.position_embeddings", "positions", _POSITIONS),
-        ("embeddings.LayerNorm", "norm_embeddings", _NORM),
-        ("transformer.layer.{}.attention.q_lin", "blocks.{}.query", _LINEAR),
-        ("transformer.layer.{}.attention.k_lin", "blocks.{}.key", _LINEAR),
-        ("transformer.layer.{}.attention.v_lin", "blocks.{}.value", _LINEAR),
-        ("transformer.layer.{}.attention.out_lin", "blocks.{}.out", _LINEAR),
-        ("transformer.layer.{}.sa_layer_norm", "blocks.{}.norm_attention", _NORM),
-        ("transformer.layer.{}.ffn.lin1", "blocks.{}.up", _LINEAR),
-        ("transformer.layer.{}.ffn.lin2", "blocks.{}.down", _LINEAR),
-        ("transformer.layer.{}.output_layer_norm", "blocks.{}.norm_mlp", _NORM),
-    ),
-    ignored=("vocab_*", "pre_classifier.*", "classifier.*", "qa_outputs.*", "*.position_ids"),
-)
+    from mufin_jax.encoders.interface import EncoderConfig, ImageEncoder, TextEncoder
 
 
 def resolve(checkpoint: str | Path) -> Path:
@@ -139,13 +49,14 @@ def resolve(checkpoint: str | Path) -> Path:
         ) from error
 
 
-def load_vit(checkpoint: str | Path, image_size: int | None = None, **how: Any) -> "ViT":
-    """Load a `ViTModel` checkpoint, or the encoder inside a larger one.
+def load_image_encoder(
+    checkpoint: str | Path, image_size: int | None = None, **how: Any
+) -> "ImageEncoder":
+    """Load what encodes images with the weights of a checkpoint, or of a part of it.
 
     Args:
         checkpoint: see `resolve`.
-        image_size: side of the images to come, if not the checkpoint's; the position embeddings
-            are resampled for it, once.
+        image_size: side of the images to come, if not the checkpoint's.
         how: fields of the config that no checkpoint decides: dtype, layers, remat. Weights are
             float32, whatever the file holds.
 
@@ -153,30 +64,20 @@ def load_vit(checkpoint: str | Path, image_size: int | None = None, **how: Any) 
         InputError: the checkpoint is missing, unreadable or of another architecture; or a weight
             is missing, left over, or of a shape that config.json doesn't imply.
     """
-    from flax import nnx
-
-    from mufin_jax.encoders.vit import ViT, ViTConfig, resample_positions
-
-    vit = load(checkpoint, VIT, ViTConfig, ViT, how)
+    encoder = _load(checkpoint, "image", how)
     if image_size is not None:
-        vit.config = dataclasses.replace(vit.config, image_size=image_size)
-        side = image_size // vit.config.patch
-        vit.positions = nnx.Param(resample_positions(vit.positions[...], side, side))
-    return vit
+        encoder.resize(image_size)
+    return encoder
 
 
-def load_distilbert(checkpoint: str | Path, **how: Any) -> "DistilBert":
-    """Load a `DistilBertModel` checkpoint; as `load_vit` in all else."""
-    from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
-
-    return load(checkpoint, DISTILBERT, DistilBertConfig, DistilBert, how)
+def load_text_encoder(checkpoint: str | Path, **how: Any) -> "TextEncoder":
+    """Load what encodes texts with the weights of a checkpoint; as `load_image_encoder` else."""
+    return _load(checkpoint, "text", how)
 
 
-def vit_config(checkpoint: str | Path) -> "ViTConfig":
-    """Read the sizes of a `ViTModel` checkpoint, without its weights; raises as `load_vit`."""
-    from mufin_jax.encoders.vit import ViTConfig
-
-    return _parsed(resolve(checkpoint) / "config.json", ViTConfig.from_hf)
+def read_config(checkpoint: str | Path, modality: Modality, **how: Any) -> "EncoderConfig":
+    """Read the sizes of a checkpoint's encoder, without its weights; raises as loading does."""
+    return _config(resolve(checkpoint), modality, how)[1]
 
 
 def image_processing(checkpoint: str | Path) -> ImageProcessing:
@@ -188,31 +89,40 @@ def image_processing(checkpoint: str | Path) -> ImageProcessing:
     return _parsed(resolve(checkpoint) / "preprocessor_config.json", ImageProcessing.from_hf)
 
 
-def load(
-    checkpoint: str | Path,
-    naming: Naming,
-    config_class: Any,
-    module_class: Any,
-    how: Mapping[str, Any],
-) -> Any:
-    """Make a module by a checkpoint's config and fill it, one tensor at a time; see `load_vit`."""
+def _config(
+    folder: Path, modality: Modality, how: Mapping[str, Any]
+) -> tuple[EncoderKind, "EncoderConfig"]:
+    def parse(values: Mapping[str, Any]) -> tuple[EncoderKind, Any]:
+        kind = of_checkpoint(modality, values.get("model_type"))
+        return kind, dataclasses.replace(kind.config_class().from_hf(values), **how)
+
+    return _parsed(folder / "config.json", parse)
+
+
+def _load(checkpoint: str | Path, modality: Modality, how: Mapping[str, Any]) -> Any:
+    """Make a module by a checkpoint's config and fill it, one tensor at a time."""
     import jax.numpy as jnp
     from flax import nnx
 
     from mufin_jax.abstract import abstract_module
 
     folder = resolve(checkpoint)
-    config = dataclasses.replace(_parsed(folder / "config.json", config_class.from_hf), **how)
+    kind, config = _config(folder, modality, how)
+    module_class = kind.module_class()
+    naming = module_class.naming
     files = {naming.modern(name): (file, name) for file, name in _tensors(folder)}
-    if config.depth > len(files):  # making a module takes time for each block
-        there = f"config.json has {config.depth} blocks, but there are {len(files)} tensors"
+    blocks = sum(1 for _ in itertools.islice(naming.blocks(config), len(files) + 1))
+    if blocks > len(files):  # making a module takes time for each block
+        there = f"config.json has {blocks} blocks or more, but there are {len(files)} tensors"
         raise InputError(f"{folder}: {there}; the files aren't of one model")
     module = abstract_module(lambda rngs: module_class(config, rngs))
     empty = {".".join(map(str, path)): p for path, p in nnx.to_flat_state(nnx.state(module))}
-    for theirs, ours, convert in naming.parameters(config.depth):
+    used = set()
+    for theirs, ours, convert in naming.parameters(config):
         if theirs not in files or ours not in empty:
             continue
-        (file, name), parameter = files.pop(theirs), empty.pop(ours)
+        (file, name), parameter = files[theirs], empty.pop(ours)
+        used.add(theirs)
         # Its axes may be more than a layer has, or its dtype that of no array.
         with damaged(f"{folder}: {_listed([name])} can't be used ({{reason}}); download it again"):
             values = convert(file.get_tensor(name))
@@ -222,7 +132,8 @@ def load(
                 f"{folder}: {_listed([name])} gives {shapes}; the files aren't of one model"
             )
         parameter.set_value(jnp.asarray(values, jnp.float32))
-    unused = [name for name in files if not any(fnmatch(name, i) for i in naming.ignored)]
+    left = files.keys() - used
+    unused = [name for name in left if not any(fnmatch(name, i) for i in naming.ignored)]
     if unused or empty:
         names = f"not used: {_listed(unused)}; not filled: {_listed(empty)}"
         raise InputError(f"{folder}: the weights don't fit config.json's network; {names}")

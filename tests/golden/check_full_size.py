@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import DistilBertConfig, DistilBertModel, ViTConfig, ViTModel
 
-from mufin_jax.encoders.pretrained import load_distilbert, load_vit
+from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
 
 TOLERANCE = 1e-5
 
@@ -36,7 +36,7 @@ def vit_difference(patch: int) -> float:
         theirs = model(torch.tensor(images.transpose(0, 3, 1, 2))).last_hidden_state[:, 0]
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        ours = jax.jit(load_vit(folder))(images)
+        ours = jax.jit(load_image_encoder(folder))(images)
     return float(np.abs(np.asarray(ours) - theirs.numpy()).max())
 
 
@@ -52,7 +52,7 @@ def distilbert_differences() -> tuple[float, float]:
         ).last_hidden_state.numpy()
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        encoder = load_distilbert(folder)
+        encoder = load_text_encoder(folder)
     hidden = np.asarray(jax.jit(type(encoder).hidden)(encoder, tokens, lengths))
     means = np.asarray(jax.jit(encoder)(tokens, lengths))
     expected = np.stack([t[:n].mean(0) for t, n in zip(theirs, lengths, strict=True)])

@@ -1,0 +1,114 @@
+"""What transformers share: their sizes, and the pre-norm block of ViT, SigLIP and both CLIPs."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from mufin_jax.encoders import check_transformer
+from mufin_jax.encoders.layers import ACTIVATIONS, Activation, attend, layer_norm, linear
+from mufin_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """The sizes that every transformer has.
+
+    Raises:
+        InputError: a size below 1, heads that don't divide the width, an epsilon or std that
+            isn't positive, an unknown dtype.
+    """
+
+    width: int = 768
+    """Size of a token's vector."""
+    depth: int = 12
+    """Number of transformer blocks."""
+    heads: int = 12
+    """Attention heads in a block."""
+    mlp: int = 3072
+    """Hidden size of a block's MLP."""
+    layer_norm_eps: float = 1e-12
+    """Added to the variance in every LayerNorm."""
+    init_std: float | None = 0.02
+    """Standard deviation of new weights. None: 1/sqrt(inputs) for a matrix and 1/sqrt(width) for
+    an embedding; 0.02 is tuned to a width of 768 and makes a narrow network start nearly blind."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What matrices multiply in. Weights, LayerNorm, softmax and the result stay float32. auto:
+    bfloat16 on accelerators, float32 on a CPU, where bfloat16 gains nothing."""
+    layers: Literal["unrolled", "scan"] = "unrolled"
+    """How blocks are compiled: one by one, or as one that is run again and again, which compiles
+    several times faster (docs/performance.md has both)."""
+    remat: bool = False
+    """Whether the backward pass computes each block anew: less memory, a third more work."""
+
+    @property
+    def outputs(self) -> int:
+        """The width of the vectors."""
+        return self.width
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no network."""
+        check_transformer(self)
+
+
+def activation_of(config: Mapping[str, Any], default: Activation) -> Activation:
+    """What a Hugging Face config says of its MLPs.
+
+    Raises:
+        InputError: an activation that isn't implemented.
+    """
+    name = config.get("hidden_act", default)
+    if name not in get_args(Activation):
+        known = ", ".join(get_args(Activation))
+        raise InputError(f"hidden_act is {repr(name)[:200]}; want one of {known}")
+    return name
+
+
+class PreNormBlock(nnx.Module):
+    """Attention, then an MLP, each on normalised tokens and added to its input.
+
+    Args:
+        config: its sizes.
+        rngs: source of the initial weights.
+        bias: whether queries, keys and values have one.
+        activation: of the MLP.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        activation: Activation = "gelu",
+    ):
+        width = config.width
+        self.heads, self.activation = config.heads, activation
+        self.norm_attention = layer_norm(config, rngs)
+        self.query = linear(width, width, config, rngs, bias)
+        self.key = linear(width, width, config, rngs, bias)
+        self.value = linear(width, width, config, rngs, bias)
+        self.out = linear(width, width, config, rngs)
+        self.norm_mlp = layer_norm(config, rngs)
+        self.up = linear(width, config.mlp, config, rngs)
+        self.down = linear(config.mlp, width, config, rngs)
+
+    def __call__(
+        self,
+        tokens: Float[Array, "i p width"],
+        rows: int | None = None,
+        seen: Bool[Array, "i q p"] | None = None,
+    ) -> Float[Array, "i q width"]:
+        """The block's output for the first `rows` tokens, or for all.
+
+        Args:
+            tokens: what enters the block.
+            rows: how many tokens attend; None for all.
+            seen: to which tokens each of these attends; None for all.
+        """
+        normed = self.norm_attention(tokens)
+        query, key, value = self.query(normed[:, :rows]), self.key(normed), self.value(normed)
+        tokens = tokens[:, :rows] + self.out(attend(query, key, value, self.heads, seen))
+        hidden = ACTIVATIONS[self.activation](self.up(self.norm_mlp(tokens)))
+        return tokens + self.down(hidden)
