@@ -63,7 +63,8 @@ def read_image(
 
     The first frame of an animation is taken, EXIF rotation is applied, and whatever the colour
     mode is becomes 8-bit RGB, transparency on white. `processing.fit` says how a picture becomes
-    square: "pad" keeps its shape and centres it on white, "stretch" does not keep it.
+    square: "pad" keeps its shape and centres it on white, "stretch" does not keep it,
+    "crop" keeps it and the middle.
 
     Args:
       source: a file, its bytes, or an opened PIL image (left unchanged).
@@ -242,6 +243,9 @@ def _to_square(image: Image.Image, processing: ImageProcessing) -> np.ndarray:
     size, resample = processing.size, _RESAMPLE[processing.resample]
     if processing.fit == "stretch":
         return np.array(image.resize((size, size), resample))
+    if processing.fit == "crop":
+        box = _middle(image.size, size, round(size / processing.share))
+        return np.array(image.resize((size, size), resample, box))
     scale = size / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     square = Image.new("RGB", (size, size), _WHITE)
@@ -249,6 +253,20 @@ def _to_square(image: Image.Image, processing: ImageProcessing) -> np.ndarray:
         image.resize((width, height), resample), ((size - width) // 2, (size - height) // 2)
     )
     return np.array(square)
+
+
+def _middle(sides: tuple[int, int], size: int, edge: int) -> tuple[float, float, float, float]:
+    """What becomes the middle square of a picture whose shorter side is resized to `edge`.
+
+    Left, top, right and bottom in the picture itself, of which only this is resized: whole, a
+    ribbon would unfold to gigabytes. Sides and offsets are the whole numbers that Hugging Face has.
+    """
+    resized = [int(edge * side / min(sides)) for side in sides]
+    offsets = [(side - size) // 2 for side in resized]
+    scales = [side / new for side, new in zip(sides, resized, strict=True)]
+    left, top = (offset * scale for offset, scale in zip(offsets, scales, strict=True))
+    right, bottom = left + size * scales[0], top + size * scales[1]
+    return left, top, min(right, sides[0]), min(bottom, sides[1])
 
 
 def _orientation(image: Image.Image) -> int:

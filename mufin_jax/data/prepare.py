@@ -70,7 +70,8 @@ class PrepareConfig:
     image_size: int = 224
     """Height and width of the prepared pictures, in pixels."""
     fit: Fit = "pad"
-    """pad: keep the proportions, on white; stretch: resize both sides to the image size."""
+    """pad: keep the proportions, on white; stretch: resize both sides to the image size; crop:
+    keep the proportions, and the middle."""
     resample: Resample = "bilinear"
     """The filter that resizes pictures."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)

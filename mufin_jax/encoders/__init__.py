@@ -41,7 +41,11 @@ class EncoderKind:
 
 ENCODERS = {
     "vit": EncoderKind("image", "vit:ViT", ("vit",)),
+    "resnet": EncoderKind("image", "resnet:ResNet", ("resnet",)),
+    "clip_image": EncoderKind("image", "clip_image:ClipImage", ("clip", "clip_vision_model")),
+    "siglip": EncoderKind("image", "siglip:Siglip", ("siglip", "siglip_vision_model")),
     "distilbert": EncoderKind("text", "distilbert:DistilBert", ("distilbert",)),
+    "clip_text": EncoderKind("text", "clip_text:ClipText", ("clip", "clip_text_model")),
 }
 """Keyed by the names that saved models have for them."""
 

@@ -27,13 +27,13 @@ def compute_dtype(wanted: Literal["auto", "float32", "bfloat16"]) -> str:
 def run_blocks(
     blocks: Sequence[nnx.Module],
     config: Any,
-    states: Float[Array, "*b width"],
+    states: Float[Array, "..."],
     call: Callable[[Any, Array], Array],
-) -> Float[Array, "*b width"]:
+) -> Float[Array, "..."]:
     """Apply one block after the other.
 
     Args:
-        blocks: modules of the same shape.
+        blocks: modules of the same shape; only a single one may change that of the states.
         config: `layers` says how they are compiled, `remat` what the backward pass keeps.
         states: what enters the first block.
         call: (block, states) -> states.

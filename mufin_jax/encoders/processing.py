@@ -14,7 +14,7 @@ import numpy as np
 
 from mufin_jax.errors import InputError
 
-Fit = Literal["pad", "stretch"]
+Fit = Literal["pad", "stretch", "crop"]
 Resample = Literal["bilinear", "bicubic", "lanczos"]
 
 MAX_SIDE = 16_384
@@ -36,13 +36,16 @@ class ImageProcessing:
     size: int = 224
     """Height and width of a prepared picture, in pixels."""
     fit: Fit = "pad"
-    """pad: keep the proportions and fill up with a border; stretch: resize both sides to `size`."""
+    """pad: keep the proportions and fill up with a border; stretch: resize both sides to `size`;
+    crop: keep the proportions and the middle."""
     resample: Resample = "bilinear"
     """The filter that resizes."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Subtracted from each channel (R, G, B), on the scale 0 to 1."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Divides each channel after that."""
+    share: float = 1.0
+    """crop: how much of the shorter side is kept."""
 
     def __post_init__(self) -> None:
         """Refuse nonsense; accept lists for mean and std, since JSON has no tuples."""
@@ -57,22 +60,17 @@ class ImageProcessing:
             raise InputError(f"image resample is {self.resample!r}; want one of {allowed}")
         if min(self.std) <= 0:
             raise InputError(f"image std is {self.std}; want three numbers above 0")
+        if not 0 < self.share <= 1:
+            raise InputError(f"image share is {self.share}; want above 0, at most 1")
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ImageProcessing":
-        """Read a Hugging Face `preprocessor_config.json` of a ViT.
+        """Read a Hugging Face `preprocessor_config.json`.
 
         Raises:
             InputError: it lacks the size, or asks for what preparation doesn't do.
         """
-        size = config.get("size", 224)
-        if isinstance(size, Mapping):
-            size = {size.get("height"), size.get("width")}
-            size = size.pop() if len(size) == 1 else None
-        if not isinstance(size, int):
-            raise InputError(f"size={config['size']}; want a square's height and width")
-        if config.get("do_center_crop"):
-            raise InputError("do_center_crop is set; only resizing of the whole image is supported")
+        size, fit, share = _square(config)
         if not config.get("do_resize", True):
             raise InputError("do_resize is off; only checkpoints that resize images are supported")
         if not math.isclose(config.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3):
@@ -82,10 +80,10 @@ class ImageProcessing:
             known = ", ".join(f"{n} ({name})" for n, name in _PILLOW_FILTERS.items())
             raise InputError(f"resample={config['resample']}; want one of {known}")
         if not config.get("do_normalize", True):
-            return cls(size, "stretch", resample, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+            return cls(size, fit, resample, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), share)
         mean = _three_numbers("mean", config.get("image_mean") or cls.mean)
         std = _three_numbers("std", config.get("image_std") or cls.std)
-        return cls(size, "stretch", resample, mean, std)
+        return cls(size, fit, resample, mean, std, share)
 
     def normalise(self, pixels: Any) -> Any:
         """(pixels / 255 - mean) / std, in float32, by whichever library made `pixels`.
@@ -100,6 +98,37 @@ class ImageProcessing:
         shape = (1,) * (pixels.ndim - 1) + (3,)
         mean, std = (np.asarray(v, np.float32).reshape(shape) for v in (self.mean, self.std))
         return pixels.astype(np.float32) * (1 / (np.float32(255) * std)) - mean / std
+
+
+def _square(config: Mapping[str, Any]) -> tuple[int, Fit, float]:
+    """The size, fit and share that a preprocessor asks for."""
+    side, shorter = _side(config, "size", 224)
+    if config.get("do_center_crop"):  # CLIP's: the shorter side to one size, the middle of another
+        size = _side(config, "crop_size", side)[0]
+        if size > side:
+            raise InputError(f"crop_size={size} is more than size={side}; want at most as much")
+        return size, "crop", size / side
+    if "crop_pct" in config and side < 384:  # ConvNeXt's: above it, the whole picture
+        share = config["crop_pct"]
+        return side, "crop", side / int(side / (224 / 256 if share is None else float(share)))
+    if shorter and "crop_pct" not in config:
+        raise InputError(f"size={config['size']}; want a square's height and width, or a crop")
+    return side, "stretch", 1.0
+
+
+def _side(config: Mapping[str, Any], name: str, default: int) -> tuple[int, bool]:
+    """The side of a square, and whether it is said to be that of a picture's shorter side."""
+    size = config.get(name, default)
+    shorter = isinstance(size, Mapping) and "shortest_edge" in size
+    if isinstance(size, Mapping):
+        sides = {size["shortest_edge"]} if shorter else {size.get("height"), size.get("width")}
+        size = sides.pop() if len(sides) == 1 else None
+    if not isinstance(size, int) or not 1 <= size <= MAX_SIDE:
+        raise InputError(
+            f"{name}={repr(config[name])[:200]}; want a square's height and width, or the shorter "
+            f"side, of 1 to {MAX_SIDE:,} pixels"
+        )
+    return size, shorter
 
 
 def _three_numbers(name: str, values: Any) -> tuple[float, float, float]:

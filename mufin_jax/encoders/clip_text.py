@@ -1,0 +1,167 @@
+"""CLIP's text encoder: each token sees those before it; pooled at the last one, and projected.
+
+The numbers are those of Hugging Face's `CLIPModel.get_text_features`, of texts as CLIP's tokenizer
+ends them: with the token whose vector it pools. The same checkpoint holds CLIP's image encoder,
+which `clip_image.py` takes.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mufin_jax.encoders import check_size
+from mufin_jax.encoders.layers import (
+    Activation,
+    compute_dtype,
+    layer_norm,
+    linear,
+    normal,
+    run_blocks,
+)
+from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
+from mufin_jax.encoders.rows import alone, check_width, ends, positions_in_texts, together
+from mufin_jax.encoders.transformer import PreNormBlock, TransformerConfig, activation_of
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTextConfig(TransformerConfig):
+    """The shape of CLIP's text encoder; the defaults are that of openai/clip-vit-base-patch32.
+
+    Raises:
+        InputError: sizes that no transformer has.
+    """
+
+    width: int = 512
+    """Size of a token's vector."""
+    heads: int = 8
+    """Attention heads in a block."""
+    mlp: int = 2048
+    """Hidden size of a block's MLP."""
+    layer_norm_eps: float = 1e-5
+    """Added to the variance in every LayerNorm."""
+    vocab: int = 49408
+    """Number of different tokens."""
+    max_positions: int = 77
+    """Tokens of the longest text that can be encoded."""
+    projection: int = 512
+    """The width of the vectors, which is that of the images' vectors."""
+    activation: Activation = "quick_gelu"
+    """Of the MLPs."""
+
+    @property
+    def outputs(self) -> int:
+        """The width of the vectors."""
+        return self.projection
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no network."""
+        super().__post_init__()
+        for name in ("vocab", "max_positions", "projection"):
+            check_size(self, name)
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "ClipTextConfig":
+        """Read a Hugging Face `config.json`; absent keys have Hugging Face's defaults.
+
+        Raises:
+            InputError: a network that this file doesn't implement.
+        """
+        text = config.get("text_config", config)
+        return cls(
+            width=text.get("hidden_size", 512),
+            depth=text.get("num_hidden_layers", 12),
+            heads=text.get("num_attention_heads", 8),
+            mlp=text.get("intermediate_size", 2048),
+            layer_norm_eps=float(text.get("layer_norm_eps", 1e-5)),
+            vocab=text.get("vocab_size", 49408),
+            max_positions=text.get("max_position_embeddings", 77),
+            projection=config.get("projection_dim", 512),
+            activation=activation_of(text, "quick_gelu"),
+        )
+
+
+NAMING = Naming(
+    prefix="text_model.",
+    table=(
+        ("embeddings.token_embedding", "words", WORDS),
+        ("embeddings.position_embedding", "positions", POSITIONS),
+        ("encoder.layers.{}.layer_norm1", "blocks.{}.norm_attention", NORM),
+        ("encoder.layers.{}.self_attn.q_proj", "blocks.{}.query", LINEAR),
+        ("encoder.layers.{}.self_attn.k_proj", "blocks.{}.key", LINEAR),
+        ("encoder.layers.{}.self_attn.v_proj", "blocks.{}.value", LINEAR),
+        ("encoder.layers.{}.self_attn.out_proj", "blocks.{}.out", LINEAR),
+        ("encoder.layers.{}.layer_norm2", "blocks.{}.norm_mlp", NORM),
+        ("encoder.layers.{}.mlp.fc1", "blocks.{}.up", LINEAR),
+        ("encoder.layers.{}.mlp.fc2", "blocks.{}.down", LINEAR),
+        ("final_layer_norm", "norm", NORM),
+        ("text_projection", "projection", LINEAR),
+    ),
+    ignored=("vision_model.*", "visual_projection.*", "logit_scale", "embeddings.position_ids"),
+)
+
+
+class ClipText(nnx.Module):
+    """Texts to vectors: the last token after the final LayerNorm, projected."""
+
+    Config = ClipTextConfig
+    naming = NAMING
+
+    def __init__(self, config: ClipTextConfig, rngs: nnx.Rngs):
+        self.config, self.dtype = config, compute_dtype(config.dtype)
+        embedding = normal(config.init_std, config.width)
+        self.words = nnx.Embed(
+            config.vocab, config.width, dtype=self.dtype, embedding_init=embedding, rngs=rngs
+        )
+        self.positions = nnx.Param(embedding(rngs.params(), (config.max_positions, config.width)))
+        self.blocks = nnx.List(
+            PreNormBlock(config, rngs, activation=config.activation) for _ in range(config.depth)
+        )
+        self.norm = layer_norm(config, rngs)
+        self.projection = linear(config.width, config.projection, config, rngs, bias=False)
+
+    def __call__(
+        self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]
+    ) -> Float[Array, "t outputs"]:
+        """Encode texts.
+
+        Args:
+            tokens: token ids below `config.vocab`; what stands behind a text's end is ignored.
+            lengths: number of real tokens of each text; a text of length 0 becomes zeros.
+
+        Returns:
+            float32 vectors.
+
+        Raises:
+            ValueError: more token columns than `config.max_positions`.
+        """
+        check_width(tokens, self.config.max_positions)
+        return self.packed(tokens, alone(tokens, lengths), 1)[:, 0]
+
+    def packed(
+        self, tokens: Int[Array, "r s"], places: Int[Array, "r s"], texts: int
+    ) -> Float[Array, "r k outputs"]:
+        """Encode texts that stand one behind the other in a row; each sees itself alone.
+
+        Args:
+            tokens: token ids below `config.vocab`; the tokens of a text are neighbours.
+            places: which text of its row, 0 to k - 1, a token belongs to; -1 for none.
+            texts: k, the texts that a row may hold.
+
+        Returns:
+            float32 vectors; zero for a place that no text has.
+        """
+        earlier = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
+        seen = together(places) & earlier[None]
+        where = positions_in_texts(places, self.config.max_positions)
+        states = self.words(tokens) + self.positions[...].astype(self.dtype)[where]
+        states = run_blocks(
+            list(self.blocks), self.config, states, lambda block, x: block(x, seen=seen)
+        )
+        last = ends(places, texts)
+        pooled = jnp.einsum("rsd,rks->rkd", states.astype(jnp.float32), last.astype(jnp.float32))
+        vectors = self.projection(self.norm(pooled).astype(self.dtype)).astype(jnp.float32)
+        return jnp.where(last.any(-1)[..., None], vectors, 0)

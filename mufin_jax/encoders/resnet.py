@@ -1,0 +1,245 @@
+"""An image encoder of convolutions: ResNet, pooled by the mean over the picture (paper, Polyvore).
+
+The numbers are those of Hugging Face's `ResNetModel` in evaluation mode, its `pooler_output`. Batch
+norms apply the checkpoint's running statistics, which never train: a batch of MUFIN holds the
+pictures of points and labels by chance, and their statistics are no property of a picture. A stage
+is what a block is to a transformer: where `last` trains, that is the fourth of four stages.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mufin_jax.encoders import check_computed, check_size, refuse_unless
+from mufin_jax.encoders.layers import compute_dtype, run_blocks
+from mufin_jax.encoders.naming import Layer, Naming, same
+from mufin_jax.errors import InputError
+
+_MOST = 65_536
+_REDUCTION = 4
+_EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """The shape of a ResNet; the defaults are ResNet-18.
+
+    Raises:
+        InputError: a size below 1, unlike numbers of widths and depths, an unknown dtype.
+    """
+
+    stem: int = 64
+    """Channels of the first convolution."""
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    """Channels that leave each stage."""
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    """Units of each stage."""
+    bottleneck: bool = False
+    """Whether a unit is of three convolutions, the middle one of a quarter of the channels."""
+    stride_first: bool = False
+    """Whether the first stage halves the picture, as the others do."""
+    stride_reducing: bool = False
+    """Whether a bottleneck halves the picture in its first convolution, not in its second."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What convolutions multiply in. Weights and the result stay float32. auto: bfloat16 on
+    accelerators, float32 on a CPU, where bfloat16 gains nothing."""
+    layers: Literal["unrolled", "scan"] = "unrolled"
+    """How the like units of a stage are compiled: one by one, or as one that is run again and
+    again, which compiles several times faster."""
+    remat: bool = False
+    """Whether the backward pass computes each unit anew: less memory, a third more work."""
+
+    @property
+    def depth(self) -> int:
+        """The number of stages."""
+        return len(self.widths)
+
+    @property
+    def outputs(self) -> int:
+        """The width of the vectors."""
+        return self.widths[-1]
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no network."""
+        for name, most in (("stem", _MOST), ("widths", _MOST), ("depths", 10_000)):
+            check_size(self, name, most)
+        if not self.widths or len(self.widths) != len(self.depths):
+            raise InputError(
+                f"ResNetConfig: widths={self.widths} and depths={self.depths}; want one of each "
+                "for every stage"
+            )
+        check_computed(self)
+
+    @classmethod
+    def resnet_18(cls) -> "ResNetConfig":
+        """ResNet-18: the paper's MUFIN (ResNet-18, alpha = 1) on Polyvore."""
+        return cls()
+
+    @classmethod
+    def resnet_101(cls) -> "ResNetConfig":
+        """ResNet-101: what VisualBERT's pictures are described by."""
+        return cls(widths=(256, 512, 1024, 2048), depths=(3, 4, 23, 3), bottleneck=True)
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "ResNetConfig":
+        """Read a Hugging Face `config.json`; absent keys have Hugging Face's defaults.
+
+        Raises:
+            InputError: a network that this file doesn't implement.
+        """
+        refuse_unless(config, hidden_act="relu", num_channels=3)
+        kind = config.get("layer_type", "bottleneck")
+        if kind != "basic":
+            refuse_unless({"layer_type": kind}, layer_type="bottleneck")
+        return cls(
+            stem=config.get("embedding_size", 64),
+            widths=tuple(config.get("hidden_sizes", (256, 512, 1024, 2048))),
+            depths=tuple(config.get("depths", (3, 4, 6, 3))),
+            bottleneck=kind == "bottleneck",
+            stride_first=config.get("downsample_in_first_stage", False),
+            stride_reducing=config.get("downsample_in_bottleneck", False),
+        )
+
+
+def _units(config: ResNetConfig) -> Iterable[tuple[int, ...]]:
+    """(stage, place in it) of every unit."""
+    return ((stage, n) for stage, depth in enumerate(config.depths) for n in range(depth))
+
+
+_CONVOLUTION: Layer = (
+    (".convolution.weight", ".kernel", lambda x: x.transpose(2, 3, 1, 0)),
+    (".normalization.weight", ".scale", same),
+    (".normalization.bias", ".bias", same),
+    (".normalization.running_mean", ".mean", same),
+    (".normalization.running_var", ".variance", same),
+)
+NAMING = Naming(
+    prefix="resnet.",
+    table=(
+        ("embedder.embedder", "stem", _CONVOLUTION),
+        ("encoder.stages.{}.layers.{}.shortcut", "blocks.{}.units.{}.shortcut", _CONVOLUTION),
+        ("encoder.stages.{}.layers.{}.layer.0", "blocks.{}.units.{}.convolutions.0", _CONVOLUTION),
+        ("encoder.stages.{}.layers.{}.layer.1", "blocks.{}.units.{}.convolutions.1", _CONVOLUTION),
+        ("encoder.stages.{}.layers.{}.layer.2", "blocks.{}.units.{}.convolutions.2", _CONVOLUTION),
+    ),
+    ignored=("*.num_batches_tracked", "classifier.*"),
+    blocks=_units,
+)
+
+
+class ResNet(nnx.Module):
+    """Images to vectors: the mean of the last stage's channels over the picture."""
+
+    Config = ResNetConfig
+    naming = NAMING
+
+    def __init__(self, config: ResNetConfig, rngs: nnx.Rngs):
+        self.config, self.dtype = config, compute_dtype(config.dtype)
+        self.stem = Convolution(3, config.stem, 7, 2, rngs)
+        enters = (config.stem, *config.widths)
+        self.blocks = nnx.List([Stage(config, n, enters[n], rngs) for n in range(config.depth)])
+
+    def __call__(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i outputs"]:
+        """Encode normalised images of any size."""
+        return self.head(self.trunk(images))
+
+    def trunk(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i y x c"]:
+        """What enters the last stage, in the compute dtype."""
+        x = jax.nn.relu(self.stem(images.astype(self.dtype)))
+        window, strides, edges = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, edges)
+        for stage in list(self.blocks)[:-1]:
+            x = stage(x)
+        return x
+
+    def head(self, below: Float[Array, "i y x c"]) -> Float[Array, "i outputs"]:
+        """The last stage, and the mean over the picture; float32."""
+        x = self.blocks[self.config.depth - 1](below.astype(self.dtype))
+        return x.astype(jnp.float32).mean((1, 2))
+
+    def resize(self, image_size: int) -> None:
+        """A convolution takes pictures of any size."""
+
+
+class Stage(nnx.Module):
+    """Units of one width; the first one changes the number of channels and halves the picture."""
+
+    def __init__(self, config: ResNetConfig, number: int, inputs: int, rngs: nnx.Rngs):
+        width, stride = config.widths[number], 2 if number or config.stride_first else 1
+        self.config = config
+        self.units = nnx.List(
+            Unit(config, width if n else inputs, width, 1 if n else stride, rngs)
+            for n in range(config.depths[number])
+        )
+
+    def __call__(self, x: Float[Array, "i h w c"]) -> Float[Array, "i y x d"]:
+        """Apply one unit after the other."""
+        first, *like = self.units
+        for units in ([first], like):  # one by one, or as one: those of one shape
+            x = run_blocks(units, self.config, x, lambda unit, x: unit(x))
+        return x
+
+
+class Unit(nnx.Module):
+    """relu(x + convolutions of x); x goes through one of its own where the shape changes."""
+
+    def __init__(
+        self, config: ResNetConfig, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs
+    ):
+        # A new unit adds nothing at first: without statistics of batches, sums over 33 units of
+        # random convolutions would grow by 2^33.
+        if config.bottleneck:
+            narrow = max(1, outputs // _REDUCTION)
+            first, second = (stride, 1) if config.stride_reducing else (1, stride)
+            convolutions = [
+                Convolution(inputs, narrow, 1, first, rngs),
+                Convolution(narrow, narrow, 3, second, rngs),
+                Convolution(narrow, outputs, 1, 1, rngs, scale=0.0),
+            ]
+        else:
+            convolutions = [
+                Convolution(inputs, outputs, 3, stride, rngs),
+                Convolution(outputs, outputs, 3, 1, rngs, scale=0.0),
+            ]
+        self.convolutions = nnx.List(convolutions)
+        changes = inputs != outputs or stride != 1
+        self.shortcut = Convolution(inputs, outputs, 1, stride, rngs) if changes else None
+
+    def __call__(self, x: Float[Array, "i h w c"]) -> Float[Array, "i y x d"]:
+        """Add to the input, or to what the shortcut makes of it."""
+        added = x
+        for number, convolution in enumerate(self.convolutions):
+            added = convolution(jax.nn.relu(added) if number else added)
+        return jax.nn.relu(added + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class Convolution(nnx.Module):
+    """A convolution and the batch norm behind it, folded into its kernel and a shift."""
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs, scale: float = 1.0
+    ):
+        self.stride = stride
+        draw = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        self.kernel = nnx.Param(draw(rngs.params(), (size, size, inputs, outputs)))
+        self.scale, self.bias = nnx.Param(jnp.full(outputs, scale)), nnx.Param(jnp.zeros(outputs))
+        self.mean, self.variance = (
+            nnx.BatchStat(make(outputs, jnp.float32)) for make in (jnp.zeros, jnp.ones)
+        )
+
+    def __call__(self, x: Float[Array, "i h w c"]) -> Float[Array, "i y x d"]:
+        """Convolve and normalise, in the dtype of x."""
+        factor = self.scale[...] * jax.lax.rsqrt(self.variance[...] + _EPSILON)
+        kernel = (self.kernel[...] * factor[None, None, None]).astype(x.dtype)
+        shift = (self.bias[...] - self.mean[...] * factor).astype(x.dtype)
+        edge = kernel.shape[0] // 2
+        convolved = jax.lax.conv_general_dilated(
+            x, kernel, (self.stride, self.stride), ((edge, edge), (edge, edge)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+        return convolved + shift[None, None, None]

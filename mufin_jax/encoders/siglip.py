@@ -1,0 +1,170 @@
+"""SigLIP's image encoder, of its first and second version: a ViT pooled by attention.
+
+The numbers are those of Hugging Face's `SiglipVisionModel`, its `pooler_output`. One learned query,
+the probe, attends to all patches. The checkpoints of SigLIP 2 for one picture size are of this
+architecture; those that take any shape of picture (NaFlex) are of another.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mufin_jax.encoders import patches, refuse_unless
+from mufin_jax.encoders.layers import (
+    ACTIVATIONS,
+    Activation,
+    attend,
+    compute_dtype,
+    layer_norm,
+    linear,
+    normal,
+    run_blocks,
+)
+from mufin_jax.encoders.naming import LINEAR, NORM, PATCHES, POSITIONS, SQUEEZED, Layer, Naming
+from mufin_jax.encoders.transformer import PreNormBlock, TransformerConfig, activation_of
+
+
+@dataclasses.dataclass(frozen=True)
+class SiglipConfig(TransformerConfig):
+    """The shape of SigLIP's image encoder; the defaults are google/siglip2-base-patch16-224's.
+
+    Raises:
+        InputError: sizes that no transformer has, or a patch that doesn't divide the image.
+    """
+
+    layer_norm_eps: float = 1e-6
+    """Added to the variance in every LayerNorm."""
+    patch: int = 16
+    """Side of a square patch, in pixels."""
+    image_size: int = 224
+    """Side of the square images that the position embeddings are made for, in pixels."""
+    activation: Activation = "gelu_pytorch_tanh"
+    """Of the MLPs."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that make no network."""
+        super().__post_init__()
+        patches.check_grid(self)
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "SiglipConfig":
+        """Read a Hugging Face `config.json`; absent keys have Hugging Face's defaults.
+
+        Raises:
+            InputError: a network that this file doesn't implement.
+        """
+        vision = config.get("vision_config", config)
+        refuse_unless(vision, num_channels=3, vision_use_head=True)
+        return cls(
+            width=vision.get("hidden_size", 768),
+            depth=vision.get("num_hidden_layers", 12),
+            heads=vision.get("num_attention_heads", 12),
+            mlp=vision.get("intermediate_size", 3072),
+            layer_norm_eps=float(vision.get("layer_norm_eps", 1e-6)),
+            patch=patches.square(vision.get("patch_size", 16)),
+            image_size=patches.square(vision.get("image_size", 224)),
+            activation=activation_of(vision, "gelu_pytorch_tanh"),
+        )
+
+
+def _third(number: int) -> Layer:
+    """The query's, the key's or the value's part of one matrix for all three."""
+    return (
+        ("_weight", ".kernel", lambda x: np.split(x, 3)[number].T),
+        ("_bias", ".bias", lambda x: np.split(x, 3)[number]),
+    )
+
+
+NAMING = Naming(
+    prefix="vision_model.",
+    table=(
+        ("embeddings.position_embedding", "positions", POSITIONS),
+        ("embeddings.patch_embedding", "patches", PATCHES),
+        ("encoder.layers.{}.layer_norm1", "blocks.{}.norm_attention", NORM),
+        ("encoder.layers.{}.self_attn.q_proj", "blocks.{}.query", LINEAR),
+        ("encoder.layers.{}.self_attn.k_proj", "blocks.{}.key", LINEAR),
+        ("encoder.layers.{}.self_attn.v_proj", "blocks.{}.value", LINEAR),
+        ("encoder.layers.{}.self_attn.out_proj", "blocks.{}.out", LINEAR),
+        ("encoder.layers.{}.layer_norm2", "blocks.{}.norm_mlp", NORM),
+        ("encoder.layers.{}.mlp.fc1", "blocks.{}.up", LINEAR),
+        ("encoder.layers.{}.mlp.fc2", "blocks.{}.down", LINEAR),
+        ("post_layernorm", "norm", NORM),
+        ("head.probe", "pooling.probe", SQUEEZED),
+        ("head.attention.in_proj", "pooling.query", _third(0)),
+        ("head.attention.in_proj", "pooling.key", _third(1)),
+        ("head.attention.in_proj", "pooling.value", _third(2)),
+        ("head.attention.out_proj", "pooling.out", LINEAR),
+        ("head.layernorm", "pooling.norm", NORM),
+        ("head.mlp.fc1", "pooling.up", LINEAR),
+        ("head.mlp.fc2", "pooling.down", LINEAR),
+    ),
+    ignored=("text_model.*", "logit_scale", "logit_bias", "embeddings.position_ids"),
+)
+
+
+class Siglip(nnx.Module):
+    """Images to vectors: what the probe makes of all patches after the last LayerNorm."""
+
+    Config = SiglipConfig
+    naming = NAMING
+
+    def __init__(self, config: SiglipConfig, rngs: nnx.Rngs):
+        self.config, self.dtype = config, compute_dtype(config.dtype)
+        grid = config.image_size // config.patch
+        embedding = normal(config.init_std, config.width)
+        self.patches = linear(3 * config.patch**2, config.width, config, rngs)
+        self.positions = nnx.Param(embedding(rngs.params(), (grid**2, config.width)))
+        self.blocks = nnx.List(
+            PreNormBlock(config, rngs, activation=config.activation) for _ in range(config.depth)
+        )
+        self.norm = layer_norm(config, rngs)
+        self.pooling = Pooling(config, rngs)
+
+    def __call__(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i width"]:
+        """Encode normalised images; those of another size than the config's are welcome."""
+        return self.head(self.trunk(images))
+
+    def trunk(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i p width"]:
+        """All patches before the last block, in the compute dtype."""
+        tokens = patches.embed(images, self.config.patch, self.patches, self.positions)
+        return run_blocks(
+            list(self.blocks)[:-1], self.config, tokens, lambda block, tokens: block(tokens)
+        )
+
+    def head(self, tokens: Float[Array, "i p width"]) -> Float[Array, "i width"]:
+        """The last block, the last LayerNorm and the pooling; float32."""
+        tokens = self.blocks[self.config.depth - 1](tokens.astype(self.dtype))
+        return self.pooling(self.norm(tokens).astype(self.dtype)).astype(jnp.float32)
+
+    def resize(self, image_size: int) -> None:
+        """Resample the position embeddings, once, for images of this side."""
+        patches.resize(self, image_size, first=0)
+
+
+class Pooling(nnx.Module):
+    """The probe attends to the patches; an MLP follows."""
+
+    def __init__(self, config: SiglipConfig, rngs: nnx.Rngs):
+        width = config.width
+        self.heads, self.activation = config.heads, config.activation
+        self.probe = nnx.Param(normal(config.init_std, width)(rngs.params(), (width,)))
+        self.query = linear(width, width, config, rngs)
+        self.key = linear(width, width, config, rngs)
+        self.value = linear(width, width, config, rngs)
+        self.out = linear(width, width, config, rngs)
+        self.norm = layer_norm(config, rngs)
+        self.up = linear(width, config.mlp, config, rngs)
+        self.down = linear(config.mlp, width, config, rngs)
+
+    def __call__(self, tokens: Float[Array, "i p width"]) -> Float[Array, "i width"]:
+        """One vector for each image."""
+        query = self.query(self.probe[...].astype(tokens.dtype)[None, None])
+        query = jnp.broadcast_to(query, (len(tokens), 1, query.shape[-1]))
+        key, value = self.key(tokens), self.value(tokens)
+        found = self.out(attend(query, key, value, self.heads))[:, 0]
+        return found + self.down(ACTIVATIONS[self.activation](self.up(self.norm(found))))
