@@ -39,6 +39,22 @@ PAPER = Experiment(
     ),
 )
 
+# CLIP + MUFIN (table 2: P@1 40.49, P@5 27.38): CLIP's two encoders in MUFIN's pipeline, trained as
+# MUFIN's are; and frozen (appendix C.1), so that A_S, A_C and the table alone train.
+_CLIP = "openai/clip-vit-base-patch32"
+_FROZEN = OptimizerConfig(image_encoder="frozen", text_encoder="frozen")
+CLIP = dataclasses.replace(
+    PAPER, name="amazon-clip", model=ModelConfig(image_checkpoint=_CLIP, text_checkpoint=_CLIP)
+)
+CLIP_FROZEN = dataclasses.replace(
+    CLIP,
+    name="amazon-clip-frozen",
+    pretrain=dataclasses.replace(CLIP.pretrain, optimizer=_FROZEN),
+    finetune=dataclasses.replace(
+        CLIP.finetune, optimizer=dataclasses.replace(_FROZEN, rate=CLIP.finetune.optimizer.rate)
+    ),
+)
+
 # Sizes at which all stages take minutes on two cores, with encoders trained from scratch.
 _RATES = OptimizerConfig(rate=3e-3, warmup=60, image_encoder="full", text_encoder="full")
 _FIT = FitConfig(log_every=20, checkpoint_every=200, checkpoint_seconds=15.0)
@@ -82,6 +98,8 @@ def siamesexml(base: Experiment, name: str) -> Experiment:
 PRESETS = {
     "miniature": MINIATURE,
     "paper": PAPER,
+    "clip": CLIP,
+    "clip-frozen": CLIP_FROZEN,
     "siamesexml": siamesexml(PAPER, "siamesexml"),
     "siamesexml-miniature": siamesexml(MINIATURE, "siamesexml-miniature"),
 }

@@ -274,13 +274,20 @@ def _open(folder: Path, out: Path) -> None:
     _ = dataset.tokenizer.vocab_size, dataset.processing
 
 
-_LOADERS = {"vit": load_image_encoder, "distilbert": load_text_encoder}
+_LOADERS = {
+    "vit": [load_image_encoder],
+    "distilbert": [load_text_encoder],
+    "resnet_basic": [load_image_encoder],
+    "clip": [load_image_encoder, load_text_encoder, Tokenizer.load],
+    "siglip": [load_image_encoder],
+}
 
 
 def _checkpoint(name: str) -> Kind:
     def use(folder: Path, out: Path) -> None:
-        _LOADERS[name](folder)
-        if name == "vit":
+        for load in _LOADERS[name]:
+            load(folder)
+        if load_image_encoder in _LOADERS[name]:
             image_processing(folder)
 
     def make(folder: Path) -> None:
@@ -324,6 +331,9 @@ KINDS = {
     "precomputed": Kind(
         lambda folder: (folder.mkdir(), np.save(folder / "vectors.npy", np.ones((9, 4)))), _mapped
     ),
+    "resnet": _checkpoint("resnet_basic"),
+    "clip": _checkpoint("clip"),
+    "siglip": _checkpoint("siglip"),
 }
 
 

@@ -132,7 +132,8 @@ def test_every_name_outside_of_links_exists(page):
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/paper.md", "docs/data.md", "docs/artefacts.md"]
+    "name",
+    ["README.md", "docs/paper.md", "docs/data.md", "docs/artefacts.md", "docs/encoders.md"],
 )
 def test_every_option_is_one_of_the_main_command(name):
     assert wrong_options((ROOT / name).read_text("utf-8")) == []

@@ -29,7 +29,7 @@ than a hundred."""
 
 
 class Tokenizer:
-    """BERT's way of cutting text: uncased WordPiece between [CLS] and [SEP]."""
+    """Cuts text as a checkpoint does, or as BERT does: WordPiece between [CLS] and [SEP]."""
 
     def __init__(self, backend: tokenizers.Tokenizer):
         """Wraps a `tokenizers` pipeline, without its padding and truncation."""
@@ -117,7 +117,7 @@ class Tokenizer:
     def encode(
         self, titles: Sequence[str], max_tokens: int
     ) -> tuple[Int32[np.ndarray, "t s"], Int32[np.ndarray, " t"]]:
-        """Cuts titles into token ids, [CLS] and [SEP] included.
+        """Cuts titles into token ids, those at both ends ([CLS] and [SEP]) included.
 
         Args:
           titles: t texts.

@@ -22,7 +22,7 @@ from mufin_jax.encoders.layers import (
     run_blocks,
 )
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
-from mufin_jax.encoders.rows import alone, of_texts, positions_in_texts, together
+from mufin_jax.encoders.rows import alone, check_width, of_texts, positions_in_texts, together
 from mufin_jax.encoders.transformer import TransformerConfig
 
 
@@ -127,10 +127,7 @@ class DistilBert(nnx.Module):
         Raises:
             ValueError: more token columns than `config.max_positions`.
         """
-        if tokens.shape[1] > self.config.max_positions:
-            raise ValueError(
-                f"texts of {tokens.shape[1]} tokens, but {self.config.max_positions=}; cut them"
-            )
+        check_width(tokens, self.config.max_positions)
         return self.packed(tokens, alone(tokens, lengths), 1)[:, 0]
 
     def packed(

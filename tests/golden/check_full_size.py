@@ -1,19 +1,34 @@
-"""Compare ViT-B/32, ViT-B/16 and DistilBERT-base with Hugging Face's at full size, in float32.
+"""Compare the encoders with Hugging Face's at full size, in float32.
 
 The networks are random (biases and LayerNorms too), so nothing is downloaded. Needs torch and
 transformers 5 beside this package; run by hand from the project's root:
     PYTHONPATH=. python tests/golden/check_full_size.py
-Prints one JSON line with the largest absolute difference of each; exits 1 if one is above 1e-5.
+Names of encoders after the script choose some. Prints one JSON line with the largest absolute
+difference of each, relative to the largest value where that is above 1; exits 1 if one is above
+1e-5.
 """
 
 import json
 import sys
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 import torch
-from transformers import DistilBertConfig, DistilBertModel, ViTConfig, ViTModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ResNetConfig,
+    ResNetModel,
+    SiglipConfig,
+    SiglipModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
 
@@ -28,16 +43,68 @@ def perturb(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-def vit_difference(patch: int) -> float:
-    """Largest absolute difference of the CLS vectors of three random images."""
-    model = perturb(ViTModel(ViTConfig(patch_size=patch)))
+def image_difference(model: torch.nn.Module, vectors: Callable) -> float:
+    """Largest difference of the vectors of three random images, of a perturbed model."""
+    perturb(model)
     images = np.random.default_rng(0).uniform(-1, 1, (3, 224, 224, 3)).astype(np.float32)
     with torch.no_grad():
-        theirs = model(torch.tensor(images.transpose(0, 3, 1, 2))).last_hidden_state[:, 0]
+        theirs = vectors(model, torch.tensor(images.transpose(0, 3, 1, 2))).numpy()
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
-        ours = jax.jit(load_image_encoder(folder))(images)
-    return float(np.abs(np.asarray(ours) - theirs.numpy()).max())
+        ours = np.asarray(jax.jit(load_image_encoder(folder))(images))
+    return difference(ours, theirs)
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest absolute difference, relative to the largest value where that is above 1."""
+    return float(np.abs(ours - theirs).max() / max(1, np.abs(theirs).max()))
+
+
+def vit(patch: int) -> float:
+    """Of the CLS vectors of a ViT."""
+    model = ViTModel(ViTConfig(patch_size=patch))
+    return image_difference(model, lambda model, x: model(x).last_hidden_state[:, 0])
+
+
+def resnet(**config: Any) -> float:
+    """Of the pooled vectors of a ResNet, with running statistics of its own."""
+    model = ResNetModel(ResNetConfig(**config))
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            buffer.mul_(torch.rand_like(buffer) + 0.5)
+        elif name.endswith("running_mean"):
+            buffer.add_(torch.randn_like(buffer) * 0.1)
+    for name, parameter in model.named_parameters():
+        if name.endswith("normalization.weight"):  # or sums of many units would grow
+            parameter.data.mul_(0.3)
+    return image_difference(model, lambda model, x: model(x).pooler_output[:, :, 0, 0])
+
+
+def clip_image() -> float:
+    """Of CLIP's projected image vectors."""
+    model = CLIPModel(CLIPConfig())
+    return image_difference(model, lambda model, x: model.get_image_features(x).pooler_output)
+
+
+def siglip() -> float:
+    """Of SigLIP's pooled vectors."""
+    config = SiglipConfig(text_config={"num_hidden_layers": 1, "vocab_size": 9})
+    model = SiglipModel(config)
+    return image_difference(model, lambda model, x: model.vision_model(x).pooler_output)
+
+
+def clip_text() -> float:
+    """Of CLIP's projected text vectors, for ragged texts that end as its tokenizer ends them."""
+    config = CLIPConfig(vision_config={"num_hidden_layers": 1})
+    model, lengths = perturb(CLIPModel(config)), np.array([32, 3, 17, 2], np.int32)
+    tokens = np.random.default_rng(0).integers(1, 49406, (4, 32)).astype(np.int32)
+    tokens[np.arange(32) >= lengths[:, None] - 1] = 49407
+    with torch.no_grad():
+        theirs = model.get_text_features(torch.tensor(tokens).long()).pooler_output.numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        encoder = load_text_encoder(folder)
+    return difference(np.asarray(jax.jit(encoder)(tokens, lengths)), theirs)
 
 
 def distilbert_differences() -> tuple[float, float]:
@@ -59,15 +126,22 @@ def distilbert_differences() -> tuple[float, float]:
     return float(np.abs(hidden - theirs)[real].max()), float(np.abs(means - expected).max())
 
 
+RESNET_18 = {"hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
+CHECKS: dict[str, Callable[[], Any]] = {
+    "vit_b_32": lambda: vit(32),
+    "vit_b_16": lambda: vit(16),
+    "resnet_18": lambda: resnet(**RESNET_18),
+    "resnet_101": lambda: resnet(depths=[3, 4, 23, 3]),
+    "clip_image": clip_image,
+    "siglip": siglip,
+    "clip_text": clip_text,
+    "distilbert_base": distilbert_differences,  # of the hidden states, and of their means
+}
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     jax.config.update("jax_default_matmul_precision", "highest")
-    hidden, mean = distilbert_differences()
-    differences = {
-        "vit_b_32": vit_difference(32),
-        "vit_b_16": vit_difference(16),
-        "distilbert_base_hidden": hidden,
-        "distilbert_base_mean": mean,
-    }
-    print(json.dumps({"device": jax.devices()[0].device_kind, **differences}))
-    sys.exit(max(differences.values()) > TOLERANCE)
+    chosen = sys.argv[1:] or CHECKS
+    found = {name: CHECKS[name]() for name in chosen}
+    print(json.dumps({"device": jax.devices()[0].device_kind, **found}))
+    sys.exit(bool(np.max([np.max(value) for value in found.values()]) > TOLERANCE))

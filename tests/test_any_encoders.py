@@ -1,0 +1,67 @@
+"""A model takes any encoder of images with any of texts, in training, on the disk and in caches."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from small import CONFIG, weights
+
+from mufin_jax.artefacts import load_model, new_model, save_model
+from mufin_jax.command import parse
+from mufin_jax.data.loader import Loader
+from mufin_jax.embedding import describe_once
+from mufin_jax.encoders.clip_text import ClipTextConfig
+from mufin_jax.encoders.resnet import ResNetConfig
+from mufin_jax.encoders.siglip import SiglipConfig
+from mufin_jax.experiment import Experiment
+from mufin_jax.optimizer import OptimizerConfig, trains
+from mufin_jax.precomputed import precompute
+
+RESNET = ResNetConfig(4, (6, 9), (1, 2), bottleneck=True)
+SIGLIP = SiglipConfig(width=12, depth=2, heads=2, mlp=10, patch=4, image_size=8)
+CLIP = ClipTextConfig(width=12, depth=2, heads=2, mlp=10, max_positions=16, projection=7)
+MODELS = {
+    "ResNet": dataclasses.replace(CONFIG, image=RESNET),
+    "SigLIP and CLIP": dataclasses.replace(CONFIG, image=SIGLIP, text=CLIP),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_any_encoders_describe_are_kept_and_come_back(name, dataset, one_device, tmp_path):
+    model = new_model(MODELS[name], dataset, one_device, seed=0)
+    wanted = describe_once(model, Loader(dataset, "both", one_device), tmp_path / "wanted.npy")
+    assert np.isfinite(wanted).all() and np.asarray(wanted).std(0).min() > 0
+
+    save_model(model, tmp_path / "model")
+    again = load_model(tmp_path / "model", one_device)
+    assert (again.config.image, again.config.text) == (model.config.image, model.config.text)
+    found = weights(again)
+    assert found.keys() == weights(model).keys()
+    for path, value in weights(model).items():
+        np.testing.assert_array_equal(found[path], value, path)
+
+    loader = Loader(dataset, "both", one_device)
+    precompute(again, loader, OptimizerConfig(), tmp_path / "kept", tmp_path / "decisions.json")
+    assert [path.name.rsplit("-", 1)[0] for path in (tmp_path / "kept").iterdir()] == [
+        "image-trunk"
+    ]
+    found = describe_once(again, loader, tmp_path / "found.npy")
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_all_of_a_resnet_trains_but_its_statistics(dataset, one_device):
+    model = new_model(MODELS["ResNet"], dataset, one_device, seed=0)
+    full = OptimizerConfig(image_encoder="full")
+    train, rest = nnx.state(model).split(trains(full, model.depths(), cross=True), ...)
+    assert len(jax.tree.leaves(train["image_encoder"])) == 3 * 12
+    assert {path[-1] for path, _ in nnx.to_flat_state(rest)} == {"mean", "variance"}
+
+
+def test_the_options_are_the_fields_of_the_presets_encoders():
+    presets = {"miniature": Experiment(model=MODELS["SigLIP and CLIP"])}
+    options = ["--model.image.depth=3", "--model.text.projection=8", "--model.image.layers=scan"]
+    model = parse(presets, options).experiment.model
+    assert model.image == dataclasses.replace(SIGLIP, depth=3, layers="scan")
+    assert model.text == dataclasses.replace(CLIP, projection=8)
