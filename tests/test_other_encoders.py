@@ -97,7 +97,7 @@ def test_packed_texts_have_the_vectors_that_they_have_alone():
     assert not packed[2].any() and np.abs(packed[:2]).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["basic", "clip", "siglip"])
+@pytest.mark.parametrize("name", ["basic", "siglip"])
 def test_the_trunk_is_what_stays_where_the_last_block_trains(name, images):
     encoder = shaken_encoder(TINY[name])
     graphdef, state = nnx.split(encoder)
@@ -145,14 +145,16 @@ def shaken_encoder(config):
 
 
 def test_running_statistics_never_train():
-    state = nnx.state(new_encoder(TINY["basic"], nnx.Rngs(0)))
+    state = nnx.state(shaken_encoder(TINY["basic"]))
     for mode in ("last", "full"):
         chosen = [path for path, _ in nnx.to_flat_state(state) if trainable(path, mode, 3)]
         assert chosen and {path[-1] for path in chosen} == {"kernel", "scale", "bias"}
 
 
 def test_a_deep_new_resnet_keeps_the_size_of_its_input(images):
-    encoder = new_encoder(ResNetConfig(8, (16, 16), (9, 9), bottleneck=True), nnx.Rngs(0))
+    encoder = new_encoder(
+        ResNetConfig(16, (16,), (16,), bottleneck=True, layers="scan"), nnx.Rngs(0)
+    )
     assert 0.05 < float(jnp.std(jax.jit(encoder)(images))) < 5
 
 

@@ -113,9 +113,8 @@ class ClipText(nnx.Module):
     def __init__(self, config: ClipTextConfig, rngs: nnx.Rngs):
         self.config, self.dtype = config, compute_dtype(config.dtype)
         embedding = normal(config.init_std, config.width)
-        self.words = nnx.Embed(
-            config.vocab, config.width, dtype=self.dtype, embedding_init=embedding, rngs=rngs
-        )
+        # In float32: gradients of common words add up over thousands of tokens (distilbert.py).
+        self.words = nnx.Embed(config.vocab, config.width, embedding_init=embedding, rngs=rngs)
         self.positions = nnx.Param(embedding(rngs.params(), (config.max_positions, config.width)))
         self.blocks = nnx.List(
             PreNormBlock(config, rngs, activation=config.activation) for _ in range(config.depth)
@@ -157,7 +156,7 @@ class ClipText(nnx.Module):
         earlier = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
         seen = together(places) & earlier[None]
         where = positions_in_texts(places, self.config.max_positions)
-        states = self.words(tokens) + self.positions[...].astype(self.dtype)[where]
+        states = (self.words(tokens) + self.positions[...][where]).astype(self.dtype)
         states = run_blocks(
             list(self.blocks), self.config, states, lambda block, x: block(x, seen=seen)
         )
