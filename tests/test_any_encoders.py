@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import small
 from flax import nnx
 from small import CONFIG, weights
 
@@ -52,9 +53,9 @@ def test_any_encoders_describe_are_kept_and_come_back(name, dataset, one_device,
 
 
 def test_all_of_a_resnet_trains_but_its_statistics(dataset, one_device):
-    model = new_model(MODELS["ResNet"], dataset, one_device, seed=0)
+    model = small.new_model(dataset, one_device, MODELS["ResNet"])
     full = OptimizerConfig(image_encoder="full")
-    train, rest = nnx.state(model).split(trains(full, model.depths(), cross=True), ...)
+    _, train, rest = nnx.split(model, trains(full, model.depths(), cross=True), ...)
     assert len(jax.tree.leaves(train["image_encoder"])) == 3 * 12
     assert {path[-1] for path, _ in nnx.to_flat_state(rest)} == {"mean", "variance"}
 
