@@ -57,8 +57,12 @@ PRESETS = {"miniature": MINUTE, "paper": MINUTE}
 
 
 def environment(cache: Path, devices: int = 1) -> dict[str, str]:
-    """The variables of a process that shares its compiled programs and has so many devices."""
-    return os.environ | {
+    """The variables of a process that shares its compiled programs and has so many devices.
+
+    A command that this process has run may have named the threads of XLA: that is not passed on.
+    """
+    mine = {name: value for name, value in os.environ.items() if name != "PJRT_NPROC"}
+    return mine | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_NUM_CPU_DEVICES": str(devices),

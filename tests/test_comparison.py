@@ -81,6 +81,7 @@ def test_links_survive_moving_and_are_made_anew_where_their_end_is_gone(tmp_path
     assert ends(own) == {"prepare": "second"}
 
 
+@pytest.mark.slow
 def test_a_killed_table_goes_on_and_makes_common_stages_once(minute_run, compiled, tmp_path):
     full = tmp_path / "seed-0" / "mufin"
     shutil.copytree(minute_run, full)

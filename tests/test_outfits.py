@@ -156,10 +156,12 @@ def test_miniature_outfits_go_through_all_stages(workdir):
     assert "FITB unseen" in text and "ceiling" in text and "8 questions, 8 of them" in text
 
 
+@pytest.mark.slow
 def test_a_run_cut_short_goes_on_to_the_same_scores(workdir, mesh, tmp_path):
     cut = tmp_path / "run"
     shutil.copytree(workdir, cut)
-    shutil.rmtree(cut / "evaluate")
+    for stage in ("evaluate", "report"):
+        shutil.rmtree(cut / stage)
     for name in ("model", "predictor"):
         shutil.rmtree(cut / "finetune" / name)
     (cut / "finetune" / "done.json").unlink()

@@ -91,6 +91,7 @@ def test_every_figure_is_a_png_an_svg_and_a_csv_beside_the_page(reported):
     assert all((folder / name).stat().st_size > 20 for name in names)
 
 
+@pytest.mark.slow
 def test_a_report_cut_short_is_made_anew_with_the_same_bytes(reported):
     workdir, left = reported
     assert len(left) == len(TABLES) and files(workdir / "report", ".csv") == left
