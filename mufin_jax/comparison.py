@@ -109,6 +109,8 @@ def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int
                 own = dataclasses.replace(row.of(experiment), seed=seed, workdir=workdir)
                 page = dataclasses.replace(own.report, figures=False)
                 own = dataclasses.replace(own, report=page)
+                run(own, "prepare", others=made)
+                _refuse_questions(workdir)  # before hours of training
                 for stage in _TO_SHORTLISTS if row.shortlists_alone else _TO_THE_END:
                     run(own, stage, others=made)
                 jax.clear_caches()  # of programs that no later row runs; shared ones are on disk
@@ -116,6 +118,15 @@ def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int
                 found[name][seed] = metrics_of(workdir, row)
                 hosts.once("the tables are written", lambda: _write(rows, found, experiment.folder))
     return found
+
+
+def _refuse_questions(workdir: Path) -> None:
+    """InputError for data whose test points are questions: the columns are of ranked labels."""
+    if Dataset.open(workdir / "prepare").questions is not None:
+        raise InputError(
+            "the data ask questions with given answers, and the table is of ranked labels; run "
+            "python -m experiments.polyvore with the options of a row"
+        )
 
 
 def metrics_of(workdir: Path, row: Row) -> dict[str, float]:

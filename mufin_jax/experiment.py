@@ -304,4 +304,5 @@ class _Runner:
         report(
             experiment.report, self.folders["prepare"], experiment.folder, out, self.mesh,
             experiment.seed, truth if experiment.data is None else None,
+            experiment.evaluate.predict,
         )  # fmt: skip

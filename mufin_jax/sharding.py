@@ -5,6 +5,7 @@ label table is split by rows (paper, section 3: training on several GPUs). The s
 device, on eight virtual ones and on a pod.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -78,10 +79,12 @@ def _put_in_parts(array: Any, sharding: NamedSharding) -> Array:
     if not isinstance(array, np.ndarray) or array.nbytes < _LARGE or len(array) < _PARTS:
         return jax.device_put(array, sharding)
     parts = np.array_split(array, _PARTS)
-    return _joined([jax.device_put(part, sharding) for part in parts])
+    return _joined([jax.device_put(part, sharding) for part in parts], sharding)
 
 
-_joined = jax.jit(jnp.concatenate)
+@functools.partial(jax.jit, static_argnums=1)
+def _joined(parts: list[Array], sharding: NamedSharding) -> Array:
+    return jax.lax.with_sharding_constraint(jnp.concatenate(parts), sharding)
 
 
 def one_ahead(items: Iterable[T], begin: Callable[[T], R]) -> Iterator[R]:

@@ -94,7 +94,9 @@ def _has_flash(dtype: Any, head: int) -> bool:
     """Whether this machine has cuDNN's fused attention for heads of so many entries."""
     if jax.default_backend() != "gpu" or dtype != jnp.bfloat16 or head % 8 or head > 128:
         return False
-    return float(getattr(jax.local_devices()[0], "compute_capability", 0)) >= 8
+    # "9.0" on NVIDIA's; AMD's have names.
+    major = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")[0]
+    return major.isdigit() and int(major) >= 8
 
 
 def _flash(

@@ -6,6 +6,7 @@ from typing import Any
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_MUFIN
+from mufin_jax.outfits import OUTFIT_METRICS, PAPER_FITB, POLYVORE_QUESTIONS
 from mufin_jax.report import counts, figures
 from mufin_jax.report.counts import Rankings
 from mufin_jax.report.panel import Missing, Panel
@@ -19,6 +20,8 @@ def results(metrics: Mapping[str, Any]) -> Panel:
     if metrics.get("ceiling") is not None:
         known = "P@1" if "P@1" in metrics else "FITB"
         rows["ceiling: all attributes known"] = {known: metrics["ceiling"]}
+    if "questions" in metrics:
+        return _answers(metrics, rows)
     if metrics.get("labels") == MM_AMAZON_LABELS:
         rows[f"MUFIN, as published ({PAPER})"] = PAPER_MUFIN
     found = {key for row in rows.values() for key in row}
@@ -31,6 +34,23 @@ def results(metrics: Mapping[str, Any]) -> Panel:
         f"filter; {metrics.get('points_without_positive', 0):,} of them have no relevant label "
         "behind it and score 0. Popularity, nearest title and title neighbours are floors: nothing "
         "is trained for them."
+    )
+    return Panel("results", "Results", caption, {"results": table}, shown="results")
+
+
+def _answers(metrics: Mapping[str, Any], rows: dict[str, Mapping[str, Any]]) -> Panel:
+    """Table 3's columns: fill-in-the-blank and compatibility."""
+    if metrics["questions"] == POLYVORE_QUESTIONS:
+        published = PAPER_FITB.items()
+        rows |= {f"{name}, as published ({PAPER})": {"FITB": value} for name, value in published}
+    table = [
+        {"row": name} | {key: row.get(key) for key in OUTFIT_METRICS} for name, row in rows.items()
+    ]
+    caption = (
+        f"Percent of {metrics['questions']:,} questions answered right, and of the "
+        f"{metrics['questions_unseen']:,} without an item that occurs in training; AUC, a share, "
+        f"of {metrics['outfits']:,} outfits to be judged. Popularity and nearest title are floors: "
+        "nothing is trained for them."
     )
     return Panel("results", "Results", caption, {"results": table}, shown="results")
 
@@ -69,7 +89,8 @@ def categories(dataset: Dataset, rankings: Rankings) -> Panel:
         "figure3",
         "Table 6 and figure 3: by category",
         "P@5 of the test points of each category, those with most points first. A point is of the "
-        "category that most of its relevant labels have.",
+        "category that most of its relevant labels have."
+        + (f" The first {figures.MOST_BARS} are drawn." if len(table) > figures.MOST_BARS else ""),
         {"table6": table},
         lambda: figures.bars(table, "category", series, "P@5, %"),
         shown="table6",

@@ -23,6 +23,9 @@ from mufin_jax.report.style import (
 
 HATCHES = ("", "////", "....", "xxxx")
 
+MOST_BARS = 60
+"""Rows of a figure of bars: it grows with them, and its table has all."""
+
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The loss and the mean cosine of positive pairs over the steps of each training."""
@@ -50,6 +53,7 @@ def bars(
         series: name in the legend -> column.
         axis_label: what the bars' length is.
     """
+    rows = rows[:MOST_BARS]
     figure = blank(max(1.6, 0.28 * len(rows) * max(1, 0.62 * len(series)) + 0.8))
     axis = figure.subplots()
     places, height = np.arange(len(rows)), 0.8 / len(series)

@@ -77,6 +77,7 @@ def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("P@1", "{:.2f}%", f"of the labels ranked first are right (P@1{best})"),
         ("P@5", "{:.2f}%", "of the first five (P@5)"),
         ("R@10", "{:.2f}%", "of the right labels are among the first ten (R@10)"),
+        ("questions", "{:,}", "questions"),
         ("points", "{:,}", "test points"),
         ("ms_per_point", "{:.2f} ms", "a point in batches"),
     ]

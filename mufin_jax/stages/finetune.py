@@ -113,9 +113,10 @@ class Batches:
         self.lists, self.seed = lists, seed
         self.relevance, self.blocked = mining.training_pairs(dataset.train)
         self.usable = np.flatnonzero(np.diff(self.relevance.indptr))
-        self.unseen = np.zeros(0, np.int64)
+        self.unseen: np.ndarray | None = None
         if config.classifiers == "labels":
-            self.unseen = np.setdiff1d(np.arange(dataset.num_labels), self.relevance.indices)
+            self.unseen = np.ones(dataset.num_labels, bool)
+            self.unseen[self.relevance.indices] = False
         self.size = min(config.batch_size, len(self.usable))
         self.spare = spare_rows(self.size, loader.mesh_size)
         self.per_epoch = -(-len(self.usable) // self.size)
@@ -162,7 +163,8 @@ class Batches:
         for row, point in enumerate(points):
             likes = mining.draw(mining.row(self.relevance, point), config.positives, rng)
             listed, blocked = self.lists.labels[point], mining.row(self.blocked, point)
-            listed = listed[~np.isin(listed, self.unseen)] if len(self.unseen) else listed
+            if self.unseen is not None:
+                listed = listed[(listed < 0) | ~self.unseen[listed]]
             others = mining.candidates(listed, blocked, config.drop_best)
             others = mining.draw(others[: config.negatives_from], config.negatives, rng)
             drawn[row, : len(likes)] = likes

@@ -8,7 +8,6 @@ moved when all are there; a run that was cut short begins the stage anew, which 
 
 import dataclasses
 import functools
-import importlib.util
 import io
 import os
 import shutil
@@ -26,7 +25,7 @@ from mufin_jax.errors import InputError
 from mufin_jax.evaluation import Scored, drop
 from mufin_jax.files import damaged, discard, read_json, replacing, sync
 from mufin_jax.logs import progress
-from mufin_jax.prediction import Predictor
+from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.report import answer_panels, data_panels, vector_panels
 from mufin_jax.report.asked import Asked
 from mufin_jax.report.counts import UNRANKED
@@ -39,6 +38,8 @@ from mufin_jax.runs import until_stopped
 from mufin_jax.shortlist import Shortlist
 
 PAGE = "index.html"
+MOST_SHOWN = 60
+"""Queries of one figure: it has a row for each."""
 LONGEST = 20
 """Places of a ranking that are kept: R@10 needs ten."""
 
@@ -51,7 +52,7 @@ class ReportConfig:
         figures: draw the figures; without, the page has the tables alone and the model is not
             asked.
         points: test points, at most, that the model is asked about again (figures 1 and 5).
-        shown: queries of figure 8.
+        shown: queries of figure 8, at most 60.
         vectors: vectors in a t-SNE, at most 2000.
     """
 
@@ -67,13 +68,15 @@ class ReportConfig:
                 f"report.points={self.points}, report.shown={self.shown}: wanted at least 1; "
                 "--report.no-figures leaves the figures out"
             )
+        if self.shown > MOST_SHOWN:
+            raise InputError(f"report.shown={self.shown}: wanted at most {MOST_SHOWN}")
         if not 1 <= self.vectors <= MOST:
             raise InputError(f"report.vectors={self.vectors}: wanted 1 to {MOST}")
 
 
 def report(
     config: ReportConfig, prepared: Path, workdir: Path, out: Path, mesh: Mesh, seed: int,
-    truth: Path | None = None,
+    truth: Path | None = None, predict: PredictConfig | None = None,
 ) -> None:  # fmt: skip
     """Write the report of a finished run.
 
@@ -84,6 +87,7 @@ def report(
         out: the stage's folder.
         mesh: all devices.
         seed: of the draws.
+        predict: how `evaluate` predicted; as `finetune` recorded by default.
         truth: what the miniature catalogue knows of its scenes, if the data are such.
 
     Raises:
@@ -91,19 +95,15 @@ def report(
         DiskError: if the disk does not take the files.
         Stopped: after a signal.
     """
-    if config.figures and importlib.util.find_spec("matplotlib") is None:
-        raise InputError(
-            "matplotlib, which draws the figures, is not installed: pip install matplotlib, or "
-            "leave the figures out by --report.no-figures"
-        )
     dataset = Dataset.open(prepared)
-    panels = _panels(config, dataset, workdir, mesh, seed, truth)
+    panels = _panels(config, dataset, workdir, mesh, seed, truth, predict)
     hosts.once("the report is written", functools.partial(_write, panels, workdir, out))
 
 
 def _panels(
-    config: ReportConfig, dataset: Dataset, workdir: Path, mesh: Mesh, seed: int, truth: Path | None
-) -> list[Panel]:
+    config: ReportConfig, dataset: Dataset, workdir: Path, mesh: Mesh, seed: int,
+    truth: Path | None, predict: PredictConfig | None,
+) -> list[Panel]:  # fmt: skip
     """Every panel in the page's order; the model is asked by all processes together."""
     ranked, rankings = workdir / "evaluate" / "test.npz", {}
     if hosts.decide(ranked.exists):
@@ -121,7 +121,7 @@ def _panels(
          lambda: data_panels.popularity(dataset, rankings)),
     ]  # fmt: skip
     if config.figures:
-        predictor = Predictor.load(workdir, mesh)
+        predictor = Predictor.load(workdir, mesh, predict)
 
         def scored() -> Scored:
             if not rankings:
