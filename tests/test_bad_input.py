@@ -290,7 +290,7 @@ CASES = [
     Case("checkpoint without config", checkpoint(removed("config.json")), "config.json is missing; give a complete"),
     Case("checkpoint without weights", checkpoint(removed("model.safetensors")), "no model.safetensors in"),
     Case("checkpoint truncated", checkpoint(cut("model.safetensors")), "model.safetensors can't be read"),
-    Case("checkpoint of another architecture", other_architecture, "model_type is 'vit'; want 'distilbert'"),
+    Case("checkpoint of another architecture", other_architecture, "model_type is 'vit'; want one that encodes texts: distilbert"),
     Case("checkpoint without tokenizer", flags(f"--model.text-checkpoint={GOLDEN / 'distilbert'}"), "has neither tokenizer.json nor vocab.txt"),
     Case("tokenizer of another checkpoint", other_tokenizer, "distilbert embeds 61; set --prepare.tokenizer="),
     Case("broken tokenizer", broken_tokenizer, "tokenizer.json is not a tokenizer"),

@@ -172,6 +172,7 @@ def test_text_alone_without_a_table_on_clustered_batches(compiled, tmp_path):
     )  # the second epoch's batches are clustered by the refresh after the first
 
 
+@pytest.mark.slow
 def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
     raw = json_lines(tmp_path / "raw")
     found = _stands(
@@ -190,6 +191,7 @@ def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
     assert recorded == {"shortlist": 100, "mix": 0.6}  # what metrics.json was made with
 
 
+@pytest.mark.slow
 def test_ready_vectors_with_a_learned_reduction(compiled, tmp_path):
     found = _stands(
         tmp_path / "run", compiled, "--miniature.pictures=vectors", "--model.reduce=linear",

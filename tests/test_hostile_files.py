@@ -276,7 +276,7 @@ def test_a_mapped_file_that_is_none_is_one_clear_error(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"num_hidden_layers": 10**6}, "config.json has 1000000 blocks, but there are"),
+        ({"num_hidden_layers": 10**6}, "config.json has more blocks than the"),
         ({"hidden_size": 0}, "width=0; want at least 1"),
         ({"hidden_size": 24.0}, "config.json: "),
         ({"hidden_size": 10**30}, "at most 16,777,216"),

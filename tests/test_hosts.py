@@ -203,6 +203,7 @@ def test_a_folder_that_is_held_is_refused_to_all(through, compiled):
     assert other_said.startswith(f"process 0 ended: {through} belongs to")
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_goes_on_as_one_with_two_devices(through, compiled, tmp_path):
     processes = start_toy(tmp_path, "--step-seconds=0.3", cache=compiled)
     for _ in range(3):

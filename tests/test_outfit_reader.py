@@ -221,5 +221,5 @@ def test_a_changed_file_of_questions_is_refused(tmp_path):
         "compatible": whole["compatible"][:1],
     }.items():
         np.savez(path, **(whole | {name: harm}))
-        with pytest.raises(InputError, match="prepare it anew"):
+        with pytest.raises(InputError, match="anew"):
             Dataset.open(tmp_path / "prepared")

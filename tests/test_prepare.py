@@ -259,7 +259,7 @@ def test_the_source_is_never_the_output(tmp_path):
         ("max_bad", 1.5),
         ("vocab_size", 10),
         ("filter", "some"),
-        ("fit", "crop"),
+        ("fit", "tile"),
         ("image_array_gb", -1.0),
         ("std", (0.0, 1.0, 1.0)),
     ],

@@ -90,6 +90,7 @@ print(counts["cache_hits"], counts["cache_misses"])
 """
 
 
+@pytest.mark.slow
 def test_programs_lie_in_the_run_s_folder_and_the_next_process_compiles_from_there(tmp_path):
     ours = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}

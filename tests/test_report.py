@@ -81,6 +81,7 @@ def reported(minute_run, tmp_path_factory):
     return workdir, left
 
 
+@pytest.mark.slow
 def test_every_figure_is_a_png_an_svg_and_a_csv_beside_the_page(reported):
     folder = reported[0] / "report"
     names = {path.name for path in folder.iterdir()}
@@ -98,6 +99,7 @@ def test_a_report_cut_short_is_made_anew_with_the_same_bytes(reported):
     assert not (workdir / "report" / "part").exists()
 
 
+@pytest.mark.slow
 def test_table_1_counts_the_data(reported):
     found = {row["measure"]: float(row["value"]) for row in rows(reported[0] / "report", "table1")}
     dataset = Dataset.open(reported[0] / "prepare")
@@ -112,6 +114,7 @@ def test_table_1_counts_the_data(reported):
     np.testing.assert_allclose(found["pictures a training point"], np.mean(pictures), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_bins_of_figure_4_add_up_to_recall_at_10_and_hold_all_labels(reported):
     found = rows(reported[0] / "report", "figure4")
     assert len(found) == 5 and sum(int(row["labels"]) for row in found) == 30
@@ -124,6 +127,7 @@ def test_the_bins_of_figure_4_add_up_to_recall_at_10_and_hold_all_labels(reporte
         np.testing.assert_allclose(whole, wanted[row]["R@10"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_table_6_averages_to_precision_at_5(reported):
     found = rows(reported[0] / "report", "table6")
     points = np.array([int(row["test points"]) for row in found])
@@ -133,6 +137,7 @@ def test_table_6_averages_to_precision_at_5(reported):
     np.testing.assert_allclose((points * values).sum() / 24, wanted, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_figure_1_answers_one_query_by_both_and_by_each_modality(reported):
     found = rows(reported[0] / "report", "figure1")
     assert {row["by"] for row in found} == {"title and pictures", "pictures alone", "title alone"}
@@ -141,6 +146,7 @@ def test_figure_1_answers_one_query_by_both_and_by_each_modality(reported):
     assert [row["test points"] for row in means] == ["20"] * 3
 
 
+@pytest.mark.slow
 def test_figure_8_marks_as_right_what_the_test_data_hold(reported):
     dataset = Dataset.open(reported[0] / "prepare")
     points, labels = list(dataset.test.ids), list(dataset.labels.ids)
@@ -151,6 +157,7 @@ def test_figure_8_marks_as_right_what_the_test_data_hold(reported):
         assert int(row["right"]) == dataset.test.pairs[pair]
 
 
+@pytest.mark.slow
 def test_rows_of_the_heat_map_sum_to_one(reported):
     found = rows(reported[0] / "report", "figure5_heat_map")
     sums: dict[str, float] = {}
@@ -160,6 +167,7 @@ def test_rows_of_the_heat_map_sum_to_one(reported):
     np.testing.assert_allclose(list(sums.values()), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_maps_have_a_place_for_every_vector(reported):
     found = rows(reported[0] / "report", "figure5_map")
     kinds = [row["vector"] for row in found]
@@ -173,6 +181,7 @@ def test_maps_have_a_place_for_every_vector(reported):
     )
 
 
+@pytest.mark.slow
 def test_scene_pairs_are_those_of_the_generator(reported):
     workdir = reported[0]
     dataset, truth = Dataset.open(workdir / "prepare"), workdir / "miniature" / "truth.npz"
@@ -245,6 +254,7 @@ def check_contained(text: str) -> Elements:
     return elements
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_in_itself_and_names_no_folder(reported):
     workdir = reported[0]
     text = (workdir / "report" / "index.html").read_text("utf-8")

@@ -113,7 +113,7 @@ def _load(checkpoint: str | Path, modality: Modality, how: Mapping[str, Any]) ->
     files = {naming.modern(name): (file, name) for file, name in _tensors(folder)}
     blocks = sum(1 for _ in itertools.islice(naming.blocks(config), len(files) + 1))
     if blocks > len(files):  # making a module takes time for each block
-        there = f"config.json has {blocks} blocks or more, but there are {len(files)} tensors"
+        there = f"config.json has more blocks than the {len(files)} tensors that there are"
         raise InputError(f"{folder}: {there}; the files aren't of one model")
     module = abstract_module(lambda rngs: module_class(config, rngs))
     empty = {".".join(map(str, path)): p for path, p in nnx.to_flat_state(nnx.state(module))}
