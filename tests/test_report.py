@@ -342,7 +342,7 @@ def test_a_map_of_few_vectors_is_left_out_and_of_many_refused():
 
 def test_facts_tell_hours_and_memory_but_no_folder():
     recorded = {
-        "experiment": {"seed": 5, "data": "/home/someone/catalogue", "model": {"dim": 8}},
+        "experiment": {"seed": 5, "data": "/somewhere/private/catalogue", "model": {"dim": 8}},
         "seconds": {"pretrain": 10_800.0, "report": 9.0}, "peak_bytes": {"pretrain": 2_000_000_000},
         "devices": ["cpu:0 cpu", "cpu:1 cpu"],
     }  # fmt: skip

@@ -22,7 +22,12 @@ from mufin_jax.encoders.layers import (
     run_blocks,
 )
 from mufin_jax.encoders.naming import LINEAR, NORM, PATCHES, POSITIONS, SQUEEZED, Naming
-from mufin_jax.encoders.transformer import PreNormBlock, TransformerConfig, activation_of
+from mufin_jax.encoders.transformer import (
+    PRE_NORM_BLOCKS,
+    PreNormBlock,
+    TransformerConfig,
+    activation_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +89,7 @@ NAMING = Naming(
         ("embeddings.position_embedding", "positions", POSITIONS),
         ("embeddings.patch_embedding", "patches", PATCHES),
         ("pre_layrnorm", "norm_before", NORM),
-        ("encoder.layers.{}.layer_norm1", "blocks.{}.norm_attention", NORM),
-        ("encoder.layers.{}.self_attn.q_proj", "blocks.{}.query", LINEAR),
-        ("encoder.layers.{}.self_attn.k_proj", "blocks.{}.key", LINEAR),
-        ("encoder.layers.{}.self_attn.v_proj", "blocks.{}.value", LINEAR),
-        ("encoder.layers.{}.self_attn.out_proj", "blocks.{}.out", LINEAR),
-        ("encoder.layers.{}.layer_norm2", "blocks.{}.norm_mlp", NORM),
-        ("encoder.layers.{}.mlp.fc1", "blocks.{}.up", LINEAR),
-        ("encoder.layers.{}.mlp.fc2", "blocks.{}.down", LINEAR),
+        *PRE_NORM_BLOCKS,
         ("post_layernorm", "norm", NORM),
         ("visual_projection", "projection", LINEAR),
     ),

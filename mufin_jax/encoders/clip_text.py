@@ -24,7 +24,12 @@ from mufin_jax.encoders.layers import (
 )
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
 from mufin_jax.encoders.rows import alone, check_width, ends, positions_in_texts, together
-from mufin_jax.encoders.transformer import PreNormBlock, TransformerConfig, activation_of
+from mufin_jax.encoders.transformer import (
+    PRE_NORM_BLOCKS,
+    PreNormBlock,
+    TransformerConfig,
+    activation_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +94,7 @@ NAMING = Naming(
     table=(
         ("embeddings.token_embedding", "words", WORDS),
         ("embeddings.position_embedding", "positions", POSITIONS),
-        ("encoder.layers.{}.layer_norm1", "blocks.{}.norm_attention", NORM),
-        ("encoder.layers.{}.self_attn.q_proj", "blocks.{}.query", LINEAR),
-        ("encoder.layers.{}.self_attn.k_proj", "blocks.{}.key", LINEAR),
-        ("encoder.layers.{}.self_attn.v_proj", "blocks.{}.value", LINEAR),
-        ("encoder.layers.{}.self_attn.out_proj", "blocks.{}.out", LINEAR),
-        ("encoder.layers.{}.layer_norm2", "blocks.{}.norm_mlp", NORM),
-        ("encoder.layers.{}.mlp.fc1", "blocks.{}.up", LINEAR),
-        ("encoder.layers.{}.mlp.fc2", "blocks.{}.down", LINEAR),
+        *PRE_NORM_BLOCKS,
         ("final_layer_norm", "norm", NORM),
         ("text_projection", "projection", LINEAR),
     ),

@@ -9,7 +9,20 @@ from jaxtyping import Array, Bool, Float
 
 from mufin_jax.encoders import check_transformer
 from mufin_jax.encoders.layers import ACTIVATIONS, Activation, attend, layer_norm, linear
+from mufin_jax.encoders.naming import LINEAR, NORM
 from mufin_jax.errors import InputError
+
+PRE_NORM_BLOCKS = (
+    ("encoder.layers.{}.layer_norm1", "blocks.{}.norm_attention", NORM),
+    ("encoder.layers.{}.self_attn.q_proj", "blocks.{}.query", LINEAR),
+    ("encoder.layers.{}.self_attn.k_proj", "blocks.{}.key", LINEAR),
+    ("encoder.layers.{}.self_attn.v_proj", "blocks.{}.value", LINEAR),
+    ("encoder.layers.{}.self_attn.out_proj", "blocks.{}.out", LINEAR),
+    ("encoder.layers.{}.layer_norm2", "blocks.{}.norm_mlp", NORM),
+    ("encoder.layers.{}.mlp.fc1", "blocks.{}.up", LINEAR),
+    ("encoder.layers.{}.mlp.fc2", "blocks.{}.down", LINEAR),
+)
+"""The names of blocks in checkpoints of both CLIPs and SigLIP (naming.py); ViT's have others."""
 
 
 @dataclasses.dataclass(frozen=True)
