@@ -10,6 +10,7 @@ import faulthandler
 import gzip
 import io
 import json
+import math
 import re
 import shutil
 import struct
@@ -366,7 +367,7 @@ def run(kind: Kind, count: int, rng: np.random.Generator, root: Path) -> dict[st
     names = [name for name in names if not name.endswith(".png")]  # see hostile_images.py
     outcomes, wrong = Counter(), []
     slowest = largest = (0.0, "")
-    for trial in range(max(1, int(count * kind.most))):
+    for trial in range(max(1, math.ceil(count * kind.most))):
         name, other = (str(chosen) for chosen in rng.choice(names, 2))
         data = harmed(name, (saved / name).read_bytes(), (saved / other).read_bytes(), rng)
         (folder / name).write_bytes(data)
