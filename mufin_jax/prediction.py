@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax import classifiers, hosts, pair_scores, query_shapes
+from mufin_jax import classifiers, hosts, machine, pair_scores, query_shapes
 from mufin_jax.artefacts import load_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
@@ -276,6 +276,7 @@ class Predictor:
             for slots in query_shapes.up_to(images + 1, query_shapes.slots):
                 empty = np.zeros((size, slots), np.int32)
                 self.rank(Pool(None, None, None), Bags(empty, empty > 0), size, extra, lists)
+        machine.give_back_memory()
 
     def _describe(self, pool: Pool) -> Iterator[Float[np.ndarray, "p d"]]:
         """Yield the descriptor vectors of a pool, block after block."""

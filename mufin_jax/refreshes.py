@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from mufin_jax import hosts
+from mufin_jax import hosts, machine
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.npy import mapped
 from mufin_jax.embedding import describe_once, embed_once
@@ -69,6 +69,7 @@ class Refreshes:
             embed_once(model, loader, vectors, loader.dataset.labels, draft / "z.npy")
             embed_once(model, loader, vectors, loader.dataset.train, draft / "x.npy")
             hosts.once("a refresh is complete", complete)
+            machine.give_back_memory()
         except DiskError:
             if hosts.is_main():
                 discard(draft)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mufin_jax import array_files, hosts, row_updates
+from mufin_jax import array_files, hosts, machine, row_updates
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.loader import prefetch
 from mufin_jax.errors import InputError, NonFinite, Stopped
@@ -208,6 +208,7 @@ def _save(step: int, state: State, checkpoints: Checkpoints, skips: Skips) -> No
     if not _all_finite(state):
         raise NonFinite(f"some weights are not finite at step {step}; {REMEDY}")
     checkpoints.save(step, state, {})
+    machine.give_back_memory()
 
 
 @jax.jit

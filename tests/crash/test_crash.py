@@ -20,7 +20,7 @@ def test_a_run_killed_in_every_stage_ends_the_same(minute_run, compiled, tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seed", range(2, 11))
-def test_a_run_killed_in_every_stage_again_and_again_ends_the_same(minute_run, compiled, tmp_path, seed):
+def test_a_run_killed_twenty_two_times_ends_the_same(minute_run, compiled, tmp_path, seed):
     times = {"prepare": 3, "pretrain": 5, "retrieve": 3, "initialize": 3, "finetune": 4}
     stages = [stage for stage in STAGES for _ in range(times.get(stage, 2))]
     kills = kill_and_finish(tmp_path / "run", stages, cache=compiled, seed=seed)
