@@ -22,7 +22,7 @@ from mufin_jax.files import read_json
 from mufin_jax.report import counts, figures, scenes, style
 from mufin_jax.report.facts import run_facts
 from mufin_jax.report.items import Answer, Item, Result, printable
-from mufin_jax.report.page import Shown, page
+from mufin_jax.report.page import Shown, number, page
 from mufin_jax.report.panel import Missing, Panel, panel_or_reason, to_csv
 from mufin_jax.report.spread import spread
 from mufin_jax.report.style import drawable, house_style
@@ -320,6 +320,12 @@ def test_titles_lose_what_turns_or_breaks_lines_and_are_cut():
 def test_a_csv_cell_is_no_formula_and_numbers_have_six_digits():
     content = to_csv([{"title": "=1+1", "value": 1 / 3, "none": None, "n": -3}])
     assert content == b"title,value,none,n\n'=1+1,0.333333,,-3\n"
+
+
+def test_ids_and_categories_of_a_table_lose_what_turns_or_breaks_lines():
+    hostile = "\u202e=SUM(A1)\n\x1b[2J"
+    assert to_csv([{"label": hostile}]) == b"label\n'=SUM(A1) [2J\n"
+    assert number(hostile) == "=SUM(A1) [2J"
 
 
 def test_a_map_is_the_same_for_the_same_vectors_and_keeps_groups_apart():

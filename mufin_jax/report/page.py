@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mufin_jax.report.items import printable
 from mufin_jax.report.panel import Panel
 
 
@@ -86,12 +87,15 @@ def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def number(value: Any, column: str = "") -> str:
-    """A value as a table of the page shows it: a dash for none, two decimals, three for shares."""
+    """A value as a table of the page shows it: a dash for none, two decimals, three for shares.
+
+    A text is printable, on one line.
+    """
     if value is None:
         return "\N{EN DASH}"
     if isinstance(value, float):
         return f"{value:.3f}" if column == "AUC" or " with " in column else f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mufin_jax.report.items import Answer
+from mufin_jax.report.items import Answer, printable
 from mufin_jax.report.style import Figure
 
 Rows = Sequence[Mapping[str, Any]]
@@ -52,8 +52,9 @@ def panel_or_reason(name: str, title: str, make: Callable[[], Panel]) -> Panel:
 def to_csv(rows: Rows) -> bytes:
     """The rows as CSV in UTF-8; the columns are those of the first row.
 
-    Numbers have six digits. A text that a spreadsheet would take for a formula gets a quote before
-    it: titles are whatever somebody typed.
+    Numbers have six digits. Titles, ids and categories are whatever somebody typed: control and
+    direction characters are dropped, and a text that a spreadsheet would take for a formula gets a
+    quote before it.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -67,5 +68,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+        text = printable(value, len(value))
+        return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
     return f"{value:.6g}" if isinstance(value, float) else str(value)
