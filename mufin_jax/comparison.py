@@ -26,9 +26,10 @@ from mufin_jax.errors import InputError
 from mufin_jax.evaluation import table
 from mufin_jax.experiment import Experiment, Stage, run
 from mufin_jax.files import read_json, replacing, write_json
-from mufin_jax.runs import Run, check_stop, environment
+from mufin_jax.runs import Run, environment
 from mufin_jax.scoring import measure
 from mufin_jax.shortlist import Shortlist
+from mufin_jax.stops import check_stop
 
 COLUMNS = ("P@1", "P@5", "nDCG@5", "R@10")
 """What the paper's table 4 reports, in percent."""

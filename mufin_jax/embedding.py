@@ -20,8 +20,8 @@ from mufin_jax.data.loader import Loader, pad_rows, prefetch
 from mufin_jax.data.npy import forget, mapped, whole_npy
 from mufin_jax.logs import progress
 from mufin_jax.model import Mufin
-from mufin_jax.runs import until_stopped
 from mufin_jax.sharding import by_row, fetch, put, replicated
+from mufin_jax.stops import until_stopped
 
 describe = jax.jit(lambda model, pool: model.describe(pool))
 embed = jax.jit(lambda model, vectors, bags: model.embed(vectors, bags))

@@ -12,7 +12,7 @@ from typing import Any
 from mufin_jax import hosts
 from mufin_jax.disk import disk_error, is_disk_error
 from mufin_jax.errors import MufinError
-from mufin_jax.runs import signals_stop_gently
+from mufin_jax.stops import signals_stop_gently
 
 
 def main_guard(main: Callable[[], Any]) -> int:

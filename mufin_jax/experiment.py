@@ -28,7 +28,7 @@ from mufin_jax.errors import InputError
 from mufin_jax.files import read_json
 from mufin_jax.links import link_stages
 from mufin_jax.model import ModelConfig
-from mufin_jax.runs import Run, check_stop, environment, use_compile_cache
+from mufin_jax.runs import Run, environment, use_compile_cache
 from mufin_jax.sharding import make_mesh
 from mufin_jax.stages.evaluate import EvaluateConfig, evaluate
 from mufin_jax.stages.finetune import FinetuneConfig, finetune
@@ -36,6 +36,7 @@ from mufin_jax.stages.initialize import InitializeConfig, initialize
 from mufin_jax.stages.pretrain import PretrainConfig, pretrain
 from mufin_jax.stages.report import ReportConfig, report
 from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
+from mufin_jax.stops import check_stop
 from mufin_jax.survey import foresee, sizes_of
 
 log = logging.getLogger(__name__)

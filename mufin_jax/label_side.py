@@ -21,8 +21,8 @@ from mufin_jax.embedding import SideEmbedding
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.logs import progress
 from mufin_jax.retrieval import IndexConfig, LabelIndex, check_unit
-from mufin_jax.runs import check_stop, until_stopped
 from mufin_jax.shortlist import Shortlist
+from mufin_jax.stops import check_stop, until_stopped
 
 
 class EntryWriter:

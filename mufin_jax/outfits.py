@@ -25,9 +25,9 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.floors import tfidf
 from mufin_jax.prediction import BLOCK, PredictConfig, Predictor
 from mufin_jax.retrieval import LabelIndex
-from mufin_jax.runs import until_stopped
 from mufin_jax.sharding import fetch
 from mufin_jax.shortlist import Shortlist
+from mufin_jax.stops import until_stopped
 
 OUTFIT_METRICS = ("FITB", "FITB unseen", "AUC")
 

@@ -43,8 +43,8 @@ from mufin_jax.logs import progress
 from mufin_jax.machine import host_memory
 from mufin_jax.model import Mufin
 from mufin_jax.optimizer import OptimizerConfig
-from mufin_jax.runs import check_stop
 from mufin_jax.sharding import by_row, fetch, put, replicated
+from mufin_jax.stops import check_stop
 
 log = logging.getLogger(__name__)
 

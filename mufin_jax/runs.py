@@ -1,4 +1,4 @@
-"""A run's folder and a run's stop: who holds it, what is finished and how it was made, signals.
+"""A run's folder: who holds it, what is finished and how it was made.
 
 <workdir>/lock, owner.json           one run at a time; the lock is the system's, freed by any death
 <workdir>/run.json                   configuration, versions, devices, seconds, memory by stage
@@ -14,21 +14,18 @@ import importlib.metadata
 import os
 import platform
 import resource
-import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import filelock
 
 from mufin_jax import hosts
 from mufin_jax.disk import disk_errors
-from mufin_jax.errors import DiskError, Held, InputError, Stopped
+from mufin_jax.errors import DiskError, Held, InputError
 from mufin_jax.files import discard, jsonable, read_json, write_json
 
 T = TypeVar("T")
@@ -244,50 +241,3 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 
 def _now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def stop_requested() -> bool:
-    """Whether a signal asked a process of the run to stop: save, then raise Stopped."""
-    return hosts.stop.is_set()
-
-
-def check_stop(where: str) -> None:
-    """Raises Stopped in a phase that has nothing to save, if a signal asked for it."""
-    if hosts.stop.is_set():
-        raise Stopped(f"{where}: stopped by a signal; run the same command to go on")
-
-
-def until_stopped(items: Iterable[T], where: str) -> Iterator[T]:
-    """Yields the items; raises what `check_stop` does before the next one."""
-    for item in items:
-        check_stop(where)
-        yield item
-
-
-@contextlib.contextmanager
-def signals_stop_gently() -> Iterator[None]:
-    """Makes SIGTERM and Ctrl-C requests that `stop_requested` answers; a second one kills.
-
-    Does nothing outside the main thread, where Python allows no handlers.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    wanted = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in wanted}
-
-    def request(number: int, frame: FrameType | None) -> None:
-        hosts.stop.set()
-        for other in wanted:
-            signal.signal(other, signal.SIG_DFL)  # ends the process even inside a long C call
-        os.write(2, b"\nstopping after this step; once more to end at once\n")
-
-    hosts.stop.clear()
-    for number in wanted:
-        signal.signal(number, request)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        hosts.stop.clear()

@@ -25,9 +25,9 @@ from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.loader import prefetch
 from mufin_jax.errors import InputError, NonFinite, Stopped
 from mufin_jax.logs import MetricsWriter, progress
-from mufin_jax.runs import stop_requested
 from mufin_jax.sharding import by_row, make_mesh, one_ahead, put, replicated
 from mufin_jax.skips import REMEDY, Skips
+from mufin_jax.stops import stop_requested, unsaved
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +136,7 @@ def fit(
             made = follow.waits_for(prefetch(make_batch, done, last, config.threads))
             for batch in one_ahead(made, put_batch):
                 state, metrics = step(state, batch)
+                unsaved.set()
                 done += 1
                 bar.update()
                 skips(done, metrics)
@@ -208,6 +209,7 @@ def _save(step: int, state: State, checkpoints: Checkpoints, skips: Skips) -> No
     if not _all_finite(state):
         raise NonFinite(f"some weights are not finite at step {step}; {REMEDY}")
     checkpoints.save(step, state, {})
+    unsaved.clear()
     machine.give_back_memory()
 
 

@@ -25,8 +25,9 @@ from mufin_jax.ending import main_guard
 from mufin_jax.errors import InputError
 from mufin_jax.joining import HostsConfig
 from mufin_jax.logs import MetricsWriter, set_up_logging
-from mufin_jax.runs import Run, check_stop
+from mufin_jax.runs import Run
 from mufin_jax.sharding import by_row, fetch, gather_rows, make_mesh, put, replicated
+from mufin_jax.stops import check_stop
 from mufin_jax.training import FitConfig, fit
 
 ROWS, WIDTH = 64, 3

@@ -33,7 +33,7 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.disk import filling
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.files import write_json
-from mufin_jax.runs import until_stopped
+from mufin_jax.stops import until_stopped
 
 __all__ = ["AdsConfig", "write_ads"]
 

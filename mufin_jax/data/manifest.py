@@ -12,7 +12,7 @@ from typing import Any
 
 from mufin_jax.errors import InputError
 from mufin_jax.files import MANIFEST, read_sealed, sha256, write_sealed
-from mufin_jax.runs import check_stop
+from mufin_jax.stops import check_stop
 
 RECORDS_CHECKSUMS = "records.json"
 VERSION = 1

@@ -27,7 +27,7 @@ from mufin_jax.data.miniature_world import NUM_HUES, NUM_KINDS, NUM_STYLES, NUM_
 from mufin_jax.disk import disk_errors, filling
 from mufin_jax.errors import InputError
 from mufin_jax.files import discard
-from mufin_jax.runs import until_stopped
+from mufin_jax.stops import until_stopped
 
 SIZES = (4, 5, 6)
 """Items of an outfit, each number as likely."""

@@ -16,7 +16,7 @@ from mufin_jax.data import drawing
 from mufin_jax.data.miniature_world import NUM_HUES, NUM_KINDS, NUM_STYLES, NUM_TEXTURES, World
 from mufin_jax.data.npy import NpyWriter
 from mufin_jax.files import save_array
-from mufin_jax.runs import until_stopped
+from mufin_jax.stops import until_stopped
 
 VECTOR_WIDTH = 64
 VECTOR_NOISE = 0.5

@@ -16,7 +16,7 @@ from mufin_jax.data.resizer import Resizer, Worker
 from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.tally import Tally
 from mufin_jax.errors import InputError
-from mufin_jax.runs import until_stopped
+from mufin_jax.stops import until_stopped
 
 _CHUNK = 65_536
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mufin_jax.data.npy import NpyWriter
 from mufin_jax.errors import InputError
 from mufin_jax.files import damaged, save_array
-from mufin_jax.runs import until_stopped
+from mufin_jax.stops import until_stopped
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _AT_ONCE = 8192

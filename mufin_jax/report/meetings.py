@@ -25,8 +25,8 @@ from mufin_jax.model import Embedding, Mufin
 from mufin_jax.prediction import BLOCK, Predictor
 from mufin_jax.query_shapes import grown
 from mufin_jax.report.panel import Missing
-from mufin_jax.runs import until_stopped
 from mufin_jax.sharding import fetch, replicated
+from mufin_jax.stops import until_stopped
 
 
 @dataclasses.dataclass(frozen=True)

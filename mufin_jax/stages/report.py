@@ -34,8 +34,8 @@ from mufin_jax.report.page import Shown, data_uri, page
 from mufin_jax.report.panel import Missing, Panel, panel_or_reason, to_csv
 from mufin_jax.report.spread import MOST
 from mufin_jax.report.style import house_style
-from mufin_jax.runs import until_stopped
 from mufin_jax.shortlist import Shortlist
+from mufin_jax.stops import until_stopped
 
 PAGE = "index.html"
 MOST_SHOWN = 60

@@ -17,7 +17,7 @@ from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.data.tally import Tally
 from mufin_jax.errors import InputError
 from mufin_jax.files import damaged
-from mufin_jax.runs import until_stopped
+from mufin_jax.stops import until_stopped
 
 FORM = "image vectors"
 _SPLITS = {"train": ("trn", "train"), "test": ("tst", "test"), "label": ("lbl", "label")}
