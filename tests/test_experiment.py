@@ -44,6 +44,7 @@ for stage in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_stage_by_stage_gives_what_all_in_one_go_gives(minute_run, compiled, tmp_path):
     subprocess.run(
         [sys.executable, "-c", _BY_STAGE, f"--workdir={tmp_path}/run", *STAGES],
