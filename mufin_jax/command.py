@@ -92,6 +92,7 @@ def main(
     """
     if argv is None:  # the process is our own
         gc.freeze()
+        machine.share_memory_among_threads()
     arguments = list(sys.argv[1:] if argv is None else argv)
     set_up_logging()
 

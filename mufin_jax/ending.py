@@ -12,6 +12,7 @@ from typing import Any
 from mufin_jax import hosts
 from mufin_jax.disk import disk_error, is_disk_error
 from mufin_jax.errors import MufinError
+from mufin_jax.peers import say
 from mufin_jax.stops import signals_stop_gently
 
 
@@ -36,7 +37,7 @@ def main_guard(main: Callable[[], Any]) -> int:
             raise
         hosts.end(code, line)
         if line:
-            print(line, file=sys.stderr)
+            say(line)
         return code
     except KeyboardInterrupt:
         hosts.end(128 + signal.SIGINT, "")

@@ -1,4 +1,4 @@
-"""Every way in which a run can end, in one place: one exception and one exit code each.
+"""Every way in which a run can end with a word, in one place: one exception and one exit code each.
 
 A message is one line that says what was found (file and row where there is one), what was
 wanted, and what to do. `ending.main_guard` prints it and exits with the code; of several

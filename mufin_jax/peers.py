@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from mufin_jax.errors import PeerLost
 
@@ -101,7 +101,7 @@ class Peers:
 
     def _exit(self, code: int, line: str) -> None:
         if line:
-            print(line, file=sys.stderr)
+            say(line)
         if self.process == 0:
             _until(lambda: self._others <= self._gone | self._notes("left").keys(), _LAST)
             time.sleep(_POLL / 2)  # from the note to the exit
@@ -239,7 +239,15 @@ def answers(address: str) -> bool:
         return False
 
 
-def leave(code: int) -> None:
+def say(line: str) -> None:
+    """Print a line on stderr, if anybody still reads there: a Ctrl-C has ended `tee`, too."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass
+
+
+def leave(code: int) -> NoReturn:
     """Exit at once, from any thread; what was printed is printed."""
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -7,25 +7,33 @@ every file is whole or absent.
 """
 
 import contextlib
+import ctypes
+import math
 import os
 import signal
 import socket
-import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from types import FrameType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from mufin_jax import hosts
 from mufin_jax.errors import Stopped
-from mufin_jax.peers import leave
+from mufin_jax.peers import leave, say
 
 T = TypeVar("T")
+
+_gentle = False
+"""Whether this process listens to signals by now."""
 
 PATIENCE = 8.0
 """Seconds that a run has, after a signal, to end by itself."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+ONE_REQUEST = 1.0
+"""Seconds in which a further signal is the same request: `timeout` signals a process and its group.
+"""
 
 unsaved = threading.Event()
 """Set while training has made steps that no checkpoint holds: the run is then waited for."""
@@ -53,32 +61,33 @@ def until_stopped(items: Iterable[T], where: str) -> Iterator[T]:
 def signals_stop_gently() -> Iterator[None]:
     """Makes SIGTERM and Ctrl-C requests that `stop_requested` answers; a second one kills.
 
-    Does nothing outside the main thread, where Python allows no handlers.
+    Does nothing outside the main thread, where Python allows no handlers, nor within itself. An
+    event loop that takes over Python's wakeup file leaves the handlers alone to answer.
     """
-    if threading.current_thread() is not threading.main_thread():
+    global _gentle
+    if _gentle or threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def request(number: int, frame: FrameType | None) -> None:
-        hosts.stop.set()
-        for other in _SIGNALS:
-            signal.signal(other, signal.SIG_DFL)  # ends the process even inside a long C call
-
     hosts.stop.clear()
-    before = {number: signal.signal(number, request) for number in _SIGNALS}
+    unsaved.clear()
     noticed, notice = socket.socketpair()
     notice.setblocking(False)
     wakeup = signal.set_wakeup_fd(notice.fileno(), warn_on_full_buffer=False)
+    # The thread below does the rest, and hears of signals while Python can't run this.
+    before = {number: signal.signal(number, lambda *_: hosts.stop.set()) for number in _SIGNALS}
     watch = threading.Thread(target=_watch, args=(noticed,), name="signals", daemon=True)
     watch.start()
+    _gentle = True
     try:
         yield
     finally:
+        _gentle = False
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
-        notice.close()
+        notice.shutdown(socket.SHUT_RDWR)  # also of a copy that a forked process may hold
         watch.join()
+        notice.close()
         noticed.close()
         hosts.stop.clear()
         unsaved.clear()
@@ -89,31 +98,60 @@ def _watch(noticed: socket.socket) -> None:
 
     Python runs its handlers between two steps of the main thread, and only then.
     """
-    number = _next(noticed)
-    if number is None:
+    if _next(noticed, math.inf) is None:
         return
+    first = time.monotonic()
     hosts.stop.set()
-    os.write(2, b"\nstopping after this step; once more to end at once\n")
+    say("\nstopping after this step; once more to end at once")
+    patient = first + PATIENCE
     while True:
         try:
-            noticed.settimeout(PATIENCE)
-            again = _next(noticed)
+            again = _next(noticed, patient)
         except TimeoutError:
-            if unsaved.is_set():
-                continue
-            line = "error: stopped by a signal; run the same command to go on"
-            hosts.end(Stopped.exit_code, line)
-            print(line, file=sys.stderr)
-            leave(Stopped.exit_code)
+            patient = time.monotonic() + PATIENCE
+            if not unsaved.is_set():
+                line = "error: stopped by a signal; run the same command to go on"
+                hosts.end(Stopped.exit_code, line)
+                say(line)
+                leave(Stopped.exit_code)
         else:
-            if again is not None:
-                leave(128 + again)
-            return
+            if again is None:
+                return
+            if time.monotonic() - first > ONE_REQUEST:
+                _die_of(again)
 
 
-def _next(noticed: socket.socket) -> int | None:
-    """The number of the next signal that asks for a stop; None once none is listened for."""
-    while heard := noticed.recv(1):
+def _next(noticed: socket.socket, until: float) -> int | None:
+    """The number of the next signal that asks for a stop; None once none is listened for.
+
+    Raises TimeoutError if none comes until then, on the monotonic clock.
+    """
+    while (left := until - time.monotonic()) > 0:
+        noticed.settimeout(None if left == math.inf else left)
+        heard = noticed.recv(1)
+        if not heard:
+            return None
         if heard[0] in _SIGNALS:
             return heard[0]
-    return None
+    raise TimeoutError
+
+
+def _die_of(number: int) -> NoReturn:
+    """Has a signal do what it does to a program without a handler, from any thread."""
+    ctypes.CDLL(None).signal(number, 0)  # SIG_DFL; Python lets the main thread alone say so
+    os.kill(os.getpid(), number)
+    time.sleep(1)
+    leave(128 + number)
+
+
+def _forked() -> None:
+    """Leaves signals to the system in a process that this one has forked."""
+    global _gentle
+    if _gentle:
+        _gentle = False
+        signal.set_wakeup_fd(-1)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -25,7 +25,7 @@ import numpy as np
 from raw_folders import picture
 from small import COLOURS
 
-from mufin_jax.machine import give_back_memory
+from mufin_jax.machine import share_memory_among_threads
 from mufin_jax.prediction import Predictor
 from mufin_jax.sharding import make_mesh
 from mufin_jax.stages import finetune, pretrain
@@ -36,9 +36,8 @@ SEEDS = {"pretrain": 0, "finetune": 3}
 
 
 def resident() -> int:
-    """Bytes of this process that lie in memory, as after each checkpoint."""
+    """Bytes of this process that lie in memory."""
     gc.collect()
-    give_back_memory()
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -84,28 +83,27 @@ def steps(stage: str, run: Path, scratch: Path) -> dict[str, Any]:
     def watched_fit(state, step, *rest, **options):
         def watched(state, batch):
             nonlocal made
-            shapes.add(tuple(map(np.shape, jax.tree.leaves(batch))))
-            state = step(state, batch)
-            made += 1
             if made == STEPS // 10:
                 compiled.clear()
-            if made in (STEPS // 10, STEPS):
+            if made in (STEPS // 10, STEPS):  # a checkpoint has just been saved
                 memory.append(resident())
             if made == STEPS:
                 raise Enough
-            return state
+            made += 1
+            shapes.add(tuple(map(np.shape, jax.tree.leaves(batch))))
+            return step(state, batch)
 
         return fit(state, watched, *rest, **options)
 
     cast(Any, module).fit = watched_fit
     config: Any = getattr(minute.MINUTE, stage)
-    rarely = dataclasses.replace(config.fit, log_every=20, checkpoint_every=500)
+    rarely = dataclasses.replace(config.fit, log_every=20, checkpoint_every=STEPS // 10)
     config = dataclasses.replace(config, epochs=STEPS, fit=rarely)
     (scratch / stage).mkdir()
     mesh, seed, kept = make_mesh(jax.devices()[:1]), SEEDS[stage], scratch / "kept"
     try:
         if stage == "pretrain":
-            config = dataclasses.replace(config, refresh_epochs=20)
+            config = dataclasses.replace(config, refresh_epochs=50)
             pretrain.pretrain(
                 config, minute.MINUTE.model, run / "prepare", scratch / stage, mesh, seed, kept
             )
@@ -118,6 +116,7 @@ def steps(stage: str, run: Path, scratch: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    share_memory_among_threads()  # as every command does
     parser = argparse.ArgumentParser()
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--of", choices=("answers", "pretrain", "finetune"), required=True)

@@ -15,7 +15,7 @@ from mufin_jax.retrieval import LabelIndex
 from mufin_jax.shortlist import Shortlist
 
 HARMS = 45
-"""Of each artefact, a third of them truncations, the others single bits: 315 in all."""
+"""Of each artefact, a third of them truncations, the others single bits: 360 in all."""
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ class Stopwatch:
     """Times how long processes take to end, of which none may have been waited for.
 
     Where others take the cores meanwhile, what counts is what they computed themselves, if they
-    end within a minute.
+    end within 30 s.
     """
 
     def __init__(self, *processes: subprocess.Popen[str]):
@@ -111,7 +111,7 @@ class Stopwatch:
         """Seconds from the start until now, when all have ended."""
         passed = time.monotonic() - self._begun
         computed = _of_children() - self._computed
-        return min(passed, computed) if passed < 60 and _STAT.exists() else passed
+        return min(passed, computed) if passed < 30 and _STAT.exists() else passed
 
 
 def _of_children() -> float:

@@ -34,10 +34,10 @@ from mufin_jax.errors import InputError
 
 FORM = "outfits"
 METADATA = "polyvore_item_metadata.json"
-MOST_BYTES = 2**29
+MOST_BYTES = 2**28
 """The largest JSON file that is read: it is held as a whole, in several times its size.
 
-Polyvore Outfits has 251,008 items: two kilobytes for each.
+Polyvore Outfits has 251,008 items: a kilobyte for each.
 """
 _FOLDERS = ("disjoint/", "", "nondisjoint/")
 
