@@ -77,9 +77,10 @@ def describe_once(
             return np.zeros((len(rows), model.dim), np.float32), np.arange(len(rows))
         if text:
             pool, homes = loader.pool(rows, rows[:0])
-            return Pool(pool.tokens, pool.places, None), homes
-        pool, _ = loader.pool(rows[:0], rows - loader.num_texts)
-        return Pool(None, None, pool.images), np.arange(len(rows))
+            if loader.joint is None:
+                pool = dataclasses.replace(pool, images=None)
+            return pool, homes
+        return loader.pictures(rows - loader.num_texts), np.arange(len(rows))
 
     sources = (loader.dataset.texts, loader.text_vectors, loader.pixels)
     read_from = [source for source in sources if isinstance(source, np.ndarray)]
