@@ -1,9 +1,14 @@
 """A joint model: an item is one descriptor, of its title and pictures together, in every stage."""
 
 import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import minute
 import numpy as np
 import pytest
 import small
@@ -16,6 +21,7 @@ from mufin_jax.bags import pool_maximum, unit
 from mufin_jax.command import parse
 from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once, embed_blocks
+from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.errors import InputError
 from mufin_jax.model import ModelConfig
@@ -23,6 +29,9 @@ from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.precomputed import precompute, use_precomputed
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
+from mufin_jax.sharding import make_mesh
+from mufin_jax.shortlist import Shortlist
+from mufin_jax.stages import finetune, pretrain
 
 TEXT = VisualBertConfig(width=18, depth=2, heads=2, mlp=10, max_positions=16)
 JOINT = dataclasses.replace(CONFIG, modalities="joint", self_attention="none", text=TEXT)
@@ -230,6 +239,34 @@ def test_data_that_are_not_of_one_title_and_pictures_are_refused(dataset):
         Loader(dataset, "joint").slots(other, np.arange(3))
 
 
+@pytest.mark.parametrize("stage", [pretrain, finetune])
+def test_batches_have_few_shapes(stage, dataset):
+    loader = Loader(dataset, "joint", 8)
+    if stage is pretrain:
+        batches = pretrain.Batches(pretrain.PretrainConfig(batch_size=9), dataset, loader, 0)
+    else:
+        labels = np.tile(np.arange(SIZES["label"], dtype=np.int32), (SIZES["train"], 1))
+        lists = Shortlist(labels, np.zeros(labels.shape, np.float32))
+        batches = finetune.Batches(
+            finetune.FinetuneConfig(batch_size=9, negatives=3), dataset, loader, lists, 0
+        )
+    shapes = {str([leaf.shape for leaf in jax.tree.leaves(batches(i))]) for i in range(40)}
+    assert len(shapes) <= 2
+
+
+def test_a_checkpoint_is_read_by_the_model_that_sees_its_vectors(dataset, one_device):
+    golden = Path(__file__).parent / "golden" / "visual_bert"
+    seeing = dataclasses.replace(CONFIG.image, width=14)
+    config = dataclasses.replace(JOINT, image=seeing, text_checkpoint=str(golden))
+    model = new_model(config, dataset, one_device, seed=0)
+    assert model.config.text.visual == 14
+    wanted = small.weights(load_text_encoder(golden))
+    found = small.weights(model.text_encoder)
+    assert found.keys() == wanted.keys()
+    for path, value in wanted.items():
+        np.testing.assert_array_equal(found[path], value, path)
+
+
 def test_the_presets_are_the_papers_rows():
     for name, mode in (("visualbert", "full"), ("visualbert-frozen", "frozen")):
         chosen = parse(amazon.PRESETS, [f"--preset={name}"]).experiment
@@ -241,3 +278,85 @@ def test_the_presets_are_the_papers_rows():
             assert stage.optimizer.text_encoder == mode
         assert (chosen.pretrain.epochs == 0) == (mode == "frozen")
         assert chosen.finetune.optimizer.rate == 5e-5
+
+
+FLAGS = ("--preset=joint", "--report.figures")
+
+
+@pytest.fixture(scope="module")
+def whole_run(compiled, tmp_path_factory):
+    """The folder of a finished joint run on one device; not to be changed."""
+    workdir = tmp_path_factory.mktemp("joint") / "run"
+    minute.finish(workdir, *FLAGS, cache=compiled)
+    return workdir
+
+
+@pytest.mark.slow
+def test_every_stage_of_a_run_works_and_its_report_says_what_it_cannot_show(whole_run):
+    assert minute.metrics(whole_run)["R@100"] > 0
+    entries = np.load(whole_run / "retrieve" / "index" / "entries.npy")
+    assert entries.shape == (30, 8)  # one vector a label
+    page = (whole_run / "report" / "index.html").read_text()
+    assert "one descriptor of a title and its pictures" in page
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_trains_ends_as_one_that_was_not(whole_run, compiled, tmp_path):
+    for stage in ("pretrain", "finetune"):
+        process = minute.start(tmp_path / "run", *FLAGS, cache=compiled)
+        saved = tmp_path / "run" / stage / "checkpoints"
+        try:
+            while process.poll() is None and not [*saved.glob("[0-9]*/manifest.json")]:
+                time.sleep(0.01)
+        finally:
+            process.kill()
+            process.communicate()
+        assert not (tmp_path / "run" / stage / "done.json").exists()
+    minute.finish(tmp_path / "run", *FLAGS, cache=compiled)
+    minute.assert_same(tmp_path / "run", whole_run)
+
+
+@pytest.mark.slow
+def test_eight_devices_give_what_one_gives(whole_run, compiled, tmp_path):
+    minute.finish(tmp_path / "run", *FLAGS, cache=compiled, devices=8)
+    for stage in ("pretrain", "finetune"):
+        one, eight = (
+            [json.loads(line)["loss"] for line in lines.read_text().splitlines()]
+            for lines in (at / stage / "metrics.jsonl" for at in (whole_run, tmp_path / "run"))
+        )
+        np.testing.assert_allclose(one, eight, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_frozen_checkpoints_without_module_1(compiled, tmp_path):
+    shutil.copytree(Path(__file__).parent / "golden" / "visual_bert", tmp_path / "text")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    (tmp_path / "text" / "vocab.txt").write_text("\n".join(words) + "\n")
+    modes = [f"--finetune.optimizer.{kind}-encoder=frozen" for kind in ("image", "text")]
+    minute.finish(
+        tmp_path / "run", *FLAGS, f"--model.text-checkpoint={tmp_path / 'text'}",
+        "--model.image.width=14", "--pretrain.epochs=0", *modes, cache=compiled,
+    )  # fmt: skip
+    assert minute.metrics(tmp_path / "run")["R@100"] > 0
+    start, end = (tmp_path / "run" / stage / "model" for stage in ("pretrain", "finetune"))
+    moved = {
+        path.split("/")[0]
+        for path, value in weights_of(start).items()
+        if (value != weights_of(end)[path]).any()
+    }
+    assert moved == {"cross_attention"}
+
+
+def weights_of(folder):
+    return small.weights(load_model(folder, make_mesh(jax.devices()[:1])))
+
+
+@pytest.mark.slow
+def test_ready_vectors_of_pictures_are_read_with_titles(compiled, tmp_path):
+    minute.finish(
+        tmp_path / "run", *FLAGS, "--miniature.pictures=vectors", "--model.reduce=linear",
+        cache=compiled,
+    )  # fmt: skip
+    assert minute.metrics(tmp_path / "run")["R@100"] > 0
+    predictor = Predictor.load(tmp_path / "run")
+    assert len(predictor.predict([{"title": "a chair"}], k=3)[0]) == 3

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 SIZES = {
-    "vocab_size": 43,
+    "vocab_size": 99,
     "hidden_size": 24,
     "num_hidden_layers": 3,
     "num_attention_heads": 3,
