@@ -54,7 +54,7 @@ def describe_once(
         model: where E_V and E_T come from.
         loader: which descriptors exist.
         path: the npy file.
-        block: descriptors a call.
+        block: descriptors a call; or pictures, where they are read with titles.
 
     Raises:
         DiskError: if the file cannot be written.
@@ -62,6 +62,8 @@ def describe_once(
     """
     if hosts.decide(path.exists):
         return mapped(path)
+    if loader.joint is not None:  # so many pictures, at most
+        block = max(1, block // loader.joint.columns)
     kinds = (0, loader.num_texts), (loader.num_texts, loader.num_descriptors)
     blocks = [
         slice(start, min(start + block, stop))
