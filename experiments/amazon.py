@@ -16,11 +16,13 @@ text encoder, no attention, one vector a label in the index, and classifiers w =
 
 import dataclasses
 import sys
+from typing import Any
 
 from mufin_jax.command import main
 from mufin_jax.data.miniature import MiniatureConfig
 from mufin_jax.data.prepare import PrepareConfig
 from mufin_jax.encoders.distilbert import DistilBertConfig
+from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.experiment import Experiment
 from mufin_jax.model import ModelConfig
@@ -42,17 +44,61 @@ PAPER = Experiment(
 # CLIP + MUFIN (table 2: P@1 40.49, P@5 27.38): CLIP's two encoders in MUFIN's pipeline, trained as
 # MUFIN's are; and frozen (appendix C.1), so that A_S, A_C and the table alone train.
 _CLIP = "openai/clip-vit-base-patch32"
-_FROZEN = OptimizerConfig(image_encoder="frozen", text_encoder="frozen")
 CLIP = dataclasses.replace(
     PAPER, name="amazon-clip", model=ModelConfig(image_checkpoint=_CLIP, text_checkpoint=_CLIP)
 )
-CLIP_FROZEN = dataclasses.replace(
-    CLIP,
-    name="amazon-clip-frozen",
-    pretrain=dataclasses.replace(CLIP.pretrain, optimizer=_FROZEN),
-    finetune=dataclasses.replace(
-        CLIP.finetune, optimizer=dataclasses.replace(_FROZEN, rate=CLIP.finetune.optimizer.rate)
+
+
+def training(base: Experiment, name: str, **modes: str) -> Experiment:
+    """Return an experiment whose encoders train as the modes of `OptimizerConfig` say."""
+    stages = {
+        stage: dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, **modes))
+        for stage, config in (("pretrain", base.pretrain), ("finetune", base.finetune))
+    }
+    return dataclasses.replace(base, name=name, **stages)
+
+
+_FROZEN = {"image_encoder": "frozen", "text_encoder": "frozen"}
+CLIP_FROZEN = training(CLIP, "amazon-clip-frozen", **_FROZEN)
+
+
+def visualbert(base: Experiment, name: str, **model: Any) -> Experiment:
+    """Return VisualBERT + MUFIN with the rest of an experiment (paper, App. C.1).
+
+    An item has one vector: no A_S, shortlists by that vector, A_C on it.
+
+    Args:
+        base: sizes and rates.
+        name: of the experiment.
+        model: fields of its `ModelConfig`: which encoders.
+    """
+    joint = {"modalities": "joint", "self_attention": "none", **model}
+    return dataclasses.replace(
+        base,
+        name=name,
+        model=dataclasses.replace(base.model, **joint),
+        retrieve=dataclasses.replace(base.retrieve, pooled=True),
+    )
+
+
+# VisualBERT + MUFIN (table 2: P@1 49.11, P@5 32.35). Its pictures are vectors that do not train, as
+# VisualBERT has them. Module I at 1,024 labels reads 3,072 items at once: blocks are computed anew
+# by the backward pass, or their tokens would take hundreds of gigabytes.
+VISUALBERT = training(
+    visualbert(
+        PAPER,
+        "amazon-visualbert",
+        image_checkpoint="microsoft/resnet-101",
+        text_checkpoint="google-bert/bert-large-uncased",
+        text=dataclasses.replace(VisualBertConfig.large(), layers="scan", remat=True),
     ),
+    "amazon-visualbert",
+    image_encoder="frozen",
+)
+# Frozen (appendix C.1), nothing is left for Module I to train: there is no A_S.
+VISUALBERT_FROZEN = training(VISUALBERT, "amazon-visualbert-frozen", **_FROZEN)
+VISUALBERT_FROZEN = dataclasses.replace(
+    VISUALBERT_FROZEN, pretrain=dataclasses.replace(VISUALBERT_FROZEN.pretrain, epochs=0)
 )
 
 # Sizes at which all stages take minutes on two cores, with encoders trained from scratch.
@@ -100,6 +146,13 @@ PRESETS = {
     "paper": PAPER,
     "clip": CLIP,
     "clip-frozen": CLIP_FROZEN,
+    "visualbert": VISUALBERT,
+    "visualbert-frozen": VISUALBERT_FROZEN,
+    "visualbert-miniature": visualbert(
+        MINIATURE,
+        "visualbert-miniature",
+        text=dataclasses.replace(VisualBertConfig.miniature(vocab=4096), depth=1),
+    ),
     "siamesexml": siamesexml(PAPER, "siamesexml"),
     "siamesexml-miniature": siamesexml(MINIATURE, "siamesexml-miniature"),
 }

@@ -24,7 +24,8 @@ class Pool:
     """The distinct descriptors of a batch, raw or as far as their vectors are known beforehand.
 
     The model makes a row of X0 of each, texts first: of token ids, `TEXTS_A_ROW` rows for each row
-    of tokens, the places that no text has among them.
+    of tokens, the places that no text has among them. Of a joint model's pool, it makes one of each
+    row of tokens, a single text, with its pictures; those are no descriptors themselves.
 
     Attributes:
         tokens: token ids, several texts packed to a row; or a vector a text; or None when the
@@ -33,11 +34,14 @@ class Pool:
             where there are vectors.
         images: pixels 0-255; or what the blocks of E_V below the last one make of them; or
             vectors; or None when the model sees no images.
+        pictures: which rows of `images` the text of a row of tokens is read with, -1 for none; of a
+            joint model's pool alone.
     """
 
     tokens: Int[Any, "r s"] | Float[Any, "t v"] | None
     places: Int[Any, "r s"] | None
     images: UInt8[Any, "i h w 3"] | Float[Any, "i ..."] | None
+    pictures: Int[Any, "r m"] | None = None
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements

@@ -54,7 +54,7 @@ def describe_once(
         model: where E_V and E_T come from.
         loader: which descriptors exist.
         path: the npy file.
-        block: descriptors a call.
+        block: descriptors a call; or pictures, where they are read with titles.
 
     Raises:
         DiskError: if the file cannot be written.
@@ -62,6 +62,8 @@ def describe_once(
     """
     if hosts.decide(path.exists):
         return mapped(path)
+    if loader.joint is not None:  # so many pictures, at most
+        block = max(1, block // loader.joint.columns)
     kinds = (0, loader.num_texts), (loader.num_texts, loader.num_descriptors)
     blocks = [
         slice(start, min(start + block, stop))
@@ -77,9 +79,10 @@ def describe_once(
             return np.zeros((len(rows), model.dim), np.float32), np.arange(len(rows))
         if text:
             pool, homes = loader.pool(rows, rows[:0])
-            return Pool(pool.tokens, pool.places, None), homes
-        pool, _ = loader.pool(rows[:0], rows - loader.num_texts)
-        return Pool(None, None, pool.images), np.arange(len(rows))
+            if loader.joint is None:
+                pool = dataclasses.replace(pool, images=None)
+            return pool, homes
+        return loader.pictures(rows - loader.num_texts), np.arange(len(rows))
 
     sources = (loader.dataset.texts, loader.text_vectors, loader.pixels)
     read_from = [source for source in sources if isinstance(source, np.ndarray)]

@@ -1,6 +1,7 @@
 """The model of MUFIN: describe, embed, adapt (paper, section 3).
 
-- describe: every descriptor, by the encoder of its kind, reduced to D entries: X0.
+- describe: every descriptor, by the encoder of its kind, reduced to D entries: X0. A joint encoder
+  (VisualBERT) makes a single descriptor of all that an item has.
 - embed: self-attention A_S over the bag, X1 = A_S(X0, X0), and the vector embedding
   x1 = unit(sum of X1). Labels go the same way with the same weights: Z1, z1.
 - adapt: cross-attention, x2_l = unit(sum of A_C(X1, Z1_l)): the datapoint as seen by label l.
@@ -18,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from mufin_jax.attention import AttentionBlock, Concatenation, Memory, NoAttention
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool, fill, masked_sum, pool_maximum, unit
-from mufin_jax.encoders import configs, new_encoder
+from mufin_jax.encoders import configs, is_joint, name_of, new_encoder
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vectors import ReadyVectors
@@ -26,7 +27,7 @@ from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.errors import InputError
 from mufin_jax.sharding import BY_ROW, REPLICATED, over_devices, replicated
 
-Modalities = Literal["both", "text", "images"]
+Modalities = Literal["both", "text", "images", "joint"]
 CrossAttention = Literal["attention", "concat", "none"]
 
 if TYPE_CHECKING:
@@ -36,6 +37,18 @@ else:  # of any encoder in the table; the options are the fields of the default'
     TextConfig = Annotated[configs("text"), tyro.conf.AvoidSubcommands]
 
 
+def _check_joint(config: "ModelConfig") -> None:
+    """Refuse a text encoder that does not go with what the model sees."""
+    joint = config.modalities == "joint"
+    if config.modalities != "images" and is_joint(config.text) != joint:
+        named = config.text_checkpoint or f"{name_of(config.text)}, model.text's kind,"
+        kind = "a text alone" if joint else "a text and its pictures as one"
+        raise InputError(
+            f"model.modalities={config.modalities}, but {named} encodes {kind}; choose "
+            f"--model.modalities={'both' if joint else 'joint'}, or another text encoder"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """What the model is made of; the defaults are the paper's.
@@ -43,7 +56,8 @@ class ModelConfig:
     Attributes:
         dim: D, the width of every embedding.
         heads: attention heads of A_S and of A_C; must divide dim.
-        modalities: what the model sees of an item: both, its text, or its images.
+        modalities: what the model sees of an item: both, its text, or its images; or both through a
+            joint encoder, to which E_V's vectors of the images are tokens: one descriptor an item.
         label_images: whether the labels' pictures are seen; without them, labels are text alone.
         reduce: how 768 entries become D: adaptive max-pooling, or a learned linear map.
         self_attention: A_S, or none: X1 = X0 (table 4).
@@ -80,6 +94,8 @@ class ModelConfig:
                 "model.modalities=images without model.label_images leaves labels empty; choose "
                 "--model.modalities=both"
             )
+        if self.text_checkpoint is None:  # else its config.json says what it is
+            _check_joint(self)
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements
@@ -139,16 +155,26 @@ class Mufin(nnx.Module):
         self.vocab = vocab
         self.vector_width, self.text_vector_width = vector_width, text_vector_width
         image_encoder = text_encoder = image_reduce = text_reduce = None
+        joint, width = config.modalities == "joint", 0
         if config.modalities != "text":
             if vector_width is None:
                 image_encoder, width = new_encoder(config.image, rngs), config.image.outputs
             else:
                 image_encoder, width = ReadyVectors(vector_width, rngs), vector_width
-            if config.reduce == "linear":
+            if config.reduce == "linear" and not joint:
                 image_reduce = nnx.Linear(width, config.dim, rngs=rngs)
         if config.modalities != "images":
+            sizes = {"vocab": vocab}
             if text_vector_width is None:
-                text_encoder = new_encoder(dataclasses.replace(config.text, vocab=vocab), rngs)
+                _check_joint(config)
+                if joint and config.text_checkpoint and config.text.visual != width:
+                    raise InputError(
+                        f"{config.text_checkpoint} reads vectors of {config.text.visual} entries, "
+                        f"and pictures have vectors of {width}; choose another "
+                        "--model.image-checkpoint (microsoft/resnet-101 gives 2048)"
+                    )
+                sizes |= {"visual": width} if joint else {}
+                text_encoder = new_encoder(dataclasses.replace(config.text, **sizes), rngs)
                 width = config.text.outputs
             else:
                 text_encoder, width = ReadyVectors(text_vector_width, rngs), text_vector_width
@@ -167,7 +193,7 @@ class Mufin(nnx.Module):
         parts = []
         if self.text_encoder is not None and pool.tokens is not None:
             parts.append(self._reduce(self.read(pool), self.text_reduce))
-        if self.image_encoder is not None and pool.images is not None:
+        if self.image_encoder is not None and pool.images is not None and pool.pictures is None:
             parts.append(self._reduce(self.see(pool.images), self.image_reduce))
         # Encoded where the descriptor lies, then gathered: the vectors of a batch are small.
         parts = [jax.lax.with_sharding_constraint(part, replicated(self.mesh)) for part in parts]
@@ -215,12 +241,20 @@ class Mufin(nnx.Module):
         }
 
     def read(self, pool: Pool) -> Float[Array, "t w"]:
-        """What E_T makes of texts, or of what a frozen E_T made of them before."""
+        """What E_T makes of texts, or of what a frozen E_T made of them before.
+
+        A joint E_T makes it of the texts and what E_V makes of their pictures.
+        """
         assert self.text_encoder is not None and pool.tokens is not None
         if isinstance(self.text_encoder, ReadyVectors):
             return self.text_encoder(pool.tokens)
         if pool.places is None:
             return pool.tokens
+        if pool.pictures is not None and pool.images is not None:
+            # Each picture is encoded where it lies, and read by texts on any device.
+            vectors = jax.lax.with_sharding_constraint(self.see(pool.images), replicated(self.mesh))
+            chosen, shown = vectors[jnp.maximum(pool.pictures, 0)], pool.pictures >= 0
+            return self.text_encoder(pool.tokens, pool.places >= 0, chosen, shown)
         hidden = self.text_encoder.packed(pool.tokens, pool.places, TEXTS_A_ROW)
         return hidden.reshape(-1, hidden.shape[-1])
 

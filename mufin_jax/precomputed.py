@@ -7,7 +7,8 @@ that does not train at all, its vectors are kept.
 
     <folder>/image-trunk-<fingerprint>.npy   (i, ...), what stands before the last block of E_V
     <folder>/image-<fingerprint>.npy         (i, width), float32, what E_V makes of each image
-    <folder>/text-<fingerprint>.npy          (t, width), float32, what E_T makes of each text
+    <folder>/text-<fingerprint>.npy          (t, width), float32, what E_T makes of each text; or,
+                                             of each item, what a joint one makes of it
 
 Tokens are kept in the compute dtype, so nothing is lost; bfloat16 as its bit patterns, uint16. The
 fingerprint is of the descriptors, of the weights below and of how they are used: stages share a
@@ -17,6 +18,7 @@ file where it fits, and never meet one that doesn't. The folder may be deleted o
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import shutil
@@ -110,7 +112,9 @@ def _wanted(model: Mufin, optimizer: OptimizerConfig) -> Iterator[Kind]:
         if optimizer.image_encoder == "frozen":
             yield "image"
     if model.text_encoder is not None and not isinstance(model.text_encoder, ReadyVectors):
-        if optimizer.text_encoder == "frozen":
+        # A joint E_T's vectors change with those of pictures.
+        below = "frozen" if model.config.modalities != "joint" else optimizer.image_encoder
+        if optimizer.text_encoder == below == "frozen":
             yield "text"
 
 
@@ -142,7 +146,11 @@ class _Part:
         how = dataclasses.asdict(encoder.config) | {"dtype": encoder.dtype}
         facts = hashlib.sha256(repr((sorted(how.items()), self.model.processing)).encode())
         facts.update(self._data())
-        for path, value in nnx.to_flat_state(nnx.state(encoder)):
+        whole = [encoder]
+        if self.kind == "text" and self.loader.joint is not None:
+            whole.append(self.model.image_encoder)
+            facts.update(repr(getattr(self.model.image_encoder, "config", None)).encode())
+        for path, value in itertools.chain(*(nnx.to_flat_state(nnx.state(e)) for e in whole)):
             below = not trainable(path, "last", encoder.config.depth)
             if below or self.kind != "image-trunk":
                 facts.update(repr(path).encode())
@@ -214,10 +222,12 @@ class _Part:
         """What tells the texts, or the images, of the prepared folder from those of another."""
         dataset = self.loader.dataset
         names = "text" if self.kind == "text" else "image"
-        files = {name: at for name, at in dataset.manifest["files"].items() if names in name}
+        joint = self.kind == "text" and self.loader.joint is not None
+        files = dataset.manifest["files"]
+        files = {name: at for name, at in files.items() if joint or names in name}
         records = dataset.path / RECORDS_CHECKSUMS
         known = json.dumps(files, sort_keys=True).encode()
-        if self.kind != "text" and hosts.decide(records.exists):
+        if (self.kind != "text" or joint) and hosts.decide(records.exists):
             known += records.read_bytes()
         return known
 
@@ -225,9 +235,10 @@ class _Part:
         """Descriptors, and which rows of what is made of them are theirs."""
         if self.kind == "text":
             pool, homes = self.loader.pool(rows, rows[:0])
-            return Pool(pool.tokens, pool.places, None), homes
-        pool, _ = self.loader.pool(rows[:0], rows)
-        return Pool(None, None, pool.images), np.arange(len(rows))
+            if self.loader.joint is None:
+                pool = dataclasses.replace(pool, images=None)
+            return pool, homes
+        return self.loader.pictures(rows), np.arange(len(rows))
 
     def _make(self, model: Mufin, pool: Pool) -> jax.Array:
         if self.kind == "text":

@@ -74,9 +74,12 @@ class Prediction:
 
 
 @functools.cache
-def _encoding(graphdef: Any) -> Callable[[dict, Pool], jax.Array]:
-    """`Mufin.describe`, compiled, of the weights of models that have one structure."""
-    return jax.jit(lambda weights, pool: nnx.merge(graphdef, weights).describe(pool))
+def _encoding(graphdef: Any) -> tuple[Callable[[dict, Pool], jax.Array], ...]:
+    """`Mufin.describe` and `see`, compiled, of the weights of models that have one structure."""
+    return (
+        jax.jit(lambda weights, pool: nnx.merge(graphdef, weights).describe(pool)),
+        jax.jit(lambda weights, pool: nnx.merge(graphdef, weights).see(pool.images)),
+    )
 
 
 class Predictor:
@@ -111,7 +114,8 @@ class Predictor:
         # To take a module of hundreds of arrays apart costs milliseconds a call: what follows the
         # encoders gets a model without them, and the encoders are taken apart here, once.
         graphdef, state = nnx.split(model)
-        self._encode, self._weights = _encoding(graphdef), nnx.to_pure_dict(state)
+        self._encode, self._see = _encoding(graphdef)
+        self._weights = nnx.to_pure_dict(state)
         self._heads = nnx.merge(graphdef, state)
         for name in ("image_encoder", "text_encoder", "image_reduce", "text_reduce"):
             setattr(self._heads, name, None)
@@ -263,7 +267,7 @@ class Predictor:
             extra: as for `rank_side`.
         """
         dataset, seen = self.dataset, self.model.config.modalities
-        for pool in query_shapes.pools(dataset, seen):
+        for pool in query_shapes.pools(dataset, seen, images):
             list(self._describe(pool))
         rng = np.random.default_rng(0)
         x = rng.normal(size=(points, self.model.dim)).astype(np.float32)
@@ -279,11 +283,22 @@ class Predictor:
         machine.give_back_memory()
 
     def _describe(self, pool: Pool) -> Iterator[Float[np.ndarray, "p d"]]:
-        """Yield the descriptor vectors of a pool, block after block."""
+        """Yield the descriptor vectors of a pool, block after block.
+
+        What a joint model reads with texts becomes vectors first: each picture is encoded once.
+        """
+        if pool.pictures is not None and pool.images is not None and pool.images.ndim > 2:
+            encoder: Any = self.model.text_encoder
+            none = np.zeros((0, encoder.config.visual), np.float32)
+            vectors = self._in_blocks(Pool(None, None, pool.images), self._see)
+            pool = dataclasses.replace(pool, images=np.concatenate([none, *vectors]))
+        yield from self._in_blocks(pool, self._encode)
+
+    def _in_blocks(self, pool: Pool, encode: Callable[[dict, Pool], jax.Array]) -> Iterator[Any]:
         mesh, most_tokens = self.model.mesh, self.dataset.texts.shape[1]
 
         def begin(block: tuple[Pool, int]) -> tuple[jax.Array, int]:
-            return self._encode(self._weights, put(block[0], by_row(mesh))), block[1]
+            return encode(self._weights, put(block[0], by_row(mesh))), block[1]
 
         blocks = query_shapes.in_blocks(pool, most_tokens, mesh.size)
         for vectors, real in one_ahead(blocks, begin):

@@ -9,7 +9,7 @@ import numpy as np
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import read_image
-from mufin_jax.data.packing import pack_texts
+from mufin_jax.data.packing import pack_texts, unpacked
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.errors import InputError
 
@@ -18,7 +18,7 @@ def read_items(
     items: Sequence[dict],
     first: int,
     dataset: Dataset,
-    modalities: Literal["both", "text", "images"],
+    modalities: Literal["both", "text", "images", "joint"],
 ) -> tuple[Pool, Bags]:
     """Return the pool and the bags of items that are in no dataset.
 
@@ -52,12 +52,16 @@ def read_items(
                 )
         pictures += [_read_picture(source, dataset.processing, name) for source in sources]
         owners += [row] * len(sources)
-    tokens = places = images = None
-    columns, first_image = [], 0
+    tokens = places = images = read_with = None
+    columns, first_image, joint = [], 0, modalities == "joint"
     if modalities != "images" and dataset.text_vectors is None:
         ids, counts = dataset.tokenizer.encode(titles, dataset.texts.shape[1])
-        named = np.flatnonzero([bool(title) for title in titles])
-        tokens, places, homes = pack_texts(ids[named], counts[named])
+        named = np.flatnonzero([bool(title) or joint for title in titles])
+        if joint:
+            tokens, places = unpacked(ids, counts)
+            homes, read_with = named, np.full((len(items), 1), -1, np.int32)
+        else:
+            tokens, places, homes = pack_texts(ids[named], counts[named])
         first_image = TEXTS_A_ROW * len(tokens)
         columns.append(np.full((len(items), 1), -1))
         columns[0][named, 0] = homes
@@ -67,9 +71,15 @@ def read_items(
         counts = np.bincount(np.array(owners, int), minlength=len(items))
         place = np.cumsum(counts)[:, None] - counts[:, None] + np.arange(max(1, counts.max()))
         real = np.arange(place.shape[1]) < counts[:, None]
-        columns.append(np.where(real, first_image + place, -1))
+        if joint:
+            read_with = np.where(real, place, -1).astype(np.int32)
+        else:
+            columns.append(np.where(real, first_image + place, -1))
+    elif joint and dataset.image_vectors is not None:
+        images = np.asarray(dataset.image_vectors[:0])  # none was given
     slots = np.concatenate(columns, 1)
-    return Pool(tokens, places, images), Bags(np.maximum(slots, 0).astype(np.int32), slots >= 0)
+    bags = Bags(np.maximum(slots, 0).astype(np.int32), slots >= 0)
+    return Pool(tokens, places, images, read_with), bags
 
 
 def _read_picture(source: Any, processing: ImageProcessing, item: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.packing import row_widths
+from mufin_jax.data.packing import row_widths, text_width
 
 DESCRIPTORS = (1, 4, 16, 64)
 """Rows of texts, or pictures, that are encoded together."""
@@ -56,11 +56,18 @@ def up_to(most: int, size_of: Callable[[int], int]) -> list[int]:
     return sorted({size_of(count) for count in range(1, most + 1)})
 
 
-def pools(dataset: Dataset, modalities: str) -> Iterator[Pool]:
-    """A pool for each kind and size of a block of descriptors."""
+def pools(dataset: Dataset, modalities: str, images: int = 1) -> Iterator[Pool]:
+    """A pool for each kind and size of a block of descriptors, of items of so many images."""
     texts, vectors = dataset.text_vectors, dataset.image_vectors
     pixels = (dataset.processing.size, dataset.processing.size, 3)
     for count in DESCRIPTORS:
+        if modalities == "joint":
+            tokens = np.zeros((count, 1), np.int32)
+            picture = (pixels, np.uint8) if vectors is None else (vectors.shape[1:], np.float32)
+            for most in up_to(images, slots):
+                seen = np.zeros((count, *picture[0]), picture[1])
+                yield Pool(tokens, tokens, seen, np.zeros((count, most), np.int32))
+            continue
         if modalities != "images" and texts is not None:
             yield Pool(np.zeros((count, texts.shape[1]), np.float32), None, None)
         elif modalities != "images":
@@ -74,7 +81,13 @@ def pools(dataset: Dataset, modalities: str) -> Iterator[Pool]:
 
 
 def in_blocks(pool: Pool, most_tokens: int, mesh_size: int = 1) -> Iterator[tuple[Pool, int]]:
-    """Cut a pool into pools of one kind and one size: those, and how many vectors are its own."""
+    """Cut a pool into pools of one kind and one size: those, and how many vectors are its own.
+
+    What a joint model's texts are read with must be vectors: each block gets a copy of its own.
+    """
+    if pool.pictures is not None:
+        yield from _joint_blocks(pool, text_width(np.array([most_tokens])), mesh_size)
+        return
     if pool.tokens is not None:
         tokens, places, each = pool.tokens, pool.places, 1
         if places is not None:
@@ -88,6 +101,26 @@ def in_blocks(pool: Pool, most_tokens: int, mesh_size: int = 1) -> Iterator[tupl
     if pool.images is not None:
         for rows, size in blocks(len(pool.images), mesh_size):
             yield Pool(None, None, grown(pool.images[rows], size)), rows.stop - rows.start
+
+
+def _joint_blocks(pool: Pool, width: int, mesh_size: int) -> Iterator[tuple[Pool, int]]:
+    """Blocks of texts of one width, with pictures in few numbers of columns."""
+    tokens, places, images, pictures = pool.tokens, pool.places, pool.images, pool.pictures
+    assert tokens is not None and places is not None
+    assert images is not None and pictures is not None
+    columns = slots(pictures.shape[1])
+
+    def wider(rows: np.ndarray, size: int, columns: int, fill: int) -> np.ndarray:
+        missing = ((0, size - len(rows)), (0, columns - rows.shape[1]))
+        return np.pad(rows, missing, constant_values=fill)
+
+    for rows, size in blocks(len(tokens), mesh_size):
+        chosen = wider(pictures[rows], size, columns, -1).ravel()
+        shown = np.zeros((len(chosen), *images.shape[1:]), images.dtype)
+        shown[chosen >= 0] = images[chosen[chosen >= 0]]
+        own = np.where(chosen >= 0, np.arange(len(chosen)), -1).astype(np.int32)
+        texts = (wider(tokens[rows], size, width, 0), wider(places[rows], size, width, -1))
+        yield Pool(*texts, shown, own.reshape(size, columns)), rows.stop - rows.start
 
 
 def grown(array: np.ndarray, rows: int, fill: int | float = 0) -> np.ndarray:

@@ -100,6 +100,8 @@ def sizes_of(
 
 
 def _descriptors(side: Side, model: ModelConfig) -> int:
+    if model.modalities == "joint":
+        return len(side)
     texts = int((side.text >= 0).sum()) if model.modalities != "images" else 0
     return texts + (len(side.image_rows) if model.modalities != "text" else 0)
 

@@ -281,6 +281,7 @@ _LOADERS = {
     "resnet_basic": [load_image_encoder],
     "clip": [load_image_encoder, load_text_encoder, Tokenizer.load],
     "siglip": [load_image_encoder],
+    "visual_bert": [load_text_encoder],
 }
 
 
@@ -335,6 +336,7 @@ KINDS = {
     "resnet": _checkpoint("resnet_basic"),
     "clip": _checkpoint("clip"),
     "siglip": _checkpoint("siglip"),
+    "visual_bert": _checkpoint("visual_bert"),
 }
 
 

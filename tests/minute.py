@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from experiments.amazon import visualbert
 from mufin_jax.command import main
 from mufin_jax.data.miniature import MiniatureConfig
 from mufin_jax.data.prepare import PrepareConfig
 from mufin_jax.encoders.distilbert import DistilBertConfig
+from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.experiment import STAGES, Experiment
 from mufin_jax.model import ModelConfig
@@ -53,7 +55,14 @@ MINUTE = Experiment(
     report=ReportConfig(figures=False),  # test_report.py draws them, once
 )
 
-PRESETS = {"miniature": MINUTE, "paper": MINUTE}
+_VISUAL = VisualBertConfig(
+    vocab=256, width=16, depth=2, heads=2, mlp=32, max_positions=16, init_std=None
+)
+PRESETS = {
+    "miniature": MINUTE,
+    "paper": MINUTE,
+    "joint": visualbert(MINUTE, "minute-joint", text=_VISUAL),
+}
 
 
 def environment(cache: Path, devices: int = 1) -> dict[str, str]:

@@ -97,6 +97,18 @@ class Side:
         """The rows of item i's images."""
         return self.image_rows[self.image_offsets[i] : self.image_offsets[i + 1]]
 
+    def images_in(self, rows: Int[np.ndarray, " b"], most: int) -> Int[np.ndarray, "b _"]:
+        """The rows of the first `most` images of some items, -1 where there are no more.
+
+        There is at least one column.
+        """
+        start, stop = self.image_offsets[rows], self.image_offsets[rows + 1]
+        place = start[:, None] + np.arange(max(1, most))
+        real = place < np.minimum(stop, start + most)[:, None]
+        images = np.full(place.shape, -1, np.int64)
+        images[real] = self.image_rows[place[real]]
+        return images
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:

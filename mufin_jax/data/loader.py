@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.data.packing import count_rows, pack_texts, row_width
+from mufin_jax.data.joint import JointItems
+from mufin_jax.data.packing import count_rows, pack_texts, row_width, text_width, unpacked
 from mufin_jax.errors import InputError
 from mufin_jax.sharding import local_rows, round_up, usual_size
 
@@ -33,7 +34,7 @@ class Sizes:
 
     Attributes:
         descriptors: distinct ones, of batches that hold their vectors.
-        texts: distinct ones, of batches that hold vectors of texts.
+        texts: distinct ones, of batches that hold vectors of texts, or items of a joint model.
         width: tokens of a row of texts.
         rows: rows of texts.
         images: distinct ones.
@@ -50,7 +51,8 @@ class Loader:
     """Reads batches of one dataset for a model that sees the given modalities.
 
     Descriptors are numbered over the whole dataset, texts first: text r is r, image r is
-    `num_texts + r`. `slots` speaks in these numbers, `batch` in rows of a pool.
+    `num_texts + r`. `slots` speaks in these numbers, `batch` in rows of a pool. To a joint model
+    every item is a text, read with its pictures, and there are no other descriptors.
 
     Where several processes share a mesh, each reads the vectors and decodes the pictures of those
     rows of a pool that its own devices hold, when the pool is placed by rows; the others are zero.
@@ -71,9 +73,11 @@ class Loader:
         text_vectors: vectors of the texts, ready ones or a frozen E_T's; None where batches hold
             tokens.
         sizes: of batches; `expect` sets them.
+        joint: the items, for a joint model; else None.
 
     Raises:
-        InputError: if the model sees only texts, or only pictures, and the data have none.
+        InputError: if the model sees only texts, or only pictures, and the data have none; or if it
+            is joint, and items are not of one title and pictures.
     """
 
     vectors: Float[np.ndarray, "p d"] | None = None
@@ -81,7 +85,7 @@ class Loader:
     def __init__(
         self,
         dataset: Dataset,
-        modalities: Literal["both", "text", "images"] = "both",
+        modalities: Literal["both", "text", "images", "joint"] = "both",
         mesh: Mesh | int = 1,
         label_images: bool = True,
         padded: bool = True,
@@ -107,6 +111,10 @@ class Loader:
                 f"{dataset.path}: no item has a {missing}, and a model of modalities={modalities} "
                 "sees nothing else; choose --model.modalities=both, or bring other data"
             )
+        self.joint = None
+        if modalities == "joint":
+            self.joint = JointItems(dataset, self._most_images)
+            self.num_texts = self.num_descriptors = len(self.joint)
 
     def slots(
         self, side: Side, rows: Int[np.ndarray, "b"]
@@ -114,16 +122,14 @@ class Loader:
         """Return the descriptor numbers of some items, and which of them are real."""
         columns = []
         most = self._most_images[side.name]
-        if self.modalities != "images":
+        if self.joint is not None:
+            columns.append(self.joint.numbers(side, rows)[:, None])
+        elif self.modalities != "images":
             text = side.text[rows].astype(np.int64)
             columns.append(text if text.ndim > 1 else text[:, None])
         if self.modalities == "images" or (self.modalities == "both" and most):
-            start, stop = side.image_offsets[rows], side.image_offsets[rows + 1]
-            place = start[:, None] + np.arange(max(1, most))
-            real = place < np.minimum(stop, start + most)[:, None]
-            images = np.full(place.shape, -1, np.int64)
-            images[real] = self.num_texts + side.image_rows[place[real]]
-            columns.append(images)
+            images = side.images_in(rows, most)
+            columns.append(np.where(images >= 0, self.num_texts + images, -1))
         slots = np.concatenate(columns, 1)
         return np.maximum(slots, 0), slots >= 0
 
@@ -151,11 +157,19 @@ class Loader:
         sizes: Sizes = Sizes(),
     ) -> tuple[Pool, Int[np.ndarray, "_"]]:
         """Return the pool of these texts and images, and the row of its vectors that holds each."""
-        tokens = places = pixels = None
+        tokens = places = pixels = pictures = None
         homes, rows = np.zeros(0, np.int64), 0
         if self.modalities != "images" and self.text_vectors is not None:
             tokens = self._read(self.text_vectors, texts, sizes.texts)
             homes, rows = np.arange(len(texts)), len(tokens)
+        elif self.joint is not None:
+            found, lengths, shown = self.joint.read(texts)
+            tokens, places = unpacked(found, lengths, sizes.width)
+            homes, images = np.arange(len(texts)), np.unique(shown[shown >= 0])
+            pictures = np.where(shown >= 0, np.searchsorted(images, shown), -1).astype(np.int32)
+            if self.padded:
+                tokens, places = pad_texts(tokens, places, self.mesh_size, sizes.texts)
+                pictures = pad_rows(pictures, self.mesh_size, -1, sizes.texts)
         elif self.modalities != "images":
             found = np.asarray(self.dataset.texts[texts])
             lengths = np.asarray(self.dataset.text_lengths[texts])
@@ -163,9 +177,17 @@ class Loader:
             if self.padded:
                 tokens, places = pad_texts(tokens, places, self.mesh_size, sizes.rows)
             rows = TEXTS_A_ROW * len(tokens)
+        if self.joint is not None and pictures is None:  # known vectors
+            return Pool(tokens, None, None), homes
         if self.modalities != "text":
             pixels = self._read(self.pixels, images, sizes.images)
-        return Pool(tokens, places, pixels), np.append(homes, rows + np.arange(len(images)))
+        if pictures is None:
+            homes = np.append(homes, rows + np.arange(len(images)))
+        return Pool(tokens, places, pixels, pictures), homes
+
+    def pictures(self, rows: Int[np.ndarray, "i"]) -> Pool:
+        """Return the pool of these images alone, one after the other."""
+        return Pool(None, None, self._read(self.pixels, rows, 0))
 
     def expect(self, batches: Iterable[Sequence[Items]]) -> None:
         """Have batches like these, given as the groups of each, padded to one shape.
@@ -176,7 +198,12 @@ class Loader:
         drawn = [self._distinct(groups)[1] for groups in batches]
         splits = [int(np.searchsorted(numbers, self.num_texts)) for numbers in drawn]
         lengths, width = [], 0
-        if self.modalities != "images" and self.dataset.text_vectors is None:
+        pictures = [len(numbers) - split for numbers, split in zip(drawn, splits, strict=True)]
+        if self.joint is not None:
+            read = [self.joint.read(numbers) for numbers in drawn]
+            width = max(text_width(some) for _, some, _ in read)
+            pictures = [len(np.unique(shown[shown >= 0])) for _, _, shown in read]
+        elif self.modalities != "images" and self.dataset.text_vectors is None:
             found = [numbers[:split] for numbers, split in zip(drawn, splits, strict=True)]
             lengths = [np.asarray(self.dataset.text_lengths[texts]) for texts in found]
             width = max(map(row_width, lengths))
@@ -184,7 +211,7 @@ class Loader:
             "descriptors": [len(numbers) for numbers in drawn],
             "texts": splits,
             "rows": [count_rows(some, width) for some in lengths] or [0],
-            "images": [len(numbers) - split for numbers, split in zip(drawn, splits, strict=True)],
+            "images": pictures,
         }
         usual = {axis: usual_size(found, self.mesh_size) for axis, found in counts.items()}
         self.sizes = Sizes(width=width, **usual)

@@ -61,6 +61,21 @@ def row_width(lengths: Int[np.ndarray, "t"]) -> int:
     return _round_up(max(longest, min(int(lengths.sum()), 2 * longest, _LONG)))
 
 
+def unpacked(
+    tokens: Int[np.ndarray, "t s"], lengths: Int[np.ndarray, "t"], least_width: int = 0
+) -> tuple[Int32[np.ndarray, "t w"], Int32[np.ndarray, "t w"]]:
+    """One text a row, for encoders that read one with its pictures: `Pool.tokens` and `places`."""
+    width = max(text_width(lengths), least_width)
+    wide = max(width - tokens.shape[1], 0)
+    places = np.where(np.arange(width) < lengths[:, None], 0, -1)
+    return np.pad(tokens, ((0, 0), (0, wide)))[:, :width].astype(np.int32), places.astype(np.int32)
+
+
+def text_width(lengths: Int[np.ndarray, "t"]) -> int:
+    """Tokens of a row of one text."""
+    return _round_up(int(lengths.max(initial=1)))
+
+
 def _round_up(tokens: int) -> int:
     """Round up to a power of two, 8 at least."""
     return max(8, 1 << (tokens - 1).bit_length())

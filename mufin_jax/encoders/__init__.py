@@ -28,6 +28,8 @@ class EncoderKind:
     """`file:class` of its module, in this folder."""
     model_types: tuple[str, ...]
     """What its checkpoints are called in config.json, as `model_type`."""
+    joint: bool = False
+    """Whether it reads a text and vectors of its pictures together, an `interface.JointEncoder`."""
 
     def module_class(self) -> type[Any]:
         """Import the module's class, an `interface.Encoder`; call it with (config, rngs)."""
@@ -46,6 +48,7 @@ ENCODERS = {
     "siglip": EncoderKind("image", "siglip:Siglip", ("siglip", "siglip_vision_model")),
     "distilbert": EncoderKind("text", "distilbert:DistilBert", ("distilbert",)),
     "clip_text": EncoderKind("text", "clip_text:ClipText", ("clip", "clip_text_model")),
+    "visual_bert": EncoderKind("text", "visual_bert:VisualBert", ("visual_bert", "bert"), True),
 }
 """Keyed by the names that saved models have for them."""
 
@@ -97,6 +100,11 @@ def name_of(config: Any) -> str:
     """The name of the encoder that a config is of."""
     found = [name for name, kind in ENCODERS.items() if type(config) is kind.config_class()]
     return found[0]
+
+
+def is_joint(config: Any) -> bool:
+    """Whether the encoder that a config is of reads a text and its pictures together."""
+    return ENCODERS[name_of(config)].joint
 
 
 def described(config: Any) -> dict[str, Any]:

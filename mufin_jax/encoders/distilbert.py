@@ -9,21 +9,13 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mufin_jax.encoders import check_size, refuse_unless
-from mufin_jax.encoders.layers import (
-    attend,
-    compute_dtype,
-    gelu,
-    layer_norm,
-    linear,
-    normal,
-    run_blocks,
-)
+from mufin_jax.encoders.layers import compute_dtype, layer_norm, normal, run_blocks
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
 from mufin_jax.encoders.rows import alone, check_width, of_texts, positions_in_texts, together
-from mufin_jax.encoders.transformer import TransformerConfig
+from mufin_jax.encoders.transformer import PostNormBlock, TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +102,7 @@ class DistilBert(nnx.Module):
         self.words = nnx.Embed(config.vocab, config.width, embedding_init=embedding, rngs=rngs)
         self.positions = nnx.Param(embedding(rngs.params(), (config.max_positions, config.width)))
         self.norm_embeddings = layer_norm(config, rngs)
-        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.depth)])
+        self.blocks = nnx.List([PostNormBlock(config, rngs) for _ in range(config.depth)])
 
     def __call__(
         self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]
@@ -186,29 +178,3 @@ class DistilBert(nnx.Module):
     ) -> Float[Array, "r s width"]:
         states = states.astype(self.dtype)
         return self.blocks[self.config.depth - 1](states, together(places)).astype(jnp.float32)
-
-
-class Block(nnx.Module):
-    """A post-norm transformer block: attention, then an MLP, each added to its input and normed."""
-
-    def __init__(self, config: DistilBertConfig, rngs: nnx.Rngs):
-        width = config.width
-        self.heads = config.heads
-        self.query = linear(width, width, config, rngs)
-        self.key = linear(width, width, config, rngs)
-        self.value = linear(width, width, config, rngs)
-        self.out = linear(width, width, config, rngs)
-        self.norm_attention = layer_norm(config, rngs)
-        self.up = linear(width, config.mlp, config, rngs)
-        self.down = linear(config.mlp, width, config, rngs)
-        self.norm_mlp = layer_norm(config, rngs)
-
-    def __call__(
-        self, states: Float[Array, "r s width"], together: Bool[Array, "r s s"]
-    ) -> Float[Array, "r s width"]:
-        """Let every token attend to those of its own text."""
-        query, key, value = self.query(states), self.key(states), self.value(states)
-        attended = self.out(attend(query, key, value, self.heads, together))
-        states = self.norm_attention(states + attended).astype(states.dtype)
-        hidden = gelu(self.up(states))
-        return self.norm_mlp(states + self.down(hidden)).astype(states.dtype)

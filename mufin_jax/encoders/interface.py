@@ -4,13 +4,14 @@ An encoder is a plain NNX module, made from (config, rngs), that holds weights a
 random state. Descriptors go in, one float32 vector each comes out. Its names say what trains
 (`encoders.trainable`): its blocks are in a list `blocks`; what follows the last block is called
 `norm`, `pooling` or `projection`; running statistics are called `mean` and `variance`, and never
-train. A text encoder reads several texts a row (`rows.py`), each of which sees itself alone.
+train. A text encoder reads several texts a row (`rows.py`), each of which sees itself alone. A
+joint encoder takes the text encoder's place, and makes one vector of a text and its pictures.
 """
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Protocol
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mufin_jax.encoders.naming import Naming
 
@@ -52,6 +53,13 @@ class TextConfig(EncoderConfig, Protocol):
     """Number of different tokens."""
     max_positions: int
     """Tokens of the longest text that can be encoded."""
+
+
+class JointConfig(TextConfig, Protocol):
+    """The shape of a network that reads tokens and vectors of pictures."""
+
+    visual: int
+    """Entries of a picture's vector."""
 
 
 class ImageEncoder(Protocol):
@@ -100,4 +108,23 @@ class TextEncoder(Protocol):
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"], texts: int
     ) -> Float[Array, "r k outputs"]:
         """One vector for each of the k texts that a row may hold; zero where there is none."""
+        ...
+
+
+class JointEncoder(Protocol):
+    """Tokens and vectors of pictures to vectors; in the table, a text encoder that is joint."""
+
+    Config: ClassVar[type]
+    naming: ClassVar[Naming]
+    config: Any
+    dtype: str
+
+    def __call__(
+        self,
+        tokens: Int[Array, "t s"],
+        real: Bool[Array, "t s"],
+        vectors: Float[Array, "t m visual"],
+        shown: Bool[Array, "t m"],
+    ) -> Float[Array, "t outputs"]:
+        """One vector of each text with its pictures, real tokens and shown ones alone."""
         ...

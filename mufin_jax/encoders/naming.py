@@ -1,7 +1,7 @@
 """How the names and the axes of a checkpoint's weights become ours: a table, complete both ways."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,9 @@ class Naming:
     """(part of a name in older checkpoints, what it became), applied in this order."""
     ignored: Sequence[str] = ()
     """Patterns of names that may be in a checkpoint and that our encoder has no use for."""
+    new: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
+    """Names here that a checkpoint may lack, all of them or none, and the values that they then
+    get of the encoder, whose other weights are filled."""
     blocks: Callable[[Any], Iterable[tuple[int, ...]]] = by_depth
     """The numbers that {} stands for, of a config; several where blocks lie in blocks."""
 

@@ -8,6 +8,7 @@ imported only by what returns a module: preparation reads a checkpoint's preproc
 import dataclasses
 import itertools
 import json
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatch
@@ -20,6 +21,8 @@ from mufin_jax.encoders import EncoderKind, Modality, of_checkpoint
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.errors import InputError, reason
 from mufin_jax.files import damaged
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from mufin_jax.encoders.interface import EncoderConfig, ImageEncoder, TextEncoder
@@ -132,6 +135,10 @@ def _load(checkpoint: str | Path, modality: Modality, how: Mapping[str, Any]) ->
                 f"{folder}: {_listed([name])} gives {shapes}; the files aren't of one model"
             )
         parameter.set_value(jnp.asarray(values, jnp.float32))
+    if naming.new and naming.new.keys() <= empty.keys():
+        log.warning("%s has no weights for %s: they are new", folder, _listed(naming.new.keys()))
+        for name, make in naming.new.items():
+            empty.pop(name).set_value(make(module))
     left = files.keys() - used
     unused = [name for name in left if not any(fnmatch(name, i) for i in naming.ignored)]
     if unused or empty:

@@ -1,4 +1,7 @@
-"""What transformers share: their sizes, and the pre-norm block of ViT, SigLIP and both CLIPs."""
+"""What transformers share: their sizes and their blocks.
+
+Of two kinds: pre-norm in ViT, SigLIP and both CLIPs, post-norm in DistilBERT and VisualBERT.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,7 +11,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from mufin_jax.encoders import check_transformer
-from mufin_jax.encoders.layers import ACTIVATIONS, Activation, attend, layer_norm, linear
+from mufin_jax.encoders.layers import (
+    ACTIVATIONS,
+    Activation,
+    attend,
+    gelu,
+    layer_norm,
+    linear,
+)
 from mufin_jax.encoders.naming import LINEAR, NORM
 from mufin_jax.errors import InputError
 
@@ -125,3 +135,44 @@ class PreNormBlock(nnx.Module):
         tokens = tokens[:, :rows] + self.out(attend(query, key, value, self.heads, seen))
         hidden = ACTIVATIONS[self.activation](self.up(self.norm_mlp(tokens)))
         return tokens + self.down(hidden)
+
+
+class PostNormBlock(nnx.Module):
+    """Attention, then an MLP, each added to its input and normalised.
+
+    Args:
+        config: its sizes.
+        rngs: source of the initial weights.
+    """
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+        width = config.width
+        self.heads = config.heads
+        self.query = linear(width, width, config, rngs)
+        self.key = linear(width, width, config, rngs)
+        self.value = linear(width, width, config, rngs)
+        self.out = linear(width, width, config, rngs)
+        self.norm_attention = layer_norm(config, rngs)
+        self.up = linear(width, config.mlp, config, rngs)
+        self.down = linear(config.mlp, width, config, rngs)
+        self.norm_mlp = layer_norm(config, rngs)
+
+    def __call__(
+        self,
+        tokens: Float[Array, "i p width"],
+        seen: Bool[Array, "i q p"],
+        rows: int | None = None,
+    ) -> Float[Array, "i q width"]:
+        """The block's output for the first `rows` tokens, or for all.
+
+        Args:
+            tokens: what enters the block.
+            seen: to which tokens each of these attends.
+            rows: how many tokens attend; None for all.
+        """
+        own = tokens[:, :rows]
+        query, key, value = self.query(own), self.key(tokens), self.value(tokens)
+        attended = self.out(attend(query, key, value, self.heads, seen))
+        own = self.norm_attention(own + attended).astype(tokens.dtype)
+        hidden = gelu(self.up(own))
+        return self.norm_mlp(own + self.down(hidden)).astype(tokens.dtype)

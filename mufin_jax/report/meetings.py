@@ -117,9 +117,11 @@ def ask(
     the kind gets an empty list.
 
     Raises:
-        Missing: if the model, or the data, have one kind alone.
+        Missing: if the model, or the data, have one kind alone, or the model makes one of both.
     """
     dataset, seen = predictor.dataset, predictor.model.config
+    if seen.modalities == "joint":
+        raise Missing("the model makes one descriptor of a title and its pictures (joint)")
     if seen.modalities != "both":
         raise Missing(f"the model sees one modality alone ({seen.modalities})")
     try:

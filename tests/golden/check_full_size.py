@@ -26,6 +26,8 @@ from transformers import (
     ResNetModel,
     SiglipConfig,
     SiglipModel,
+    VisualBertConfig,
+    VisualBertModel,
     ViTConfig,
     ViTModel,
 )
@@ -126,6 +128,29 @@ def distilbert_differences() -> tuple[float, float]:
     return float(np.abs(hidden - theirs)[real].max()), float(np.abs(means - expected).max())
 
 
+def visual_bert() -> float:
+    """Of the pooled vectors of ragged texts with ragged pictures, at BERT-base's size."""
+    model = perturb(VisualBertModel(VisualBertConfig(visual_embedding_dim=2048)))
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 30522, (4, 32)).astype(np.int32)
+    vectors = rng.uniform(0, 2, (4, 15, 2048)).astype(np.float32)
+    real, shown = (
+        np.arange(most) < np.array(counts)[:, None]
+        for most, counts in ((32, [32, 3, 17, 2]), (15, [15, 4, 0, 1]))
+    )
+    with torch.no_grad():
+        theirs = model(
+            torch.tensor(tokens).long(),
+            attention_mask=torch.tensor(real).long(),
+            visual_embeds=torch.tensor(vectors),
+            visual_attention_mask=torch.tensor(shown).long(),
+        ).pooler_output.numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        encoder = load_text_encoder(folder)
+    return difference(np.asarray(jax.jit(encoder)(tokens, real, vectors, shown)), theirs)
+
+
 RESNET_18 = {"hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
 CHECKS: dict[str, Callable[[], Any]] = {
     "vit_b_32": lambda: vit(32),
@@ -136,6 +161,7 @@ CHECKS: dict[str, Callable[[], Any]] = {
     "siglip": siglip,
     "clip_text": clip_text,
     "distilbert_base": distilbert_differences,  # of the hidden states, and of their means
+    "visual_bert_base": visual_bert,
 }
 
 if __name__ == "__main__":
