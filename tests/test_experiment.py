@@ -218,6 +218,7 @@ def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
     assert manifest["processing"]["size"] == 24 and manifest["processing"]["std"] == [0.5, 0.6, 0.7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_descriptor_vectors_that_are_known_train_like_those_made_anew(minute_run, stage, tmp_path):
     dataset, mesh = Dataset.open(minute_run / "prepare"), make_mesh(jax.devices()[:1])

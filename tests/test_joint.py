@@ -110,6 +110,7 @@ def test_labels_may_be_read_without_their_pictures(dataset):
     assert (pool.pictures >= 0).any()
 
 
+@pytest.mark.slow
 def test_the_model_comes_back_from_its_folder(dataset, one_device, tmp_path):
     model = new_model(JOINT, dataset, one_device, seed=0)
     save_model(model, tmp_path / "model")
@@ -173,6 +174,7 @@ def handed_in(dataset, row):
     return {"title": title("test", row), "images": [Image.fromarray(image) for image in images]}
 
 
+@pytest.mark.slow
 def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(
     predictor, dataset, wanted, monkeypatch
 ):
@@ -254,6 +256,7 @@ def test_batches_have_few_shapes(stage, dataset):
     assert len(shapes) <= 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_read_by_the_model_that_sees_its_vectors(dataset, one_device):
     golden = Path(__file__).parent / "golden" / "visual_bert"
     seeing = dataclasses.replace(CONFIG.image, width=14)

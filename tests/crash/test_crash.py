@@ -28,7 +28,8 @@ def test_a_run_killed_twenty_two_times_ends_the_same(minute_run, compiled, tmp_p
     minute.assert_same(tmp_path / "run", minute_run)
 
 
-@pytest.mark.parametrize("stage", ["pretrain", pytest.param("finetune", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_whoever_lives_two_seconds_past_its_first_step_has_moved_the_last_checkpoint_on(
     minute_run, compiled, tmp_path, stage
 ):
