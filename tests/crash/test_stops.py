@@ -72,10 +72,12 @@ def check_stopped(workdir: Path, phase: Phase, said: str, together: bool = False
     """The work itself was stopped, not what follows it; of training, the last step is saved.
 
     Several processes agree on a stop a step later, and before it an epoch may end: its state is
-    saved, and what is stopped is describing the data anew.
+    saved, and what is stopped is describing the data anew. The main one may name the other's end.
     """
     assert not (workdir / phase.stage / "done.json").exists()
     last = said.splitlines()[-1]
+    if together:
+        last = last.replace("process 1 ended:", "error:")
     if together and "Follower" in phase.halt and last.startswith("error: describe: stopped by"):
         lines = (workdir / phase.stage / "metrics.jsonl").read_text().splitlines()
         done = json.loads(lines[-1])["step"]
