@@ -14,6 +14,7 @@ from mufin_jax import training
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.errors import InputError, NonFinite, Stopped
 from mufin_jax.logs import MetricsWriter
+from mufin_jax.stops import unsaved
 from mufin_jax.training import FitConfig, fit
 
 
@@ -59,6 +60,23 @@ def test_a_stop_is_answered_after_the_step_and_costs_nothing(tmp_path, through, 
     same(toy.run(), through[0])
     assert min(toy.made) == 8 and toy.refreshes[0] == 6
     assert metrics(tmp_path) == through[1]
+
+
+def test_a_run_has_something_to_save_from_a_step_to_its_checkpoint(tmp_path, monkeypatch):
+    """By this, `stops` knows whether a process may be ended in a native call."""
+    after_step, at_refresh, toy = [], [], Toy(tmp_path)
+
+    def no_stop() -> bool:
+        after_step.append(unsaved.is_set())
+        return False
+
+    monkeypatch.setattr(training, "stop_requested", no_stop)
+    refresh = toy.refresh
+    toy.refresh = lambda at, state: at_refresh.append(unsaved.is_set()) or refresh(at, state)
+    toy.run()
+    assert len(after_step) == STEPS and all(after_step)
+    assert len(at_refresh) > 1 and not any(at_refresh)
+    assert not unsaved.is_set()
 
 
 def test_a_finished_run_is_not_repeated(tmp_path, through):
