@@ -189,8 +189,8 @@ class Predictor:
         """Rank labels for items the model has not seen.
 
         Args:
-            items: dicts with a "title" and "images" (paths, bytes or PIL images), either may be
-                missing.
+            items: dicts with a "title", or "titles" of several (an outfit's, say), and "images"
+                (paths, bytes or PIL images); either kind may be missing.
             k: labels wanted per item, at most the length of the shortlist.
 
         Raises:
@@ -255,7 +255,9 @@ class Predictor:
         """
         return pair_scores.score(self._heads, points, self.memory, lists, self.config.mix)
 
-    def warm_up(self, points: int = BLOCK, images: int = 15, extra: int = 0) -> None:
+    def warm_up(
+        self, points: int = BLOCK, images: int = 15, extra: int = 0, titles: int = 1
+    ) -> None:
         """Compile what queries of common shapes need: the first answer is as fast as the next.
 
         Without it, whatever is met for the first time is compiled then. Programs that the compile
@@ -265,6 +267,7 @@ class Predictor:
             points: items in a batch, at most.
             images: pictures of an item, at most.
             extra: as for `rank_side`.
+            titles: of an item, at most.
         """
         dataset, seen = self.dataset, self.model.config.modalities
         for pool in query_shapes.pools(dataset, seen, images):
@@ -277,7 +280,7 @@ class Predictor:
             self.index.warm_up(x[: 1 << power], k)
         for size in query_shapes.up_to(points, query_shapes.points):
             lists = shortlist(self.index, x[:size], k)
-            for slots in query_shapes.up_to(images + 1, query_shapes.slots):
+            for slots in query_shapes.up_to(titles + images, query_shapes.slots):
                 empty = np.zeros((size, slots), np.int32)
                 self.rank(Pool(None, None, None), Bags(empty, empty > 0), size, extra, lists)
         machine.give_back_memory()

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset
@@ -12,19 +13,20 @@ from mufin_jax.data.images import read_image
 from mufin_jax.data.packing import pack_texts, unpacked
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.errors import InputError
+from mufin_jax.model import Modalities
 
 
 def read_items(
     items: Sequence[dict],
     first: int,
     dataset: Dataset,
-    modalities: Literal["both", "text", "images", "joint"],
+    modalities: Modalities,
 ) -> tuple[Pool, Bags]:
     """Return the pool and the bags of items that are in no dataset.
 
     Args:
-        items: dicts with a "title" and "images" (paths, bytes or PIL images), either may be
-            missing.
+        items: dicts with a "title", or "titles" of several (an outfit's, say), and "images"
+            (paths, bytes or PIL images); either kind may be missing.
         first: number of the first item, for messages.
         dataset: where the tokenizer and the size of pictures come from.
         modalities: what the model sees.
@@ -32,54 +34,92 @@ def read_items(
     Raises:
         InputError: if an item has nothing that the model sees, or a picture cannot be read.
     """
-    titles, pictures, owners = [], [], []
+    joint = modalities == "joint"
+    titles, named, pictures, pictured = [], [], [], []
     for row, item in enumerate(items):
         name = f"item {first + row}"
-        if unknown := set(item) - {"title", "images"}:
-            raise InputError(f"{name}: unknown field {sorted(unknown)[0]!r}; wanted title, images")
-        titles.append(str(item.get("title") or "").strip() if modalities != "images" else "")
-        sources = item.get("images") or [] if modalities != "text" else []
-        if not titles[-1] and not sources:
-            raise InputError(f"{name}: nothing to see; wanted a title or images")
-        for given, ready, kind in (
-            (titles[-1], dataset.text_vectors, "titles"),
-            (sources, dataset.image_vectors, "pictures"),
-        ):
-            if given and ready is not None:
-                raise InputError(
-                    f"{name}: the model knows ready vectors, not {kind}; leave them out, or rank a "
-                    "side of a prepared folder by Predictor.rank_side"
-                )
+        own, sources = _seen(item, name, dataset, modalities)
+        own = own or [""] * joint  # read for the sake of its pictures
+        titles += own
+        named += [row] * len(own)
         pictures += [_read_picture(source, dataset.processing, name) for source in sources]
-        owners += [row] * len(sources)
+        pictured += [row] * len(sources)
     tokens = places = images = read_with = None
-    columns, first_image, joint = [], 0, modalities == "joint"
+    columns, first_image = [], 0
     if modalities != "images" and dataset.text_vectors is None:
         ids, counts = dataset.tokenizer.encode(titles, dataset.texts.shape[1])
-        named = np.flatnonzero([bool(title) or joint for title in titles])
         if joint:
             tokens, places = unpacked(ids, counts)
-            homes, read_with = named, np.full((len(items), 1), -1, np.int32)
+            homes, read_with = np.arange(len(titles)), np.full((len(items), 1), -1, np.int32)
         else:
-            tokens, places, homes = pack_texts(ids[named], counts[named])
+            tokens, places, homes = pack_texts(ids, counts)
         first_image = TEXTS_A_ROW * len(tokens)
-        columns.append(np.full((len(items), 1), -1))
-        columns[0][named, 0] = homes
+        columns.append(_by_item(named, homes, len(items)))
     if modalities != "text" and dataset.image_vectors is None:
         size = dataset.processing.size
         images = np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
-        counts = np.bincount(np.array(owners, int), minlength=len(items))
-        place = np.cumsum(counts)[:, None] - counts[:, None] + np.arange(max(1, counts.max()))
-        real = np.arange(place.shape[1]) < counts[:, None]
         if joint:
-            read_with = np.where(real, place, -1).astype(np.int32)
+            read_with = _by_item(pictured, np.arange(len(images)), len(items))
         else:
-            columns.append(np.where(real, first_image + place, -1))
+            columns.append(_by_item(pictured, first_image + np.arange(len(images)), len(items)))
     elif joint and dataset.image_vectors is not None:
         images = np.asarray(dataset.image_vectors[:0])  # none was given
     slots = np.concatenate(columns, 1)
-    bags = Bags(np.maximum(slots, 0).astype(np.int32), slots >= 0)
+    bags = Bags(np.maximum(slots, 0), slots >= 0)
     return Pool(tokens, places, images, read_with), bags
+
+
+def _seen(
+    item: dict, name: str, dataset: Dataset, modalities: Modalities
+) -> tuple[list[str], Sequence[Any]]:
+    """The titles and pictures of an item that the model sees; InputError if it sees none."""
+    if unknown := set(item) - {"title", "titles", "images"}:
+        raise InputError(
+            f"{name}: unknown field {sorted(unknown)[0]!r}; wanted title, titles, images"
+        )
+    titles = _titles(item, name) if modalities != "images" else []
+    images = item.get("images") or [] if modalities != "text" else []
+    if not titles and not images:
+        raise InputError(f"{name}: nothing to see; wanted a title or images")
+    if modalities == "joint" and len(titles) > 1:
+        raise InputError(f"{name}: {len(titles)} titles; the model reads one with its pictures")
+    for given, ready, kind in (
+        (titles, dataset.text_vectors, "titles"),
+        (images, dataset.image_vectors, "pictures"),
+    ):
+        if given and ready is not None:
+            raise InputError(
+                f"{name}: the model knows ready vectors, not {kind}; leave them out, or rank a "
+                "side of a prepared folder by Predictor.rank_side"
+            )
+    return titles, images
+
+
+def _titles(item: dict, name: str) -> list[str]:
+    """The titles of an item that say something."""
+    given = item.get("titles")
+    if given is None:
+        given = [item.get("title")]
+    elif "title" in item or not isinstance(given, list | tuple):
+        found = "a title beside them" if "title" in item else repr(given)[:80]
+        raise InputError(f"{name}: titles: {found}; wanted a list of all texts of the item")
+    return [title for title in (str(one or "").strip() for one in given) if title]
+
+
+def _by_item(
+    owners: Sequence[int], homes: Int[np.ndarray, "n"], items: int
+) -> Int[np.ndarray, "{items} widest"]:
+    """Where an item's things are, a row an item, and -1 behind the last of them.
+
+    Args:
+        owners: the item of each thing, ascending.
+        homes: where each thing is.
+        items: how many there are.
+    """
+    counts = np.bincount(np.array(owners, int), minlength=items)
+    rows = np.full((items, max(1, counts.max())), -1, np.int32)
+    rows[np.arange(rows.shape[1]) < counts[:, None]] = homes
+    return rows
 
 
 def _read_picture(source: Any, processing: ImageProcessing, item: str) -> np.ndarray:

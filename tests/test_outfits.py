@@ -11,7 +11,7 @@ from raw_folders import tiny_outfits
 from sklearn.metrics import roc_auc_score
 
 from experiments import polyvore
-from mufin_jax import metrics, outfits
+from mufin_jax import metrics, outfits, queries
 from mufin_jax.command import main, parse
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
@@ -105,6 +105,39 @@ def test_given_answers_score_as_a_shortlist_of_all_labels_does(predictor, mix):
     for row, (labels, scores) in enumerate(zip(*block, strict=True)):
         wanted = [scores[labels.tolist().index(answer)] for answer in answers[row]]
         np.testing.assert_allclose(found[row], wanted, atol=2e-6)
+
+
+def test_an_outfit_handed_in_is_ranked_as_a_test_point(predictor, monkeypatch):
+    dataset, k = predictor.dataset, 5
+    test, labels = dataset.test, dataset.labels
+    titles = dict(zip(labels.text.tolist(), labels.titles, strict=True))
+    monkeypatch.setattr(queries, "read_image", lambda image, processing: image)
+    items = [
+        {
+            "titles": [titles[text] for text in test.text[row] if text >= 0],
+            "images": list(dataset.images[test.images_of(row)]),
+        }
+        for row in range(len(test))
+    ]
+    assert len({len(item["titles"]) for item in items}) > 1
+    (wanted,) = predictor.rank_side(test)
+    for answer, ranked, scores in zip(predictor.predict(items, k), *wanted, strict=True):
+        assert [one.label for one in answer] == ranked[:k].tolist()
+        np.testing.assert_allclose([one.score for one in answer], scores[:k], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong, reason",
+    [
+        ({"title": "coat", "titles": ["hat"]}, "titles: a title beside them; wanted a list"),
+        ({"titles": "coat"}, "titles: 'coat'; wanted a list of all texts of the item"),
+        ({"titles": 5}, "titles: 5; wanted a list"),
+        ({"titles": ["", " "]}, "nothing to see"),
+    ],
+)
+def test_titles_are_a_list_in_place_of_a_title(predictor, wrong, reason):
+    with pytest.raises(InputError, match=f"^item 1: {reason}"):
+        predictor.predict([{"titles": ["coat", "hat"]}, wrong])
 
 
 def test_an_answer_that_is_none_scores_less_than_any(predictor):
