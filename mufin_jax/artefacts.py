@@ -13,6 +13,7 @@ from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.encoders import described, from_description, how_computed
 from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_sealed, write_sealed
 from mufin_jax.model import ModelConfig, Mufin
@@ -67,6 +68,10 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
     )
     for name, encoder in encoders.items():
         setattr(model, name, encoder)
+    for encoder, ready in ((model.image_encoder, vectors), (model.text_encoder, text_vectors)):
+        # A joint text encoder reads the vectors by a map of its own, which a checkpoint may hold.
+        if isinstance(encoder, ReadyVectors) and ready is not None and config.modalities != "joint":
+            encoder.bring_to_unit(ready)
     graphdef, state = nnx.split(model)
     return nnx.merge(graphdef, put(state, replicated(mesh)))
 

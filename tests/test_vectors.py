@@ -1,16 +1,23 @@
 """Claims about ready image vectors, and about object arrays that nobody may unpickle."""
 
+import dataclasses
 import pickle
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from raw_folders import (
     write_vectors,
 )
+from small import CONFIG
 
+from mufin_jax.artefacts import new_model
 from mufin_jax.data import readers
 from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.data.tally import Tally
+from mufin_jax.encoders.vectors import ReadyVectors
+from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.errors import InputError
 
 
@@ -93,3 +100,38 @@ def test_damaged_object_arrays_raise_input_error_only(tmp_path):
             read_lists(tmp_path / "map.npy")
         except InputError:
             pass
+
+
+@pytest.mark.parametrize("norm, power", [(1.0, 0), (1.4, 0), (0.72, 0), (15.2, -4), (1e-3, 10)])
+def test_vectors_of_any_scale_come_to_norms_around_1_with_all_their_digits(norm, power):
+    vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    vectors *= np.float32(norm) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[:140] = 0
+    encoder = ReadyVectors(8, nnx.Rngs(0))
+    encoder.bring_to_unit(vectors)
+    np.testing.assert_array_equal(encoder(jnp.asarray(vectors)), vectors * np.float32(2.0**power))
+
+
+def test_vectors_that_are_all_zero_stay_so():
+    encoder = ReadyVectors(8, nnx.Rngs(0))
+    encoder.bring_to_unit(np.zeros((3, 8), np.float32))
+    np.testing.assert_array_equal(encoder(jnp.eye(8)), np.eye(8))
+
+
+def test_a_new_model_brings_the_data_s_vectors_to_norms_around_1(dataset, one_device):
+    vectors = np.random.default_rng(0).normal(size=(len(dataset.images), 9)).astype(np.float32)
+    ready = dataclasses.replace(dataset, image_vectors=16 * vectors)
+    model = new_model(CONFIG, ready, one_device, seed=0)
+    assert isinstance(model.image_encoder, ReadyVectors)
+    found = np.linalg.norm(model.image_encoder(jnp.asarray(ready.image_vectors)), axis=1)
+    assert 0.7 < np.median(found) < 1.42
+
+
+def test_a_joint_model_reads_the_data_s_vectors_as_they_are(dataset, one_device):
+    vectors = np.random.default_rng(0).normal(size=(len(dataset.images), 9)).astype(np.float32)
+    text = VisualBertConfig(width=18, depth=2, heads=2, mlp=10, max_positions=16, visual=9)
+    config = dataclasses.replace(CONFIG, modalities="joint", self_attention="none", text=text)
+    ready = dataclasses.replace(dataset, image_vectors=16 * vectors)
+    encoder = new_model(config, ready, one_device, seed=0).image_encoder
+    assert isinstance(encoder, ReadyVectors)
+    np.testing.assert_array_equal(encoder(jnp.asarray(ready.image_vectors)), ready.image_vectors)
