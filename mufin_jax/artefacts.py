@@ -13,7 +13,7 @@ from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.encoders import described, from_description, how_computed
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.encoders.vectors import ReadyVectors
+from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
 from mufin_jax.errors import InputError
 from mufin_jax.files import read_sealed, write_sealed
 from mufin_jax.model import ModelConfig, Mufin
@@ -69,9 +69,9 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
     for name, encoder in encoders.items():
         setattr(model, name, encoder)
     for encoder, ready in ((model.image_encoder, vectors), (model.text_encoder, text_vectors)):
-        # A joint text encoder reads the vectors by a map of its own, which a checkpoint may hold.
+        # A joint text encoder gets them as they are: its own map of them may be a checkpoint's.
         if isinstance(encoder, ReadyVectors) and ready is not None and config.modalities != "joint":
-            encoder.bring_to_unit(ready)
+            encoder.scale = unit_scale(ready)
     graphdef, state = nnx.split(model)
     return nnx.merge(graphdef, put(state, replicated(mesh)))
 
@@ -93,8 +93,14 @@ def _check_texts(dataset: Dataset, config: ModelConfig) -> None:
 def save_model(model: Mufin, folder: Path) -> None:
     """Write the model's sizes and weights; the folder holds nothing else."""
     encoders = {name: described(getattr(model.config, name)) for name in _ENCODERS}
+    scales = {
+        name: encoder.scale
+        for name in _ENCODERS
+        if isinstance(encoder := getattr(model, f"{name}_encoder"), ReadyVectors)
+    }
     sizes = {
         "config": dataclasses.asdict(model.config) | encoders,
+        "vector_scales": scales,
         "vocab": model.vocab,
         "vector_width": model.vector_width,
         "text_vector_width": model.text_vector_width,
@@ -118,7 +124,7 @@ def load_model(folder: Path, mesh: Mesh) -> Mufin:
     processing |= {key: tuple(processing[key]) for key in ("mean", "std")}
 
     def make(rngs: nnx.Rngs) -> Mufin:
-        return Mufin(
+        model = Mufin(
             ModelConfig(**config),
             vocab=sizes["vocab"],
             vector_width=sizes["vector_width"],
@@ -127,6 +133,9 @@ def load_model(folder: Path, mesh: Mesh) -> Mufin:
             mesh=mesh,
             rngs=rngs,
         )
+        for name, scale in sizes.get("vector_scales", {}).items():  # absent from older files
+            getattr(model, f"{name}_encoder").scale = scale
+        return model
 
     abstract = abstract_module(make)
     weights = jax.tree.map(

@@ -80,7 +80,7 @@ def _seen(
     titles = _titles(item, name) if modalities != "images" else []
     images = item.get("images") or [] if modalities != "text" else []
     if not titles and not images:
-        raise InputError(f"{name}: nothing to see; wanted a title or images")
+        raise InputError(f"{name}: nothing to see; wanted a title, titles or images")
     if modalities == "joint" and len(titles) > 1:
         raise InputError(f"{name}: {len(titles)} titles; the model reads one with its pictures")
     for given, ready, kind in (
@@ -97,12 +97,14 @@ def _seen(
 
 def _titles(item: dict, name: str) -> list[str]:
     """The titles of an item that say something."""
-    given = item.get("titles")
+    title, given = item.get("title"), item.get("titles")
     if given is None:
-        given = [item.get("title")]
-    elif "title" in item or not isinstance(given, list | tuple):
-        found = "a title beside them" if "title" in item else repr(given)[:80]
+        given = [title]
+    elif title or not isinstance(given, list | tuple):
+        found = "a title beside them" if title else repr(given)[:80]
         raise InputError(f"{name}: titles: {found}; wanted a list of all texts of the item")
+    elif wrong := [one for one in given if not isinstance(one, str | None)]:
+        raise InputError(f"{name}: titles: one is {wrong[0]!r:.80}; wanted texts")
     return [title for title in (str(one or "").strip() for one in given) if title]
 
 

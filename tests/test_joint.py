@@ -206,6 +206,11 @@ def test_after_warm_up_no_query_compiles_anything(predictor, dataset, monkeypatc
     assert not compilations
 
 
+def test_an_item_of_several_titles_is_refused(predictor):
+    with pytest.raises(InputError, match="item 0: 2 titles; the model reads one with its pictures"):
+        predictor.predict([{"titles": ["red lamp", "lamp"]}])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

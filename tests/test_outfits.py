@@ -132,6 +132,7 @@ def test_an_outfit_handed_in_is_ranked_as_a_test_point(predictor, monkeypatch):
         ({"title": "coat", "titles": ["hat"]}, "titles: a title beside them; wanted a list"),
         ({"titles": "coat"}, "titles: 'coat'; wanted a list of all texts of the item"),
         ({"titles": 5}, "titles: 5; wanted a list"),
+        ({"titles": ["hat", ["coat"]]}, "titles: one is .'coat'.; wanted texts"),
         ({"titles": ["", " "]}, "nothing to see"),
     ],
 )

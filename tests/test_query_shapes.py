@@ -70,15 +70,16 @@ def test_a_thousand_predictions_compile_nothing_once_warm(
     predictor.index = LabelIndex.load(tmp_path / "predictor" / "index", one_device, config)
     jax.jit(lambda x: x + 1)(1.0)
     assert compilations  # the listener hears
-    predictor.warm_up(points=40, images=3)
+    predictor.warm_up(points=40, images=3, titles=3)  # six descriptors: one size more than four
     compilations.clear()
     rng, asked = np.random.default_rng(0), 0
     while asked < 1_000:
         items = []
         for _ in range(1 if rng.random() < 0.2 else rng.integers(1, 41)):
-            words = rng.choice(COLOURS, rng.integers(0, 12))
+            words = [rng.choice(COLOURS, rng.integers(0, 12)) for _ in range(rng.integers(1, 4))]
             images = [picture(int(n)) for n in rng.integers(60, size=rng.integers(0, 4))]
-            items.append({"title": " ".join(["lamp", *words]), "images": images})
+            titles = [" ".join(["lamp", *some]) for some in words]
+            items.append({"titles": titles, "images": images})
         found = predictor.predict(items, k=3)
         assert [len(row) for row in found] == [3] * len(items) and K > 3
         asked += len(items)

@@ -5,6 +5,7 @@ import pickle
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from raw_folders import (
@@ -12,11 +13,11 @@ from raw_folders import (
 )
 from small import CONFIG
 
-from mufin_jax.artefacts import new_model
+from mufin_jax.artefacts import load_model, new_model, save_model
 from mufin_jax.data import readers
 from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.data.tally import Tally
-from mufin_jax.encoders.vectors import ReadyVectors
+from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
 from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.errors import InputError
 
@@ -102,36 +103,66 @@ def test_damaged_object_arrays_raise_input_error_only(tmp_path):
             pass
 
 
+def norms_of(norm: float, rows: int = 300) -> np.ndarray:
+    vectors = np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32)
+    return vectors * (np.float32(norm) / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
 @pytest.mark.parametrize("norm, power", [(1.0, 0), (1.4, 0), (0.72, 0), (15.2, -4), (1e-3, 10)])
-def test_vectors_of_any_scale_come_to_norms_around_1_with_all_their_digits(norm, power):
-    vectors = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
-    vectors *= np.float32(norm) / np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors[:140] = 0
-    encoder = ReadyVectors(8, nnx.Rngs(0))
-    encoder.bring_to_unit(vectors)
-    np.testing.assert_array_equal(encoder(jnp.asarray(vectors)), vectors * np.float32(2.0**power))
+@pytest.mark.parametrize("rows", [300, 20_000])
+def test_the_scale_of_vectors_is_a_power_of_two_that_brings_them_to_norms_around_1(
+    norm, power, rows, tmp_path
+):
+    vectors = norms_of(norm, rows)
+    vectors[: rows // 2 - 1] = 0
+    np.save(tmp_path / "vectors.npy", vectors)
+    assert unit_scale(np.load(tmp_path / "vectors.npy", mmap_mode="r")) == 2.0**power
 
 
-def test_vectors_that_are_all_zero_stay_so():
-    encoder = ReadyVectors(8, nnx.Rngs(0))
-    encoder.bring_to_unit(np.zeros((3, 8), np.float32))
-    np.testing.assert_array_equal(encoder(jnp.eye(8)), np.eye(8))
+def test_vectors_that_are_all_zero_are_left_alone():
+    assert unit_scale(np.zeros((3, 8), np.float32)) == 1
 
 
-def test_a_new_model_brings_the_data_s_vectors_to_norms_around_1(dataset, one_device):
-    vectors = np.random.default_rng(0).normal(size=(len(dataset.images), 9)).astype(np.float32)
-    ready = dataclasses.replace(dataset, image_vectors=16 * vectors)
+def test_vectors_of_any_scale_train_at_the_same_pace():
+    def trained(norm: float) -> np.ndarray:
+        vectors = jnp.asarray(norms_of(norm))
+        encoder = ReadyVectors(8, nnx.Rngs(0))
+        encoder.scale = unit_scale(np.asarray(vectors))
+        optimizer = nnx.Optimizer(encoder, optax.adamw(1e-2), wrt=nnx.Param)
+        gradient = nnx.grad(lambda encoder: encoder(vectors)[:, 0].mean())(encoder)
+        optimizer.update(encoder, gradient)
+        return np.asarray(encoder(vectors))
+
+    np.testing.assert_allclose(trained(16.0), trained(1.0), atol=1e-5)
+
+
+@pytest.fixture
+def ready(dataset):
+    """The data with ready vectors of both kinds, of norms around 50 and 6."""
+    rng = np.random.default_rng(0)
+    return dataclasses.replace(
+        dataset,
+        image_vectors=16 * rng.normal(size=(len(dataset.images), 9)).astype(np.float32),
+        text_vectors=2 * rng.normal(size=(dataset.num_texts, 9)).astype(np.float32),
+    )
+
+
+def test_a_new_model_brings_the_data_s_vectors_to_norms_around_1(ready, one_device, tmp_path):
     model = new_model(CONFIG, ready, one_device, seed=0)
-    assert isinstance(model.image_encoder, ReadyVectors)
-    found = np.linalg.norm(model.image_encoder(jnp.asarray(ready.image_vectors)), axis=1)
-    assert 0.7 < np.median(found) < 1.42
+    save_model(model, tmp_path / "model")
+    for made in (model, load_model(tmp_path / "model", one_device)):
+        for encoder, vectors in (
+            (made.image_encoder, ready.image_vectors),
+            (made.text_encoder, ready.text_vectors),
+        ):
+            found = np.linalg.norm(encoder(jnp.asarray(vectors)), axis=1)
+            assert 0.7 < np.median(found) < 1.42
+            np.testing.assert_array_equal(found, np.linalg.norm(vectors * encoder.scale, axis=1))
 
 
-def test_a_joint_model_reads_the_data_s_vectors_as_they_are(dataset, one_device):
-    vectors = np.random.default_rng(0).normal(size=(len(dataset.images), 9)).astype(np.float32)
+def test_a_joint_model_reads_the_data_s_vectors_as_they_are(ready, one_device):
     text = VisualBertConfig(width=18, depth=2, heads=2, mlp=10, max_positions=16, visual=9)
     config = dataclasses.replace(CONFIG, modalities="joint", self_attention="none", text=text)
-    ready = dataclasses.replace(dataset, image_vectors=16 * vectors)
-    encoder = new_model(config, ready, one_device, seed=0).image_encoder
-    assert isinstance(encoder, ReadyVectors)
-    np.testing.assert_array_equal(encoder(jnp.asarray(ready.image_vectors)), ready.image_vectors)
+    data = dataclasses.replace(ready, text_vectors=None)
+    encoder = new_model(config, data, one_device, seed=0).image_encoder
+    np.testing.assert_array_equal(encoder(jnp.asarray(data.image_vectors)), data.image_vectors)
