@@ -47,15 +47,14 @@ def limit_memory(more: int) -> None:
 
 @contextlib.contextmanager
 def cost() -> Iterator[dict[str, float]]:
-    """Seconds, those of them computed, and bytes at the peak above those before, of a block."""
+    """Seconds, and bytes of memory at the peak above those before, of a block."""
     found: dict[str, float] = {}
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, start, computed = _status("VmRSS"), time.perf_counter(), time.process_time()
+    before, start = _status("VmRSS"), time.perf_counter()
     try:
         yield found
     finally:
         found["seconds"] = time.perf_counter() - start
-        found["computed"] = time.process_time() - computed
         found["bytes"] = _status("VmHWM") - before
 
 

@@ -43,7 +43,7 @@ def test_bombs_are_refused_in_a_tenth_of_a_second_and_a_few_megabytes(bombs):
     assert len(refused) == 34
     for bomb in refused:
         assert bomb["said"], f"{bomb['name']} was read"
-        # Computed, in the best of three tries: what a busy machine adds is not the reader's.
+        # The best of ten tries: what a busy machine adds is not the reader's.
         assert bomb["seconds"] < 0.1, bomb
         # The file itself has up to ten megabytes, and its EXIF is taken out of it.
         assert bomb["bytes"] < 40e6, bomb

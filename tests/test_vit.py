@@ -49,9 +49,8 @@ def test_positions_resampled_once_give_what_resampling_at_each_call_gives(images
     images = images.repeat(4, axis=1).repeat(4, axis=2)
     once = load_image_encoder(str(GOLDEN / "vit"), image_size=48)
     assert once.config.image_size == 48 and once.positions.shape == (37, 24)
-    each = jax.jit(load_image_encoder(GOLDEN / "vit"))(images)
-    # Two programs round differently, and blocks carry it on: the bound is that of parity.
-    np.testing.assert_allclose(jax.jit(once)(images), each, rtol=0, atol=1e-5)
+    # Operation by operation: compiled, the two are different programs, which round differently.
+    np.testing.assert_array_equal(once(images), load_image_encoder(GOLDEN / "vit")(images))
 
 
 def test_the_head_gives_the_cls_row_of_the_whole_last_block(vit, images):

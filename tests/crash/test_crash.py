@@ -70,15 +70,9 @@ def test_a_run_whose_index_is_scann_and_whose_encoders_are_frozen_ends_the_same(
 def test_a_gentle_stop_in_training_ends_with_75_and_resumes_to_the_same(
     minute_run, compiled, tmp_path
 ):
-    saved = tmp_path / "run" / "pretrain" / "checkpoints"
-    for _ in range(3):  # a busy machine compiles for longer than a signal waits: nothing to save
-        code, _ = signal_at(
-            tmp_path / "run", "pretrain", 0.5, cache=compiled, number=signal.SIGTERM
-        )
-        assert code == 75
-        if saved.is_dir():
-            break
-    assert list(saved.iterdir())
+    code, _ = signal_at(tmp_path / "run", "pretrain", 0.5, cache=compiled, number=signal.SIGTERM)
+    assert code == 75
+    assert list((tmp_path / "run" / "pretrain" / "checkpoints").iterdir())
     minute.finish(tmp_path / "run", "--stage=pretrain", cache=compiled)
     minute.assert_same(tmp_path / "run", minute_run, "pretrain")
 
