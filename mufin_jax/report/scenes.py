@@ -3,7 +3,11 @@
 The miniature's maker knows its scenes: a datapoint's last picture may show a label in the
 background, its companion, and labels that look like it are wanted for that one picture alone. In
 the heat map of such a datapoint and such a label, the cell to be largest is that of the scene and
-a picture of the label: among all cells of two pictures, or among all cells, where titles compete.
+a picture of the label: among the cells of two pictures, among the columns of the label's pictures,
+or among all cells. The label's title is in the last alone. It has one column, and the label's
+pictures, which all show the same object, share what a row gives them.
+
+The control is the same datapoints with labels that they want for another reason.
 """
 
 import dataclasses
@@ -20,12 +24,18 @@ from mufin_jax.report.meetings import HeatMap, heat_map, meet
 from mufin_jax.report.panel import Missing
 
 PAIRS = 2000
-"""Scene pairs that are looked at, at most."""
+"""Scene pairs that are looked at, at most; and as many pairs of the control."""
+
+CELLS = ("of two pictures", "of the label's pictures", "all")
+"""Of a heat map, the cells among which the largest one is sought."""
+
+LARGEST, CHANCE = "largest from the scene to a picture, %", "by chance, %"
+"""Columns of the CSV: the share of pairs with such a cell, and the share of cells that are such."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """Relevant pairs of a test point with a scene and a label that looks like its companion.
+    """Relevant pairs of a test point with a scene and a label that its background shows, or not.
 
     Attributes:
         points: the test points.
@@ -44,31 +54,29 @@ class Found:
 
     Attributes:
         maps: the heat maps.
-        seen: (p, 2): whether the largest cell is that of the scene and a picture of the label;
-            among the cells of two pictures, and among all cells.
-        chance: (p, 2): the share of those cells that are such.
+        seen: (p, 3): whether the largest of `CELLS` is of the scene and a picture of the label.
+        chance: (p, 3): the share of those cells that are such.
         strength: the weight of the scene on the pictures, times the label's descriptors: 1 where
             attention is spread evenly.
     """
 
     maps: list[HeatMap]
-    seen: Bool[np.ndarray, "p 2"]
-    chance: Float[np.ndarray, "p 2"]
+    seen: Bool[np.ndarray, "p 3"]
+    chance: Float[np.ndarray, "p 3"]
     strength: Float[np.ndarray, " p"]
 
-    @property
-    def rows(self) -> list[dict[str, float | int | str]]:
-        """Their CSV: a row for the pictures alone, and one for the whole maps."""
+    def rows(self, label: str) -> list[dict[str, float | int | str]]:
+        """Their CSV, a row for each of `CELLS`; `label` says which labels they are of."""
         seen, chance = 100 * self.seen.mean(0), 100 * self.chance.mean(0)
         return [
-            {"cells": cells, "scene pairs": len(self.seen), "largest at the twin, %": float(found),
-             "by chance, %": float(luck)}
-            for cells, found, luck in zip(("pictures alone", "all"), seen, chance, strict=True)
+            {"label": label, "cells": cells, "scene pairs": len(self.seen),
+             LARGEST: float(found), CHANCE: float(luck)}
+            for cells, found, luck in zip(CELLS, seen, chance, strict=True)
         ]  # fmt: skip
 
 
-def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> Scenes:
-    """Return the scene pairs of a miniature catalogue, the first `most` of them.
+def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> tuple[Scenes, Scenes]:
+    """Return the scene pairs of a miniature catalogue, and those of the control, the first `most`.
 
     Every scene stands beside another picture of its point. A pair counts whose label has several
     descriptors, a picture among them: a map of a single column has no choice.
@@ -76,7 +84,7 @@ def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> Scen
     Args:
         dataset: the prepared catalogue.
         truth: its `truth.npz`.
-        most: pairs, at most.
+        most: pairs of each, at most.
 
     Raises:
         Missing: if the data are not the miniature catalogue with drawn scenes, or have no pair.
@@ -93,15 +101,20 @@ def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> Scen
     pictured = (images > 0) & (images + titles(labels) > 1)
     pairs = test.pairs.tocoo()
     seen = own[pairs.row]
-    alike = (seen >= 0) & whole[pairs.row] & pictured[pairs.col]
+    counts = (seen >= 0) & whole[pairs.row] & pictured[pairs.col]
+    alike = counts.copy()
     for name in ("label_theme", "label_kind", "label_hue"):
         alike &= known[name][pairs.col] == known[name][seen]
-    chosen = np.flatnonzero(alike)[:most]
-    if not len(chosen):
+    if not alike.any():
         raise Missing("no test point has a scene that shows a twin of a label it wants")
-    points = pairs.row[chosen]
-    scene = titles(test)[points] + known["test_pictures"][points]
-    return Scenes(points, pairs.col[chosen], scene)
+    others = counts & ~alike & np.isin(pairs.row, pairs.row[alike])
+    scene = titles(test) + known["test_pictures"]
+
+    def first(chosen: Bool[np.ndarray, " pairs"]) -> Scenes:
+        where = np.flatnonzero(chosen)[:most]
+        return Scenes(pairs.row[where], pairs.col[where], scene[pairs.row[where]])
+
+    return first(alike), first(others)
 
 
 def look(predictor: Predictor, pairs: Scenes) -> Found:
@@ -125,11 +138,32 @@ def look(predictor: Predictor, pairs: Scenes) -> Found:
             maps.append(heat_map(predictor, point, label, weights))
             grid, column = maps[-1].weights, int(labels.text[label] >= 0)
             row = int(points.text[point] >= 0)
-            cells = (grid[row:, column:], row, column), (grid, 0, 0)
-            seen.append([_largest(part, scene - i, column - j) for part, i, j in cells])
-            chance.append([(grid.shape[1] - column) / part.size for part, _, _ in cells])
+            found, luck = _sought(grid, scene, row, column)
+            seen.append(found)
+            chance.append(luck)
             strength.append(grid[scene, column:].max() * grid.shape[1])
-    return Found(maps, np.array(seen), np.array(chance), np.array(strength))
+    return Found(
+        maps, np.array(seen).reshape(-1, 3), np.array(chance).reshape(-1, 3), np.array(strength)
+    )
+
+
+def _sought(
+    grid: Float[np.ndarray, "n m"], scene: int, row: int, column: int
+) -> tuple[list[bool], list[float]]:
+    """Whether the largest of each of `CELLS` is of the scene and a picture, and its chance.
+
+    Args:
+        grid: a heat map without padding.
+        scene: the scene's row.
+        row: the first row of a picture.
+        column: the first column of a picture.
+    """
+    corners = (row, column), (0, column), (0, 0)
+    parts = [(grid[i:, j:], scene - i, column - j) for i, j in corners]
+    return (
+        [_largest(*part) for part in parts],
+        [(grid.shape[1] - column) / part.size for part, _, _ in parts],
+    )
 
 
 def _largest(grid: Float[np.ndarray, "n m"], row: int, column: int) -> bool:

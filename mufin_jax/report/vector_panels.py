@@ -15,7 +15,7 @@ from mufin_jax.report.counts import sample
 from mufin_jax.report.items import Item, printable
 from mufin_jax.report.meetings import HeatMap, heat_map, meet
 from mufin_jax.report.panel import Missing, Panel
-from mufin_jax.report.scenes import look, scene_pairs
+from mufin_jax.report.scenes import CHANCE, LARGEST, look, scene_pairs
 from mufin_jax.report.spread import MOST, spread
 from mufin_jax.report.style import SERIES
 
@@ -33,20 +33,22 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
     """
     tables: dict[str, Any] = {}
     try:
-        found = look(asked.predictor, scene_pairs(asked.dataset, truth))
+        twins, others = scene_pairs(asked.dataset, truth)
+        found = look(asked.predictor, twins)
     except Missing as reason:
         best, why = max(_maps(asked), key=_contrast), f"Scenes are not counted: {reason}."
     else:
-        tables["figure5_scenes"] = found.rows
-        pictures, whole = found.rows
-        why = (
-            "The point's scene shows a twin of the label in its background. Of "
-            f"{pictures['scene pairs']:,} such pairs, {pictures['largest at the twin, %']:.0f}% "
-            "have their largest attention of two pictures from the scene to one of the twin "
-            f"(by chance: {pictures['by chance, %']:.0f}%); among all cells, titles included, "
-            f"{whole['largest at the twin, %']:.0f}% do (by chance: {whole['by chance, %']:.0f}%)."
-        )
-        order = np.lexsort((-found.strength, ~found.seen[:, 1]))
+        counted = found.rows("a twin of the background")
+        why = _scenes_found(counted)
+        if len(others.points):
+            control = look(asked.predictor, others).rows("wanted, no twin")
+            counted += control
+            why += (
+                " With labels that the same points want for another reason, the first of these is "
+                f"{_share(control[0])}."
+            )
+        tables["figure5_scenes"] = counted
+        order = np.lexsort((-found.strength, ~found.seen[:, 2]))
         maps = [found.maps[i] for i in order if found.seen[i, 0]] or found.maps
         best = next((one for one in maps if _fits(one)), maps[0])
     test, labels = asked.dataset.test, asked.dataset.labels
@@ -68,6 +70,22 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
         "figure5_heat_map", "Figure 5: cross-attention", caption, tables,
         lambda: figures.attention(rows, columns, best.weights),
     )  # fmt: skip
+
+
+def _scenes_found(counted: list[dict[str, Any]]) -> str:
+    pictures, columns, whole = counted
+    return (
+        "The point's scene shows a twin of the label in its background. Of "
+        f"{pictures['scene pairs']:,} such pairs, the largest attention of two pictures is from "
+        f"the scene to a picture of the twin in {_share(pictures)}; the largest to any of the "
+        f"label's pictures, from the point's title or its pictures, in {_share(columns)}; the "
+        f"largest of all, the label's title included, in {_share(whole)}."
+    )
+
+
+def _share(row: dict[str, Any]) -> str:
+    found, chance = (row[name] for name in (LARGEST, CHANCE))
+    return f"{found:.0f}% (by chance {chance:.0f}%)"
 
 
 def adapted(asked: Asked) -> Panel:

@@ -1,0 +1,33 @@
+"""What tests look for in the report's page."""
+
+import html.parser
+import re
+
+
+class Elements(html.parser.HTMLParser):
+    """The elements of a page, with their attributes, and its text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check_contained(text: str) -> Elements:
+    """The page runs nothing and asks for nothing outside of itself."""
+    elements = Elements(text)
+    for tag, attributes in elements.found:
+        assert tag not in ("script", "iframe", "object", "embed", "link", "form", "base", "svg"), (
+            tag
+        )
+        assert not any(name.startswith("on") for name in attributes), attributes
+        for name in ("src", "href"):
+            assert re.match(r"data:image/|#", attributes.get(name, "#")), attributes
+    assert "url(" not in text and "@import" not in text
+    return elements
