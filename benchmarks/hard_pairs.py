@@ -1,0 +1,97 @@
+"""Hard examples of the miniature catalogue: which pairs would Module I's hard mining train on?
+
+    python -m experiments.amazon --stage=all --workdir=RUN
+    python benchmarks/hard_pairs.py RUN
+
+Table 4's row "no hard positives, no hard negatives" needs hard positives that are worth learning
+and hard negatives that are wrong. The maker of the miniature knows why every pair is there, so that
+both can be counted, by the vectors of the finished Module I of a run.
+
+A positive pair is *plain* if the datapoint and the label both have a title and a picture and are of
+one theme and style: what they have in common says that they belong together. Others miss a
+modality, or come by a scene or by noise. A negative is *unlucky* if datapoint and label are of one
+theme and style: it is no positive only by the draw. "ratio" in the last line, which is JSON, is the
+share of hard positives that are not plain over the same share of all positives.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from mufin_jax import mining
+from mufin_jax.artefacts import load_model
+from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.data.loader import Loader
+from mufin_jax.data.miniature_world import NUM_STYLES
+from mufin_jax.data.npy import load_arrays
+from mufin_jax.refreshes import Refreshes
+from mufin_jax.sharding import make_mesh
+from mufin_jax.stages.pretrain import PretrainConfig
+
+BATCHES, LABELS = 60, 64
+"""Batches whose negatives are counted, and the labels of each: the preset's."""
+
+
+def main() -> None:
+    """Count, and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path, help="workdir of a run on the miniature catalogue")
+    run = parser.parse_args().run
+    mesh, dataset = make_mesh(jax.devices()[:1]), Dataset.open(run / "prepare")
+    model, loader = load_model(run / "pretrain" / "model", mesh), Loader(dataset, "both", mesh)
+    paper = PretrainConfig()
+    with tempfile.TemporaryDirectory(prefix="hard-pairs-") as folder:
+        z, x = Refreshes(Path(folder)).at(1, lambda: model, loader, 0)
+        points_of, related = (pairs.T.tocsr() for pairs in mining.training_pairs(dataset.train))
+        group = {side: groups(run, side) for side in ("train", "label")}
+
+        pairs = points_of.tocoo()
+        hard = (z[pairs.row] * x[pairs.col]).sum(1) <= paper.hard_limit
+        plain = (complete(dataset.labels)[pairs.row] & complete(dataset.train)[pairs.col]) & (
+            group["label"][pairs.row] == group["train"][pairs.col]
+        )
+
+        rng, unlucky = np.random.default_rng(0), []
+        usable = np.flatnonzero(np.diff(points_of.indptr))
+        for _ in range(BATCHES):
+            labels = rng.choice(usable, LABELS, replace=False)
+            points, real = mining.draw_positives(points_of, labels, paper.positives, rng)
+            points = points[real]
+            similarities = np.where(
+                related[labels][:, points].toarray(), -2, z[labels] @ x[points].T
+            )
+            hardest = np.argsort(-similarities, axis=1)[:, : paper.negatives]
+            unlucky.append(group["train"][points[hardest]] == group["label"][labels][:, None])
+    result = {
+        "name": "hard_pairs",
+        "device": str(mesh.devices.flat[0].platform),
+        "ratio": float((~plain)[hard].mean() / (~plain).mean()),
+        "positives": len(plain),
+        "hard positives, %": 100 * float(hard.mean()),
+        "not plain, % of hard positives": 100 * float((~plain)[hard].mean()),
+        "not plain, % of all positives": 100 * float((~plain).mean()),
+        "unlucky, % of the three hardest negatives": 100 * float(np.concatenate(unlucky).mean()),
+    }
+    for name, value in result.items():
+        print(f"{name}: {value}")
+    print(json.dumps(result))
+
+
+def groups(run: Path, side: str) -> Int[np.ndarray, " items"]:
+    """Theme and style of each item, as one number."""
+    truth = load_arrays(run / "miniature" / "truth.npz")
+    return truth[f"{side}_theme"] * NUM_STYLES + truth[f"{side}_hue"] // 2
+
+
+def complete(side: Side) -> Bool[np.ndarray, " items"]:
+    """Which items have a title and a picture."""
+    return (side.text >= 0) & (np.diff(side.image_offsets) > 0)
+
+
+if __name__ == "__main__":
+    main()
