@@ -1,0 +1,111 @@
+"""Presets that begin from checkpoints run whole, as they are: only the checkpoints are others.
+
+The published tables' networks are beyond a test; these are tiny random ones in the same files.
+"""
+
+import json
+import math
+import shutil
+import string
+from pathlib import Path
+
+import jax
+import minute
+import numpy as np
+import pytest
+import small
+from safetensors import numpy as safetensors
+
+from experiments import amazon, polyvore
+from mufin_jax.artefacts import load_model
+from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
+from mufin_jax.sharding import make_mesh
+
+GOLDEN, EXPERIMENTS = Path(__file__).parent / "golden", Path(amazon.__file__).parent
+CATALOGUE = ("--miniature.labels=30", "--miniature.points=80", "--miniature.test-points=24")
+OUTFITS = ("--miniature.outfits=12", "--miniature.test-outfits=8", "--miniature.themes=2")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Folders of checkpoints by the name of their architecture, each with what reads its titles."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name in ("vit", "distilbert", "clip", "resnet_basic", "visual_bert"):
+        shutil.copytree(GOLDEN / name, folder / name)
+    letters = string.ascii_lowercase
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{i}" for i in letters)]
+    for name in ("distilbert", "visual_bert"):
+        (folder / name / "vocab.txt").write_text("\n".join(words) + "\n")
+    # VisualBERT is to see vectors of the ResNet.
+    config = folder / "visual_bert" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"visual_embedding_dim": 12}))
+    weights = folder / "visual_bert" / "model.safetensors"
+    tensors = safetensors.load_file(weights)
+    (projection,) = (name for name in tensors if name.endswith("visual_projection.weight"))
+    tensors[projection] = np.ascontiguousarray(tensors[projection][:, :12])
+    safetensors.save_file(tensors, weights)
+    return folder
+
+
+def finish(experiment, preset, checkpoints, image, text, data, workdir, cache):
+    """Run a preset with these checkpoints; return its metrics, and which parts of it moved."""
+    named = {kind: checkpoints / name for kind, name in (("image", image), ("text", text)) if name}
+    minute.finish(
+        workdir, f"--preset={preset}", *data, "--prepare.max-tokens=11", "--report.no-figures",
+        *(f"--model.{kind}-checkpoint={folder}" for kind, folder in named.items()),
+        cache=cache, script=str(EXPERIMENTS / f"{experiment}.py"),
+    )  # fmt: skip
+    trained = load_model(workdir / "finetune" / "model", make_mesh(jax.devices()[:1]))
+    loaders = {"image": load_image_encoder, "text": load_text_encoder}
+    moved = set()
+    for kind, folder in named.items():
+        before = small.weights(loaders[kind](folder))
+        after = small.weights(getattr(trained, f"{kind}_encoder"))
+        assert before.keys() == after.keys()
+        if any((before[path] != value).any() for path, value in after.items()):
+            moved.add(kind)
+    return minute.metrics(workdir), moved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "image", "text", "trains"),
+    [
+        ("paper", "vit", "distilbert", {"image", "text"}),
+        ("clip", "clip", "clip", {"image", "text"}),
+        ("clip-frozen", "clip", "clip", set()),
+        ("visualbert", "resnet_basic", "visual_bert", {"text"}),
+        ("visualbert-frozen", "resnet_basic", "visual_bert", set()),
+        ("siamesexml", None, "distilbert", {"text"}),
+    ],
+)
+def test_a_preset_of_table_2_runs_whole_and_trains_what_it_says(
+    preset, image, text, trains, checkpoints, compiled, tmp_path
+):
+    metrics, moved = finish(
+        "amazon", preset, checkpoints, image, text, CATALOGUE, tmp_path / "run", compiled
+    )
+    assert moved == trains
+    assert all(math.isfinite(metrics[name]) for name in ("P@1", "P@5", "nDCG@5", "R@10"))
+    assert metrics["R@100"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "image"), [("paper", "vit"), ("resnet18", "resnet_basic")])
+def test_a_preset_of_table_3_runs_whole(preset, image, checkpoints, compiled, tmp_path):
+    metrics, moved = finish(
+        "polyvore", preset, checkpoints, image, "distilbert", OUTFITS, tmp_path / "run", compiled
+    )
+    assert moved == {"image", "text"}
+    assert 0 < metrics["FITB"] <= 100
+
+
+def test_all_presets_that_name_a_checkpoint_are_run_here():
+    named = {
+        name
+        for presets in (amazon.PRESETS, polyvore.PRESETS)
+        for name, preset in presets.items()
+        if preset.model.image_checkpoint or preset.model.text_checkpoint
+    }
+    assert named == {"paper", "clip", "clip-frozen", "visualbert", "visualbert-frozen",
+                     "siamesexml", "resnet18"}  # fmt: skip
