@@ -30,15 +30,16 @@ OUTFITS = ("--miniature.outfits=12", "--miniature.test-outfits=8", "--miniature.
 def checkpoints(tmp_path_factory):
     """Folders of checkpoints by the name of their architecture, each with what reads its titles."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    for name in ("vit", "distilbert", "clip", "resnet_basic", "visual_bert"):
+    for name in ("vit", "distilbert", "clip", "resnet_basic", "visual_bert", "bert"):
         shutil.copytree(GOLDEN / name, folder / name)
     letters = string.ascii_lowercase
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{i}" for i in letters)]
-    for name in ("distilbert", "visual_bert"):
+    for name in ("distilbert", "visual_bert", "bert"):
         (folder / name / "vocab.txt").write_text("\n".join(words) + "\n")
-    # VisualBERT is to see vectors of the ResNet.
-    config = folder / "visual_bert" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"visual_embedding_dim": 12}))
+    # They are to see vectors of the ResNet.
+    for name in ("visual_bert", "bert"):
+        config = folder / name / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"visual_embedding_dim": 12}))
     weights = folder / "visual_bert" / "model.safetensors"
     tensors = safetensors.load_file(weights)
     (projection,) = (name for name in tensors if name.endswith("visual_projection.weight"))
@@ -77,6 +78,7 @@ def finish(experiment, preset, checkpoints, image, text, data, workdir, cache):
         ("paper", "vit", "distilbert", {"image", "text"}),
         ("clip", "clip", "clip", {"image", "text"}),
         ("clip-frozen", "clip", "clip", set()),
+        ("visualbert", "resnet_basic", "bert", {"text"}),
         ("visualbert", "resnet_basic", "visual_bert", {"text"}),
         ("visualbert-frozen", "resnet_basic", "visual_bert", set()),
         ("siamesexml", None, "distilbert", {"text"}),

@@ -77,6 +77,12 @@ def test_a_bert_reads_texts_as_hugging_face_s_and_gets_a_new_map_of_pictures(cap
     np.testing.assert_array_equal(again.visual.kernel[...], encoder.visual.kernel[...])
 
 
+def test_no_two_weights_of_a_bert_share_their_memory_so_that_all_can_train():
+    state = nnx.to_pure_dict(nnx.state(load_text_encoder(GOLDEN / "bert")))
+    updated = jax.jit(lambda old: jax.tree.map(lambda x: x + 1, old), donate_argnums=0)(state)
+    assert len(jax.tree.leaves(updated)) == len(jax.tree.leaves(state))
+
+
 def test_a_visual_bert_that_lacks_one_of_its_parts_is_refused(tmp_path):
     shutil.copytree(GOLDEN / "visual_bert", tmp_path / "cut")
     weights = load_file(tmp_path / "cut" / "model.safetensors")

@@ -138,7 +138,8 @@ def _load(checkpoint: str | Path, modality: Modality, how: Mapping[str, Any]) ->
     if naming.new and naming.new.keys() <= empty.keys():
         log.warning("%s has no weights for %s: they are new", folder, _listed(naming.new.keys()))
         for name, make in naming.new.items():
-            empty.pop(name).set_value(make(module))
+            # A copy: what is another weight's array could not be given away by a training step.
+            empty.pop(name).set_value(jnp.array(make(module)))
     left = files.keys() - used
     unused = [name for name in left if not any(fnmatch(name, i) for i in naming.ignored)]
     if unused or empty:
