@@ -191,6 +191,17 @@ def test_scene_pairs_are_those_of_the_generator(reported):
     sizes = [str(len(pairs)) for pairs in (wanted, others)]
     assert [row["scene pairs"] for row in counted] == [sizes[0]] * 3 + [sizes[1]] * 3
 
+    # A point that wants no twin of its scene has no part in the control either.
+    without = dataset.test.pairs.tolil(copy=True)
+    for point, label in wanted:
+        if point == others[0][0]:
+            without[point, label] = 0
+    fewer = dataclasses.replace(dataset.test, relevance=without.tocsr())
+    _, control = scenes.scene_pairs(dataclasses.replace(dataset, test=fewer), truth)
+    assert list(zip(control.points, control.labels, strict=True)) == [
+        pair for pair in others if pair[0] != others[0][0]
+    ]
+
 
 @pytest.mark.parametrize(
     ("weights", "largest"),
