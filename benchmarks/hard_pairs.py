@@ -16,6 +16,7 @@ share of hard positives that are not plain over the same share of all positives.
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.miniature_world import NUM_STYLES
 from mufin_jax.data.npy import load_arrays
+from mufin_jax.ending import main_guard
 from mufin_jax.refreshes import Refreshes
 from mufin_jax.sharding import make_mesh
 from mufin_jax.stages.pretrain import PretrainConfig
@@ -94,4 +96,4 @@ def complete(side: Side) -> Bool[np.ndarray, " items"]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main_guard(main))
