@@ -142,9 +142,7 @@ def look(predictor: Predictor, pairs: Scenes) -> Found:
             seen.append(found)
             chance.append(luck)
             strength.append(grid[scene, column:].max() * grid.shape[1])
-    return Found(
-        maps, np.array(seen).reshape(-1, 3), np.array(chance).reshape(-1, 3), np.array(strength)
-    )
+    return Found(maps, np.array(seen), np.array(chance), np.array(strength))
 
 
 def _sought(
