@@ -1,11 +1,10 @@
 """A run that is killed and started again ends where an uninterrupted one does, to the bit."""
 
 import os
-import signal
 
 import minute
 import pytest
-from driver import kill_after_first_step, kill_and_finish, signal_at
+from driver import kill_after_first_step, kill_and_finish
 
 from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.experiment import STAGES
@@ -65,16 +64,6 @@ def test_a_run_whose_index_is_scann_and_whose_encoders_are_frozen_ends_the_same(
         tmp_path / "run", sorted(STAGES * 2, key=STAGES.index), *flags, cache=compiled, seed=4
     )
     minute.assert_same(tmp_path / "run", tmp_path / "whole")
-
-
-def test_a_gentle_stop_in_training_ends_with_75_and_resumes_to_the_same(
-    minute_run, compiled, tmp_path
-):
-    code, _ = signal_at(tmp_path / "run", "pretrain", 0.5, cache=compiled, number=signal.SIGTERM)
-    assert code == 75
-    assert list((tmp_path / "run" / "pretrain" / "checkpoints").iterdir())
-    minute.finish(tmp_path / "run", "--stage=pretrain", cache=compiled)
-    minute.assert_same(tmp_path / "run", minute_run, "pretrain")
 
 
 def test_a_second_run_on_a_folder_ends_with_73_and_names_the_first(compiled, tmp_path):

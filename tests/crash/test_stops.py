@@ -50,7 +50,7 @@ PHASES = {
     "reporting": Phase("report", "mufin_jax.report.counts:by_category", "report"),
     "index": Phase("retrieve", "mufin_jax.label_side:check_unit", "the index"),
 }
-DEFAULT = {"resizing"}  # training: test_crash.py and test_hosts.py
+DEFAULT = {"resizing", "training"}
 TOGETHER = ["resizing", "refreshing", "training", "index", "evaluating"]
 
 
