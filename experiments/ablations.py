@@ -5,7 +5,8 @@
     python -m experiments.ablations --rows=alpha_1,p_i_bag --seeds=0
 
 Rows that differ in Module IV alone share Modules I and II: of the nine runs of a seed, three train
-Module I and five or six Module IV. The paper's figures are of MM-AmazonTitles-300K, one seed.
+Module I and six Module IV; of the preset `paper`, four and seven. The paper's figures are of
+MM-AmazonTitles-300K, one seed.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_MUFIN
+from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_TABLE_2
 from mufin_jax.outfits import OUTFIT_METRICS, PAPER_FITB, POLYVORE_QUESTIONS
 from mufin_jax.report import counts, figures
 from mufin_jax.report.counts import Rankings
@@ -23,7 +23,8 @@ def results(metrics: Mapping[str, Any]) -> Panel:
     if "questions" in metrics:
         return _answers(metrics, rows)
     if metrics.get("labels") == MM_AMAZON_LABELS:
-        rows[f"MUFIN, as published ({PAPER})"] = PAPER_MUFIN
+        published = PAPER_TABLE_2.items()
+        rows |= {f"{name}, as published ({PAPER})": values for name, values in published}
     found = {key for row in rows.values() for key in row}
     columns = [key for key in METRICS if key in found] + sorted(found - set(METRICS))
     table = [{"row": name} | {key: row.get(key) for key in columns} for name, row in rows.items()]

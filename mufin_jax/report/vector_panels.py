@@ -36,7 +36,8 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
         twins, others = scene_pairs(asked.dataset, truth)
         found = look(asked.predictor, twins)
     except Missing as reason:
-        best, why = max(_maps(asked), key=_contrast), f"Scenes are not counted: {reason}."
+        best = max(_maps(asked), key=_contrast)
+        why = f"The pair with most contrast is shown. Scenes are not counted: {reason}."
     else:
         counted = found.rows("a twin of the background")
         why = _scenes_found(counted)
@@ -44,11 +45,11 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
             control = look(asked.predictor, others).rows("wanted, no twin")
             counted += control
             why += (
-                " With labels that the same points want for another reason, the first of these is "
+                " With labels that the same points want for another reason, the first share is "
                 f"{_share(control[0])}."
             )
         tables["figure5_scenes"] = counted
-        order = np.lexsort((-found.strength, ~found.seen[:, 2]))
+        order = np.lexsort((-found.strength, ~found.seen[:, 1]))
         maps = [found.maps[i] for i in order if found.seen[i, 0]] or found.maps
         best = next((one for one in maps if _fits(one)), maps[0])
     test, labels = asked.dataset.test, asked.dataset.labels
@@ -63,8 +64,7 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
     ]  # fmt: skip
     caption = (
         "Rows: a test point's descriptors; columns: those of a label that it wants; cells: the "
-        "cross-attention of one to the other, rows summing to one. The pair with most contrast is "
-        f"shown. {why}"
+        f"cross-attention of one to the other, rows summing to one. {why}"
     )
     return Panel(
         "figure5_heat_map", "Figure 5: cross-attention", caption, tables,
@@ -75,7 +75,8 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
 def _scenes_found(counted: list[dict[str, Any]]) -> str:
     pictures, columns, whole = counted
     return (
-        "The point's scene shows a twin of the label in its background. Of "
+        "The point's scene shows a twin of the label in its background; of the pairs where it is "
+        "what looks most at the twin's pictures, the one where it does so most is shown. Of "
         f"{pictures['scene pairs']:,} such pairs, the largest attention of two pictures is from "
         f"the scene to a picture of the twin in {_share(pictures)}; the largest to any of the "
         f"label's pictures, from the point's title or its pictures, in {_share(columns)}; the "

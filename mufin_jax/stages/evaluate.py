@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from mufin_jax import hosts, outfits
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.errors import InputError
-from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_MUFIN, drop, table
+from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_TABLE_2, drop, table
 from mufin_jax.files import read_json, replacing, write_json
 from mufin_jax.floors import floors
 from mufin_jax.prediction import PredictConfig, Predictor
@@ -131,7 +131,7 @@ def report(result: dict[str, Any]) -> str:
     if result["ceiling"] is not None:
         rows["ceiling: all attributes known"] = {"P@1": result["ceiling"]}
     if result["labels"] == MM_AMAZON_LABELS:
-        rows["MUFIN, as published"] = PAPER_MUFIN
+        rows |= {f"{name}, as published": values for name, values in PAPER_TABLE_2.items()}
     lines = [table(rows, METRICS)]
     lines.append(
         f"{result['points']} test points, {result['points_without_positive']} of them without a "
