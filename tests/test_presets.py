@@ -26,6 +26,21 @@ CATALOGUE = ("--miniature.labels=30", "--miniature.points=80", "--miniature.test
 OUTFITS = ("--miniature.outfits=12", "--miniature.test-outfits=8", "--miniature.themes=2")
 
 
+TABLE_2 = [
+    ("paper", "vit", "distilbert", {"image", "text"}),
+    ("clip", "clip", "clip", {"image", "text"}),
+    ("clip-frozen", "clip", "clip", set()),
+    ("visualbert", "resnet_basic", "bert", {"text"}),
+    ("visualbert", "resnet_basic", "visual_bert", {"text"}),
+    ("visualbert-frozen", "resnet_basic", "visual_bert", set()),
+    ("siamesexml", None, "distilbert", {"text"}),
+]
+"""Preset of amazon, checkpoints of images and of texts, and which of the two then trains."""
+
+TABLE_3 = [("paper", "vit"), ("resnet18", "resnet_basic")]
+"""Preset of polyvore, and the checkpoint of images."""
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """Folders of checkpoints by the name of their architecture, each with what reads its titles."""
@@ -74,15 +89,7 @@ def finish(experiment, preset, checkpoints, image, text, data, workdir, cache):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "image", "text", "trains"),
-    [
-        ("paper", "vit", "distilbert", {"image", "text"}),
-        ("clip", "clip", "clip", {"image", "text"}),
-        ("clip-frozen", "clip", "clip", set()),
-        ("visualbert", "resnet_basic", "bert", {"text"}),
-        ("visualbert", "resnet_basic", "visual_bert", {"text"}),
-        ("visualbert-frozen", "resnet_basic", "visual_bert", set()),
-        ("siamesexml", None, "distilbert", {"text"}),
-    ],
+    TABLE_2,
 )
 def test_a_preset_of_table_2_runs_whole_and_trains_what_it_says(
     preset, image, text, trains, checkpoints, compiled, tmp_path
@@ -96,7 +103,7 @@ def test_a_preset_of_table_2_runs_whole_and_trains_what_it_says(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("preset", "image"), [("paper", "vit"), ("resnet18", "resnet_basic")])
+@pytest.mark.parametrize(("preset", "image"), TABLE_3)
 def test_a_preset_of_table_3_runs_whole(preset, image, checkpoints, compiled, tmp_path):
     metrics, moved = finish(
         "polyvore", preset, checkpoints, image, "distilbert", OUTFITS, tmp_path / "run", compiled
@@ -106,11 +113,10 @@ def test_a_preset_of_table_3_runs_whole(preset, image, checkpoints, compiled, tm
 
 
 def test_all_presets_that_name_a_checkpoint_are_run_here():
-    named = {
-        name
-        for presets in (amazon.PRESETS, polyvore.PRESETS)
-        for name, preset in presets.items()
-        if preset.model.image_checkpoint or preset.model.text_checkpoint
-    }
-    assert named == {"paper", "clip", "clip-frozen", "visualbert", "visualbert-frozen",
-                     "siamesexml", "resnet18"}  # fmt: skip
+    for experiment, runs in ((amazon, TABLE_2), (polyvore, TABLE_3)):
+        named = {
+            name
+            for name, preset in experiment.PRESETS.items()
+            if preset.model.image_checkpoint or preset.model.text_checkpoint
+        }
+        assert named == {preset for preset, *_ in runs}

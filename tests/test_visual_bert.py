@@ -78,9 +78,9 @@ def test_a_bert_reads_texts_as_hugging_face_s_and_gets_a_new_map_of_pictures(cap
 
 
 def test_no_two_weights_of_a_bert_share_their_memory_so_that_all_can_train():
-    state = nnx.to_pure_dict(nnx.state(load_text_encoder(GOLDEN / "bert")))
-    updated = jax.jit(lambda old: jax.tree.map(lambda x: x + 1, old), donate_argnums=0)(state)
-    assert len(jax.tree.leaves(updated)) == len(jax.tree.leaves(state))
+    leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(load_text_encoder(GOLDEN / "bert"))))
+    places = [leaf.unsafe_buffer_pointer() for leaf in leaves]  # a step is given each, to write to
+    assert len(set(places)) == len(places)
 
 
 def test_a_visual_bert_that_lacks_one_of_its_parts_is_refused(tmp_path):
