@@ -7,7 +7,6 @@ answer is picked. Compatibility, which the paper leaves out, is judged by the me
 items of the score of that item for the others, each a question with one answer.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from jaxtyping import Float, Int
 
 from mufin_jax import metrics
 from mufin_jax.artefacts import load_model
-from mufin_jax.bags import Pool
+from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import prefetch
 from mufin_jax.data.questions import Questions
@@ -40,15 +39,19 @@ Scorer = Callable[[Side, Int[np.ndarray, "b c"]], Float[np.ndarray, "b c"]]
 """Scores of given labels for the items of a side of points, row for row; -inf for label -1."""
 
 
-def measure(scorer: Scorer, dataset: Dataset) -> dict[str, float]:
+def measure(scorer: Scorer, dataset: Dataset, scores: Float[np.ndarray, "q c"]) -> dict[str, float]:
     """Return what `OUTFIT_METRICS` name, as far as the dataset asks for it.
 
     "FITB" is of all questions, "FITB unseen" of those whose items all occur in no training outfit,
     both in percent; "AUC" is of the outfits to be judged, as a share.
+
+    Args:
+        scorer: asked about the outfits to be judged.
+        dataset: the questions and outfits.
+        scores: the scorer's, of the questions' answers.
     """
     questions = dataset.questions
     assert questions is not None
-    scores = scorer(dataset.test, questions.answers)
     found = {"FITB": metrics.fill_in_blank(scores, questions.right)}
     unseen = questions.unseen
     if unseen.any():
@@ -58,6 +61,14 @@ def measure(scorer: Scorer, dataset: Dataset) -> dict[str, float]:
         means = np.add.reduceat(suits, questions.offsets[:-1]) / np.diff(questions.offsets)
         found["AUC"] = metrics.separation(means, questions.compatible)
     return found
+
+
+def ranked(
+    answers: Int[np.ndarray, "q c"], scores: Float[np.ndarray, "q c"]
+) -> tuple[Int[np.ndarray, "q c"], Float[np.ndarray, "q c"]]:
+    """Return the answers and their scores, best first; of equals, the first given; -1 last."""
+    order = np.argsort(-np.where(answers >= 0, scores, -np.inf), axis=1, kind="stable")
+    return np.take_along_axis(answers, order, 1), np.take_along_axis(scores, order, 1)
 
 
 def rests(dataset: Dataset) -> Side:
@@ -81,35 +92,46 @@ def by_model(predictor: Predictor) -> Scorer:
     """Return the scores that a predictor gives; with `mix` 0 they are a alone."""
 
     def score(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
-        given = dataclasses.replace(predictor.dataset, test=side)
-        parts = predictor.model, predictor.index, predictor.memory
-        known = np.diff(predictor.index.entries.offsets) > 0
-        labels = np.where(known[labels], labels, -1)  # what the model does not see is not picked
-        return np.concatenate([*_blocks(Predictor(*parts, given, predictor.config), labels)])
+        blocks = _blocks(predictor, side)
+        return np.concatenate(
+            [score_answers(predictor, *read, labels[rows]) for rows, read in blocks]
+        )
 
     return score
 
 
-def _blocks(predictor: Predictor, labels: Int[np.ndarray, "b c"]) -> Iterator[np.ndarray]:
-    side, mix = predictor.dataset.test, predictor.config.mix
+def score_answers(
+    predictor: Predictor, pool: Pool, bags: Bags, labels: Int[np.ndarray, "b c"]
+) -> Float[np.ndarray, "b c"]:
+    """Return the scores of the labels named for each of the first bags; -inf for label -1.
+
+    A label without descriptors, which the model does not see, scores -inf, too.
+    """
+    known = np.diff(predictor.index.entries.offsets) > 0
+    labels = np.where(known[labels], labels, -1)
+    points = predictor.embed(pool, bags)
+    x = fetch(points.vector)[: len(labels)]
+    a = predictor.index.entries.exact_similarity(x, labels)
+    if predictor.config.mix == 0:
+        return a
+    best, scores = (part[: len(labels)] for part in predictor.score(points, Shortlist(labels, a)))
+    # Back from the order of scores to that of the answers; what is left has the score -inf.
+    found = np.full(labels.shape, -np.inf, np.float32)
+    row, place = np.nonzero(best >= 0)
+    at = (best[row, place, None] == labels[row]).argmax(axis=1)
+    found[row, at] = scores[row, place]
+    return found
+
+
+def _blocks(
+    predictor: Predictor, side: Side
+) -> Iterator[tuple[Int[np.ndarray, " b"], tuple[Pool, Bags]]]:
+    """Yield a side's rows and what the predictor reads of them, block after block."""
     rows = [np.arange(i, min(i + BLOCK, len(side))) for i in range(0, len(side), BLOCK)]
     made = prefetch(lambda i: predictor.loader.batch([(side, rows[i])]), 0, len(rows))
     for block, (pool, (bags,)) in until_stopped(zip(rows, made, strict=True), "evaluate"):
         assert isinstance(pool, Pool)  # a predictor's loader holds no ready descriptor vectors
-        points, given = predictor.embed(pool, bags), labels[block]
-        x = fetch(points.vector)[: len(block)]
-        a = predictor.index.entries.exact_similarity(x, given)
-        if mix == 0:
-            yield a
-            continue
-        ranked, scores = predictor.score(points, Shortlist(given, a))
-        ranked, scores = ranked[: len(block)], scores[: len(block)]
-        # Back from the order of scores to that of the answers; what is left has the score -inf.
-        found = np.full(given.shape, -np.inf, np.float32)
-        row, place = np.nonzero(ranked >= 0)
-        at = (ranked[row, place, None] == given[row]).argmax(axis=1)
-        found[row, at] = scores[row, place]
-        yield found
+        yield block, (pool, bags)
 
 
 def module_1(pretrained: Path, retrieved: Path, predictor: Predictor, mesh: Mesh) -> Scorer:

@@ -1,5 +1,6 @@
 """Scores of given answers, bags of several texts, and the outfits experiment from end to end."""
 
+import csv
 import dataclasses
 import shutil
 
@@ -11,6 +12,7 @@ from raw_folders import tiny_outfits
 from sklearn.metrics import roc_auc_score
 
 from experiments import polyvore
+from mufin_jax import experiment as experiments
 from mufin_jax import metrics, outfits, queries
 from mufin_jax.command import main, parse
 from mufin_jax.data.dataset import Dataset
@@ -21,8 +23,11 @@ from mufin_jax.errors import InputError
 from mufin_jax.experiment import run
 from mufin_jax.files import read_json
 from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.report import style
+from mufin_jax.report.meetings import ask
 from mufin_jax.sharding import make_mesh
 from mufin_jax.stages.evaluate import report
+from mufin_jax.stages.report import ReportConfig
 
 MINUTE = dataclasses.replace(
     minute.MINUTE,
@@ -188,6 +193,71 @@ def test_miniature_outfits_go_through_all_stages(workdir):
     assert not (workdir / "finetune" / "table").exists()
     text = report(found)
     assert "FITB unseen" in text and "ceiling" in text and "8 questions, 8 of them" in text
+
+
+def test_answers_are_ranked_best_first_and_what_is_none_comes_last():
+    answers = np.array([[5, 3, -1, 8], [-1, 2, 2, 7]], np.int32)
+    scores = np.array([[0.1, 0.7, 0.9, 0.7], [-np.inf, 0.2, 0.4, -0.1]], np.float32)
+    labels, found = outfits.ranked(answers, scores)
+    assert labels.tolist() == [[3, 8, 5, -1], [2, 2, 7, -1]]
+    np.testing.assert_allclose(found[:, 0], [0.7, 0.4])
+
+
+@pytest.mark.slow
+def test_the_report_asks_the_questions(workdir, mesh, tmp_path, monkeypatch):
+    monkeypatch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at these
+    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    finished, workdir = workdir, tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "report")
+    config = ReportConfig(points=20, shown=6, vectors=60)
+    run(dataclasses.replace(MINUTE, workdir=workdir, report=config), "report", mesh)
+    dataset = Dataset.open(workdir / "prepare")
+    questions = dataset.questions
+    points, labels = list(dataset.test.ids), list(dataset.labels.ids)
+    right = questions.answers[np.arange(8), questions.right]
+    fitb = read_json(workdir / "metrics.json")["FITB"]
+
+    def rows(name):
+        with open(workdir / "report" / f"{name}.csv", encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    shown = rows("figure8")
+    assert len(shown) == 4 * 6  # six questions
+    for row in shown:
+        point, label = points.index(row["query"]), labels.index(row["label"])
+        assert label in questions.answers[point] and int(row["right"]) == (label == right[point])
+    categories = rows("table6")
+    asked = np.array([int(row["test points"]) for row in categories])
+    answered = np.array([float(row["MUFIN P@1"]) for row in categories])
+    assert asked.sum() == 8 and asked @ answered / 8 == pytest.approx(fitb, rel=1e-5)
+    means = {row["seen of the query"]: float(row["P@1"]) for row in rows("figure1_means")}
+    assert means["title and pictures"] == pytest.approx(fitb, rel=1e-5)
+    assert 0 <= means["pictures alone"] <= 100 and 0 <= means["title alone"] <= 100
+    map_ = rows("figure5_heat_map")
+    assert labels.index(map_[0]["label"]) == right[points.index(map_[0]["point"])]
+    assert len(rows("figure5_map")) == 5 * 8
+    page = (workdir / "report" / "index.html").read_text("utf-8")
+    assert "Left out: R@10 is of all labels" in page and page.count("Left out") == 1
+
+
+@pytest.mark.parametrize("by", ["text", "images"])
+def test_a_question_shown_by_one_modality_is_answered_as_one_that_has_no_other(predictor, by):
+    dataset, rows = predictor.dataset, np.arange(8)
+    found = ask(predictor, rows, by)
+    test = dataset.test
+    if by == "text":
+        none = np.zeros(0, test.image_rows.dtype)
+        bare = dataclasses.replace(
+            test, image_offsets=np.zeros_like(test.image_offsets), image_rows=none
+        )
+    else:
+        bare = dataclasses.replace(test, text=np.full_like(test.text, -1))
+    answers = dataset.questions.answers
+    wanted, _ = outfits.ranked(answers, outfits.by_model(predictor)(bare, answers))
+    assert found.tolist() == wanted.tolist()
+    full, _ = outfits.ranked(answers, outfits.by_model(predictor)(test, answers))
+    assert full.tolist() != wanted.tolist()
 
 
 @pytest.mark.slow

@@ -17,7 +17,10 @@ from mufin_jax.errors import Stopped
 from mufin_jax.experiment import run
 from mufin_jax.files import read_json
 from mufin_jax.report import scenes, style
+from mufin_jax.report.meetings import HeatMap
 from mufin_jax.report.page import page
+from mufin_jax.report.scenes import CELLS, CHANCE, LARGEST, RELATIVE, TITLE, WHOLE
+from mufin_jax.report.vector_panels import shown_map
 from mufin_jax.sharding import make_mesh
 from mufin_jax.stages import report as stage
 from mufin_jax.stages.report import ReportConfig
@@ -144,13 +147,21 @@ def test_figure_8_marks_as_right_what_the_test_data_hold(reported):
 
 
 @pytest.mark.slow
-def test_rows_of_the_heat_map_sum_to_one(reported):
+def test_rows_of_the_heat_map_sum_to_one_and_its_columns_are_compared_with_their_means(reported):
     found = rows(reported[0] / "report", "figure5_heat_map")
-    sums: dict[str, float] = {}
-    for row in found:
-        line = row["point's descriptor"]
-        sums[line] = sums.get(line, 0) + float(row["attention"])
-    np.testing.assert_allclose(list(sums.values()), 1, atol=1e-5)
+    names = ("point's descriptor", "label's descriptor")
+    cells = {
+        tuple(int(row[name]) for name in names): [
+            float(row[name]) for name in ("attention", "over its column's mean")
+        ]
+        for row in found
+    }
+    n, m = (1 + max(place) for place in zip(*cells, strict=True))
+    weights, relative = np.moveaxis(
+        np.array([[cells[i, j] for j in range(m)] for i in range(n)]), 2, 0
+    )
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
+    np.testing.assert_allclose(relative, weights / weights.mean(0), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -189,7 +200,7 @@ def test_scene_pairs_are_those_of_the_generator(reported):
     assert list(zip(control.points, control.labels, strict=True)) == others and others
     counted = rows(workdir / "report", "figure5_scenes")
     sizes = [str(len(pairs)) for pairs in (wanted, others)]
-    assert [row["scene pairs"] for row in counted] == [sizes[0]] * 3 + [sizes[1]] * 3
+    assert [row["pairs"] for row in counted] == [sizes[0]] * 4 + [sizes[1]] * 4
 
     # A point that wants no twin of its scene has no part in the control either.
     without = dataset.test.pairs.tolil(copy=True)
@@ -203,27 +214,50 @@ def test_scene_pairs_are_those_of_the_generator(reported):
     ]
 
 
+def heat_map(weights, point=0):
+    weights = np.array(weights)
+    return HeatMap(point, 0, *map(np.arange, weights.shape), weights)
+
+
 @pytest.mark.parametrize(
     ("weights", "largest"),
     [([[0.9, 0.1], [0.2, 0.8]], False), ([[0.6, 0.4], [0.2, 0.8]], True)],
 )
 def test_a_scene_is_found_where_the_largest_cell_is_its_and_a_picture_s(weights, largest):
-    assert scenes._largest(np.array(weights), 1, 1) is largest
+    seen, _, titled = scenes._sought(heat_map(weights), scene=1, row=1, column=1)
+    assert seen[CELLS.index(WHOLE)] is largest and titled[CELLS.index(WHOLE)] is not largest
 
 
 @pytest.mark.parametrize(
-    ("weights", "seen"),
+    ("weights", "seen", "titled"),
     [
-        ([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], [True, True, False]),  # a title looks at a title
-        ([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], [True, False, False]),  # ... at a picture
-        ([[0.4, 0.6], [0.3, 0.7], [0.2, 0.8]], [True, True, True]),
-        ([[0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], [False, False, False]),  # another picture does
+        # A title looks at a title; the scene alone looks at a picture.
+        ([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], [1, 1, 1, 0], [0, 0, 0, 1]),
+        ([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], [1, 0, 0, 0], [0, 0, 1, 0]),  # a title looks there
+        ([[0.4, 0.6], [0.3, 0.7], [0.2, 0.8]], [1, 1, 0, 1], [0, 0, 1, 0]),
+        ([[0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], [0, 0, 0, 0], [0, 0, 1, 0]),  # another picture does
     ],
 )
-def test_titles_compete_in_the_point_s_rows_and_in_the_label_s_columns(weights, seen):
-    found, chance = scenes._sought(np.array(weights), scene=2, row=1, column=1)
-    assert found == seen
-    np.testing.assert_allclose(chance, [1 / 2, 1 / 3, 1 / 6])
+def test_titles_compete_in_the_point_s_rows_and_in_the_label_s_columns(weights, seen, titled):
+    found, chance, by_title = scenes._sought(heat_map(weights), scene=2, row=1, column=1)
+    assert found == seen and by_title == titled
+    np.testing.assert_allclose(chance, [1 / 2, 1 / 3, 1 / 6, 1 / 6])
+
+
+def test_scenes_are_counted_in_percent_and_the_one_that_stands_out_is_shown():
+    many = np.full((6, 2), 0.5)
+    maps = [heat_map(many if i == 3 else [[0.5, 0.5]], i) for i in range(5)]
+    seen = np.zeros((5, 4), bool)
+    seen[:, CELLS.index(RELATIVE)] = [False, True, True, True, False]
+    chance, titled = np.full((5, 4), 0.25), np.tile([False, False, False, True], (5, 1))
+    found = scenes.Found(maps, seen, chance, titled, np.array([9.0, 1.0, 2.0, 3.0, 4.0]))
+    # Number 0 stands out by another cell than a scene's; number 3 has too many cells to be drawn.
+    assert shown_map(found).point == 2
+    counted = found.rows("twins")
+    assert [row[LARGEST] for row in counted] == [0, 0, 60, 0]
+    assert [row[CHANCE] for row in counted] == [25] * 4
+    assert [row[TITLE] for row in counted] == [None, None, 0, 100]
+    assert {row["pairs"] for row in counted} == {5} and counted[0]["label"] == "twins"
 
 
 @pytest.mark.slow

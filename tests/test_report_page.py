@@ -79,7 +79,7 @@ def test_hostile_titles_are_drawn_without_a_missing_glyph():
     found = [hostile_answer(HOSTILE[i]) for i in (0, 2, 6, 7)]
     with warnings.catch_warnings(), house_style():
         warnings.simplefilter("error")
-        figures.answers(found, 2).savefig(io.BytesIO(), format="svg")
+        figures.answers(found).savefig(io.BytesIO(), format="svg")
     assert drawable("台所 lamp 🛋️ $x$", 40) == "□ lamp □ $x$"
 
 

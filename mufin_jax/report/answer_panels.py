@@ -39,14 +39,15 @@ def modalities(asked: Asked) -> Panel:
         "title alone": alone("text"),
     }
     hits = {n: metrics.listed_in(found[:, :PLACES], asked.relevance) for n, found in lists.items()}
-    both, *either = (found.sum(1) for found in hits.values())
+    depths = (1, PLACES) if asked.dataset.questions is None else (1,)
+    both, *either = (found[:, : depths[-1]].sum(1) for found in hits.values())
     whole = (titles(test)[rows] > 0) & (np.diff(test.image_offsets)[rows] > 0)
     if not whole.any():
         raise Missing("no test point has a title and pictures")
     # Where both together find most beyond either; among equals, where each alone finds something.
     gain = np.where(whole, both - np.maximum(*either), -np.inf) + 0.1 * np.minimum(*either)
     best = int(gain.argmax())
-    query = show(asked.dataset, test, int(rows[best]), PLACES)
+    query = show(asked.dataset, test, int(rows[best]), _most_pictures(asked.dataset))
     seen = query, dataclasses.replace(query, title=""), dataclasses.replace(query, pictures=())
     found = [
         Answer(part, _results(asked.dataset, labels[best], right[best]), by)
@@ -54,7 +55,7 @@ def modalities(asked: Asked) -> Panel:
     ]
     means = [
         {"seen of the query": name, "test points": len(rows)}
-        | {f"P@{k}": metrics.precision(labels, asked.relevance, k) for k in (1, 5)}
+        | {f"P@{k}": metrics.precision(labels, asked.relevance, k) for k in depths}
         for name, labels in lists.items()
     ]
     caption = (
@@ -65,7 +66,7 @@ def modalities(asked: Asked) -> Panel:
     tables = {"figure1": _table(found), "figure1_means": means}
     return Panel(
         "figure1", "Figure 1: what each modality finds", caption, tables,
-        lambda: figures.answers(found, PLACES), "figure1_means", found,
+        lambda: figures.answers(found), "figure1_means", found,
     )  # fmt: skip
 
 
@@ -87,19 +88,31 @@ def predictions(dataset: Dataset, scored: Scored, shown: int, seed: int) -> Pane
     right = metrics.listed_in(scored.ranking[rows, :PLACES], scored.relevance[rows])
     found = [
         Answer(
-            show(dataset, dataset.test, int(row), 3),
+            show(dataset, dataset.test, int(row), _most_pictures(dataset)),
             _results(dataset, scored.ranking[row, :PLACES], hits),
         )
         for row, hits in zip(rows, right, strict=True)
     ]
-    caption = (
-        f"{len(rows)} test points drawn by the seed, with their {PLACES} best labels. Right means "
-        "that the pair stands in the test data: what is marked wrong may still be a good answer."
-    )
+    if dataset.questions is None:
+        caption = (
+            f"{len(rows)} test points drawn by the seed, with their {PLACES} best labels. Right "
+            "means that the pair stands in the test data: what is marked wrong may still be a good "
+            "answer."
+        )
+    else:
+        caption = (
+            f"{len(rows)} questions drawn by the seed: an outfit that lacks one item, and the "
+            "answers given to choose from, the one picked first. Right is the item that was there."
+        )
     return Panel(
         "figure8", "Figure 8: predictions", caption, {"figure8": _table(found)},
-        lambda: figures.answers(found, PLACES), answers=found,
+        lambda: figures.answers(found), answers=found,
     )  # fmt: skip
+
+
+def _most_pictures(dataset: Dataset) -> int:
+    """How many pictures of a query are shown; an outfit is nothing but its items."""
+    return 3 if dataset.questions is None else 9
 
 
 def _results(

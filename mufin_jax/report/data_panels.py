@@ -84,22 +84,29 @@ def training(workdir: Path) -> Panel:
 
 def categories(dataset: Dataset, rankings: Rankings) -> Panel:
     """Table 6 and figure 3."""
-    table = counts.category_table(dataset, rankings)
-    series = {name: f"{name} P@5" for name in rankings}
-    return Panel(
-        "figure3",
-        "Table 6 and figure 3: by category",
-        "P@5 of the test points of each category, those with most points first. A point is of the "
-        "category that most of its relevant labels have."
-        + (f" The first {figures.MOST_BARS} are drawn." if len(table) > figures.MOST_BARS else ""),
-        {"table6": table},
-        lambda: figures.bars(table, "category", series, "P@5, %"),
-        shown="table6",
+    k = 5 if dataset.questions is None else 1
+    table = counts.category_table(dataset, rankings, k)
+    series = {name: f"{name} P@{k}" for name in rankings}
+    caption = f"P@{k} of the test points of each category, those with most points first. " + (
+        "A point is of the category that most of its relevant labels have."
+        if dataset.questions is None
+        else "P@1 is the share of the questions answered right; a question is of the category of "
+        "its right answer."
     )
+    if len(table) > figures.MOST_BARS:
+        caption += f" The first {figures.MOST_BARS} are drawn."
+    return Panel(
+        "figure3", "Table 6 and figure 3: by category", caption, {"table6": table},
+        lambda: figures.bars(table, "category", series, f"P@{k}, %"), "table6",
+    )  # fmt: skip
 
 
 def popularity(dataset: Dataset, rankings: Rankings) -> Panel:
     """Figure 4."""
+    if dataset.questions is not None:
+        raise Missing(
+            "R@10 is of all labels, but test points are questions, and rank their given answers"
+        )
     table = counts.bin_table(dataset, rankings)
     series = {name: f"{name} R@10" for name in rankings}
     whole = ", ".join(f"{sum(row[c] for row in table):.2f} for {n}" for n, c in series.items())

@@ -1,12 +1,13 @@
 """The drawing: each function makes one figure of numbers that others have counted."""
 
 import functools
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 
 from mufin_jax.report.items import Answer, Item
 from mufin_jax.report.style import (
@@ -129,13 +130,19 @@ def scatter(
     return figure
 
 
-def attention(rows: Sequence[Item], columns: Sequence[Item], weights: np.ndarray) -> Figure:
+def attention(
+    rows: Sequence[Item],
+    columns: Sequence[Item],
+    weights: Float[np.ndarray, "n m"],
+    relative: Float[np.ndarray, "n m"],
+) -> Figure:
     """A heat map of attention with the pictures or titles of both sides along its edges.
 
     Args:
         rows: the datapoint's descriptors: each a picture, or a title.
         columns: the label's.
-        weights: (n, m).
+        weights: what the cells say.
+        relative: what their colours say; the largest is set in bold.
     """
     n, m = weights.shape
     figure = blank(0.95 * (n + 1) + 0.3, max(WIDTH * 0.75, 0.95 * (m + 1.3)))
@@ -144,14 +151,19 @@ def attention(rows: Sequence[Item], columns: Sequence[Item], weights: np.ndarray
         _thing(figure.add_subplot(grid[i + 1, 0]), item)
     for j, item in enumerate(columns):
         _thing(figure.add_subplot(grid[0, j + 1]), item)
+    corner = figure.add_subplot(grid[0, 0])
+    corner.set_axis_off()
+    corner.text(0.95, 0.72, "label →", ha="right", va="center", fontsize=9)
+    corner.text(0.5, 0.2, "point ↓", ha="center", va="center", fontsize=9)
     axis = figure.add_subplot(grid[1:, 1:])
-    axis.imshow(weights, cmap="cividis", vmin=0, vmax=max(1e-6, weights.max()), aspect="auto")
+    most = max(1e-6, relative.max())
+    axis.imshow(relative, cmap="cividis", vmin=0, vmax=most, aspect="auto")
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(visible=False)
-    best = np.unravel_index(weights.argmax(), weights.shape)
+    best = np.unravel_index(relative.argmax(), relative.shape)
     for (i, j), value in np.ndenumerate(weights):
-        light, strong = value < 0.55 * weights.max(), (i, j) == best
+        light, strong = relative[i, j] < 0.55 * most, (i, j) == best
         axis.text(
             j, i, f"{value:.2f}", ha="center", va="center", color="white" if light else "black",
             fontweight="bold" if strong else "normal", fontsize=11 if strong else 9,
@@ -159,8 +171,9 @@ def attention(rows: Sequence[Item], columns: Sequence[Item], weights: np.ndarray
     return figure
 
 
-def answers(rows: Sequence[Answer], places: int) -> Figure:
+def answers(rows: Sequence[Answer]) -> Figure:
     """Queries with what was found for them, one a line, right and wrong told by mark and frame."""
+    places = max(len(answer.results) for answer in rows)
     figure = blank(1.6 * len(rows) + 0.1, 1.16 * (places + 1))
     figure.get_layout_engine().set(hspace=0.08)
     grid = figure.subplots(len(rows), places + 1, squeeze=False)
@@ -184,8 +197,8 @@ def _thing(axis: Any, item: Item, head: str = "", frame: str = "#BBBBBB", line: 
         spine.set(visible=True, color=frame, linestyle=line, linewidth=0.8 if not head else 2)
     wrap = functools.partial(textwrap.wrap, break_long_words=True)
     if item.pictures:
-        axis.imshow(item.pictures[0], interpolation="lanczos")
-        title = wrap(drawable(item.title, 40), 17)[:2]
+        axis.imshow(_side_by_side(item.pictures), interpolation="lanczos")
+        title = wrap(drawable(item.title, 40), 15)[:2]
     else:
         axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         words = "\n".join(wrap(drawable(item.title, 60) or "no title", 12)[:5])
@@ -193,4 +206,13 @@ def _thing(axis: Any, item: Item, head: str = "", frame: str = "#BBBBBB", line: 
         title = []
     if head:
         axis.set_title(head.rstrip(), fontsize=8, color="#444444" if frame[1] == "B" else frame)
-        axis.set_xlabel("\n".join(title), fontsize=6.5)
+        axis.set_xlabel("\n".join(title), fontsize=7.5)
+
+
+def _side_by_side(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "H W 3"]:
+    """Pictures of one size in as many columns as rows, or one more."""
+    across = math.ceil(math.sqrt(len(pictures)))
+    free = [np.full_like(pictures[0], 255)] * (-len(pictures) % across)
+    whole = [*pictures, *free]
+    lines = [np.concatenate(whole[i : i + across], 1) for i in range(0, len(whole), across)]
+    return np.concatenate(lines)

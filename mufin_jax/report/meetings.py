@@ -22,6 +22,7 @@ from mufin_jax.evaluation import spare_places
 from mufin_jax.label_memory import gather
 from mufin_jax.logs import progress
 from mufin_jax.model import Embedding, Mufin
+from mufin_jax.outfits import ranked, score_answers
 from mufin_jax.prediction import BLOCK, Predictor
 from mufin_jax.query_shapes import grown
 from mufin_jax.report.panel import Missing
@@ -96,6 +97,16 @@ class HeatMap:
     columns: Int[np.ndarray, " m"]
     weights: Float[np.ndarray, "n m"]
 
+    @property
+    def relative(self) -> Float[np.ndarray, "n m"]:
+        """The weights over their columns' means.
+
+        What the point's descriptors give a label's descriptor on average, a title most of all,
+        says little of any of them: the largest cell is of the one that looks at it more than the
+        others do.
+        """
+        return self.weights / np.maximum(self.weights.mean(0), np.finfo(np.float32).tiny)
+
 
 def heat_map(
     predictor: Predictor, point: int, label: int, weights: Float[np.ndarray, "_n _m"]
@@ -114,7 +125,7 @@ def ask(
     """Return the labels of some test points, best first, when only their texts or images are seen.
 
     It is the one trained model, and the labels keep all that they have; a point without anything of
-    the kind gets an empty list.
+    the kind gets an empty list. Where test points are questions, their given answers are ranked.
 
     Raises:
         Missing: if the model, or the data, have one kind alone, or the model makes one of both.
@@ -128,12 +139,19 @@ def ask(
         loader = Loader(dataset, by, predictor.model.mesh.size, seen.label_images, padded=False)
     except InputError:
         raise Missing(f"no item has {'a title' if by == 'text' else 'pictures'}") from None
-    extra = spare_places(dataset.test.filter)
-    labels = np.full((len(rows), predictor.config.shortlist + extra), -1, np.int32)
+    extra, questions = spare_places(dataset.test.filter), dataset.questions
+    width = predictor.config.shortlist + extra
+    if questions is not None:
+        width = questions.answers.shape[1]
+    labels = np.full((len(rows), width), -1, np.int32)
     _, real = loader.slots(dataset.test, rows)
     asked = np.flatnonzero(real.any(1))
     for block, pool, bags in _blocks(predictor, loader, rows[asked], by):
-        found, _ = predictor.rank(pool, bags, block.stop - block.start, extra)
+        if questions is not None:
+            given = questions.answers[rows[asked[block]]]
+            found, _ = ranked(given, score_answers(predictor, pool, bags, given))
+        else:
+            found, _ = predictor.rank(pool, bags, block.stop - block.start, extra)
         labels[asked[block], : found.shape[1]] = found
     return labels
 

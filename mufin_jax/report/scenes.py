@@ -4,8 +4,9 @@ The miniature's maker knows its scenes: a datapoint's last picture may show a la
 background, its companion, and labels that look like it are wanted for that one picture alone. In
 the heat map of such a datapoint and such a label, the cell to be largest is that of the scene and
 a picture of the label: among the cells of two pictures, among the columns of the label's pictures,
-or among all cells. The label's title is in the last alone. It has one column, and the label's
-pictures, which all show the same object, share what a row gives them.
+or among all cells. The label's title is in the last alone. All of the point's descriptors look at
+it much, and the label's pictures, which all show the same object, share what a row gives them, so
+that all cells are compared as multiples of their columns' means, too.
 
 The control is the same datapoints with labels that they want for another reason.
 """
@@ -26,11 +27,16 @@ from mufin_jax.report.panel import Missing
 PAIRS = 2000
 """Scene pairs that are looked at, at most; and as many pairs of the control."""
 
-CELLS = ("of two pictures", "of the label's pictures", "all")
+PICTURES, COLUMNS, RELATIVE, WHOLE = CELLS = (
+    "of two pictures", "of the label's pictures", "all, over their columns' means", "all",
+)  # fmt: skip
 """Of a heat map, the cells among which the largest one is sought."""
 
 LARGEST, CHANCE = "largest from the scene to a picture, %", "by chance, %"
-"""Columns of the CSV: the share of pairs with such a cell, and the share of cells that are such."""
+TITLE = "largest to the label's title, %"
+"""Columns of the CSV: the share of pairs with such a cell, and the share of cells that are such;
+and, where the label's title is among the cells, the share of pairs whose largest is in its column.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,24 +60,25 @@ class Found:
 
     Attributes:
         maps: the heat maps.
-        seen: (p, 3): whether the largest of `CELLS` is of the scene and a picture of the label.
-        chance: (p, 3): the share of those cells that are such.
-        strength: the weight of the scene on the pictures, times the label's descriptors: 1 where
-            attention is spread evenly.
+        seen: (p, 4): whether the largest of `CELLS` is of the scene and a picture of the label.
+        chance: (p, 4): the share of those cells that are such.
+        titled: (p, 4): whether the largest is in the column of the label's title.
+        strength: the largest weight of the scene on a picture of the label, over its column's mean.
     """
 
     maps: list[HeatMap]
-    seen: Bool[np.ndarray, "p 3"]
-    chance: Float[np.ndarray, "p 3"]
+    seen: Bool[np.ndarray, "p 4"]
+    chance: Float[np.ndarray, "p 4"]
+    titled: Bool[np.ndarray, "p 4"]
     strength: Float[np.ndarray, " p"]
 
-    def rows(self, label: str) -> list[dict[str, float | int | str]]:
+    def rows(self, label: str) -> list[dict[str, float | int | str | None]]:
         """Their CSV, a row for each of `CELLS`; `label` says which labels they are of."""
-        seen, chance = 100 * self.seen.mean(0), 100 * self.chance.mean(0)
+        shares = (100 * part.mean(0) for part in (self.seen, self.chance, self.titled))
         return [
-            {"label": label, "cells": cells, "scene pairs": len(self.seen),
-             LARGEST: float(found), CHANCE: float(luck)}
-            for cells, found, luck in zip(CELLS, seen, chance, strict=True)
+            {"label": label, "cells": cells, "pairs": len(self.seen), LARGEST: float(found),
+             CHANCE: float(luck), TITLE: float(title) if cells in (RELATIVE, WHOLE) else None}
+            for cells, found, luck, title in zip(CELLS, *shares, strict=True)
         ]  # fmt: skip
 
 
@@ -127,7 +134,7 @@ def look(predictor: Predictor, pairs: Scenes) -> Found:
     if predictor.model.config.modalities != "both" or not predictor.model.config.label_images:
         raise Missing("the model does not see all titles and pictures")
     maps: list[HeatMap] = []
-    seen, chance, strength = [], [], []
+    sought, strength = [], []
     for met in meet(predictor, pairs.points, pairs.labels[:, None]):
         if met.weights is None:
             raise Missing("the model has no cross-attention")
@@ -135,36 +142,35 @@ def look(predictor: Predictor, pairs: Scenes) -> Found:
             number = len(maps)
             point, label = int(pairs.points[number]), int(pairs.labels[number])
             scene = int(pairs.scene[number])
-            maps.append(heat_map(predictor, point, label, weights))
-            grid, column = maps[-1].weights, int(labels.text[label] >= 0)
-            row = int(points.text[point] >= 0)
-            found, luck = _sought(grid, scene, row, column)
-            seen.append(found)
-            chance.append(luck)
-            strength.append(grid[scene, column:].max() * grid.shape[1])
-    return Found(maps, np.array(seen), np.array(chance), np.array(strength))
+            one = heat_map(predictor, point, label, weights)
+            row, column = int(points.text[point] >= 0), int(labels.text[label] >= 0)
+            maps.append(one)
+            sought.append(_sought(one, scene, row, column))
+            strength.append(one.relative[scene, column:].max())
+    seen, chance, titled = (np.array(part) for part in zip(*sought, strict=True))
+    return Found(maps, seen, chance, titled, np.array(strength))
 
 
 def _sought(
-    grid: Float[np.ndarray, "n m"], scene: int, row: int, column: int
-) -> tuple[list[bool], list[float]]:
-    """Whether the largest of each of `CELLS` is of the scene and a picture, and its chance.
+    one: HeatMap, scene: int, row: int, column: int
+) -> tuple[list[bool], list[float], list[bool]]:
+    """What `Found` says of a heat map: `seen`, `chance` and `titled`.
 
     Args:
-        grid: a heat map without padding.
+        one: the heat map.
         scene: the scene's row.
         row: the first row of a picture.
         column: the first column of a picture.
     """
-    corners = (row, column), (0, column), (0, 0)
-    parts = [(grid[i:, j:], scene - i, column - j) for i, j in corners]
-    return (
-        [_largest(*part) for part in parts],
-        [(grid.shape[1] - column) / part.size for part, _, _ in parts],
-    )
-
-
-def _largest(grid: Float[np.ndarray, "n m"], row: int, column: int) -> bool:
-    """Whether the largest cell lies in a row, in this column or a later one."""
-    where = np.unravel_index(grid.argmax(), grid.shape)
-    return bool(where[0] == row and where[1] >= column)
+    weights, relative = one.weights, one.relative
+    seen, chance, titled = [], [], []
+    for cells, i, j in (
+        (weights, row, column), (weights, 0, column), (relative, 0, 0), (weights, 0, 0),
+    ):  # fmt: skip
+        part = cells[i:, j:]
+        best, at = np.unravel_index(part.argmax(), part.shape)
+        title = at + j < column
+        seen.append(bool(best + i == scene and not title))
+        chance.append((cells.shape[1] - column) / part.size)
+        titled.append(bool(title))
+    return seen, chance, titled

@@ -15,12 +15,25 @@ from mufin_jax.report.counts import sample
 from mufin_jax.report.items import Item, printable
 from mufin_jax.report.meetings import HeatMap, heat_map, meet
 from mufin_jax.report.panel import Missing, Panel
-from mufin_jax.report.scenes import CHANCE, LARGEST, look, scene_pairs
+from mufin_jax.report.scenes import (
+    CELLS,
+    CHANCE,
+    COLUMNS,
+    LARGEST,
+    PICTURES,
+    RELATIVE,
+    WHOLE,
+    Found,
+    look,
+    scene_pairs,
+)
 from mufin_jax.report.spread import MOST, spread
 from mufin_jax.report.style import SERIES
 
 POINTS = 40
 """Test points of figure 5's map, each with five vectors: more would hide one another."""
+TWIN = "a twin of the background"
+"""What the labels of scene pairs are called."""
 MOST_CELLS = 5
 """Descriptors on each side of a heat map that is shown, if there are such."""
 
@@ -29,7 +42,8 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
     """Figure 5, left: at what a datapoint's descriptors look among a label's.
 
     Of the miniature catalogue, whose scenes are known, with the share of scene pairs whose largest
-    attention is from the scene to the twin of what stands in its background.
+    attention is from the scene to the twin of what stands in its background. Of outfits, questions
+    with their right answers.
     """
     tables: dict[str, Any] = {}
     try:
@@ -37,56 +51,60 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
         found = look(asked.predictor, twins)
     except Missing as reason:
         best = max(_maps(asked), key=_contrast)
-        why = f"The pair with most contrast is shown. Scenes are not counted: {reason}."
+        why = f"The pair with the largest is shown. Scenes are not counted: {reason}."
     else:
-        counted = found.rows("a twin of the background")
-        why = _scenes_found(counted)
-        if len(others.points):
-            control = look(asked.predictor, others).rows("wanted, no twin")
-            counted += control
-            why += (
-                " With labels that the same points want for another reason, the first share is "
-                f"{_share(control[0])}."
-            )
-        tables["figure5_scenes"] = counted
-        order = np.lexsort((-found.strength, ~found.seen[:, 1]))
-        maps = [found.maps[i] for i in order if found.seen[i, 0]] or found.maps
-        best = next((one for one in maps if _fits(one)), maps[0])
+        counted = found.rows(TWIN)
+        control = (
+            look(asked.predictor, others).rows("wanted, no twin") if others.points.size else []
+        )
+        why = _scenes_found(counted, control)
+        tables["figure5_scenes"] = counted + control
+        best = shown_map(found)
     test, labels = asked.dataset.test, asked.dataset.labels
-    rows = [_descriptor(asked, int(number), test.titles[best.point]) for number in best.rows]
-    columns = [
-        _descriptor(asked, int(number), labels.titles[best.label]) for number in best.columns
-    ]
+    rows = [_descriptor(asked, int(n), test.titles[best.point]) for n in best.rows]
+    columns = [_descriptor(asked, int(n), labels.titles[best.label]) for n in best.columns]
     tables["figure5_heat_map"] = [
         {"point": test.ids[best.point], "point's descriptor": i, "label": labels.ids[best.label],
-         "label's descriptor": j, "attention": float(weight)}
+         "label's descriptor": j, "attention": float(weight),
+         "over its column's mean": float(best.relative[i, j])}
         for (i, j), weight in np.ndenumerate(best.weights)
     ]  # fmt: skip
     caption = (
-        "Rows: a test point's descriptors; columns: those of a label that it wants; cells: the "
-        f"cross-attention of one to the other, rows summing to one. {why}"
+        "Rows: a test point's descriptors; columns: those of a label that it wants; numbers: the "
+        "cross-attention of one to the other, rows summing to one. Colours compare each column "
+        "from top to bottom: a number over its column's mean, so that what all of the point's "
+        f"descriptors look at is pale. {why}"
     )
     return Panel(
         "figure5_heat_map", "Figure 5: cross-attention", caption, tables,
-        lambda: figures.attention(rows, columns, best.weights),
+        lambda: figures.attention(rows, columns, best.weights, best.relative),
+        "figure5_scenes" if "figure5_scenes" in tables else None,
     )  # fmt: skip
 
 
-def _scenes_found(counted: list[dict[str, Any]]) -> str:
-    pictures, columns, whole = counted
-    return (
-        "The point's scene shows a twin of the label in its background; of the pairs where it is "
-        "what looks most at the twin's pictures, the one where it does so most is shown. Of "
-        f"{pictures['scene pairs']:,} such pairs, the largest attention of two pictures is from "
-        f"the scene to a picture of the twin in {_share(pictures)}; the largest to any of the "
-        f"label's pictures, from the point's title or its pictures, in {_share(columns)}; the "
-        f"largest of all, the label's title included, in {_share(whole)}."
+def shown_map(found: Found) -> HeatMap:
+    """The heat map of the pair whose scene stands out most, among those that fit the figure."""
+    seen = found.seen[:, CELLS.index(RELATIVE)]
+    maps = [found.maps[i] for i in np.lexsort((-found.strength, ~seen))]
+    return next((one for one in maps if _fits(one)), maps[0])
+
+
+def _scenes_found(counted: list[dict[str, Any]], control: list[dict[str, Any]]) -> str:
+    share = {row["cells"]: f"{row[LARGEST]:.0f}% (by chance {row[CHANCE]:.0f}%)" for row in counted}
+    said = (
+        "The point's scene shows a twin of the label in its background; the pair where the scene "
+        f"stands out most is shown. Of {counted[0]['pairs']:,} such pairs, the largest value is "
+        f"the scene's at a picture of the twin in {share[RELATIVE]}"
     )
-
-
-def _share(row: dict[str, Any]) -> str:
-    found, chance = (row[name] for name in (LARGEST, CHANCE))
-    return f"{found:.0f}% (by chance {chance:.0f}%)"
+    for row in control:
+        if row["cells"] == RELATIVE:
+            said += f", and in {row[LARGEST]:.0f}% of those of the same points with other labels"
+            said += " that they want"
+    return said + (
+        f". Of the numbers themselves, the largest is such in {share[PICTURES]} among pictures, "
+        f"{share[COLUMNS]} among all that the label's pictures get, and {share[WHOLE]} with what "
+        "its title gets."
+    )
 
 
 def adapted(asked: Asked) -> Panel:
@@ -95,21 +113,21 @@ def adapted(asked: Asked) -> Panel:
     rows = asked.rows[: min(asked.vectors, MOST) // len(kinds)]
     ranking = asked.scored.ranking[rows]
     wrong = (ranking >= 0) & ~metrics.listed_in(ranking, asked.scored.relevance[rows])
-    kept = wrong.any(1)
-    rows, wrong, ranking = rows[kept], wrong[kept], ranking[kept]
-    relevance = asked.scored.relevance
-    plus = relevance.indices[relevance.indptr[rows]]
-    minus = ranking[np.arange(len(rows)), wrong.argmax(1)] if len(rows) else plus
-    met = list(meet(asked.predictor, rows, np.stack([plus, minus], 1)))
-    if not met:
-        raise Missing("no test point has a right and a wrong label")
+    right = (ranking >= 0) & ~wrong
+    kept = right.any(1) & wrong.any(1)
+    if not kept.any():
+        raise Missing("no test point has a right and a wrong label among its best-ranked")
+    rows, ranking = rows[kept], ranking[kept]
+    first = [kind[kept].argmax(1)[:, None] for kind in (right, wrong)]
+    named = np.take_along_axis(ranking, np.concatenate(first, 1), 1)
+    met = list(meet(asked.predictor, rows, named))
     x1 = np.concatenate([part.x1 for part in met])
     x2 = np.concatenate([part.x2 for part in met])
     w = np.concatenate([part.w for part in met])
     cosines = [
         {"label": name, "test points": len(rows), "x1 with w": _cosine(x1, w[:, i]),
          "x2 with w": _cosine(x2[:, i], w[:, i])}
-        for i, name in enumerate(("one that is wanted", "the best-ranked that is not"))
+        for i, name in enumerate(("the best-ranked that is wanted", "the best-ranked that is not"))
     ]  # fmt: skip
     n = min(len(rows), POINTS)
     vectors = [x1[:n], x2[:n, 0], x2[:n, 1], w[:n, 0], w[:n, 1]]
@@ -123,10 +141,10 @@ def adapted(asked: Asked) -> Panel:
         for i, (k, (x, y)) in enumerate(zip(kind, places, strict=True))
     ]  # fmt: skip
     caption = (
-        f"t-SNE (seed {asked.seed}) of {n} test points, each with one label that it wants (+) and "
-        "the best-ranked one that it does not (-): x1 is the point alone, x2 the point as the "
-        "label sees it, w the label's classifier; lines lead from x1 by x2 to w. The table has "
-        "mean cosines of more points: what cross-attention moves."
+        f"t-SNE (seed {asked.seed}) of {n} test points, each with the best-ranked label that it "
+        "wants (+) and the best-ranked one that it does not (-): x1 is the point alone, x2 the "
+        "point as the label sees it, w the label's classifier; lines lead from x1 by x2 to w. The "
+        "table has mean cosines of more points: what cross-attention moves."
     )
     tables = {"figure5_map": table, "figure5_cosines": cosines}
     return Panel(
@@ -156,7 +174,8 @@ def classifiers(dataset: Dataset, workdir: Path, vectors: int, seed: int) -> Pan
     ]  # fmt: skip
     caption = (
         f"t-SNE (seed {seed}) of the classifiers w of {len(rows):,} of {len(w):,} labels. The "
-        f"{len(known)} categories with most of them have a colour and a marker."
+        f"{len(known)} categories with most of them have a colour and a marker; of equals, those "
+        "that the data name first."
     )
     return Panel(
         "figure6", "Figure 6: classifiers", caption, {"figure6": table},
@@ -188,8 +207,8 @@ def _maps(asked: Asked) -> list[HeatMap]:
 
 
 def _contrast(one: HeatMap) -> float:
-    """How far the largest weight stands above an even spread; less than 0 where too many cells."""
-    return float(one.weights.max() * one.weights.shape[1]) - (0 if _fits(one) else 1e3)
+    """How far the largest weight stands above its column's mean; maps of many cells come last."""
+    return float(one.relative.max()) - (0 if _fits(one) else 1e3)
 
 
 def _fits(one: HeatMap) -> bool:
@@ -197,9 +216,12 @@ def _fits(one: HeatMap) -> bool:
 
 
 def _descriptor(asked: Asked, number: int, title: str) -> Item:
-    """A descriptor as an item to be shown: a picture, or the title."""
+    """A descriptor as an item to be shown: a picture, or the title (of an outfit: one of them)."""
     dataset, texts = asked.dataset, asked.predictor.loader.num_texts
     if number < texts:
+        labels = dataset.labels
+        if dataset.test.text.ndim > 1:  # of several texts, each is that of a label
+            title = labels.titles[int((labels.text == number).argmax())]
         return Item("", printable(title), ())
     row = np.array([number - texts])
     pixels = dataset.images[row] if len(dataset.images) else ()

@@ -2,8 +2,8 @@
 
 Reads: a prepared folder, Module II's `test/`, Module IV's predictor. Writes: `metrics.json`
 (also at the top of the run's folder), `test.npz` (int32 labels and float32 scores (N', k),
-unfiltered). Where test points are questions with given answers, their scores are all that is
-measured, and Module I's model and Module II's index are read, too.
+unfiltered). Where test points are questions with given answers, these are what is ranked, and
+Module I's model and Module II's index are read, too.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float, Int
 
 from mufin_jax import hosts, outfits
 from mufin_jax.data.dataset import Dataset
@@ -55,8 +56,13 @@ def evaluate(
         raise InputError(f"{prepared}: no test points to evaluate on; bring a test split")
     predictor = Predictor.load(workdir, mesh, config.predict)
     if dataset.questions is not None:
-        result = _answer(predictor, dataset, workdir, retrieved, mesh)
-        hosts.once("the metrics are written", lambda: _write(result, workdir, out))
+        result, answers = _answer(predictor, dataset, workdir, retrieved, mesh)
+
+        def write_answers() -> None:
+            _save(*answers, out)
+            _write(result, workdir, out)
+
+        hosts.once("the metrics are written", write_answers)
         return read_json(out / "metrics.json")
     labels, scores, batched = rank_test(predictor, dataset)
     alone = time_single(predictor, dataset, config.timed_points)
@@ -69,8 +75,7 @@ def evaluate(
         rows["MUFIN on Module I's shortlists"] = score(predictor, dataset, module_1)
 
     def write() -> None:
-        with replacing(out / "test.npz", labels.nbytes + scores.nbytes) as file:
-            np.savez(file, labels=labels, scores=scores)
+        _save(labels, scores, out)
         kept = drop(labels, test.pairs, test.filter)
         found = floors(
             list(train.titles), list(test.titles), list(dataset.labels.titles),
@@ -93,6 +98,11 @@ def evaluate(
     return read_json(out / "metrics.json")
 
 
+def _save(labels: Int[np.ndarray, "b k"], scores: Float[np.ndarray, "b k"], out: Path) -> None:
+    with replacing(out / "test.npz", labels.nbytes + scores.nbytes) as file:
+        np.savez(file, labels=labels, scores=scores)
+
+
 def _write(result: dict[str, Any], workdir: Path, out: Path) -> None:
     write_json(workdir / "metrics.json", result)
     write_json(out / "metrics.json", result)
@@ -100,8 +110,12 @@ def _write(result: dict[str, Any], workdir: Path, out: Path) -> None:
 
 def _answer(
     predictor: Predictor, dataset: Dataset, workdir: Path, retrieved: Path, mesh: Mesh
-) -> dict[str, Any]:
-    """Measure a predictor on questions with given answers, and on outfits to be judged."""
+) -> tuple[dict[str, Any], tuple[Int[np.ndarray, "q c"], Float[np.ndarray, "q c"]]]:
+    """Measure a predictor on questions with given answers, and on outfits to be judged.
+
+    Returns:
+        What `metrics.json` holds; the answers as MUFIN ranks them, and their scores.
+    """
     questions = dataset.questions
     assert questions is not None
     pretrained = workdir / "pretrain"
@@ -109,10 +123,13 @@ def _answer(
         "MUFIN": outfits.by_model(predictor),
         "Module I alone (P-I-bag)": outfits.module_1(pretrained, retrieved, predictor, mesh),
     } | outfits.floors(dataset)
-    rows = {name: outfits.measure(scorer, dataset) for name, scorer in scorers.items()}
+    scores = {name: scorer(dataset.test, questions.answers) for name, scorer in scorers.items()}
+    rows = {
+        name: outfits.measure(scorer, dataset, scores[name]) for name, scorer in scorers.items()
+    }
     rows["chance"] = outfits.chance(questions)
     floors = ("chance", "popularity", "nearest_title")
-    return rows["MUFIN"] | {
+    result = rows["MUFIN"] | {
         "floors": {name: rows[name]["FITB"] for name in floors},
         "ceiling": (dataset.ceiling or {}).get("FITB"),
         "rows": rows,
@@ -121,6 +138,7 @@ def _answer(
         "outfits": len(questions.compatible),
         "labels": dataset.num_labels,
     }
+    return result, outfits.ranked(questions.answers, scores["MUFIN"])
 
 
 def report(result: dict[str, Any]) -> str:

@@ -28,10 +28,9 @@ from mufin_jax.logs import progress
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.report import answer_panels, data_panels, vector_panels
 from mufin_jax.report.asked import Asked
-from mufin_jax.report.counts import UNRANKED
 from mufin_jax.report.facts import run_facts
 from mufin_jax.report.page import Shown, data_uri, page
-from mufin_jax.report.panel import Missing, Panel, panel_or_reason, to_csv
+from mufin_jax.report.panel import Panel, panel_or_reason, to_csv
 from mufin_jax.report.spread import MOST
 from mufin_jax.report.style import house_style
 from mufin_jax.shortlist import Shortlist
@@ -105,10 +104,10 @@ def _panels(
     truth: Path | None, predict: PredictConfig | None,
 ) -> list[Panel]:  # fmt: skip
     """Every panel in the page's order; the model is asked by all processes together."""
-    ranked, rankings = workdir / "evaluate" / "test.npz", {}
-    if hosts.decide(ranked.exists):
+    scored = _scored(_labels(workdir / "evaluate" / "test.npz"), dataset.test)
+    rankings = {"MUFIN": scored}
+    if dataset.questions is None:  # else MUFIN's are rankings of the given answers
         module_1 = Shortlist.load(workdir / "retrieve" / "test").labels
-        rankings["MUFIN"] = _scored(_labels(ranked), dataset.test)
         rankings["Module I alone"] = _scored(module_1, dataset.test)
     metrics = read_json(workdir / "evaluate" / "metrics.json")
     makers: list[tuple[str, str, Callable[[], Panel]]] = [
@@ -122,26 +121,18 @@ def _panels(
     ]  # fmt: skip
     if config.figures:
         predictor = Predictor.load(workdir, mesh, predict)
-
-        def scored() -> Scored:
-            if not rankings:
-                raise Missing(UNRANKED)
-            return rankings["MUFIN"]
-
-        def asked() -> Asked:
-            return Asked(dataset, predictor, scored(), config.points, config.vectors, seed)
-
+        asked = Asked(dataset, predictor, scored, config.points, config.vectors, seed)
         makers[3:3] = [
             ("figure1", "Figure 1: what each modality finds",
-             lambda: answer_panels.modalities(asked())),
+             lambda: answer_panels.modalities(asked)),
             ("figure8", "Figure 8: predictions",
-             lambda: answer_panels.predictions(dataset, scored(), config.shown, seed)),
+             lambda: answer_panels.predictions(dataset, scored, config.shown, seed)),
         ]  # fmt: skip
         makers += [
             ("figure5_heat_map", "Figure 5: cross-attention",
-             lambda: vector_panels.heat_maps(asked(), truth)),
+             lambda: vector_panels.heat_maps(asked, truth)),
             ("figure5_map", "Figure 5: embeddings that adapt to a label",
-             lambda: vector_panels.adapted(asked())),
+             lambda: vector_panels.adapted(asked)),
             ("figure6", "Figure 6: classifiers",
              lambda: vector_panels.classifiers(dataset, workdir, config.vectors, seed)),
         ]  # fmt: skip
@@ -153,7 +144,7 @@ def _panels(
 
 
 def _labels(path: Path) -> Int[np.ndarray, "b k"]:
-    """The labels that `evaluate` ranked; its scores are not read."""
+    """The labels, or given answers, that `evaluate` ranked; its scores are not read."""
     with damaged(f"{path} cannot be read ({{reason}}): delete its folder and run evaluate anew"):
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["labels"]
