@@ -31,6 +31,7 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.data.miniature_world import NUM_STYLES
 from mufin_jax.data.npy import load_arrays
 from mufin_jax.ending import main_guard
+from mufin_jax.errors import InputError
 from mufin_jax.refreshes import Refreshes
 from mufin_jax.sharding import make_mesh
 from mufin_jax.stages.pretrain import PretrainConfig
@@ -50,7 +51,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hard-pairs-") as folder:
         z, x = Refreshes(Path(folder)).at(1, lambda: model, loader, 0)
         points_of, related = (pairs.T.tocsr() for pairs in mining.training_pairs(dataset.train))
-        group = {side: groups(run, side) for side in ("train", "label")}
+        group = {"train": groups(run, "train"), "label": groups(run, "label")}
+        for side, kept in (("train", dataset.train), ("label", dataset.labels)):
+            if len(group[side]) != len(kept):
+                raise InputError(
+                    f"{run}: preparation kept {len(kept):,} of {len(group[side]):,} {side} items "
+                    "that truth.npz counts; wanted a run on the miniature catalogue as it is made"
+                )
 
         pairs = points_of.tocoo()
         hard = (z[pairs.row] * x[pairs.col]).sum(1) <= paper.hard_limit
@@ -63,7 +70,7 @@ def main() -> None:
         for _ in range(BATCHES):
             labels = rng.choice(usable, LABELS, replace=False)
             points, real = mining.draw_positives(points_of, labels, paper.positives, rng)
-            points = points[real]
+            points = np.unique(points[real])  # drawn for several labels, a point is one negative
             similarities = np.where(
                 related[labels][:, points].toarray(), -2, z[labels] @ x[points].T
             )
