@@ -257,7 +257,7 @@ def test_scenes_are_counted_in_percent_and_the_one_that_stands_out_is_shown():
     assert [row[LARGEST] for row in counted] == [0, 0, 60, 0]
     assert [row[CHANCE] for row in counted] == [25] * 4
     assert [row[TITLE] for row in counted] == [None, None, 0, 100]
-    assert {row["pairs"] for row in counted} == {5} and counted[0]["label"] == "twins"
+    assert {row["pairs"] for row in counted} == {5} and counted[0]["labels"] == "twins"
 
 
 @pytest.mark.slow

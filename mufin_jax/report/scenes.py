@@ -72,11 +72,11 @@ class Found:
     titled: Bool[np.ndarray, "p 4"]
     strength: Float[np.ndarray, " p"]
 
-    def rows(self, label: str) -> list[dict[str, float | int | str | None]]:
-        """Their CSV, a row for each of `CELLS`; `label` says which labels they are of."""
+    def rows(self, labels: str) -> list[dict[str, float | int | str | None]]:
+        """Their CSV, a row for each of `CELLS`; `labels` says which labels they are of."""
         shares = (100 * part.mean(0) for part in (self.seen, self.chance, self.titled))
         return [
-            {"label": label, "cells": cells, "pairs": len(self.seen), LARGEST: float(found),
+            {"cells": cells, "labels": labels, "pairs": len(self.seen), LARGEST: float(found),
              CHANCE: float(luck), TITLE: float(title) if cells in (RELATIVE, WHOLE) else None}
             for cells, found, luck, title in zip(CELLS, *shares, strict=True)
         ]  # fmt: skip

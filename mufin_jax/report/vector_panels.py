@@ -18,11 +18,8 @@ from mufin_jax.report.panel import Missing, Panel
 from mufin_jax.report.scenes import (
     CELLS,
     CHANCE,
-    COLUMNS,
     LARGEST,
-    PICTURES,
     RELATIVE,
-    WHOLE,
     Found,
     look,
     scene_pairs,
@@ -32,8 +29,8 @@ from mufin_jax.report.style import SERIES
 
 POINTS = 40
 """Test points of figure 5's map, each with five vectors: more would hide one another."""
-TWIN = "a twin of the background"
-"""What the labels of scene pairs are called."""
+TWINS, OTHERS = "twins", "others wanted"
+"""What the labels of scene pairs, and of the control, are called."""
 MOST_CELLS = 5
 """Descriptors on each side of a heat map that is shown, if there are such."""
 
@@ -53,10 +50,8 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
         best = max(_maps(asked), key=_contrast)
         why = f"The pair with the largest is shown. Scenes are not counted: {reason}."
     else:
-        counted = found.rows(TWIN)
-        control = (
-            look(asked.predictor, others).rows("wanted, no twin") if others.points.size else []
-        )
+        counted = found.rows(TWINS)
+        control = look(asked.predictor, others).rows(OTHERS) if others.points.size else []
         why = _scenes_found(counted, control)
         tables["figure5_scenes"] = counted + control
         best = shown_map(found)
@@ -72,8 +67,8 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
     caption = (
         "Rows: a test point's descriptors; columns: those of a label that it wants; numbers: the "
         "cross-attention of one to the other, rows summing to one. Colours compare each column "
-        "from top to bottom: a number over its column's mean, so that what all of the point's "
-        f"descriptors look at is pale. {why}"
+        "from top to bottom: they are of a number over its column's mean, so that what all of the "
+        f"point's descriptors look at does not stand out. {why}"
     )
     return Panel(
         "figure5_heat_map", "Figure 5: cross-attention", caption, tables,
@@ -90,20 +85,18 @@ def shown_map(found: Found) -> HeatMap:
 
 
 def _scenes_found(counted: list[dict[str, Any]], control: list[dict[str, Any]]) -> str:
-    share = {row["cells"]: f"{row[LARGEST]:.0f}% (by chance {row[CHANCE]:.0f}%)" for row in counted}
+    found = {row["cells"]: row for row in counted}[RELATIVE]
     said = (
         "The point's scene shows a twin of the label in its background; the pair where the scene "
-        f"stands out most is shown. Of {counted[0]['pairs']:,} such pairs, the largest value is "
-        f"the scene's at a picture of the twin in {share[RELATIVE]}"
+        f"stands out most is shown. In {found[LARGEST]:.0f}% of {found['pairs']:,} such pairs (by "
+        f"chance {found[CHANCE]:.0f}%) what stands out most is the scene at a picture of the twin"
     )
-    for row in control:
-        if row["cells"] == RELATIVE:
-            said += f", and in {row[LARGEST]:.0f}% of those of the same points with other labels"
-            said += " that they want"
+    if control:
+        other = {row["cells"]: row for row in control}[RELATIVE]
+        said += f"; of the same points and other labels that they want, in {other[LARGEST]:.0f}%"
     return said + (
-        f". Of the numbers themselves, the largest is such in {share[PICTURES]} among pictures, "
-        f"{share[COLUMNS]} among all that the label's pictures get, and {share[WHOLE]} with what "
-        "its title gets."
+        ". The table counts the numbers themselves, too: among two pictures, among all that the "
+        "label's pictures get, and with what its title gets, which is most."
     )
 
 
