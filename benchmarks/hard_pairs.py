@@ -46,18 +46,18 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="workdir of a run on the miniature catalogue")
     run = parser.parse_args().run
     mesh, dataset = make_mesh(jax.devices()[:1]), Dataset.open(run / "prepare")
+    group = {"train": groups(run, "train"), "label": groups(run, "label")}
+    for side, kept in (("train", dataset.train), ("label", dataset.labels)):
+        if len(group[side]) != len(kept):
+            raise InputError(
+                f"{run}: preparation kept {len(kept):,} of {len(group[side]):,} {side} items "
+                "that truth.npz counts; wanted a run on the miniature catalogue as it is made"
+            )
     model, loader = load_model(run / "pretrain" / "model", mesh), Loader(dataset, "both", mesh)
     paper = PretrainConfig()
     with tempfile.TemporaryDirectory(prefix="hard-pairs-") as folder:
         z, x = Refreshes(Path(folder)).at(1, lambda: model, loader, 0)
         points_of, related = (pairs.T.tocsr() for pairs in mining.training_pairs(dataset.train))
-        group = {"train": groups(run, "train"), "label": groups(run, "label")}
-        for side, kept in (("train", dataset.train), ("label", dataset.labels)):
-            if len(group[side]) != len(kept):
-                raise InputError(
-                    f"{run}: preparation kept {len(kept):,} of {len(group[side]):,} {side} items "
-                    "that truth.npz counts; wanted a run on the miniature catalogue as it is made"
-                )
 
         pairs = points_of.tocoo()
         hard = (z[pairs.row] * x[pairs.col]).sum(1) <= paper.hard_limit

@@ -7,7 +7,8 @@ answer is picked. Compatibility, which the paper leaves out, is judged by the me
 items of the score of that item for the others, each a question with one answer.
 """
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,10 @@ from mufin_jax import metrics
 from mufin_jax.artefacts import load_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.data.loader import prefetch
 from mufin_jax.data.questions import Questions
 from mufin_jax.data.strings import Strings
 from mufin_jax.floors import tfidf
-from mufin_jax.prediction import BLOCK, PredictConfig, Predictor
+from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import LabelIndex
 from mufin_jax.sharding import fetch
 from mufin_jax.shortlist import Shortlist
@@ -63,11 +63,11 @@ def measure(scorer: Scorer, dataset: Dataset, scores: Float[np.ndarray, "q c"]) 
     return found
 
 
-def ranked(
+def rank_answers(
     answers: Int[np.ndarray, "q c"], scores: Float[np.ndarray, "q c"]
 ) -> tuple[Int[np.ndarray, "q c"], Float[np.ndarray, "q c"]]:
-    """Return the answers and their scores, best first; of equals, the first given; -1 last."""
-    order = np.argsort(-np.where(answers >= 0, scores, -np.inf), axis=1, kind="stable")
+    """Return the answers and their scores, best first; of equals the first given; -1 last."""
+    order = np.lexsort((-scores, answers < 0))
     return np.take_along_axis(answers, order, 1), np.take_along_axis(scores, order, 1)
 
 
@@ -92,10 +92,13 @@ def by_model(predictor: Predictor) -> Scorer:
     """Return the scores that a predictor gives; with `mix` 0 they are a alone."""
 
     def score(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
-        blocks = _blocks(predictor, side)
-        return np.concatenate(
-            [score_answers(predictor, *read, labels[rows]) for rows, read in blocks]
-        )
+        # Of its own dataset, so that the loader reads all pictures of the side's largest outfit.
+        given = dataclasses.replace(predictor.dataset, test=side)
+        parts = predictor.model, predictor.index, predictor.memory
+        asked = Predictor(*parts, given, predictor.config)
+        blocks = until_stopped(asked.read(side), "evaluate")
+        found = [score_answers(asked, pool, bags, labels[rows]) for rows, pool, bags in blocks]
+        return np.concatenate(found)
 
     return score
 
@@ -121,17 +124,6 @@ def score_answers(
     at = (best[row, place, None] == labels[row]).argmax(axis=1)
     found[row, at] = scores[row, place]
     return found
-
-
-def _blocks(
-    predictor: Predictor, side: Side
-) -> Iterator[tuple[Int[np.ndarray, " b"], tuple[Pool, Bags]]]:
-    """Yield a side's rows and what the predictor reads of them, block after block."""
-    rows = [np.arange(i, min(i + BLOCK, len(side))) for i in range(0, len(side), BLOCK)]
-    made = prefetch(lambda i: predictor.loader.batch([(side, rows[i])]), 0, len(rows))
-    for block, (pool, (bags,)) in until_stopped(zip(rows, made, strict=True), "evaluate"):
-        assert isinstance(pool, Pool)  # a predictor's loader holds no ready descriptor vectors
-        yield block, (pool, bags)
 
 
 def module_1(pretrained: Path, retrieved: Path, predictor: Predictor, mesh: Mesh) -> Scorer:

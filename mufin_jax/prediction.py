@@ -214,14 +214,23 @@ class Predictor:
             extra: labels to retrieve beyond the shortlist, for those an overlap filter takes away.
             lists: shortlists to use in place of this predictor's own.
         """
-        blocks = [np.arange(i, min(i + BLOCK, len(side))) for i in range(0, len(side), BLOCK)]
-        made = prefetch(lambda i: self.loader.batch([(side, blocks[i])]), 0, len(blocks))
-        for rows, (pool, (bags,)) in zip(blocks, made, strict=True):
-            assert isinstance(pool, Pool)  # this loader holds no ready descriptor vectors
+        for rows, pool, bags in self.read(side):
             given = None
             if lists is not None:
                 given = Shortlist(lists.labels[rows], lists.similarities[rows])
             yield self.rank(pool, bags, len(rows), extra, given)
+
+    def read(self, side: Side) -> Iterator[tuple[Int[np.ndarray, " b"], Pool, Bags]]:
+        """Yield a side's rows with what is read of them, block after block.
+
+        No more pictures of an item are read than one has of this dataset's train and test points:
+        for another side with more, bring a predictor on a dataset that holds it.
+        """
+        blocks = [np.arange(i, min(i + BLOCK, len(side))) for i in range(0, len(side), BLOCK)]
+        made = prefetch(lambda i: self.loader.batch([(side, blocks[i])]), 0, len(blocks))
+        for rows, (pool, (bags,)) in zip(blocks, made, strict=True):
+            assert isinstance(pool, Pool)  # this loader holds no ready descriptor vectors
+            yield rows, pool, bags
 
     def rank(
         self, pool: Pool, bags: Bags, count: int, extra: int = 0, lists: Shortlist | None = None

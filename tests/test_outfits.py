@@ -195,12 +195,40 @@ def test_miniature_outfits_go_through_all_stages(workdir):
     assert "FITB unseen" in text and "ceiling" in text and "8 questions, 8 of them" in text
 
 
+def test_all_pictures_of_an_outfit_to_be_judged_are_seen_also_of_one_larger_than_all(predictor):
+    dataset = predictor.dataset
+    most = int(max(np.diff(side.image_offsets).max() for side in (dataset.train, dataset.test)))
+    items = np.arange(most + 2, dtype=np.int32)  # each of the labels has a picture
+    whole = {"offsets": np.array([0, len(items)]), "items": items, "compatible": np.ones(1, bool)}
+    questions = dataclasses.replace(dataset.questions, **whole)
+    side = outfits.rests(dataclasses.replace(dataset, questions=questions))
+    assert np.diff(side.image_offsets).min() > most
+    found = outfits.by_model(predictor)(side, items[:, None])
+    # With the last picture put first: the order of a bag says nothing.
+    turned = np.concatenate([side.images_of(row)[::-1] for row in range(len(side))])
+    other = outfits.by_model(predictor)(
+        dataclasses.replace(side, image_rows=turned), items[:, None]
+    )
+    np.testing.assert_allclose(found, other, atol=2e-6)
+
+
+def test_an_older_run_of_outfits_whose_answers_were_not_kept_says_what_to_do(
+    workdir, mesh, tmp_path
+):
+    old = tmp_path / "run"
+    shutil.copytree(workdir, old)
+    shutil.rmtree(old / "report")
+    (old / "evaluate" / "test.npz").unlink()
+    with pytest.raises(InputError, match=r"test\.npz is not there, and older .* run evaluate anew"):
+        run(dataclasses.replace(MINUTE, workdir=old), "report", mesh)
+
+
 def test_answers_are_ranked_best_first_and_what_is_none_comes_last():
-    answers = np.array([[5, 3, -1, 8], [-1, 2, 2, 7]], np.int32)
-    scores = np.array([[0.1, 0.7, 0.9, 0.7], [-np.inf, 0.2, 0.4, -0.1]], np.float32)
-    labels, found = outfits.ranked(answers, scores)
-    assert labels.tolist() == [[3, 8, 5, -1], [2, 2, 7, -1]]
-    np.testing.assert_allclose(found[:, 0], [0.7, 0.4])
+    answers = np.array([[5, 3, -1, 8], [-1, 4, 2, 7]], np.int32)
+    scores = np.array([[0.1, 0.7, 0.9, 0.7], [-np.inf, -np.inf, 0.4, 0.5]], np.float32)
+    labels, found = outfits.rank_answers(answers, scores)
+    assert labels.tolist() == [[3, 8, 5, -1], [7, 2, 4, -1]]
+    np.testing.assert_allclose(found[:, 0], [0.7, 0.5])
 
 
 @pytest.mark.slow
@@ -233,7 +261,10 @@ def test_the_report_asks_the_questions(workdir, mesh, tmp_path, monkeypatch):
     assert asked.sum() == 8 and asked @ answered / 8 == pytest.approx(fitb, rel=1e-5)
     means = {row["seen of the query"]: float(row["P@1"]) for row in rows("figure1_means")}
     assert means["title and pictures"] == pytest.approx(fitb, rel=1e-5)
-    assert 0 <= means["pictures alone"] <= 100 and 0 <= means["title alone"] <= 100
+    predictor = Predictor.load(workdir, mesh)
+    for name, by in (("pictures alone", "images"), ("title alone", "text")):
+        first = ask(predictor, np.arange(8), by)[:, 0]
+        assert means[name] == pytest.approx(100 * np.mean(first == right), rel=1e-5)
     map_ = rows("figure5_heat_map")
     assert labels.index(map_[0]["label"]) == right[points.index(map_[0]["point"])]
     assert len(rows("figure5_map")) == 5 * 8
@@ -254,9 +285,9 @@ def test_a_question_shown_by_one_modality_is_answered_as_one_that_has_no_other(p
     else:
         bare = dataclasses.replace(test, text=np.full_like(test.text, -1))
     answers = dataset.questions.answers
-    wanted, _ = outfits.ranked(answers, outfits.by_model(predictor)(bare, answers))
+    wanted, _ = outfits.rank_answers(answers, outfits.by_model(predictor)(bare, answers))
     assert found.tolist() == wanted.tolist()
-    full, _ = outfits.ranked(answers, outfits.by_model(predictor)(test, answers))
+    full, _ = outfits.rank_answers(answers, outfits.by_model(predictor)(test, answers))
     assert full.tolist() != wanted.tolist()
 
 

@@ -19,7 +19,7 @@ from mufin_jax.files import read_json
 from mufin_jax.report import scenes, style
 from mufin_jax.report.meetings import HeatMap
 from mufin_jax.report.page import page
-from mufin_jax.report.scenes import CELLS, CHANCE, LARGEST, RELATIVE, TITLE, WHOLE
+from mufin_jax.report.scenes import CELLS, CHANCE, LARGEST, SHARES, TITLE, WHOLE
 from mufin_jax.report.vector_panels import shown_map
 from mufin_jax.sharding import make_mesh
 from mufin_jax.stages import report as stage
@@ -147,21 +147,21 @@ def test_figure_8_marks_as_right_what_the_test_data_hold(reported):
 
 
 @pytest.mark.slow
-def test_rows_of_the_heat_map_sum_to_one_and_its_columns_are_compared_with_their_means(reported):
+def test_rows_of_the_heat_map_sum_to_one_and_shares_of_columns_too(reported):
     found = rows(reported[0] / "report", "figure5_heat_map")
     names = ("point's descriptor", "label's descriptor")
     cells = {
         tuple(int(row[name]) for name in names): [
-            float(row[name]) for name in ("attention", "over its column's mean")
+            float(row[name]) for name in ("attention", "share of its column")
         ]
         for row in found
     }
     n, m = (1 + max(place) for place in zip(*cells, strict=True))
-    weights, relative = np.moveaxis(
+    weights, shares = np.moveaxis(
         np.array([[cells[i, j] for j in range(m)] for i in range(n)]), 2, 0
     )
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
-    np.testing.assert_allclose(relative, weights / weights.mean(0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(shares, weights / weights.sum(0), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -248,10 +248,10 @@ def test_scenes_are_counted_in_percent_and_the_one_that_stands_out_is_shown():
     many = np.full((6, 2), 0.5)
     maps = [heat_map(many if i == 3 else [[0.5, 0.5]], i) for i in range(5)]
     seen = np.zeros((5, 4), bool)
-    seen[:, CELLS.index(RELATIVE)] = [False, True, True, True, False]
+    seen[:, CELLS.index(SHARES)] = [False, True, True, True, False]
     chance, titled = np.full((5, 4), 0.25), np.tile([False, False, False, True], (5, 1))
     found = scenes.Found(maps, seen, chance, titled, np.array([9.0, 1.0, 2.0, 3.0, 4.0]))
-    # Number 0 stands out by another cell than a scene's; number 3 has too many cells to be drawn.
+    # In number 0 something else stands out than the scene; number 3 is too large for the figure.
     assert shown_map(found).point == 2
     counted = found.rows("twins")
     assert [row[LARGEST] for row in counted] == [0, 0, 60, 0]

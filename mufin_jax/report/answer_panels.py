@@ -17,8 +17,10 @@ from mufin_jax.report.items import Answer, Result, show
 from mufin_jax.report.meetings import ask
 from mufin_jax.report.panel import Missing, Panel
 
-PLACES = 5
-"""Results of a query that are shown."""
+PLACES, PICTURES = 5, 6
+"""Results of a query that are shown, and pictures of it, at most."""
+ANSWERS, ITEMS = 10, 25
+"""Answers of a question that are shown, and pictures of it, an outfit's, at most."""
 
 
 def modalities(asked: Asked) -> Panel:
@@ -28,7 +30,7 @@ def modalities(asked: Asked) -> Panel:
         Missing: if the model, or the data, have one kind alone.
     """
     test, rows = asked.dataset.test, asked.rows
-    filtered = None if test.filter is None else test.filter[rows]
+    filtered = None if test.filter is None or asked.dataset.questions else test.filter[rows]
 
     def alone(kind: Literal["text", "images"]) -> np.ndarray:
         return drop(ask(asked.predictor, rows, kind), test.pairs[rows], filtered).ranking
@@ -38,8 +40,9 @@ def modalities(asked: Asked) -> Panel:
         "pictures alone": alone("images"),
         "title alone": alone("text"),
     }
-    hits = {n: metrics.listed_in(found[:, :PLACES], asked.relevance) for n, found in lists.items()}
-    depths = (1, PLACES) if asked.dataset.questions is None else (1,)
+    places, pictures = _shown(asked.dataset)
+    hits = {n: metrics.listed_in(found[:, :places], asked.relevance) for n, found in lists.items()}
+    depths = (1, places) if asked.dataset.questions is None else (1,)
     both, *either = (found[:, : depths[-1]].sum(1) for found in hits.values())
     whole = (titles(test)[rows] > 0) & (np.diff(test.image_offsets)[rows] > 0)
     if not whole.any():
@@ -47,7 +50,7 @@ def modalities(asked: Asked) -> Panel:
     # Where both together find most beyond either; among equals, where each alone finds something.
     gain = np.where(whole, both - np.maximum(*either), -np.inf) + 0.1 * np.minimum(*either)
     best = int(gain.argmax())
-    query = show(asked.dataset, test, int(rows[best]), _most_pictures(asked.dataset))
+    query = show(asked.dataset, test, int(rows[best]), pictures)
     seen = query, dataclasses.replace(query, title=""), dataclasses.replace(query, pictures=())
     found = [
         Answer(part, _results(asked.dataset, labels[best], right[best]), by)
@@ -58,10 +61,14 @@ def modalities(asked: Asked) -> Panel:
         | {f"P@{k}": metrics.precision(labels, asked.relevance, k) for k in depths}
         for name, labels in lists.items()
     ]
+    drawn = (
+        f"Of {len(rows):,} test points it is the one where both together find most more than either"
+        if gain[best] >= 1
+        else f"In none of {len(rows):,} test points do both together find more than either"
+    )
     caption = (
-        f"One query, by one trained model that sees all of it or one kind alone; labels keep both. "
-        f"Of {len(rows):,} test points it is the one where both together find most more than "
-        "either: an example, and no measure. The table is the measure."
+        "One query, by one trained model that sees all of it or one kind alone; labels keep both. "
+        f"{drawn}: an example, and no measure. The table is the measure."
     )
     tables = {"figure1": _table(found), "figure1_means": means}
     return Panel(
@@ -85,24 +92,26 @@ def predictions(dataset: Dataset, scored: Scored, shown: int, seed: int) -> Pane
     if not len(wanted):
         raise Missing("no test point has a relevant label")
     rows = wanted[sample(len(wanted), shown, seed)]
-    right = metrics.listed_in(scored.ranking[rows, :PLACES], scored.relevance[rows])
+    places, pictures = _shown(dataset)
+    right = metrics.listed_in(scored.ranking[rows, :places], scored.relevance[rows])
     found = [
         Answer(
-            show(dataset, dataset.test, int(row), _most_pictures(dataset)),
-            _results(dataset, scored.ranking[row, :PLACES], hits),
+            show(dataset, dataset.test, int(row), pictures),
+            _results(dataset, scored.ranking[row, :places], hits),
         )
         for row, hits in zip(rows, right, strict=True)
     ]
     if dataset.questions is None:
         caption = (
-            f"{len(rows)} test points drawn by the seed, with their {PLACES} best labels. Right "
+            f"{len(rows)} test points drawn by the seed, with their {places} best labels. Right "
             "means that the pair stands in the test data: what is marked wrong may still be a good "
             "answer."
         )
     else:
         caption = (
-            f"{len(rows)} questions drawn by the seed: an outfit that lacks one item, and the "
-            "answers given to choose from, the one picked first. Right is the item that was there."
+            f"{len(rows)} questions drawn by the seed: an outfit that lacks one item (up to "
+            f"{pictures} of its pictures), and the answers given to choose from (up to {places}), "
+            "the one picked first. Right is the item that was there."
         )
     return Panel(
         "figure8", "Figure 8: predictions", caption, {"figure8": _table(found)},
@@ -110,9 +119,11 @@ def predictions(dataset: Dataset, scored: Scored, shown: int, seed: int) -> Pane
     )  # fmt: skip
 
 
-def _most_pictures(dataset: Dataset) -> int:
-    """How many pictures of a query are shown; an outfit is nothing but its items."""
-    return 3 if dataset.questions is None else 9
+def _shown(dataset: Dataset) -> tuple[int, int]:
+    """How many results of a query are shown, and how many of its pictures."""
+    if dataset.questions is None:
+        return PLACES, PICTURES
+    return min(dataset.questions.answers.shape[1], ANSWERS), ITEMS
 
 
 def _results(

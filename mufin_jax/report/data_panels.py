@@ -90,8 +90,9 @@ def categories(dataset: Dataset, rankings: Rankings) -> Panel:
     caption = f"P@{k} of the test points of each category, those with most points first. " + (
         "A point is of the category that most of its relevant labels have."
         if dataset.questions is None
-        else "P@1 is the share of the questions answered right; a question is of the category of "
-        "its right answer."
+        else "P@1 is the share of the questions answered right, of equal scores by the answer "
+        "given first; a question is of the category of its right answer, and none without one "
+        "counts."
     )
     if len(table) > figures.MOST_BARS:
         caption += f" The first {figures.MOST_BARS} are drawn."

@@ -1,6 +1,5 @@
 """The drawing: each function makes one figure of numbers that others have counted."""
 
-import functools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -134,7 +133,7 @@ def attention(
     rows: Sequence[Item],
     columns: Sequence[Item],
     weights: Float[np.ndarray, "n m"],
-    relative: Float[np.ndarray, "n m"],
+    shares: Float[np.ndarray, "n m"],
 ) -> Figure:
     """A heat map of attention with the pictures or titles of both sides along its edges.
 
@@ -142,7 +141,7 @@ def attention(
         rows: the datapoint's descriptors: each a picture, or a title.
         columns: the label's.
         weights: what the cells say.
-        relative: what their colours say; the largest is set in bold.
+        shares: what their colours say; the largest is set in bold.
     """
     n, m = weights.shape
     figure = blank(0.95 * (n + 1) + 0.3, max(WIDTH * 0.75, 0.95 * (m + 1.3)))
@@ -156,14 +155,13 @@ def attention(
     corner.text(0.95, 0.72, "label →", ha="right", va="center", fontsize=9)
     corner.text(0.5, 0.2, "point ↓", ha="center", va="center", fontsize=9)
     axis = figure.add_subplot(grid[1:, 1:])
-    most = max(1e-6, relative.max())
-    axis.imshow(relative, cmap="cividis", vmin=0, vmax=most, aspect="auto")
+    axis.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     axis.set_xticks([])
     axis.set_yticks([])
     axis.grid(visible=False)
-    best = np.unravel_index(relative.argmax(), relative.shape)
+    best = np.unravel_index(shares.argmax(), shares.shape)
     for (i, j), value in np.ndenumerate(weights):
-        light, strong = relative[i, j] < 0.55 * most, (i, j) == best
+        light, strong = shares[i, j] < 0.55, (i, j) == best
         axis.text(
             j, i, f"{value:.2f}", ha="center", va="center", color="white" if light else "black",
             fontweight="bold" if strong else "normal", fontsize=11 if strong else 9,
@@ -195,18 +193,22 @@ def _thing(axis: Any, item: Item, head: str = "", frame: str = "#BBBBBB", line: 
     axis.grid(visible=False)
     for spine in axis.spines.values():
         spine.set(visible=True, color=frame, linestyle=line, linewidth=0.8 if not head else 2)
-    wrap = functools.partial(textwrap.wrap, break_long_words=True)
     if item.pictures:
         axis.imshow(_side_by_side(item.pictures), interpolation="lanczos")
-        title = wrap(drawable(item.title, 40), 15)[:2]
+        title = _lines(drawable(item.title, 40), 15, 2)
     else:
         axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        words = "\n".join(wrap(drawable(item.title, 60) or "no title", 12)[:5])
-        axis.text(0.5, 0.5, words, ha="center", va="center", fontsize=7)
+        words = _lines(drawable(item.title, 80) or "no title", 12, 6)
+        axis.text(0.5, 0.5, "\n".join(words), ha="center", va="center", fontsize=7)
         title = []
     if head:
         axis.set_title(head.rstrip(), fontsize=8, color="#444444" if frame[1] == "B" else frame)
         axis.set_xlabel("\n".join(title), fontsize=7.5)
+
+
+def _lines(text: str, width: int, most: int) -> list[str]:
+    """A text on lines, at most so many; what is cut is seen to be."""
+    return textwrap.wrap(text, width, max_lines=most, placeholder="…")
 
 
 def _side_by_side(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "H W 3"]:

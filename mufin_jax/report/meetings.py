@@ -22,7 +22,7 @@ from mufin_jax.evaluation import spare_places
 from mufin_jax.label_memory import gather
 from mufin_jax.logs import progress
 from mufin_jax.model import Embedding, Mufin
-from mufin_jax.outfits import ranked, score_answers
+from mufin_jax.outfits import rank_answers, score_answers
 from mufin_jax.prediction import BLOCK, Predictor
 from mufin_jax.query_shapes import grown
 from mufin_jax.report.panel import Missing
@@ -98,14 +98,13 @@ class HeatMap:
     weights: Float[np.ndarray, "n m"]
 
     @property
-    def relative(self) -> Float[np.ndarray, "n m"]:
-        """The weights over their columns' means.
+    def shares(self) -> Float[np.ndarray, "n m"]:
+        """What part of all that a label's descriptor gets is from each of the point's descriptors.
 
-        What the point's descriptors give a label's descriptor on average, a title most of all,
-        says little of any of them: the largest cell is of the one that looks at it more than the
-        others do.
+        The weights over the sums of their columns: a label's title gets much from most, and weights
+        of different columns are not of a kind.
         """
-        return self.weights / np.maximum(self.weights.mean(0), np.finfo(np.float32).tiny)
+        return self.weights / np.maximum(self.weights.sum(0), np.finfo(np.float32).tiny)
 
 
 def heat_map(
@@ -149,7 +148,7 @@ def ask(
     for block, pool, bags in _blocks(predictor, loader, rows[asked], by):
         if questions is not None:
             given = questions.answers[rows[asked[block]]]
-            found, _ = ranked(given, score_answers(predictor, pool, bags, given))
+            found, _ = rank_answers(given, score_answers(predictor, pool, bags, given))
         else:
             found, _ = predictor.rank(pool, bags, block.stop - block.start, extra)
         labels[asked[block], : found.shape[1]] = found

@@ -4,9 +4,9 @@ The miniature's maker knows its scenes: a datapoint's last picture may show a la
 background, its companion, and labels that look like it are wanted for that one picture alone. In
 the heat map of such a datapoint and such a label, the cell to be largest is that of the scene and
 a picture of the label: among the cells of two pictures, among the columns of the label's pictures,
-or among all cells. The label's title is in the last alone. All of the point's descriptors look at
+or among all cells. The label's title is in the last alone. Most of the point's descriptors look at
 it much, and the label's pictures, which all show the same object, share what a row gives them, so
-that all cells are compared as multiples of their columns' means, too.
+that all cells are also compared as shares of their columns.
 
 The control is the same datapoints with labels that they want for another reason.
 """
@@ -27,16 +27,16 @@ from mufin_jax.report.panel import Missing
 PAIRS = 2000
 """Scene pairs that are looked at, at most; and as many pairs of the control."""
 
-PICTURES, COLUMNS, RELATIVE, WHOLE = CELLS = (
-    "of two pictures", "of the label's pictures", "all, over their columns' means", "all",
+PICTURES, COLUMNS, SHARES, WHOLE = CELLS = (
+    "of two pictures", "of the label's pictures", "all, as shares of their columns", "all",
 )  # fmt: skip
 """Of a heat map, the cells among which the largest one is sought."""
 
 LARGEST, CHANCE = "largest from the scene to a picture, %", "by chance, %"
 TITLE = "largest to the label's title, %"
 """Columns of the CSV: the share of pairs with such a cell, and the share of cells that are such;
-and, where the label's title is among the cells, the share of pairs whose largest is in its column.
-"""
+and the share of pairs whose largest is in the column of the label's title, of labels without one,
+too, where titles are among the cells."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Found:
         seen: (p, 4): whether the largest of `CELLS` is of the scene and a picture of the label.
         chance: (p, 4): the share of those cells that are such.
         titled: (p, 4): whether the largest is in the column of the label's title.
-        strength: the largest weight of the scene on a picture of the label, over its column's mean.
+        strength: the attention that the scene gives the label's pictures, in all.
     """
 
     maps: list[HeatMap]
@@ -77,7 +77,7 @@ class Found:
         shares = (100 * part.mean(0) for part in (self.seen, self.chance, self.titled))
         return [
             {"cells": cells, "labels": labels, "pairs": len(self.seen), LARGEST: float(found),
-             CHANCE: float(luck), TITLE: float(title) if cells in (RELATIVE, WHOLE) else None}
+             CHANCE: float(luck), TITLE: float(title) if cells in (SHARES, WHOLE) else None}
             for cells, found, luck, title in zip(CELLS, *shares, strict=True)
         ]  # fmt: skip
 
@@ -146,7 +146,7 @@ def look(predictor: Predictor, pairs: Scenes) -> Found:
             row, column = int(points.text[point] >= 0), int(labels.text[label] >= 0)
             maps.append(one)
             sought.append(_sought(one, scene, row, column))
-            strength.append(one.relative[scene, column:].max())
+            strength.append(one.weights[scene, column:].sum())
     seen, chance, titled = (np.array(part) for part in zip(*sought, strict=True))
     return Found(maps, seen, chance, titled, np.array(strength))
 
@@ -162,10 +162,10 @@ def _sought(
         row: the first row of a picture.
         column: the first column of a picture.
     """
-    weights, relative = one.weights, one.relative
+    weights, shares = one.weights, one.shares
     seen, chance, titled = [], [], []
     for cells, i, j in (
-        (weights, row, column), (weights, 0, column), (relative, 0, 0), (weights, 0, 0),
+        (weights, row, column), (weights, 0, column), (shares, 0, 0), (weights, 0, 0),
     ):  # fmt: skip
         part = cells[i:, j:]
         best, at = np.unravel_index(part.argmax(), part.shape)

@@ -19,7 +19,8 @@ from mufin_jax.report.scenes import (
     CELLS,
     CHANCE,
     LARGEST,
-    RELATIVE,
+    SHARES,
+    TITLE,
     Found,
     look,
     scene_pairs,
@@ -48,7 +49,10 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
         found = look(asked.predictor, twins)
     except Missing as reason:
         best = max(_maps(asked), key=_contrast)
-        why = f"The pair with the largest is shown. Scenes are not counted: {reason}."
+        why = (
+            "The pair is shown that has the cell largest both in its row and in its column. Scenes "
+            f"are not counted: {reason}."
+        )
     else:
         counted = found.rows(TWINS)
         control = look(asked.predictor, others).rows(OTHERS) if others.points.size else []
@@ -61,39 +65,44 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
     tables["figure5_heat_map"] = [
         {"point": test.ids[best.point], "point's descriptor": i, "label": labels.ids[best.label],
          "label's descriptor": j, "attention": float(weight),
-         "over its column's mean": float(best.relative[i, j])}
+         "share of its column": float(best.shares[i, j])}
         for (i, j), weight in np.ndenumerate(best.weights)
     ]  # fmt: skip
     caption = (
         "Rows: a test point's descriptors; columns: those of a label that it wants; numbers: the "
-        "cross-attention of one to the other, rows summing to one. Colours compare each column "
-        "from top to bottom: they are of a number over its column's mean, so that what all of the "
-        f"point's descriptors look at does not stand out. {why}"
+        "cross-attention of one to the other, rows summing to one. Colours are of the numbers' "
+        "shares of their columns: how much of what a label's descriptor gets is from each of the "
+        f"point's descriptors. {why}"
     )
     return Panel(
         "figure5_heat_map", "Figure 5: cross-attention", caption, tables,
-        lambda: figures.attention(rows, columns, best.weights, best.relative),
+        lambda: figures.attention(rows, columns, best.weights, best.shares),
         "figure5_scenes" if "figure5_scenes" in tables else None,
     )  # fmt: skip
 
 
 def shown_map(found: Found) -> HeatMap:
-    """The heat map of the pair whose scene stands out most, among those that fit the figure."""
-    seen = found.seen[:, CELLS.index(RELATIVE)]
+    """The map with the strongest scene, of those where it is what stands out, and that fit."""
+    seen = found.seen[:, CELLS.index(SHARES)]
     maps = [found.maps[i] for i in np.lexsort((-found.strength, ~seen))]
     return next((one for one in maps if _fits(one)), maps[0])
 
 
 def _scenes_found(counted: list[dict[str, Any]], control: list[dict[str, Any]]) -> str:
-    found = {row["cells"]: row for row in counted}[RELATIVE]
+    (found,) = (row for row in counted if row["cells"] == SHARES)
     said = (
-        "The point's scene shows a twin of the label in its background; the pair where the scene "
-        f"stands out most is shown. In {found[LARGEST]:.0f}% of {found['pairs']:,} such pairs (by "
-        f"chance {found[CHANCE]:.0f}%) what stands out most is the scene at a picture of the twin"
+        "The point's scene shows a twin of the label in its background; of the pairs where it "
+        "stands out, the one is shown whose scene gives the twin's pictures most. Of "
+        f"{found['pairs']:,} pairs of such a scene and such a label, the largest share is the "
+        f"scene's of a picture of the twin in {found[LARGEST]:.0f}% (by chance "
+        f"{found[CHANCE]:.0f}%), and one of the label's title in {found[TITLE]:.0f}%"
     )
-    if control:
-        other = {row["cells"]: row for row in control}[RELATIVE]
-        said += f"; of the same points and other labels that they want, in {other[LARGEST]:.0f}%"
+    for row in control:
+        if row["cells"] == SHARES:
+            said += (
+                "; with labels that the same points want for another reason, in "
+                f"{row[LARGEST]:.0f}% and {row[TITLE]:.0f}%"
+            )
     return said + (
         ". The table counts the numbers themselves, too: among two pictures, among all that the "
         "label's pictures get, and with what its title gets, which is most."
@@ -107,9 +116,10 @@ def adapted(asked: Asked) -> Panel:
     ranking = asked.scored.ranking[rows]
     wrong = (ranking >= 0) & ~metrics.listed_in(ranking, asked.scored.relevance[rows])
     right = (ranking >= 0) & ~wrong
-    kept = right.any(1) & wrong.any(1)
+    kept = np.asarray(right.any(1) & wrong.any(1))
     if not kept.any():
         raise Missing("no test point has a right and a wrong label among its best-ranked")
+    left_out = int(np.count_nonzero(~kept))
     rows, ranking = rows[kept], ranking[kept]
     first = [kind[kept].argmax(1)[:, None] for kind in (right, wrong)]
     named = np.take_along_axis(ranking, np.concatenate(first, 1), 1)
@@ -137,7 +147,8 @@ def adapted(asked: Asked) -> Panel:
         f"t-SNE (seed {asked.seed}) of {n} test points, each with the best-ranked label that it "
         "wants (+) and the best-ranked one that it does not (-): x1 is the point alone, x2 the "
         "point as the label sees it, w the label's classifier; lines lead from x1 by x2 to w. The "
-        "table has mean cosines of more points: what cross-attention moves."
+        "table has mean cosines of more points: what cross-attention moves. Points without either "
+        f"among their {ranking.shape[1]} best-ranked are left out: {left_out} of {kept.size:,}."
     )
     tables = {"figure5_map": table, "figure5_cosines": cosines}
     return Panel(
@@ -200,8 +211,8 @@ def _maps(asked: Asked) -> list[HeatMap]:
 
 
 def _contrast(one: HeatMap) -> float:
-    """How far the largest weight stands above its column's mean; maps of many cells come last."""
-    return float(one.relative.max()) - (0 if _fits(one) else 1e3)
+    """How large a cell is both in its row and in its column; maps of many cells come last."""
+    return float((one.weights * one.shares).max()) - (0 if _fits(one) else 1)
 
 
 def _fits(one: HeatMap) -> bool:

@@ -138,7 +138,7 @@ def _answer(
         "outfits": len(questions.compatible),
         "labels": dataset.num_labels,
     }
-    return result, outfits.ranked(questions.answers, scores["MUFIN"])
+    return result, outfits.rank_answers(questions.answers, scores["MUFIN"])
 
 
 def report(result: dict[str, Any]) -> str:

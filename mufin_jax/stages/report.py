@@ -1,6 +1,7 @@
 """The paper's tables and figures of one run: tables 1 and 6, figures 1, 3, 4, 5, 6 and 8.
 
-Reads: a prepared folder, Module II's `test/`, Module IV's predictor, what `evaluate` wrote. Writes
+Reads: a prepared folder, Module II's `test/` (but of questions), Module IV's predictor, what
+`evaluate` wrote. Writes
 NAME.csv, NAME.png and NAME.svg of each, and, last, `index.html`, one page with all of them. Every
 draw follows from the seed: the same run gives the same CSV files. They are written to `part/`, and
 moved when all are there; a run that was cut short begins the stage anew, which takes a minute.
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from mufin_jax import hosts
-from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.data.dataset import Dataset
 from mufin_jax.disk import disk_errors, filling
 from mufin_jax.errors import InputError
 from mufin_jax.evaluation import Scored, drop
@@ -104,11 +105,11 @@ def _panels(
     truth: Path | None, predict: PredictConfig | None,
 ) -> list[Panel]:  # fmt: skip
     """Every panel in the page's order; the model is asked by all processes together."""
-    scored = _scored(_labels(workdir / "evaluate" / "test.npz"), dataset.test)
+    scored = _scored(_labels(workdir / "evaluate" / "test.npz"), dataset)
     rankings = {"MUFIN": scored}
     if dataset.questions is None:  # else MUFIN's are rankings of the given answers
         module_1 = Shortlist.load(workdir / "retrieve" / "test").labels
-        rankings["Module I alone"] = _scored(module_1, dataset.test)
+        rankings["Module I alone"] = _scored(module_1, dataset)
     metrics = read_json(workdir / "evaluate" / "metrics.json")
     makers: list[tuple[str, str, Callable[[], Panel]]] = [
         ("results", "Results", lambda: data_panels.results(metrics)),
@@ -145,14 +146,24 @@ def _panels(
 
 def _labels(path: Path) -> Int[np.ndarray, "b k"]:
     """The labels, or given answers, that `evaluate` ranked; its scores are not read."""
+    if not path.exists():
+        raise InputError(
+            f"{path} is not there, and older versions wrote none of outfits: delete {path.parent} "
+            "and run evaluate anew"
+        )
     with damaged(f"{path} cannot be read ({{reason}}): delete its folder and run evaluate anew"):
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["labels"]
 
 
-def _scored(ranking: Int[np.ndarray, "b k"], test: Side) -> Scored:
-    """A ranking behind the overlap filter, as long as anything here asks for."""
-    found = drop(np.asarray(ranking), test.pairs, test.filter)
+def _scored(ranking: Int[np.ndarray, "b k"], dataset: Dataset) -> Scored:
+    """A ranking behind the overlap filter, as long as anything here asks for.
+
+    Of given answers none is taken away.
+    """
+    test = dataset.test
+    filtered = test.filter if dataset.questions is None else None
+    found = drop(np.asarray(ranking), test.pairs, filtered)
     return found._replace(ranking=found.ranking[:, :LONGEST].copy())
 
 
