@@ -172,7 +172,7 @@ def attention(
 def answers(rows: Sequence[Answer]) -> Figure:
     """Queries with what was found for them, one a line, right and wrong told by mark and frame."""
     places = max(len(answer.results) for answer in rows)
-    figure = blank(1.6 * len(rows) + 0.1, 1.16 * (places + 1))
+    figure = blank(1.72 * len(rows) + 0.1, 1.16 * (places + 1))
     figure.get_layout_engine().set(hspace=0.08)
     grid = figure.subplots(len(rows), places + 1, squeeze=False)
     for line, answer in zip(grid, rows, strict=True):
@@ -195,7 +195,7 @@ def _thing(axis: Any, item: Item, head: str = "", frame: str = "#BBBBBB", line: 
         spine.set(visible=True, color=frame, linestyle=line, linewidth=0.8 if not head else 2)
     if item.pictures:
         axis.imshow(_side_by_side(item.pictures), interpolation="lanczos")
-        title = _lines(drawable(item.title, 40), 15, 2)
+        title = _lines(drawable(item.title, 45), 15, 3)
     else:
         axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         words = _lines(drawable(item.title, 80) or "no title", 12, 6)
