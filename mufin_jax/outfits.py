@@ -66,7 +66,11 @@ def measure(scorer: Scorer, dataset: Dataset, scores: Float[np.ndarray, "q c"]) 
 def rank_answers(
     answers: Int[np.ndarray, "q c"], scores: Float[np.ndarray, "q c"]
 ) -> tuple[Int[np.ndarray, "q c"], Float[np.ndarray, "q c"]]:
-    """Return the answers and their scores, best first; of equals the first given; -1 last."""
+    """Return the answers and their scores, best first; of equals the first given.
+
+    What scores -inf, as the model does not see it, is no answer: -1, last.
+    """
+    answers = np.where(scores > -np.inf, answers, -1)
     order = np.lexsort((-scores, answers < 0))
     return np.take_along_axis(answers, order, 1), np.take_along_axis(scores, order, 1)
 

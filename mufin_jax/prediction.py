@@ -220,17 +220,23 @@ class Predictor:
                 given = Shortlist(lists.labels[rows], lists.similarities[rows])
             yield self.rank(pool, bags, len(rows), extra, given)
 
-    def read(self, side: Side) -> Iterator[tuple[Int[np.ndarray, " b"], Pool, Bags]]:
-        """Yield a side's rows with what is read of them, block after block.
+    def read(
+        self, side: Side, rows: Int[np.ndarray, " n"] | None = None, loader: Loader | None = None
+    ) -> Iterator[tuple[Int[np.ndarray, " b"], Pool, Bags]]:
+        """Yield places among the rows, with what is read of them, block after block.
 
-        No more pictures of an item are read than one has of this dataset's train and test points:
-        for another side with more, bring a predictor on a dataset that holds it.
+        Args:
+            side: the items; no more pictures of one are read than the loader's dataset has of any
+                item of the side's kind.
+            rows: those that are read; all by default.
+            loader: in place of this predictor's own.
         """
-        blocks = [np.arange(i, min(i + BLOCK, len(side))) for i in range(0, len(side), BLOCK)]
-        made = prefetch(lambda i: self.loader.batch([(side, blocks[i])]), 0, len(blocks))
-        for rows, (pool, (bags,)) in zip(blocks, made, strict=True):
-            assert isinstance(pool, Pool)  # this loader holds no ready descriptor vectors
-            yield rows, pool, bags
+        rows, loader = np.arange(len(side)) if rows is None else rows, loader or self.loader
+        blocks = [np.arange(i, min(i + BLOCK, len(rows))) for i in range(0, len(rows), BLOCK)]
+        made = prefetch(lambda i: loader.batch([(side, rows[blocks[i]])]), 0, len(blocks))
+        for block, (pool, (bags,)) in zip(blocks, made, strict=True):
+            assert isinstance(pool, Pool)  # such a loader holds no ready descriptor vectors
+            yield block, pool, bags
 
     def rank(
         self, pool: Pool, bags: Bags, count: int, extra: int = 0, lists: Shortlist | None = None

@@ -223,11 +223,11 @@ def test_an_older_run_of_outfits_whose_answers_were_not_kept_says_what_to_do(
         run(dataclasses.replace(MINUTE, workdir=old), "report", mesh)
 
 
-def test_answers_are_ranked_best_first_and_what_is_none_comes_last():
+def test_answers_are_ranked_best_first_and_what_is_not_seen_comes_last():
     answers = np.array([[5, 3, -1, 8], [-1, 4, 2, 7]], np.int32)
     scores = np.array([[0.1, 0.7, 0.9, 0.7], [-np.inf, -np.inf, 0.4, 0.5]], np.float32)
     labels, found = outfits.rank_answers(answers, scores)
-    assert labels.tolist() == [[3, 8, 5, -1], [7, 2, 4, -1]]
+    assert labels.tolist() == [[3, 8, 5, -1], [7, 2, -1, -1]]
     np.testing.assert_allclose(found[:, 0], [0.7, 0.5])
 
 

@@ -16,8 +16,9 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.errors import Stopped
 from mufin_jax.experiment import run
 from mufin_jax.files import read_json
+from mufin_jax.prediction import Predictor
 from mufin_jax.report import scenes, style
-from mufin_jax.report.meetings import HeatMap
+from mufin_jax.report.meetings import HeatMap, meet
 from mufin_jax.report.page import page
 from mufin_jax.report.scenes import CELLS, CHANCE, LARGEST, SHARES, TITLE, WHOLE
 from mufin_jax.report.vector_panels import shown_map
@@ -172,10 +173,33 @@ def test_maps_have_a_place_for_every_vector(reported):
         kind: 12 for kind in ("x1", "x2+", "x2-", "w+", "w-")
     }
     assert len(rows(reported[0] / "report", "figure6")) == 30
-    cosines = rows(reported[0] / "report", "figure5_cosines")
-    assert all(
-        -1 <= float(row[name]) <= 1 for row in cosines for name in ("x1 with w", "x2 with w")
-    )
+
+
+@pytest.mark.slow
+def test_cosines_are_of_the_best_ranked_wanted_label_and_of_the_best_ranked_other(reported):
+    workdir = reported[0]
+    predictor = Predictor.load(workdir, make_mesh(jax.devices()[:1]))
+    test = predictor.dataset.test
+    points = {row["point"] for row in rows(workdir / "report", "figure5_map")}
+    chosen, pairs = [], []
+    with np.load(workdir / "evaluate" / "test.npz") as ranked:
+        for point, ranking in enumerate(ranked["labels"]):
+            if test.ids[point] in points:
+                left = [label for label in ranking if label >= 0 and not test.filter[point, label]]
+                right = [label for label in left[:20] if test.pairs[point, label]]
+                wrong = [label for label in left[:20] if not test.pairs[point, label]]
+                chosen.append(point)
+                pairs.append((right[0], wrong[0]))
+    (met,) = meet(predictor, np.array(chosen), np.array(pairs))
+    found = rows(workdir / "report", "figure5_cosines")
+    assert len(chosen) == 12 and len(found) == 2
+    for place, row in enumerate(found):
+        assert row["test points"] == "12" and ("not" in row["label"]) == bool(place)
+        w = met.w[:, place]
+        for name, x in (("x1 with w", met.x1), ("x2 with w", met.x2[:, place])):
+            wanted = np.mean([a @ b for a, b in zip(x, w, strict=True)])
+            assert float(row[name]) == pytest.approx(wanted, abs=1e-5)
+    assert found[0]["x1 with w"] != found[1]["x1 with w"] != found[1]["x2 with w"]
 
 
 @pytest.mark.slow
@@ -253,6 +277,8 @@ def test_scenes_are_counted_in_percent_and_the_one_that_stands_out_is_shown():
     found = scenes.Found(maps, seen, chance, titled, np.array([9.0, 1.0, 2.0, 3.0, 4.0]))
     # In number 0 something else stands out than the scene; number 3 is too large for the figure.
     assert shown_map(found).point == 2
+    alone = dataclasses.replace(found, seen=seen & (np.arange(5) == 3)[:, None])
+    assert shown_map(alone).point == 3  # too large, but the only one whose scene stands out
     counted = found.rows("twins")
     assert [row[LARGEST] for row in counted] == [0, 0, 60, 0]
     assert [row[CHANCE] for row in counted] == [25] * 4

@@ -61,11 +61,15 @@ def modalities(asked: Asked) -> Panel:
         | {f"P@{k}": metrics.precision(labels, asked.relevance, k) for k in depths}
         for name, labels in lists.items()
     ]
+    able = np.count_nonzero(whole)
     drawn = (
-        f"Of {len(rows):,} test points it is the one where both together find most more than either"
+        f"Of {able:,} test points with a title and pictures it is the one where both together "
+        "find most more than either"
         if gain[best] >= 1
-        else f"In none of {len(rows):,} test points do both together find more than either"
+        else f"In none of {able:,} such test points do both together find more than either"
     )
+    if asked.dataset.questions is not None:
+        drawn = f"A question's given answers are ranked, and found is the one on top. {drawn}"
     caption = (
         "One query, by one trained model that sees all of it or one kind alone; labels keep both. "
         f"{drawn}: an example, and no measure. The table is the measure."

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from mufin_jax.attention import AttentionBlock
-from mufin_jax.bags import Pool
+from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.loader import Loader
 from mufin_jax.errors import InputError
 from mufin_jax.evaluation import spare_places
@@ -23,7 +23,7 @@ from mufin_jax.label_memory import gather
 from mufin_jax.logs import progress
 from mufin_jax.model import Embedding, Mufin
 from mufin_jax.outfits import rank_answers, score_answers
-from mufin_jax.prediction import BLOCK, Predictor
+from mufin_jax.prediction import Predictor
 from mufin_jax.query_shapes import grown
 from mufin_jax.report.panel import Missing
 from mufin_jax.sharding import fetch, replicated
@@ -65,7 +65,7 @@ def meet(
         heads = predictor.model
         met = _meet(heads, points, memory.arrays, named, memory.slots(named), heads.mesh)
         x1, x2, w, weights = fetch(met)
-        real = slice(block.stop - block.start)  # what lies behind is padding
+        real = slice(len(block))  # what lies behind is padding
         weights = None if weights is None else weights[real]
         yield Meetings(x1[real], x2[real], w[real], weights)
 
@@ -150,20 +150,17 @@ def ask(
             given = questions.answers[rows[asked[block]]]
             found, _ = rank_answers(given, score_answers(predictor, pool, bags, given))
         else:
-            found, _ = predictor.rank(pool, bags, block.stop - block.start, extra)
+            found, _ = predictor.rank(pool, bags, len(block), extra)
         labels[asked[block], : found.shape[1]] = found
     return labels
 
 
 def _blocks(
     predictor: Predictor, loader: Loader, rows: Int[np.ndarray, " b"], what: str
-) -> Iterator[tuple[slice, Pool, Any]]:
-    """Cut test points into blocks, and read each."""
-    side = predictor.dataset.test
+) -> Iterator[tuple[Int[np.ndarray, " b"], Pool, Bags]]:
+    """Read some test points, block after block, and show how far it has come."""
+    blocks = predictor.read(predictor.dataset.test, rows, loader)
     with progress(total=len(rows), desc=f"report: {what}", unit="point", leave=False) as bar:
-        for start in until_stopped(range(0, len(rows), BLOCK), "report"):
-            block = slice(start, min(start + BLOCK, len(rows)))
-            pool, (bags,) = loader.batch([(side, rows[block])])
-            assert isinstance(pool, Pool)  # a predictor's loader holds no ready descriptor vectors
+        for block, pool, bags in until_stopped(blocks, "report"):
             yield block, pool, bags
-            bar.update(block.stop - block.start)
+            bar.update(len(block))

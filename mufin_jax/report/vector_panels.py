@@ -48,10 +48,12 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
         twins, others = scene_pairs(asked.dataset, truth)
         found = look(asked.predictor, twins)
     except Missing as reason:
-        best = max(_maps(asked), key=_contrast)
+        maps = _maps(asked)
+        best = max(maps, key=_contrast)
         why = (
-            "The pair is shown that has the cell largest both in its row and in its column. Scenes "
-            f"are not counted: {reason}."
+            f"Of the first {len(maps):,} points' pairs with the best-ranked label that is wanted, "
+            f"those of at most {MOST_CELLS} descriptors a side before others, the one is shown "
+            f"with the largest product of a number and its share. Scenes are not counted: {reason}."
         )
     else:
         counted = found.rows(TWINS)
@@ -82,17 +84,18 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
 
 
 def shown_map(found: Found) -> HeatMap:
-    """The map with the strongest scene, of those where it is what stands out, and that fit."""
+    """The map with the strongest scene, of those where it is what stands out, and then that fit."""
     seen = found.seen[:, CELLS.index(SHARES)]
-    maps = [found.maps[i] for i in np.lexsort((-found.strength, ~seen))]
-    return next((one for one in maps if _fits(one)), maps[0])
+    fits = [_fits(one) for one in found.maps]
+    return found.maps[np.lexsort((-found.strength, np.logical_not(fits), ~seen))[0]]
 
 
 def _scenes_found(counted: list[dict[str, Any]], control: list[dict[str, Any]]) -> str:
     (found,) = (row for row in counted if row["cells"] == SHARES)
     said = (
         "The point's scene shows a twin of the label in its background; of the pairs where it "
-        "stands out, the one is shown whose scene gives the twin's pictures most. Of "
+        "stands out, if there are such, the one is shown whose scene gives the twin's pictures "
+        f"most, of those of at most {MOST_CELLS} descriptors a side if there are such. Of "
         f"{found['pairs']:,} pairs of such a scene and such a label, the largest share is the "
         f"scene's of a picture of the twin in {found[LARGEST]:.0f}% (by chance "
         f"{found[CHANCE]:.0f}%), and one of the label's title in {found[TITLE]:.0f}%"
@@ -112,7 +115,7 @@ def _scenes_found(counted: list[dict[str, Any]], control: list[dict[str, Any]]) 
 def adapted(asked: Asked) -> Panel:
     """Figure 5, right: x1, x2 and w of test points with a right label and a hard wrong one."""
     kinds = ("x1", "x2+", "x2-", "w+", "w-")
-    rows = asked.rows[: min(asked.vectors, MOST) // len(kinds)]
+    rows = asked.rows[: max(1, min(asked.vectors, MOST) // len(kinds))]
     ranking = asked.scored.ranking[rows]
     wrong = (ranking >= 0) & ~metrics.listed_in(ranking, asked.scored.relevance[rows])
     right = (ranking >= 0) & ~wrong
@@ -147,8 +150,9 @@ def adapted(asked: Asked) -> Panel:
         f"t-SNE (seed {asked.seed}) of {n} test points, each with the best-ranked label that it "
         "wants (+) and the best-ranked one that it does not (-): x1 is the point alone, x2 the "
         "point as the label sees it, w the label's classifier; lines lead from x1 by x2 to w. The "
-        "table has mean cosines of more points: what cross-attention moves. Points without either "
-        f"among their {ranking.shape[1]} best-ranked are left out: {left_out} of {kept.size:,}."
+        "table has mean cosines of more points: what cross-attention moves. Points are left out "
+        f"that lack one of the two among their {ranking.shape[1]} best-ranked: {left_out} of "
+        f"{kept.size:,}."
     )
     tables = {"figure5_map": table, "figure5_cosines": cosines}
     return Panel(

@@ -1,10 +1,10 @@
 """The paper's tables and figures of one run: tables 1 and 6, figures 1, 3, 4, 5, 6 and 8.
 
 Reads: a prepared folder, Module II's `test/` (but of questions), Module IV's predictor, what
-`evaluate` wrote. Writes
-NAME.csv, NAME.png and NAME.svg of each, and, last, `index.html`, one page with all of them. Every
-draw follows from the seed: the same run gives the same CSV files. They are written to `part/`, and
-moved when all are there; a run that was cut short begins the stage anew, which takes a minute.
+`evaluate` wrote. Writes NAME.csv, NAME.png and NAME.svg of each, and, last, `index.html`, one page
+with all of them. Every draw follows from the seed: the same run gives the same CSV files. They are
+written to `part/`, and moved when all are there; a run that was cut short begins the stage anew,
+which takes a minute.
 """
 
 import dataclasses
