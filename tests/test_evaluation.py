@@ -173,6 +173,15 @@ def test_on_the_paper_s_data_every_published_row_with_a_preset_stands_beside_our
     assert "as published" not in report(result | {"labels": 303_295})
 
 
+@pytest.mark.parametrize(("whole", "said"), [(31.0, True), (33.0, False), (35.0, False)])
+def test_a_module_4_that_makes_it_worse_is_told_with_what_to_try(whole, said):
+    rows = {"MUFIN": {"P@1": whole}, "Module I alone (P-I-bag)": {"P@1": 33.0}}
+    result = {"rows": rows, "ceiling": None, "labels": 9, "points": 1,
+              "points_without_positive": 0, "ms_per_point": 1.0,
+              "ms_per_point_single": 1.0}  # fmt: skip
+    assert ("Module IV lowers P@1: give it more steps" in report(result)) == said
+
+
 TRAIN_TITLES = ["red lamp", "red lamp shade", "blue chair", "oak table"]
 TRAIN = sparse([{4}, {4, 0}, {1, 3}, {3}], 5)
 LABEL_TITLES = ["lamp shade", "green chair", "red sofa", "table", ""]

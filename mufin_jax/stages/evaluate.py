@@ -25,6 +25,9 @@ from mufin_jax.scoring import evaluate as score
 from mufin_jax.scoring import measure, rank_test, time_single
 from mufin_jax.shortlist import Shortlist
 
+MODULE_1 = "Module I alone (P-I-bag)"
+"""The row of Module II's shortlists."""
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
@@ -69,7 +72,7 @@ def evaluate(
     module_1 = Shortlist.load(retrieved / "test")
     rows = {
         "MUFIN": measure(labels, dataset),
-        "Module I alone (P-I-bag)": measure(module_1.labels, dataset),
+        MODULE_1: measure(module_1.labels, dataset),
     }
     if config.own_shortlists:
         rows["MUFIN on Module I's shortlists"] = score(predictor, dataset, module_1)
@@ -121,7 +124,7 @@ def _answer(
     pretrained = workdir / "pretrain"
     scorers = {
         "MUFIN": outfits.by_model(predictor),
-        "Module I alone (P-I-bag)": outfits.module_1(pretrained, retrieved, predictor, mesh),
+        MODULE_1: outfits.module_1(pretrained, retrieved, predictor, mesh),
     } | outfits.floors(dataset)
     scores = {name: scorer(dataset.test, questions.answers) for name, scorer in scorers.items()}
     rows = {
@@ -156,7 +159,7 @@ def report(result: dict[str, Any]) -> str:
         f"relevant label behind the overlap filter; {result['ms_per_point']:.2f} ms a point in "
         f"batches, {result['ms_per_point_single']:.2f} ms alone"
     )
-    return "\n".join(lines)
+    return "\n".join(lines + _advice(result["rows"], "P@1"))
 
 
 def _report_answers(result: dict[str, Any], rows: dict[str, dict[str, float]]) -> str:
@@ -170,5 +173,17 @@ def _report_answers(result: dict[str, Any], rows: dict[str, dict[str, float]]) -
             table(rows, outfits.OUTFIT_METRICS),
             f"{result['questions']} questions, {result['questions_unseen']} of them without an "
             f"item that occurs in training; {result['outfits']} outfits to be judged",
+            *_advice(result["rows"], "FITB"),
         ]
     )
+
+
+def _advice(rows: dict[str, dict[str, float]], metric: str) -> list[str]:
+    """What to try where Module IV has made it worse."""
+    whole, alone = (rows.get(name, {}).get(metric) for name in ("MUFIN", MODULE_1))
+    if whole is None or alone is None or whole >= alone:
+        return []
+    return [
+        f"Module IV lowers {metric}: give it more steps (--finetune.epochs) and, on a small "
+        "catalogue, negatives from longer lists (--retrieve.shortlist, --finetune.negatives-from)"
+    ]
