@@ -1,7 +1,9 @@
-"""What tests look for in the report's page."""
+"""What tests look for in the report's page and tables."""
 
+import csv
 import html.parser
 import re
+from pathlib import Path
 
 
 class Elements(html.parser.HTMLParser):
@@ -31,3 +33,9 @@ def check_contained(text: str) -> Elements:
             assert re.match(r"data:image/|#", attributes.get(name, "#")), attributes
     assert "url(" not in text and "@import" not in text
     return elements
+
+
+def rows(folder: Path, name: str) -> list[dict[str, str]]:
+    """The rows of a table of the report."""
+    with open(folder / f"{name}.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,6 +1,5 @@
 """Scores of given answers, bags of several texts, and the outfits experiment from end to end."""
 
-import csv
 import dataclasses
 import shutil
 
@@ -8,6 +7,7 @@ import jax
 import minute
 import numpy as np
 import pytest
+from pages import rows as table
 from raw_folders import tiny_outfits
 from sklearn.metrics import roc_auc_score
 
@@ -20,10 +20,12 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.data.miniature_outfits import OutfitsConfig
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.errors import InputError
+from mufin_jax.evaluation import drop
 from mufin_jax.experiment import run
 from mufin_jax.files import read_json
 from mufin_jax.prediction import PredictConfig, Predictor
-from mufin_jax.report import style
+from mufin_jax.report import style, vector_panels
+from mufin_jax.report.asked import Asked
 from mufin_jax.report.meetings import ask
 from mufin_jax.sharding import make_mesh
 from mufin_jax.stages.evaluate import report
@@ -246,30 +248,37 @@ def test_the_report_asks_the_questions(workdir, mesh, tmp_path, monkeypatch):
     right = questions.answers[np.arange(8), questions.right]
     fitb = read_json(workdir / "metrics.json")["FITB"]
 
-    def rows(name):
-        with open(workdir / "report" / f"{name}.csv", encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-
-    shown = rows("figure8")
+    folder = workdir / "report"
+    shown = table(folder, "figure8")
     assert len(shown) == 4 * 6  # six questions
     for row in shown:
         point, label = points.index(row["query"]), labels.index(row["label"])
         assert label in questions.answers[point] and int(row["right"]) == (label == right[point])
-    categories = rows("table6")
+    categories = table(folder, "table6")
     asked = np.array([int(row["test points"]) for row in categories])
     answered = np.array([float(row["MUFIN P@1"]) for row in categories])
     assert asked.sum() == 8 and asked @ answered / 8 == pytest.approx(fitb, rel=1e-5)
-    means = {row["seen of the query"]: float(row["P@1"]) for row in rows("figure1_means")}
+    means = {row["seen of the query"]: float(row["P@1"]) for row in table(folder, "figure1_means")}
     assert means["title and pictures"] == pytest.approx(fitb, rel=1e-5)
     predictor = Predictor.load(workdir, mesh)
     for name, by in (("pictures alone", "images"), ("title alone", "text")):
         first = ask(predictor, np.arange(8), by)[:, 0]
         assert means[name] == pytest.approx(100 * np.mean(first == right), rel=1e-5)
-    map_ = rows("figure5_heat_map")
+    map_ = table(folder, "figure5_heat_map")
     assert labels.index(map_[0]["label"]) == right[points.index(map_[0]["point"])]
-    assert len(rows("figure5_map")) == 5 * 8
-    page = (workdir / "report" / "index.html").read_text("utf-8")
+    assert len(table(folder, "figure5_map")) == 5 * 8
+    page = (folder / "index.html").read_text("utf-8")
     assert "Left out: R@10 is of all labels" in page and page.count("Left out") == 1
+
+
+def test_each_text_of_an_outfit_is_shown_by_the_title_of_its_item(predictor):
+    dataset = predictor.dataset
+    scored = drop(dataset.questions.answers, dataset.test.pairs, None)
+    asked = Asked(dataset, predictor, scored, points=1, vectors=5, seed=0)
+    (numbers,), (real,) = predictor.loader.slots(dataset.test, np.array([2]))
+    texts = [n for n in numbers[real].tolist() if n < predictor.loader.num_texts]
+    shown = [vector_panels._descriptor(asked, n, "all of them").title for n in texts]
+    assert len(shown) > 1 and " | ".join(shown) == dataset.test.titles[2]
 
 
 @pytest.mark.parametrize("by", ["text", "images"])

@@ -1,6 +1,5 @@
 """The report of a run: what its CSV files claim, and that it is made as a whole."""
 
-import csv
 import dataclasses
 import shutil
 from pathlib import Path
@@ -9,7 +8,7 @@ import jax
 import minute
 import numpy as np
 import pytest
-from pages import check_contained
+from pages import check_contained, rows
 
 from mufin_jax import experiment as experiments
 from mufin_jax.data.dataset import Dataset
@@ -31,11 +30,6 @@ DRAWN = {"curves", "figure1", "figure3", "figure4", "figure5_heat_map", "figure5
 TABLES = {"results", "table1", "curves", "table6", "figure1", "figure1_means", "figure4",
           "figure5_heat_map", "figure5_scenes", "figure5_map", "figure5_cosines", "figure6",
           "figure8"}  # fmt: skip
-
-
-def rows(folder: Path, name: str) -> list[dict[str, str]]:
-    with open(folder / f"{name}.csv", encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def files(folder: Path, *kinds: str) -> dict[str, bytes]:

@@ -83,6 +83,17 @@ def test_hostile_titles_are_drawn_without_a_missing_glyph():
     assert drawable("台所 lamp 🛋️ $x$", 40) == "□ lamp □ $x$"
 
 
+@pytest.mark.parametrize(
+    ("count", "size"), [(1, (2, 3)), (2, (2, 6)), (3, (4, 6)), (5, (4, 9)), (9, (6, 9))]
+)
+def test_pictures_lie_side_by_side_in_their_order_on_white(count, size):
+    pictures = [np.full((2, 3, 3), 10 * i, np.uint8) for i in range(count)]
+    whole = figures._side_by_side(pictures)
+    assert whole.shape == (*size, 3)
+    first = whole[::2, ::3, 0].ravel().tolist()
+    assert first == [10 * i for i in range(count)] + [255] * (len(first) - count)
+
+
 def test_titles_lose_what_turns_or_breaks_lines_and_are_cut():
     assert printable("a\u202e b\nc\x00\u200f") == "a b c"
     assert len(printable("word " * 3000)) <= 160 and printable("word " * 3000).endswith("…")

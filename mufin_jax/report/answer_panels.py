@@ -12,7 +12,7 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import Scored, drop
 from mufin_jax.report import figures
 from mufin_jax.report.asked import Asked
-from mufin_jax.report.counts import sample, titles
+from mufin_jax.report.counts import overlap, sample, titles
 from mufin_jax.report.items import Answer, Result, show
 from mufin_jax.report.meetings import ask
 from mufin_jax.report.panel import Missing, Panel
@@ -30,7 +30,8 @@ def modalities(asked: Asked) -> Panel:
         Missing: if the model, or the data, have one kind alone.
     """
     test, rows = asked.dataset.test, asked.rows
-    filtered = None if test.filter is None or asked.dataset.questions else test.filter[rows]
+    filtered = overlap(asked.dataset)
+    filtered = None if filtered is None else filtered[rows]
 
     def alone(kind: Literal["text", "images"]) -> np.ndarray:
         return drop(ask(asked.predictor, rows, kind), test.pairs[rows], filtered).ranking

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
+from scipy.sparse import csr_matrix
 
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.evaluation import Scored, by_category, by_popularity
@@ -108,6 +109,11 @@ def curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[
         for stage, rows in curves.items()
         for row in rows
     ]
+
+
+def overlap(dataset: Dataset) -> csr_matrix | None:
+    """The test points' overlap filter; none where given answers are ranked: all of them count."""
+    return dataset.test.filter if dataset.questions is None else None
 
 
 def titles(side: Side) -> Int[np.ndarray, " n"]:

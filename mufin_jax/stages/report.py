@@ -29,6 +29,7 @@ from mufin_jax.logs import progress
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.report import answer_panels, data_panels, vector_panels
 from mufin_jax.report.asked import Asked
+from mufin_jax.report.counts import overlap
 from mufin_jax.report.facts import run_facts
 from mufin_jax.report.page import Shown, data_uri, page
 from mufin_jax.report.panel import Panel, panel_or_reason, to_csv
@@ -157,13 +158,8 @@ def _labels(path: Path) -> Int[np.ndarray, "b k"]:
 
 
 def _scored(ranking: Int[np.ndarray, "b k"], dataset: Dataset) -> Scored:
-    """A ranking behind the overlap filter, as long as anything here asks for.
-
-    Of given answers none is taken away.
-    """
-    test = dataset.test
-    filtered = test.filter if dataset.questions is None else None
-    found = drop(np.asarray(ranking), test.pairs, filtered)
+    """A ranking behind the overlap filter, as long as anything here asks for."""
+    found = drop(np.asarray(ranking), dataset.test.pairs, overlap(dataset))
     return found._replace(ranking=found.ranking[:, :LONGEST].copy())
 
 
