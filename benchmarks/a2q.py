@@ -151,7 +151,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     from mufin_jax.embedding import describe, embed
     from mufin_jax.label_entries import LabelEntries
     from mufin_jax.retrieval import IndexConfig, LabelIndex
-    from mufin_jax.sharding import by_row, fetch, make_mesh, put
+    from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put
     from mufin_jax.shortlist import Shortlist, recall
 
     mesh, dataset = make_mesh(), Dataset.open(workdir / "prepare")

@@ -176,8 +176,8 @@ def for_ours(drawn: Drawn, num_labels: int = 0, trunk: Any = None) -> Any:
     """
     from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
     from mufin_jax.classifiers import padded_rows
-    from mufin_jax.data.loader import pad_rows, pad_texts
     from mufin_jax.data.packing import pack_texts
+    from mufin_jax.runtime.distributed.padding import pad_rows, pad_texts
     from mufin_jax.stages import finetune, pretrain
 
     tokens, places, homes = pack_texts(drawn.tokens, drawn.lengths)

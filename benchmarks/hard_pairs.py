@@ -29,11 +29,11 @@ from mufin_jax.artefacts import load_model
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.miniature_world import NUM_STYLES
-from mufin_jax.data.npy import load_arrays
-from mufin_jax.ending import main_guard
-from mufin_jax.errors import InputError
 from mufin_jax.refreshes import Refreshes
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.exit import main_guard
+from mufin_jax.runtime.storage.npy import load_arrays
 from mufin_jax.stages.pretrain import PretrainConfig
 
 BATCHES, LABELS = 60, 64

@@ -33,8 +33,8 @@ import optax
 
 from mufin_jax import classifiers, losses, memory
 from mufin_jax.classifiers import Rows, TableConfig
-from mufin_jax.runs import environment
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.run_folder import environment
 
 DIM, POINTS, POSITIVES, NEGATIVES = 192, 200, 2, 12
 ROWS = POINTS * (POSITIVES + NEGATIVES)

@@ -15,13 +15,13 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.embedding import SideEmbedding
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
-from mufin_jax.files import write_json
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.label_memory import writing
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig, LabelIndex
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.storage.files import write_json
 
 
 def predictor_of(folder: Path, num_labels: int, small: bool, shortlist: int) -> Predictor:

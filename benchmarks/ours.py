@@ -18,7 +18,7 @@ from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, trains
-from mufin_jax.sharding import by_row, make_mesh, one_ahead, put, replicated
+from mufin_jax.runtime.distributed.mesh import by_row, make_mesh, one_ahead, put, replicated
 from mufin_jax.stages import finetune, pretrain
 
 Dtype = Literal["float32", "bfloat16"]

@@ -32,6 +32,8 @@ import measuring
 import numpy as np
 from catalogue import DIM, Catalogue
 
+from mufin_jax.runtime.distributed.padding import grown
+
 if TYPE_CHECKING:
     from mufin_jax.prediction import Predictor
 
@@ -64,7 +66,7 @@ def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> d
     from mufin_jax.label_memory import gather
     from mufin_jax.label_side import shortlist
     from mufin_jax.queries import read_items
-    from mufin_jax.sharding import by_row, put
+    from mufin_jax.runtime.distributed.mesh import by_row, put
 
     mesh, count = predictor.model.mesh, len(items)
     modalities = predictor.model.config.modalities
@@ -107,11 +109,11 @@ class Queries:
         """The first so many, padded as the predictor pads them."""
         from mufin_jax import query_shapes
         from mufin_jax.model import Embedding
-        from mufin_jax.sharding import by_row, put
+        from mufin_jax.runtime.distributed.mesh import by_row, put
 
         size = query_shapes.points(count, mesh.size)
         leaves = (self.bag[:count], self.mask[:count], self.x[:count])
-        return Embedding(*put(tuple(query_shapes.grown(v, size) for v in leaves), by_row(mesh)))
+        return Embedding(*put(tuple(grown(v, size) for v in leaves), by_row(mesh)))
 
 
 def twin_of(arguments: argparse.Namespace, folder: Path, queries: Queries) -> Any:

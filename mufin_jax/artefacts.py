@@ -7,17 +7,18 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from mufin_jax import classifiers, hosts
+from mufin_jax import classifiers
 from mufin_jax.abstract import abstract_module
-from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.encoders import described, from_description, how_computed
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
-from mufin_jax.errors import InputError
-from mufin_jax.files import read_sealed, write_sealed
 from mufin_jax.model import ModelConfig, Mufin
-from mufin_jax.sharding import put, replicated
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import put, replicated
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
+from mufin_jax.runtime.storage.files import read_sealed, write_sealed
 
 _ENCODERS = {"image": "vit", "text": "distilbert"}
 """The model's encoders, and what they were in version 0.1, where there was one kind of each."""
@@ -107,7 +108,7 @@ def save_model(model: Mufin, folder: Path) -> None:
         "processing": dataclasses.asdict(model.processing),
     }
     Checkpoints(folder / "weights").save(0, _weights(model), {})
-    hosts.once("the model's sizes", lambda: write_sealed(folder / "model.json", sizes))
+    processes.once("the model's sizes", lambda: write_sealed(folder / "model.json", sizes))
 
 
 def load_model(folder: Path, mesh: Mesh) -> Mufin:

@@ -22,8 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mufin_jax import row_updates
 from mufin_jax.bags import unit
-from mufin_jax.errors import InputError
-from mufin_jax.sharding import (
+from mufin_jax.runtime.distributed.mesh import (
     AXIS,
     BY_ROW,
     REPLICATED,
@@ -33,6 +32,7 @@ from mufin_jax.sharding import (
     replicated,
     take,
 )
+from mufin_jax.runtime.errors import InputError
 
 # The table is padded to a fixed multiple, not to the number of devices: a checkpoint written on one
 # machine then has the same shape on every other.

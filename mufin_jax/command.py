@@ -17,17 +17,18 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from mufin_jax.ending import main_guard
-from mufin_jax.errors import InputError
-from mufin_jax.loading import swift_imports
-from mufin_jax.logs import set_up_logging
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.exit import main_guard
+from mufin_jax.runtime.imports import swift_imports
+from mufin_jax.runtime.logs import set_up_logging
 
 with swift_imports():
-    from mufin_jax import hosts, machine
     from mufin_jax.data.prepare import Overlap
     from mufin_jax.experiment import Experiment, Stage, run
-    from mufin_jax.joining import HostsConfig
-    from mufin_jax.runs import threads_of
+    from mufin_jax.runtime import machine
+    from mufin_jax.runtime.distributed import processes
+    from mufin_jax.runtime.distributed.startup import HostsConfig
+    from mufin_jax.runtime.run_folder import threads_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +60,12 @@ class Command:
     def run(self) -> None:
         """Run the stages, and print the table where evaluating was among them."""
         result = run(self.experiment, self.stage)
-        if result is not None and hosts.is_main() and self.stage in ("all", "evaluate"):
+        if result is not None and processes.is_main() and self.stage in ("all", "evaluate"):
             from mufin_jax.stages.evaluate import report
 
             print(report(result))
             print(f"\n{self.experiment.folder}/metrics.json has all figures")
-        if result is not None and hosts.is_main() and self.stage in ("all", "report"):
+        if result is not None and processes.is_main() and self.stage in ("all", "report"):
             print(f"{self.experiment.folder}/report/index.html shows the run")
 
 
@@ -99,9 +100,9 @@ def main(
     def begin() -> None:
         command = parse(presets, arguments, kind)
         machine.set_threads(command.threads, threads_of(command.experiment.folder))
-        hosts.start(command.hosts)
-        if hosts.several():
-            set_up_logging(process=hosts.process())
+        processes.start(command.hosts)
+        if processes.several():
+            set_up_logging(process=processes.process())
         command.run()
 
     return main_guard(begin)

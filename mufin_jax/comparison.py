@@ -19,17 +19,17 @@ from typing import Any, ClassVar
 
 import jax
 
-from mufin_jax import hosts
 from mufin_jax.command import Command
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.errors import InputError
 from mufin_jax.evaluation import table
 from mufin_jax.experiment import Experiment, Stage, run
-from mufin_jax.files import read_json, replacing, write_json
-from mufin_jax.runs import Run, environment
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.run_folder import Run, environment
+from mufin_jax.runtime.signals import check_stop
+from mufin_jax.runtime.storage.files import read_json, replacing, write_json
 from mufin_jax.scoring import measure
 from mufin_jax.shortlist import Shortlist
-from mufin_jax.stops import check_stop
 
 COLUMNS = ("P@1", "P@5", "nDCG@5", "R@10")
 """What the paper's table 4 reports, in percent."""
@@ -83,7 +83,7 @@ class Comparison(Command):
             )
         rows = _chosen(self.rows, self.TABLE)
         found = compare(rows, self.experiment, _seeds(self.seeds))
-        if hosts.is_main():
+        if processes.is_main():
             print(report(rows, found, self.experiment))
             print(f"\n{self.experiment.folder}/table.json has all figures")
 
@@ -117,7 +117,9 @@ def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int
                 jax.clear_caches()  # of programs that no later row runs; shared ones are on disk
                 made.append(workdir)
                 found[name][seed] = metrics_of(workdir, row)
-                hosts.once("the tables are written", lambda: _write(rows, found, experiment.folder))
+                processes.once(
+                    "the tables are written", lambda: _write(rows, found, experiment.folder)
+                )
     return found
 
 

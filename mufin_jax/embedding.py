@@ -13,15 +13,16 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mufin_jax import hosts
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Side
-from mufin_jax.data.loader import Loader, pad_rows, prefetch
-from mufin_jax.data.npy import forget, mapped, whole_npy
-from mufin_jax.logs import progress
+from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.model import Mufin
-from mufin_jax.sharding import by_row, fetch, put, replicated
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import by_row, fetch, put, replicated
+from mufin_jax.runtime.distributed.padding import pad_rows
+from mufin_jax.runtime.logs import progress
+from mufin_jax.runtime.signals import until_stopped
+from mufin_jax.runtime.storage.npy import forget, mapped, whole_npy
 
 describe = jax.jit(lambda model, pool: model.describe(pool))
 embed = jax.jit(lambda model, vectors, bags: model.embed(vectors, bags))
@@ -60,7 +61,7 @@ def describe_once(
         DiskError: if the file cannot be written.
         Stopped: after a signal.
     """
-    if hosts.decide(path.exists):
+    if processes.decide(path.exists):
         return mapped(path)
     if loader.joint is not None:  # so many pictures, at most
         block = max(1, block // loader.joint.columns)
@@ -142,7 +143,7 @@ def embed_once(
         DiskError: if the file cannot be written.
         Stopped: after a signal.
     """
-    if not hosts.decide(path.exists):
+    if not processes.decide(path.exists):
         with whole_npy(path, (model.dim,), rows=len(side)) as writer:
             for _, part in embed_blocks(model, loader, vectors, side):
                 writer.append(part.vector)

@@ -14,9 +14,9 @@ from jaxtyping import Int
 from scipy.sparse import csr_matrix
 
 from mufin_jax import metrics
-from mufin_jax.errors import InputError
 from mufin_jax.metrics import DEPTH, Csr, remove
 from mufin_jax.metrics import spare_places as spare_places
+from mufin_jax.runtime.errors import InputError
 
 METRICS = (
     *("P@1", "P@3", "P@5", "nDCG@1", "nDCG@3", "nDCG@5"),

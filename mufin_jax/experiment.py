@@ -17,26 +17,26 @@ from typing import Annotated, Any, Literal
 import tyro
 from jax.sharding import Mesh
 
-from mufin_jax import hosts
 from mufin_jax.classifiers import ROWS
 from mufin_jax.data.ads import AdsConfig, write_ads
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.miniature import MiniatureConfig, write_miniature
 from mufin_jax.data.miniature_outfits import OutfitsConfig, write_outfits
 from mufin_jax.data.prepare import PrepareConfig, prepare
-from mufin_jax.errors import InputError
-from mufin_jax.files import read_json
-from mufin_jax.links import link_stages
 from mufin_jax.model import ModelConfig
-from mufin_jax.runs import Run, environment, use_compile_cache
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.run_folder import Run, environment, use_compile_cache
+from mufin_jax.runtime.shared_stages import link_stages
+from mufin_jax.runtime.signals import check_stop
+from mufin_jax.runtime.storage.files import read_json
 from mufin_jax.stages.evaluate import EvaluateConfig, evaluate
 from mufin_jax.stages.finetune import FinetuneConfig, finetune
 from mufin_jax.stages.initialize import InitializeConfig, initialize
 from mufin_jax.stages.pretrain import PretrainConfig, pretrain
 from mufin_jax.stages.report import ReportConfig, report
 from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
-from mufin_jax.stops import check_stop
 from mufin_jax.survey import foresee, sizes_of
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def run(
             check_stop(name)
             runner.take(name, names[place:])
         path = experiment.folder / "metrics.json"
-        known = hosts.decide(lambda: held.finished("evaluate") and path.exists())
+        known = processes.decide(lambda: held.finished("evaluate") and path.exists())
         return read_json(path) if known else None
 
 
@@ -154,7 +154,7 @@ class _Runner:
             name: the stage.
             ahead: this stage and those that will follow: all must fit the machine.
         """
-        if hosts.decide(lambda: self._finished(name)):
+        if processes.decide(lambda: self._finished(name)):
             log.info("%s: finished already", name)
             return
         if name != "prepare" and not self.fits:
@@ -164,7 +164,7 @@ class _Runner:
         make = functools.partial(getattr(self, name), self.folders[name])
         with self.held.timed(name):
             if name == "prepare":  # the one stage that computes nothing on the devices
-                hosts.once("the data are prepared", make)
+                processes.once("the data are prepared", make)
             else:
                 make()
         self.held.mark_finished(name)
@@ -193,7 +193,7 @@ class _Runner:
         prepared = self.folders["prepare"]
         log.info("checking the prepared data against their checksums")
         check = functools.partial(Dataset.open, prepared, verify=True)
-        hosts.once("the prepared data are whole", check)
+        processes.once("the prepared data are whole", check)
         experiment, dataset = self.experiment, Dataset.open(prepared)
         i, iv = experiment.pretrain, experiment.finetune
         sizes = sizes_of(

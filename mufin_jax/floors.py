@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from mufin_jax import metrics
 from mufin_jax.evaluation import evaluate_ranking
 from mufin_jax.metrics import DEPTH, Csr, remove, spare_places
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.signals import until_stopped
 
 NEIGHBOURS = 20
 

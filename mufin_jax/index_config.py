@@ -8,8 +8,8 @@ import jax
 from jax.sharding import Mesh
 
 from mufin_jax import scann_tree
-from mufin_jax.errors import InputError
-from mufin_jax.machine import cores, host_memory
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.machine import cores, host_memory
 
 log = logging.getLogger(__name__)
 

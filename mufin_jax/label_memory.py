@@ -20,17 +20,17 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Int32, Int64
 
-from mufin_jax import classifiers, files, hosts
+from mufin_jax import classifiers
 from mufin_jax.attention import Memory
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Loader, pad_rows
-from mufin_jax.data.npy import mapped, whole_npy
+from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import SideEmbedding, embed_blocks, embed_once
 from mufin_jax.label_side import EntryWriter
 from mufin_jax.mining import training_pairs
 from mufin_jax.model import CrossBlock, Mufin
 from mufin_jax.retrieval import IndexConfig
-from mufin_jax.sharding import (
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import (
     BY_ROW,
     REPLICATED,
     fetch,
@@ -40,6 +40,9 @@ from mufin_jax.sharding import (
     put_rows,
     replicated,
 )
+from mufin_jax.runtime.distributed.padding import pad_rows
+from mufin_jax.runtime.storage import files
+from mufin_jax.runtime.storage.npy import mapped, whole_npy
 
 _ROWS = 4096
 """Descriptors whose keys and values a device computes at once."""
@@ -124,7 +127,7 @@ def write_label_side(
         pooled: index one vector a label.
     """
     mesh, seen = model.mesh, model.config
-    hosts.once("a new label side", lambda: shutil.rmtree(folder, ignore_errors=True))
+    processes.once("a new label side", lambda: shutil.rmtree(folder, ignore_errors=True))
     loader = Loader(dataset, seen.modalities, mesh, seen.label_images)
     x = embed_once(model, loader, vectors, dataset.train, folder / "x.npy")
     relevance, _ = training_pairs(dataset.train)
@@ -136,7 +139,7 @@ def write_label_side(
             entries.append(labels, part)
             remember(labels, part)
     entries.build(config, mesh)
-    hosts.once("a label side", (folder / "x.npy").unlink)
+    processes.once("a label side", (folder / "x.npy").unlink)
 
 
 @contextlib.contextmanager
@@ -173,7 +176,7 @@ def writing(
         files.save_array(folder / "offsets.npy", np.cumsum(np.concatenate(counts)))
         files.seal(folder)
 
-    hosts.once(f"{folder.name} are complete", complete)
+    processes.once(f"{folder.name} are complete", complete)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

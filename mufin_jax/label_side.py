@@ -14,15 +14,17 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from mufin_jax import files, hosts, scann_tree
-from mufin_jax.data.npy import forget, mapped, whole_npy
-from mufin_jax.disk import disk_errors
+from mufin_jax import scann_tree
 from mufin_jax.embedding import SideEmbedding
 from mufin_jax.label_entries import LabelEntries
-from mufin_jax.logs import progress
 from mufin_jax.retrieval import IndexConfig, LabelIndex, check_unit
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.logs import progress
+from mufin_jax.runtime.signals import check_stop, until_stopped
+from mufin_jax.runtime.storage import files
+from mufin_jax.runtime.storage.disk import disk_errors
+from mufin_jax.runtime.storage.npy import forget, mapped, whole_npy
 from mufin_jax.shortlist import Shortlist
-from mufin_jax.stops import check_stop, until_stopped
 
 
 class EntryWriter:
@@ -96,7 +98,7 @@ class EntryWriter:
                     scann_tree.build_apart(path, tree, config.num_threads(), stop)
             LabelIndex(entries, config).save(self.folder, tree)
 
-        hosts.once(f"{self.folder} is built", build)
+        processes.once(f"{self.folder} is built", build)
 
 
 def centroids(
@@ -152,4 +154,4 @@ def write_shortlists(
             labels.append(found.labels)
             similarities.append(found.similarities)
             bar.update(len(x))
-    hosts.once(f"the shortlists of {folder.name} are complete", lambda: files.seal(folder))
+    processes.once(f"the shortlists of {folder.name} are complete", lambda: files.seal(folder))

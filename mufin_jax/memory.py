@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from mufin_jax import scann_tree
 from mufin_jax.classifiers import TableConfig, bytes_per_label, padded_rows
-from mufin_jax.errors import InputError
-from mufin_jax.machine import Available
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.machine import Available
 
 STAGES = ("pretrain", "retrieve", "initialize", "restore", "finetune", "index", "predict")
 JAX_BYTES = 350_000_000

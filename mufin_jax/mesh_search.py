@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int32, Int64
 
-from mufin_jax.sharding import (
+from mufin_jax.runtime.distributed.mesh import (
     AXIS,
     BY_ROW,
     REPLICATED,

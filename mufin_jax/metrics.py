@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt
 from scipy.sparse import csr_array, csr_matrix
 
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 Csr = csr_matrix | csr_array
 

@@ -24,8 +24,8 @@ from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.encoders.vit import ViTConfig
-from mufin_jax.errors import InputError
-from mufin_jax.sharding import BY_ROW, REPLICATED, over_devices, replicated
+from mufin_jax.runtime.distributed.mesh import BY_ROW, REPLICATED, over_devices, replicated
+from mufin_jax.runtime.errors import InputError
 
 Modalities = Literal["both", "text", "images", "joint"]
 CrossAttention = Literal["attention", "concat", "none"]

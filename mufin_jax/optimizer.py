@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 from mufin_jax.encoders import trainable
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 Mode = Literal["frozen", "last", "full"]
 

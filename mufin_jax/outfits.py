@@ -24,9 +24,9 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.floors import tfidf
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import LabelIndex
-from mufin_jax.sharding import fetch
+from mufin_jax.runtime.distributed.mesh import fetch
+from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.shortlist import Shortlist
-from mufin_jax.stops import until_stopped
 
 OUTFIT_METRICS = ("FITB", "FITB unseen", "AUC")
 

@@ -31,22 +31,22 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mufin_jax import hosts
 from mufin_jax.bags import Pool
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.data.manifest import RECORDS_CHECKSUMS
-from mufin_jax.data.npy import forget, mapped, whole_npy
-from mufin_jax.disk import disk_errors
 from mufin_jax.encoders import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
-from mufin_jax.errors import InputError
-from mufin_jax.files import read_json, write_json
-from mufin_jax.logs import progress
-from mufin_jax.machine import host_memory
 from mufin_jax.model import Mufin
 from mufin_jax.optimizer import OptimizerConfig
-from mufin_jax.sharding import by_row, fetch, put, replicated
-from mufin_jax.stops import check_stop
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import by_row, fetch, put, replicated
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.logs import progress
+from mufin_jax.runtime.machine import host_memory
+from mufin_jax.runtime.signals import check_stop
+from mufin_jax.runtime.storage.disk import disk_errors
+from mufin_jax.runtime.storage.files import read_json, write_json
+from mufin_jax.runtime.storage.npy import forget, mapped, whole_npy
 
 log = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ def precompute(
     most = host_memory() // 2 if gigabytes is None else int(1e9 * gigabytes)
     parts = [_Part(model, loader, kind, folder) for kind in _wanted(model, optimizer)]
     parts = [part for part in parts if part.count]
-    if not hosts.decide(decisions.exists):
-        kept = {part.kind: hosts.decide(part.path.exists) or part.fits(most) for part in parts}
-        hosts.once("what is kept is decided", lambda: write_json(decisions, kept))
-    kept = hosts.decide(lambda: read_json(decisions))
+    if not processes.decide(decisions.exists):
+        kept = {part.kind: processes.decide(part.path.exists) or part.fits(most) for part in parts}
+        processes.once("what is kept is decided", lambda: write_json(decisions, kept))
+    kept = processes.decide(lambda: read_json(decisions))
     for part in parts:
         if kept.get(part.kind):
             part.write()
@@ -99,7 +99,7 @@ def use_precomputed(model: Mufin, loader: Loader, folder: Path) -> None:
     for alternatives in kinds:
         for kind in alternatives:
             part = _Part(model, loader, kind, folder)
-            if part.count and hosts.decide(part.path.exists):
+            if part.count and processes.decide(part.path.exists):
                 part.serve()
                 break
 
@@ -169,7 +169,7 @@ class _Part:
                 # Checkpoints want room, too.
                 return min(most, int(0.9 * shutil.disk_usage(self.folder).free))
 
-        room = hosts.decide(free)
+        room = processes.decide(free)
         if size > room:
             log.info(
                 "what the frozen part of the %s makes of all %d would take %.1f GB, and %.1f GB "
@@ -180,7 +180,7 @@ class _Part:
 
     def write(self) -> None:
         """Compute the array unless it is there."""
-        if hosts.decide(self.path.exists):
+        if processes.decide(self.path.exists):
             return
         mesh, blocks = self.model.mesh, range(0, self.count, BLOCK)
         make = jax.jit(self._make, out_shardings=replicated(mesh))
@@ -198,7 +198,7 @@ class _Part:
                 found = fetch(make(self.model, put(pool, by_row(mesh))))[homes]
                 writer.append(found.view(kept))
                 bar.update(len(homes))
-                if hosts.is_main() and isinstance(self.loader.pixels, np.ndarray):
+                if processes.is_main() and isinstance(self.loader.pixels, np.ndarray):
                     forget(self.loader.pixels)
 
     def serve(self) -> None:
@@ -227,7 +227,7 @@ class _Part:
         files = {name: at for name, at in files.items() if joint or names in name}
         records = dataset.path / RECORDS_CHECKSUMS
         known = json.dumps(files, sort_keys=True).encode()
-        if (self.kind != "text" or joint) and hosts.decide(records.exists):
+        if (self.kind != "text" or joint) and processes.decide(records.exists):
             known += records.read_bytes()
         return known
 

@@ -21,21 +21,23 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax import classifiers, hosts, machine, pair_scores, query_shapes
+from mufin_jax import classifiers, pair_scores, query_shapes
 from mufin_jax.artefacts import load_model
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.embedding import embed
-from mufin_jax.errors import InputError
-from mufin_jax.files import read_sealed, write_sealed
 from mufin_jax.label_memory import LabelMemory, write_label_side
 from mufin_jax.label_side import shortlist
 from mufin_jax.model import Embedding, Mufin
 from mufin_jax.queries import read_items
 from mufin_jax.retrieval import IndexConfig, LabelIndex
-from mufin_jax.runs import use_compile_cache
-from mufin_jax.sharding import by_row, fetch, make_mesh, one_ahead, put, replicated
+from mufin_jax.runtime import machine
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, one_ahead, put, replicated
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.run_folder import use_compile_cache
+from mufin_jax.runtime.storage.files import read_sealed, write_sealed
 from mufin_jax.shortlist import Shortlist
 
 BLOCK = 256
@@ -145,7 +147,7 @@ class Predictor:
         """
         write_label_side(folder, model, rows, dataset, vectors, index, pooled)
         facts = dataclasses.asdict(config)
-        hosts.once("a predictor", lambda: write_sealed(folder / "predictor.json", facts))
+        processes.once("a predictor", lambda: write_sealed(folder / "predictor.json", facts))
 
     @classmethod
     def open(

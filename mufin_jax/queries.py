@@ -12,8 +12,8 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import read_image
 from mufin_jax.data.packing import pack_texts, unpacked
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.errors import InputError
 from mufin_jax.model import Modalities
+from mufin_jax.runtime.errors import InputError
 
 
 def read_items(

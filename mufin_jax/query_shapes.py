@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.packing import row_widths, text_width
+from mufin_jax.runtime.distributed.padding import grown
 
 DESCRIPTORS = (1, 4, 16, 64)
 """Rows of texts, or pictures, that are encoded together."""
@@ -121,14 +122,6 @@ def _joint_blocks(pool: Pool, width: int, mesh_size: int) -> Iterator[tuple[Pool
         own = np.where(chosen >= 0, np.arange(len(chosen)), -1).astype(np.int32)
         texts = (wider(tokens[rows], size, width, 0), wider(places[rows], size, width, -1))
         yield Pool(*texts, shown, own.reshape(size, columns)), rows.stop - rows.start
-
-
-def grown(array: np.ndarray, rows: int, fill: int | float = 0) -> np.ndarray:
-    """Append rows up to so many."""
-    if len(array) == rows:
-        return array
-    missing = [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)]
-    return np.pad(array, missing, constant_values=fill)
 
 
 def padded(bags: Bags, mesh_size: int = 1) -> Bags:

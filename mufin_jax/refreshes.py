@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from mufin_jax import hosts, machine
 from mufin_jax.data.loader import Loader
-from mufin_jax.data.npy import mapped
 from mufin_jax.embedding import describe_once, embed_once
-from mufin_jax.errors import DiskError
-from mufin_jax.files import discard, sync
 from mufin_jax.model import Mufin
+from mufin_jax.runtime import machine
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.errors import DiskError
+from mufin_jax.runtime.storage.files import discard, sync
+from mufin_jax.runtime.storage.npy import mapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,16 +47,16 @@ class Refreshes:
             Stopped: after a signal.
         """
         folder = self.folder / f"refresh-{step}"
-        if not hosts.decide(folder.exists):
+        if not processes.decide(folder.exists):
             self._write(folder, model(), loader)
-            hosts.once("old refreshes are gone", lambda: self._remove(keep))
+            processes.once("old refreshes are gone", lambda: self._remove(keep))
         # Plain views: to index a memmap object costs more than to read what is in it.
         z, x = (np.asarray(mapped(folder / f"{name}.npy")) for name in "zx")
         return z, x
 
     def _write(self, folder: Path, model: Mufin, loader: Loader) -> None:
         draft = folder.with_name(f".{folder.name}.tmp")
-        hosts.once("a new refresh", lambda: discard(draft))
+        processes.once("a new refresh", lambda: discard(draft))
 
         def complete() -> None:
             (draft / "vectors.npy").unlink(missing_ok=True)
@@ -68,10 +69,10 @@ class Refreshes:
                 vectors = describe_once(model, loader, draft / "vectors.npy")
             embed_once(model, loader, vectors, loader.dataset.labels, draft / "z.npy")
             embed_once(model, loader, vectors, loader.dataset.train, draft / "x.npy")
-            hosts.once("a refresh is complete", complete)
+            processes.once("a refresh is complete", complete)
             machine.give_back_memory()
         except DiskError:
-            if hosts.is_main():
+            if processes.is_main():
                 discard(draft)
             raise
 

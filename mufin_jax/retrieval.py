@@ -17,14 +17,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Float32, Int
 
-from mufin_jax import files, scann_tree
-from mufin_jax.disk import disk_errors
-from mufin_jax.errors import InputError
+from mufin_jax import scann_tree
 from mufin_jax.index_config import IndexConfig
 from mufin_jax.label_entries import LabelEntries, best_first, blocks
 from mufin_jax.mesh_search import MeshSearch
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage import files
+from mufin_jax.runtime.storage.disk import disk_errors
 from mufin_jax.scann_tree import Tree
-from mufin_jax.sharding import make_mesh
 from mufin_jax.shortlist import Shortlist, recall
 
 __all__ = ["IndexConfig", "LabelIndex", "Shortlist", "recall"]

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from mufin_jax.disk import disk_error_in
-from mufin_jax.errors import DiskError
+from mufin_jax.runtime.errors import DiskError
+from mufin_jax.runtime.storage.disk import disk_error_in
 
 log = logging.getLogger(__name__)
 

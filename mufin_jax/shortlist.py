@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from mufin_jax import files
-from mufin_jax.disk import disk_errors
+from mufin_jax.runtime.storage import files
+from mufin_jax.runtime.storage.disk import disk_errors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mufin_jax import hosts
-from mufin_jax.errors import NonFinite
-from mufin_jax.logs import MetricsWriter
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.errors import NonFinite
+from mufin_jax.runtime.logs import MetricsWriter
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Skips:
             return
         self._in_a_row += 1
         too_many = self._in_a_row > MOST_SKIPPED
-        if not (hosts.is_main() or too_many):  # one process speaks for all
+        if not (processes.is_main() or too_many):  # one process speaks for all
             return
         ids = self.ids(step - 1) if self.ids else {}
         path = self.writer.skip(step, values, ids)

@@ -17,10 +17,10 @@ from mufin_jax.encoders import how_computed
 from mufin_jax.encoders.pretrained import read_config
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.index_config import IndexConfig
-from mufin_jax.machine import available
 from mufin_jax.memory import Sizes, check, plan, report
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, trains
+from mufin_jax.runtime.machine import available
 
 log = logging.getLogger(__name__)
 

@@ -20,14 +20,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mufin_jax import array_files, hosts, machine, row_updates
-from mufin_jax.checkpoint import Checkpoints
+from mufin_jax import row_updates
 from mufin_jax.data.loader import prefetch
-from mufin_jax.errors import InputError, NonFinite, Stopped
-from mufin_jax.logs import MetricsWriter, progress
-from mufin_jax.sharding import by_row, make_mesh, one_ahead, put, replicated
+from mufin_jax.runtime import machine
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import by_row, make_mesh, one_ahead, put, replicated
+from mufin_jax.runtime.errors import InputError, NonFinite, Stopped
+from mufin_jax.runtime.logs import MetricsWriter, progress
+from mufin_jax.runtime.signals import stop_requested, unsaved
+from mufin_jax.runtime.storage import orbax
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.skips import REMEDY, Skips
-from mufin_jax.stops import stop_requested, unsaved
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +117,7 @@ def fit(
         NonFinite: if more than `MOST_SKIPPED` steps in a row were not finite, or a weight is not.
         Stopped: after a signal, once the state is saved.
     """
-    array_files.get_ready()  # the first checkpoint must not wait for their imports
+    orbax.get_ready()  # the first checkpoint must not wait for their imports
     writer.get_ready()
     start, state = _resume(state, checkpoints)
     writer.resume(start)
@@ -171,7 +174,7 @@ class _Agreement:
 
     def __init__(self) -> None:
         self._cast: jax.Array | None = None
-        self._mesh = make_mesh() if hosts.several() else None
+        self._mesh = make_mesh() if processes.several() else None
         if self._mesh is not None:
             one = replicated(self._mesh)
             self._count = jax.jit(lambda votes: votes.any(0), out_shardings=one)
@@ -183,7 +186,7 @@ class _Agreement:
         """
         if self._mesh is None:
             return overdue, stop
-        vote = [overdue and hosts.is_main(), stop]
+        vote = [overdue and processes.is_main(), stop]
         before, votes = self._cast, np.tile(vote, (self._mesh.size, 1))
         self._cast = self._count(put(votes, by_row(self._mesh)))
         if before is None:
@@ -223,7 +226,7 @@ class _Follower:
 
     def __init__(self, name: str, config: FitConfig, plateau: float | None, writer: MetricsWriter):
         self.name, self.config, self.plateau, self.writer = name, config, plateau, writer
-        self.resting, self.warned, self.text = 0, not hosts.is_main(), ""
+        self.resting, self.warned, self.text = 0, not processes.is_main(), ""
         self.began: tuple[int, float] | None = None
         self.said_at = self.looked_at = time.monotonic()
         self.waited = 0.0

@@ -44,7 +44,7 @@ def shared_data() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def mesh():
     """The mesh over all eight devices."""
-    from mufin_jax.sharding import make_mesh
+    from mufin_jax.runtime.distributed.mesh import make_mesh
 
     return make_mesh()
 
@@ -52,7 +52,7 @@ def mesh():
 @pytest.fixture(scope="session")
 def one_device():
     """The mesh over the first device alone."""
-    from mufin_jax.sharding import make_mesh
+    from mufin_jax.runtime.distributed.mesh import make_mesh
 
     return make_mesh(jax.devices()[:1])
 

@@ -13,8 +13,8 @@ import sys
 
 import minute
 
-from mufin_jax import hosts
 from mufin_jax.command import main
+from mufin_jax.runtime.distributed import processes
 
 
 def halt_at(place: str) -> None:
@@ -32,7 +32,7 @@ def halt_at(place: str) -> None:
         if not halted:
             halted.append(True)
             os.write(1, b"here\n")  # print may have been redirected
-            assert hosts.stop.wait(60), "no signal came"
+            assert processes.stop.wait(60), "no signal came"
         return function(*args, **options)
 
     setattr(owner, last, halting)

@@ -29,7 +29,6 @@ import raw_folders
 from mutation import EXTREMES, cost, limit_memory, mutated
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.npy import mapped
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.data.text import Tokenizer
 from mufin_jax.encoders.pretrained import (
@@ -37,8 +36,9 @@ from mufin_jax.encoders.pretrained import (
     load_image_encoder,
     load_text_encoder,
 )
-from mufin_jax.errors import MufinError
-from mufin_jax.files import MANIFEST, write_sealed
+from mufin_jax.runtime.errors import MufinError
+from mufin_jax.runtime.storage.files import MANIFEST, write_sealed
+from mufin_jax.runtime.storage.npy import mapped
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFIG = PrepareConfig(

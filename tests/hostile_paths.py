@@ -18,8 +18,8 @@ import raw_folders
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.prepare import PrepareConfig, prepare
-from mufin_jax.errors import MufinError
-from mufin_jax.files import write_sealed
+from mufin_jax.runtime.errors import MufinError
+from mufin_jax.runtime.storage.files import write_sealed
 
 CONFIG = PrepareConfig(image_size=8, vocab_size=64, max_tokens=8, records=False)
 

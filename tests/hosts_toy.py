@@ -19,15 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from mufin_jax import hosts
-from mufin_jax.checkpoint import Checkpoints
-from mufin_jax.ending import main_guard
-from mufin_jax.errors import InputError
-from mufin_jax.joining import HostsConfig
-from mufin_jax.logs import MetricsWriter, set_up_logging
-from mufin_jax.runs import Run
-from mufin_jax.sharding import by_row, fetch, gather_rows, make_mesh, put, replicated
-from mufin_jax.stops import check_stop
+from mufin_jax.runtime.distributed import processes as processes_module
+from mufin_jax.runtime.distributed.mesh import (
+    by_row,
+    fetch,
+    gather_rows,
+    make_mesh,
+    put,
+    replicated,
+)
+from mufin_jax.runtime.distributed.startup import HostsConfig
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.exit import main_guard
+from mufin_jax.runtime.logs import MetricsWriter, set_up_logging
+from mufin_jax.runtime.run_folder import Run
+from mufin_jax.runtime.signals import check_stop
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.training import FitConfig, fit
 
 ROWS, WIDTH = 64, 3
@@ -62,8 +69,8 @@ def step_of(mesh: Any) -> Any:
 
 def run(toy: Toy) -> None:
     """Train, and leave the table in table.npy."""
-    hosts.start(toy.hosts)
-    set_up_logging(process=hosts.process())
+    processes_module.start(toy.hosts)
+    set_up_logging(process=processes_module.process())
     mesh = make_mesh()
     with Run(toy.workdir) as held:
         held.guard("toy", {"steps": toy.steps})
@@ -78,7 +85,7 @@ def run(toy: Toy) -> None:
         }
 
         def batch(step: int) -> np.ndarray:
-            if step == 10 and hosts.process() == 1:
+            if step == 10 and processes_module.process() == 1:
                 if toy.fault == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
                 if toy.fault == "input":
@@ -99,7 +106,7 @@ def run(toy: Toy) -> None:
                 check_stop("prepare")
                 time.sleep(0.1)
 
-        hosts.once("work of the main process alone", work)
+        processes_module.once("work of the main process alone", work)
         start = Checkpoints(toy.workdir / "toy" / "start")
         start.save(0, {"bias": state["bias"], "local": jnp.arange(2.0), "numpy": table[:2]}, {})
         found = start.restore()
@@ -113,9 +120,9 @@ def run(toy: Toy) -> None:
             writer=MetricsWriter(toy.workdir / "toy"),
         )  # fmt: skip
         table = fetch(last["table"])
-        hosts.once("the table", lambda: np.save(toy.workdir / "table.npy", table))
+        processes_module.once("the table", lambda: np.save(toy.workdir / "table.npy", table))
         held.mark_finished("toy")
-    if hosts.is_main():
+    if processes_module.is_main():
         print("finished")
 
 

@@ -25,9 +25,9 @@ import numpy as np
 from raw_folders import picture
 from small import COLOURS
 
-from mufin_jax.machine import share_memory_among_threads
 from mufin_jax.prediction import Predictor
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.machine import share_memory_among_threads
 from mufin_jax.stages import finetune, pretrain
 
 ANSWERS, STEPS = 10_000, 2_000

@@ -148,7 +148,7 @@ def metrics(workdir: Path) -> dict[str, Any]:
 
 def results(workdir: Path) -> dict[str, np.ndarray]:
     """Every array that a run leaves: weights, label table, shortlists, rankings, by name."""
-    from mufin_jax.checkpoint import Checkpoints
+    from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
     found: dict[str, np.ndarray] = {}
     for folder in sorted(path.parent for path in workdir.glob("*/**/[0-9]*/manifest.json")):

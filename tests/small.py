@@ -14,7 +14,7 @@ from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.model import ModelConfig, Mufin
-from mufin_jax.sharding import put, replicated
+from mufin_jax.runtime.distributed.mesh import put, replicated
 
 PIXELS = 8
 """Side of a prepared picture."""

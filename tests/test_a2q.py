@@ -16,11 +16,11 @@ from mufin_jax import experiment as experiments
 from mufin_jax.command import main, parse
 from mufin_jax.data.ads import AdsConfig
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.errors import InputError
-from mufin_jax.files import read_json
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.prediction import Predictor
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import read_json
 
 ROOT = Path(__file__).parents[1]
 TINY = (

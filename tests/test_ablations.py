@@ -16,11 +16,11 @@ from mufin_jax.bags import unit
 from mufin_jax.classifiers import Rows, TableConfig
 from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once, embed_blocks
-from mufin_jax.errors import InputError
 from mufin_jax.mining import thinned
 from mufin_jax.optimizer import OptimizerConfig, check_trains
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.initialize import InitializeConfig, initialize
 from mufin_jax.stages.pretrain import Batches, PretrainConfig, pretrain
 

@@ -12,7 +12,7 @@ from mufin_jax.data.ads import AdsConfig, write_ads
 from mufin_jax.data.ads_world import MOST_LABELS, Queries
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.manifest import MANIFEST
-from mufin_jax.errors import DiskError, InputError
+from mufin_jax.runtime.errors import DiskError, InputError
 
 CONFIG = AdsConfig(labels=310, points=1700, test_points=230, dim=17, noise=0.6)
 
@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written_is_a_disk_error(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mufin_jax.data.npy.NpyWriter.append", full)
+    monkeypatch.setattr("mufin_jax.runtime.storage.npy.NpyWriter.append", full)
     with pytest.raises(DiskError, match="No space left"):
         write_ads(CONFIG, tmp_path)
     assert not (tmp_path / MANIFEST).exists()

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from small import shaken
 
 from mufin_jax.attention import AttentionBlock
-from mufin_jax.sharding import BY_ROW, REPLICATED, over_devices
+from mufin_jax.runtime.distributed.mesh import BY_ROW, REPLICATED, over_devices
 
 DIM = 6
 run = jax.jit(lambda block, queries, keys, mask: block(queries, keys, mask))

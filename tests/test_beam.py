@@ -17,7 +17,7 @@ from mufin_jax.data.manifest import MANIFEST, read_manifest
 from mufin_jax.data.miniature import MiniatureConfig, write_miniature
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.data.records import open_split, write_records
-from mufin_jax.errors import InputError, TooManyBadRows
+from mufin_jax.runtime.errors import InputError, TooManyBadRows
 
 SIDES = ("train", "test", "label")
 SIZES: dict[str, Any] = {"image_size": 16, "max_tokens": 8, "vocab_size": 200}

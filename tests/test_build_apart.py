@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from entries import EVERYTHING, catalogue, needs_scann, unit
 
-from mufin_jax import hosts, scann_tree
-from mufin_jax.data.npy import whole_npy
-from mufin_jax.errors import Stopped
+from mufin_jax import scann_tree
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.label_side import EntryWriter
 from mufin_jax.retrieval import LabelIndex
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.errors import Stopped
+from mufin_jax.runtime.storage.npy import whole_npy
 from mufin_jax.scann_tree import FILES, build_apart
 
 PROC = Path("/proc")
@@ -120,7 +121,7 @@ def test_module_2_leaves_nothing_of_a_tree_that_a_signal_stopped(
     begin = scann_tree.build_apart
 
     def signalled(*arguments):
-        hosts.stop.set()
+        processes.stop.set()
         begin(*arguments)
 
     monkeypatch.setattr(scann_tree, "build_apart", signalled)
@@ -128,7 +129,7 @@ def test_module_2_leaves_nothing_of_a_tree_that_a_signal_stopped(
         with pytest.raises(Stopped):
             written.build(EVERYTHING, one_device)
     finally:
-        hosts.stop.clear()
+        processes.stop.clear()
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["entries.npy"]
     monkeypatch.undo()
     written.build(EVERYTHING, one_device)

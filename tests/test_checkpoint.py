@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mufin_jax import array_files
-from mufin_jax.checkpoint import Checkpoints
-from mufin_jax.errors import InputError
-from mufin_jax.sharding import by_row, put
+from mufin_jax.runtime.distributed.mesh import by_row, put
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage import orbax
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 
 class Moments(NamedTuple):
@@ -293,7 +293,7 @@ def test_facts_and_manifest_are_json_that_anyone_can_read(tmp_path):
 
 
 def test_arrays_larger_than_the_buffer_come_back(tmp_path, mesh, monkeypatch):
-    monkeypatch.setattr(array_files, "_BUFFER", 1000)
+    monkeypatch.setattr(orbax, "_BUFFER", 1000)
     state = {"table": put(np.arange(4096.0).reshape(512, 8), by_row(mesh))}
     Checkpoints(tmp_path).save(1, state, {})
     _, restored, _ = Checkpoints(tmp_path).restore(state)

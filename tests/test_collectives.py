@@ -20,7 +20,7 @@ from mufin_jax import classifiers
 from mufin_jax.classifiers import TableConfig, bytes_per_label
 from mufin_jax.data.loader import Loader
 from mufin_jax.optimizer import OptimizerConfig, trains
-from mufin_jax.sharding import BY_ROW, REPLICATED, by_row, over_devices, put
+from mufin_jax.runtime.distributed.mesh import BY_ROW, REPLICATED, by_row, over_devices, put
 from mufin_jax.stages import finetune, pretrain
 
 FEW, MANY = 7168, 14336

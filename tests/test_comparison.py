@@ -16,12 +16,12 @@ from experiments.ablations import TABLE_4, Ablations
 from mufin_jax.artefacts import load_table
 from mufin_jax.command import main, parse
 from mufin_jax.comparison import Row, differences, report, spread
-from mufin_jax.errors import InputError
 from mufin_jax.experiment import STAGES, Experiment
-from mufin_jax.files import read_json, write_json
-from mufin_jax.links import link_stages
 from mufin_jax.prediction import Predictor
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.shared_stages import link_stages
+from mufin_jax.runtime.storage.files import read_json, write_json
 
 SCRIPT = str(Path(__file__).parent / "minute_rows.py")
 

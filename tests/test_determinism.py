@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import minute
 import pytest
 
-from mufin_jax import machine
-from mufin_jax.errors import InputError
-from mufin_jax.files import read_json
+from mufin_jax.runtime import machine
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import read_json
 
 FROZEN = [
     f"--{stage}.optimizer.{kind}-encoder=frozen"

@@ -24,13 +24,13 @@ import pytest
 from entries import catalogue, needs_scann
 from jax._src import compilation_cache
 
-from mufin_jax.checkpoint import Checkpoints
-from mufin_jax.disk import disk_errors, native_errors
-from mufin_jax.ending import main_guard
-from mufin_jax.errors import DiskError
-from mufin_jax.files import discard, save_array
-from mufin_jax.logs import MetricsWriter
-from mufin_jax.runs import Run
+from mufin_jax.runtime.errors import DiskError
+from mufin_jax.runtime.exit import main_guard
+from mufin_jax.runtime.logs import MetricsWriter
+from mufin_jax.runtime.run_folder import Run
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
+from mufin_jax.runtime.storage.disk import disk_errors, native_errors
+from mufin_jax.runtime.storage.files import discard, save_array
 from mufin_jax.scann_tree import Tree, build_apart
 
 

@@ -12,7 +12,7 @@ from mufin_jax.abstract import abstract_module
 from mufin_jax.encoders import trainable
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
 from mufin_jax.encoders.pretrained import load_text_encoder
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden" / "distilbert"
 TINY = DistilBertConfig(vocab=29, width=12, depth=2, heads=3, mlp=20, max_positions=8)

@@ -10,9 +10,9 @@ import time
 import pytest
 from processes import next_line, python
 
-from mufin_jax import stops
-from mufin_jax.ending import main_guard
-from mufin_jax.errors import InputError, Stopped
+from mufin_jax.runtime import signals
+from mufin_jax.runtime.errors import InputError, Stopped
+from mufin_jax.runtime.exit import main_guard
 
 _STEPS = """
 import sys, time
@@ -46,7 +46,7 @@ def test_a_second_signal_ends_a_run_at_once():
         process.send_signal(signal.SIGINT)
         assert next_line(process.stderr) == "\n" and "once more" in next_line(process.stderr)
         assert process.poll() is None
-        time.sleep(1.1 * stops.ONE_REQUEST)
+        time.sleep(1.1 * signals.ONE_REQUEST)
         process.send_signal(signal.SIGINT)
         assert process.wait(5) == -signal.SIGINT
 
@@ -112,7 +112,7 @@ sys.exit(main_guard(main))
 
 
 def test_a_run_that_compiles_ends_within_15_seconds_of_a_signal():
-    with python(_COMPILES, str(stops.PATIENCE), "saved") as process:
+    with python(_COMPILES, str(signals.PATIENCE), "saved") as process:
         assert next_line(process.stdout) == "ready\n"
         process.send_signal(signal.SIGTERM)
         errors = process.communicate(timeout=15)[1]
@@ -133,14 +133,14 @@ def test_a_run_that_compiles_is_waited_for_while_steps_are_not_saved_but_not_aft
 
 def test_a_request_to_stop_ends_with_the_run_it_was_made_to():
     before = signal.getsignal(signal.SIGTERM)
-    with stops.signals_stop_gently():
+    with signals.signals_stop_gently():
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stops.stop_requested()
-        with stops.signals_stop_gently():
+        assert signals.stop_requested()
+        with signals.signals_stop_gently():
             pass
         with pytest.raises(Stopped, match="retrieve"):  # the request outlives what lies within
-            stops.check_stop("retrieve")
-    assert not stops.stop_requested() and signal.getsignal(signal.SIGTERM) is before
+            signals.check_stop("retrieve")
+    assert not signals.stop_requested() and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_off_the_main_thread_signals_are_left_alone():

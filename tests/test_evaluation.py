@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from mufin_jax import evaluation, floors, metrics
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.evaluate import report
 
 

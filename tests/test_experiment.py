@@ -22,11 +22,11 @@ from mufin_jax.artefacts import new_model
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once
-from mufin_jax.errors import InputError
 from mufin_jax.experiment import STAGES, run
-from mufin_jax.files import read_json, read_sealed
 from mufin_jax.optimizer import OptimizerConfig, describes, trains
-from mufin_jax.sharding import make_mesh, put, replicated
+from mufin_jax.runtime.distributed.mesh import make_mesh, put, replicated
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import read_json, read_sealed
 from mufin_jax.shortlist import Shortlist
 from mufin_jax.stages import finetune, pretrain
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mufin_jax import disk, files
-from mufin_jax.disk import disk_errors
-from mufin_jax.errors import InputError, Stopped
-from mufin_jax.files import damage, manifest, read_json, replacing, write_json
+from mufin_jax.runtime.errors import InputError, Stopped
+from mufin_jax.runtime.storage import disk, files
+from mufin_jax.runtime.storage.disk import disk_errors
+from mufin_jax.runtime.storage.files import damage, manifest, read_json, replacing, write_json
 
 
 def test_json_that_cannot_be_written_leaves_the_old_file_alone(tmp_path):

@@ -14,9 +14,9 @@ from small import new_model, weights
 
 from mufin_jax import classifiers
 from mufin_jax.artefacts import save_model
-from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.optimizer import trains
 from mufin_jax.prediction import Predictor
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages import finetune as stage
 from mufin_jax.stages.finetune import FinetuneConfig, finetune, make_step, place
 

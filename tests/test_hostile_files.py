@@ -25,14 +25,14 @@ from mufin_jax.data import readers, tally
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import BadImage
 from mufin_jax.data.items import save_categories
-from mufin_jax.data.npy import mapped
 from mufin_jax.data.readers import files
 from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.data.tally import Tally
 from mufin_jax.data.text import Tokenizer
 from mufin_jax.encoders.pretrained import image_processing, load_image_encoder
-from mufin_jax.errors import InputError, TooManyBadRows
-from mufin_jax.files import read_json, read_sealed, write_sealed
+from mufin_jax.runtime.errors import InputError, TooManyBadRows
+from mufin_jax.runtime.storage.files import read_json, read_sealed, write_sealed
+from mufin_jax.runtime.storage.npy import mapped
 
 
 def read(folder: Path) -> readers.Catalogue:

@@ -8,7 +8,7 @@ import hostile_paths
 import pytest
 
 from mufin_jax.data.readers.files import SourceFolder
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")

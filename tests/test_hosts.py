@@ -12,8 +12,8 @@ import minute
 import numpy as np
 import pytest
 
-from mufin_jax.checkpoint import Checkpoints
-from mufin_jax.files import read_json
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
+from mufin_jax.runtime.storage.files import read_json
 
 TOY = str(Path(__file__).with_name("hosts_toy.py"))
 QUICK = "--hosts.lost-timeout=5"
@@ -194,7 +194,7 @@ def test_a_bug_of_one_process_has_its_traceback_there_and_a_line_elsewhere(compi
 
 @pytest.mark.slow
 def test_a_folder_that_is_held_is_refused_to_all(through, compiled):
-    from mufin_jax.runs import Run
+    from mufin_jax.runtime.run_folder import Run
 
     with Run(through):
         (code, said), (other_code, other_said) = minute.ends(start_toy(through, cache=compiled))

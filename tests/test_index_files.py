@@ -9,9 +9,9 @@ import pytest
 from entries import APPROXIMATE, EVERYTHING, EXACT, SHARDED, catalogue, needs_scann, unit
 
 from mufin_jax import scann_tree
-from mufin_jax.errors import InputError
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.retrieval import IndexConfig, LabelIndex
+from mufin_jax.runtime.errors import InputError
 
 
 @needs_scann

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mufin_jax.artefacts import load_model
-from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.errors import InputError
-from mufin_jax.files import read_sealed, write_sealed
 from mufin_jax.label_memory import LabelMemory
 from mufin_jax.retrieval import LabelIndex
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
+from mufin_jax.runtime.storage.files import read_sealed, write_sealed
 from mufin_jax.shortlist import Shortlist
 
 HARMS = 45

@@ -4,9 +4,10 @@ import os
 
 import pytest
 
-from mufin_jax import hosts, joining
-from mufin_jax.errors import InputError
-from mufin_jax.joining import HostsConfig
+from mufin_jax.runtime.distributed import processes as processes_module
+from mufin_jax.runtime.distributed import startup
+from mufin_jax.runtime.distributed.startup import HostsConfig
+from mufin_jax.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -47,20 +48,20 @@ def test_a_launcher_counts_only_if_it_started_several_processes(monkeypatch, var
             monkeypatch.delenv(name)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert joining.launcher() == found
+    assert startup.launcher() == found
     if found is None:
-        hosts.start(HostsConfig())
-        assert not hosts.several() and hosts.is_main()
+        processes_module.start(HostsConfig())
+        assert not processes_module.several() and processes_module.is_main()
 
 
 def test_one_process_by_flag_stays_alone_whatever_the_launcher_says(monkeypatch):
     for name, value in (SLURM | {"SLURM_NTASKS": "2"}).items():
         monkeypatch.setenv(name, value)
-    hosts.start(HostsConfig(processes=1))
-    assert not hosts.several()
+    processes_module.start(HostsConfig(processes=1))
+    assert not processes_module.several()
 
 
 def test_open_mpi_that_jax_does_not_recognise_asks_for_flags(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")  # and no address, as from version 5 on
     with pytest.raises(InputError, match=r"--hosts\.coordinator=HOST:PORT"):
-        joining.launcher()
+        startup.launcher()

@@ -23,13 +23,13 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once, embed_blocks
 from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.encoders.visual_bert import VisualBertConfig
-from mufin_jax.errors import InputError
 from mufin_jax.model import ModelConfig
 from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.precomputed import precompute, use_precomputed
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.shortlist import Shortlist
 from mufin_jax.stages import finetune, pretrain
 

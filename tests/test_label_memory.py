@@ -10,8 +10,8 @@ from small import new_model
 
 from mufin_jax import classifiers
 from mufin_jax.embedding import SideEmbedding
-from mufin_jax.errors import InputError
 from mufin_jax.label_memory import LabelMemory, gather, writing
+from mufin_jax.runtime.errors import InputError
 
 DIM, L, MOST = 6, 13, 3
 

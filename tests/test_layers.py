@@ -14,7 +14,7 @@ from mufin_jax.encoders import check_transformer
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
 from mufin_jax.encoders.layers import compute_dtype, linear
 from mufin_jax.encoders.vit import ViT, ViTConfig
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 IMAGES = ViTConfig(width=12, depth=3, heads=3, mlp=20, patch=8, image_size=24)
 TEXTS = DistilBertConfig(vocab=40, width=12, depth=3, heads=3, mlp=20, max_positions=9)

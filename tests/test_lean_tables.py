@@ -10,11 +10,11 @@ from test_classifiers import DIM, IDS, KINDS, RATE, L, gradients, host
 
 from mufin_jax import classifiers
 from mufin_jax.artefacts import load_table
-from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.classifiers import LabelTable, Rows, TableConfig, initialize
-from mufin_jax.errors import InputError
 from mufin_jax.row_updates import round_to_nearest
-from mufin_jax.sharding import put
+from mufin_jax.runtime.distributed.mesh import put
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")

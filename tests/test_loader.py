@@ -9,9 +9,10 @@ from raw_folders import number_of
 from small import MOST_IMAGES, SIZES, pictures, title
 
 from mufin_jax.bags import TEXTS_A_ROW
-from mufin_jax.data.loader import Loader, pad_rows
-from mufin_jax.errors import InputError
-from mufin_jax.sharding import local_rows, round_up
+from mufin_jax.data.loader import Loader
+from mufin_jax.runtime.distributed.mesh import local_rows
+from mufin_jax.runtime.distributed.padding import pad_rows, round_up
+from mufin_jax.runtime.errors import InputError
 
 
 def contents(loader, pool, bags, row) -> list:

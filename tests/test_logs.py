@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from mufin_jax.logs import MetricsWriter, set_up_logging
+from mufin_jax.runtime.logs import MetricsWriter, set_up_logging
 
 
 def lines(folder):

@@ -8,11 +8,11 @@ from small import CONFIG, SIZES, new_model
 
 from mufin_jax import classifiers, memory
 from mufin_jax.classifiers import TableConfig
-from mufin_jax.errors import InputError
 from mufin_jax.index_config import IndexConfig
-from mufin_jax.machine import Available, available, host_memory
 from mufin_jax.memory import Sizes
 from mufin_jax.optimizer import OptimizerConfig
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.machine import Available, available, host_memory
 from mufin_jax.survey import sizes_of
 
 GB = 10**9

@@ -7,7 +7,7 @@ import pytest
 
 from mufin_jax import mesh_search
 from mufin_jax.mesh_search import MeshSearch
-from mufin_jax.sharding import by_row, replicated
+from mufin_jax.runtime.distributed.mesh import by_row, replicated
 
 
 def whole(*shape, seed=0):

@@ -13,7 +13,7 @@ from ir_measures import P, Qrel, R, ScoredDoc, nDCG
 from scipy.sparse import csr_array, csr_matrix
 
 from mufin_jax import metrics
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 
 def sparse(rows, labels):

@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix, load_npz
 from mufin_jax.data import drawing, miniature, wording
 from mufin_jax.data.miniature import MiniatureConfig, write_miniature
 from mufin_jax.data.miniature_world import COMPANION_ODDS
-from mufin_jax.errors import DiskError, InputError
+from mufin_jax.runtime.errors import DiskError, InputError
 
 SMALL = MiniatureConfig(points=70, test_points=30, labels=110, picture=16)
 CHROMA = np.array(drawing.COLOURS, float) - np.min(drawing.COLOURS, axis=1, keepdims=True)

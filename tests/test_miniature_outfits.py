@@ -10,7 +10,7 @@ from mufin_jax.data import wording
 from mufin_jax.data.miniature_outfits import OutfitsConfig, write_outfits
 from mufin_jax.data.readers import read, read_ceiling
 from mufin_jax.data.tally import Tally
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 CONFIG = OutfitsConfig(outfits=30, test_outfits=120, themes=3, copies=2, picture=16)
 

@@ -13,9 +13,9 @@ from mufin_jax.artefacts import load_model, save_model
 from mufin_jax.attention import Memory
 from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.loader import Loader
-from mufin_jax.errors import InputError
 from mufin_jax.model import Embedding, ModelConfig, Mufin
-from mufin_jax.sharding import by_row, put
+from mufin_jax.runtime.distributed.mesh import by_row, put
+from mufin_jax.runtime.errors import InputError
 
 COUNT, WIDTH, DIM = 8, 4, 6
 describe = jax.jit(lambda model, pool: model.describe(pool))

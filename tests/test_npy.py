@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from mufin_jax.data.npy import forget, load_arrays, mapped, whole_npy
+from mufin_jax.runtime.storage.npy import forget, load_arrays, mapped, whole_npy
 
 
 def resident(rows: np.ndarray) -> int:

@@ -24,7 +24,7 @@ from mufin_jax.encoders.pretrained import (
 )
 from mufin_jax.encoders.resnet import ResNetConfig
 from mufin_jax.encoders.siglip import SiglipConfig
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGES = ["resnet_basic", "resnet_bottleneck", "clip", "siglip"]

@@ -14,8 +14,8 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.prepare import PrepareConfig, prepare
 from mufin_jax.data.readers import outfit_lines
 from mufin_jax.data.tally import Tally
-from mufin_jax.errors import InputError, TooManyBadRows
-from mufin_jax.files import read_json
+from mufin_jax.runtime.errors import InputError, TooManyBadRows
+from mufin_jax.runtime.storage.files import read_json
 
 CONFIG = PrepareConfig(image_size=8, records=False, vocab_size=128, max_tokens=8, max_bad=0.5)
 

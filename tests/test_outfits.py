@@ -19,15 +19,15 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.miniature_outfits import OutfitsConfig
 from mufin_jax.data.prepare import PrepareConfig, prepare
-from mufin_jax.errors import InputError
 from mufin_jax.evaluation import drop
 from mufin_jax.experiment import run
-from mufin_jax.files import read_json
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.report import style, vector_panels
 from mufin_jax.report.asked import Asked
 from mufin_jax.report.meetings import ask
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import read_json
 from mufin_jax.stages.evaluate import report
 from mufin_jax.stages.report import ReportConfig
 

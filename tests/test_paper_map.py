@@ -13,8 +13,8 @@ import mufin_jax
 from experiments import amazon
 from mufin_jax.command import parse
 from mufin_jax.comparison import Comparison
-from mufin_jax.errors import InputError
 from mufin_jax.experiment import Experiment
+from mufin_jax.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = {name: Experiment() for name in amazon.PRESETS}

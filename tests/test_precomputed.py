@@ -17,7 +17,7 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once
 from mufin_jax.optimizer import OptimizerConfig, trains
 from mufin_jax.precomputed import precompute, use_precomputed
-from mufin_jax.sharding import by_row, put
+from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.stages.pretrain import Batches, PretrainConfig, make_step
 
 LAST = OptimizerConfig(rate=1e-2, warmup=1)

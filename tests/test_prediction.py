@@ -15,9 +15,9 @@ from mufin_jax import classifiers, pair_scores, prediction, queries
 from mufin_jax.artefacts import save_model
 from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once, embed_blocks
-from mufin_jax.errors import InputError
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
+from mufin_jax.runtime.errors import InputError
 
 K = 9
 EXACT = IndexConfig(backend="exact")

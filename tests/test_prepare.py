@@ -26,7 +26,7 @@ from mufin_jax.data.readers import matrices
 from mufin_jax.data.readers.matrices import load_csr
 from mufin_jax.data.records import open_split
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.errors import InputError, TooManyBadRows
+from mufin_jax.runtime.errors import InputError, TooManyBadRows
 
 SIDES = ("train", "test", "label")
 CONFIG = PrepareConfig(image_size=16, max_tokens=8, vocab_size=200)

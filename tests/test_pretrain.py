@@ -12,13 +12,13 @@ from flax import nnx
 from scipy import sparse
 from small import new_model, relevant, weights
 
-from mufin_jax import hosts
 from mufin_jax.data.loader import Loader
 from mufin_jax.embedding import describe_once, embed_blocks
-from mufin_jax.errors import InputError
 from mufin_jax.optimizer import OptimizerConfig, trains
 from mufin_jax.refreshes import Refreshes
-from mufin_jax.sharding import by_row, put
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import by_row, put
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.pretrain import Batches, PretrainConfig, make_step
 
 CONFIG = PretrainConfig(batch_size=8, optimizer=OptimizerConfig(text_encoder="full"))
@@ -248,7 +248,7 @@ def test_a_refresh_is_the_embeddings_of_its_step_made_once_and_whole(
     vectors = describe_once(model, loader, tmp_path / "elsewhere.npy")
     if known:
         loader.vectors = vectors
-    monkeypatch.setattr(hosts, "once", cut_short)
+    monkeypatch.setattr(processes, "once", cut_short)
     with pytest.raises(KeyboardInterrupt):
         refreshes.at(4, lambda: model, loader, keep=0)
     monkeypatch.undo()

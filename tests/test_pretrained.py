@@ -22,7 +22,7 @@ from mufin_jax.encoders.pretrained import (
     resolve,
 )
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
 VIT = '{"model_type": "vit", %s}'

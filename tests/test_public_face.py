@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 import mufin_jax as mufin
-from mufin_jax.files import read_json
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.storage.files import read_json
 
 
 def test_importing_the_package_imports_no_jax():
@@ -116,14 +116,14 @@ def test_prediction_does_not_depend_on_what_is_asked_beside(predictor):
     ],
 )
 def test_an_item_that_cannot_be_read_is_named(predictor, item, said):
-    from mufin_jax.errors import InputError
+    from mufin_jax.runtime.errors import InputError
 
     with pytest.raises(InputError, match=said):
         predictor.predict([item])
 
 
 def test_a_folder_without_a_model_says_how_to_get_one(tmp_path):
-    from mufin_jax.errors import InputError
+    from mufin_jax.runtime.errors import InputError
 
     with pytest.raises(InputError, match="no trained model there; run the stages up to finetune"):
         mufin.Predictor.load(tmp_path)

@@ -14,7 +14,7 @@ from mufin_jax.data import readers
 from mufin_jax.data.images import BadImage
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.tally import Tally
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 
 def read(folder, max_bad=0.05, max_images=15):

@@ -14,7 +14,7 @@ import pytest
 @pytest.fixture
 def two_devices():
     """A mesh of two devices: states lie on both, and compiling is quicker than for eight."""
-    from mufin_jax.sharding import make_mesh
+    from mufin_jax.runtime.distributed.mesh import make_mesh
 
     return make_mesh(jax.devices()[:2])
 

@@ -8,7 +8,7 @@ import pytest
 
 from mufin_jax.data.images import decode_jpeg, encode_jpeg
 from mufin_jax.data.records import RecordImages, open_split, write_records
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 
 def flat(number: int) -> bytes:

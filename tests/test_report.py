@@ -12,16 +12,16 @@ from pages import check_contained, rows
 
 from mufin_jax import experiment as experiments
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.errors import Stopped
 from mufin_jax.experiment import run
-from mufin_jax.files import read_json
 from mufin_jax.prediction import Predictor
 from mufin_jax.report import scenes, style
 from mufin_jax.report.meetings import HeatMap, meet
 from mufin_jax.report.page import page
 from mufin_jax.report.scenes import CELLS, CHANCE, LARGEST, SHARES, TITLE, WHOLE
 from mufin_jax.report.vector_panels import shown_map
-from mufin_jax.sharding import make_mesh
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import Stopped
+from mufin_jax.runtime.storage.files import read_json
 from mufin_jax.stages import report as stage
 from mufin_jax.stages.report import ReportConfig
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from pages import check_contained
 
-from mufin_jax.errors import InputError
 from mufin_jax.report import counts, figures, scenes
 from mufin_jax.report.facts import run_facts
 from mufin_jax.report.items import Answer, Item, Result, printable
@@ -17,6 +16,7 @@ from mufin_jax.report.page import Shown, number, page
 from mufin_jax.report.panel import Missing, Panel, panel_or_reason, to_csv
 from mufin_jax.report.spread import spread
 from mufin_jax.report.style import drawable, house_style
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages import report as stage
 from mufin_jax.stages.report import ReportConfig
 

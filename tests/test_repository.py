@@ -11,11 +11,12 @@ from raw_folders import (
     write_repository,
 )
 
-from mufin_jax.data import npy, readers
+from mufin_jax.data import readers
 from mufin_jax.data.images import BadImage
 from mufin_jax.data.readers.repository import ImageBin
 from mufin_jax.data.tally import Tally
-from mufin_jax.errors import InputError, TooManyBadRows
+from mufin_jax.runtime.errors import InputError, TooManyBadRows
+from mufin_jax.runtime.storage import npy
 
 
 def read(folder, max_bad=0.05, max_images=15):

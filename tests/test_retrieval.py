@@ -10,9 +10,9 @@ import pytest
 from entries import APPROXIMATE, EVERYTHING, EXACT, SHARDED, catalogue, needs_scann, unit
 
 from mufin_jax import index_config, retrieval, scann_tree
-from mufin_jax.errors import InputError
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.retrieval import IndexConfig, LabelIndex, Shortlist, recall
+from mufin_jax.runtime.errors import InputError
 
 
 def by_brute_force(vectors, labels, query):

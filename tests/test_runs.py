@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from processes import next_line, python
 
-from mufin_jax import runs
-from mufin_jax.errors import DiskError, Held, InputError, Stopped
-from mufin_jax.files import read_json
-from mufin_jax.runs import Run
+from mufin_jax.runtime import run_folder
+from mufin_jax.runtime.errors import DiskError, Held, InputError, Stopped
+from mufin_jax.runtime.run_folder import Run
+from mufin_jax.runtime.storage.files import read_json
 
 _HOLD = """
 import pathlib, sys, time
@@ -108,6 +108,6 @@ def test_run_json_gathers_facts_and_adds_up_the_seconds_of_interrupted_stages(tm
 
 
 def test_the_environment_names_versions_and_devices():
-    found = runs.environment()
+    found = run_folder.environment()
     assert {"python", "jax", "flax", "numpy"} <= found["versions"].keys()
     assert len(found["devices"]) == 8 and found["devices"][0].startswith("cpu:0")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from mufin_jax import sharding
-from mufin_jax.sharding import by_row, make_mesh, one_ahead, put, replicated, round_up, usual_size
+from mufin_jax.runtime.distributed import mesh as mesh_module
+from mufin_jax.runtime.distributed.mesh import by_row, make_mesh, one_ahead, put, replicated
+from mufin_jax.runtime.distributed.padding import round_up, usual_size
 
 
 def test_a_bucket_is_at_most_a_quarter_larger_than_what_it_holds():
@@ -77,7 +78,7 @@ def test_an_item_is_used_once_the_next_has_begun():
 
 
 def test_a_large_array_arrives_whole_when_it_goes_in_parts(monkeypatch):
-    monkeypatch.setattr(sharding, "_LARGE", 100)
+    monkeypatch.setattr(mesh_module, "_LARGE", 100)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     mesh = make_mesh(jax.devices()[:1])
     tree = {"large": np.arange(37 * 5, dtype=np.uint8).reshape(37, 5), "few": np.zeros((3, 90))}

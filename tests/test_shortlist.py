@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.shortlist import Shortlist
 
 LABELS = np.array([[4, 0, 2], [1, -1, -1]], np.int32)

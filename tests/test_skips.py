@@ -9,8 +9,8 @@ import pytest
 from toy import STEPS, Toy, killed_at, same, toy_step
 
 from mufin_jax import training
-from mufin_jax.checkpoint import Checkpoints
-from mufin_jax.errors import NonFinite, Stopped
+from mufin_jax.runtime.errors import NonFinite, Stopped
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.skips import MOST_SKIPPED, gradient_norm, kept_unless_finite
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mufin_jax.data.text import Tokenizer
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 TITLES = ["Leather sofa, brown", "leather chair", "Café table café", "sofa table sofa 日本"] * 3
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "leather", "so", "##fa", ",", "cafe"]

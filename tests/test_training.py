@@ -11,10 +11,10 @@ import pytest
 from toy import SEGMENT, STEPS, Toy, killed_at, metrics, same
 
 from mufin_jax import training
-from mufin_jax.checkpoint import Checkpoints
-from mufin_jax.errors import InputError, NonFinite, Stopped
-from mufin_jax.logs import MetricsWriter
-from mufin_jax.stops import unsaved
+from mufin_jax.runtime.errors import InputError, NonFinite, Stopped
+from mufin_jax.runtime.logs import MetricsWriter
+from mufin_jax.runtime.signals import unsaved
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.training import FitConfig, fit
 
 

@@ -19,7 +19,7 @@ from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.data.tally import Tally
 from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
 from mufin_jax.encoders.visual_bert import VisualBertConfig
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 
 def read(folder, max_bad=0.05, max_images=15):

@@ -18,7 +18,7 @@ from mufin_jax.encoders import is_joint, new_encoder, trainable
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.encoders.visual_bert import VisualBert, VisualBertConfig
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = VisualBertConfig(

@@ -13,7 +13,7 @@ from mufin_jax.encoders import trainable
 from mufin_jax.encoders.pretrained import image_processing, load_image_encoder
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vit import ViT, ViTConfig
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = ViTConfig(width=12, depth=3, heads=2, mlp=20, patch=4, image_size=12)

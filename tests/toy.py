@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mufin_jax.checkpoint import Checkpoints
-from mufin_jax.logs import MetricsWriter
+from mufin_jax.runtime.logs import MetricsWriter
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.training import FitConfig, fit
 
 STEPS, SEGMENT = 23, 6

@@ -78,8 +78,7 @@ def tensors(drawn: Drawn, num_labels: int = 0, fixed: bool = False) -> Tensors:
     tokens, lengths, images = drawn.tokens, drawn.lengths, drawn.images
     labels, points, ids = drawn.labels, drawn.points, drawn.ids
     if fixed:
-        from mufin_jax.data.loader import pad_rows
-        from mufin_jax.sharding import round_up
+        from mufin_jax.runtime.distributed.padding import pad_rows, round_up
 
         moved = round_up(len(tokens)) - len(tokens)
         labels, points = (

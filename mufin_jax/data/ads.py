@@ -27,13 +27,13 @@ from tqdm import tqdm
 from mufin_jax.data.ads_world import AdsConfig, Queries
 from mufin_jax.data.items import Items
 from mufin_jax.data.manifest import MANIFEST, write_manifest
-from mufin_jax.data.npy import NpyWriter
 from mufin_jax.data.readers import SIDES
 from mufin_jax.data.strings import Strings
-from mufin_jax.disk import filling
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.files import write_json
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.signals import until_stopped
+from mufin_jax.runtime.storage.disk import filling
+from mufin_jax.runtime.storage.files import write_json
+from mufin_jax.runtime.storage.npy import NpyWriter
 
 __all__ = ["AdsConfig", "write_ads"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from scipy.sparse import csr_matrix
 
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 LABELS_PER_CLUSTER = 50
 """Mean size of a cluster, unless the number of clusters is given."""

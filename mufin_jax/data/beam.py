@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from mufin_jax.errors import InputError, reason
+from mufin_jax.runtime.errors import InputError, reason
 
 # Beam's "DirectRunner" looks for a Go program on the internet before it does the work itself. This
 # is the runner to which it falls back.

@@ -11,15 +11,15 @@ import scipy.sparse
 from jaxtyping import Float32, Int, Int32, Int64, UInt8
 
 from mufin_jax.data.manifest import read_manifest
-from mufin_jax.data.npy import load_arrays
 from mufin_jax.data.questions import Questions
 from mufin_jax.data.readers.matrices import load_csr
 from mufin_jax.data.records import RecordImages
 from mufin_jax.data.strings import Strings, check_offsets
 from mufin_jax.data.text import Tokenizer
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.errors import InputError
-from mufin_jax.files import damaged
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import damaged
+from mufin_jax.runtime.storage.npy import load_arrays
 
 
 @runtime_checkable

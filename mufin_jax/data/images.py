@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.errors import InputError, reason
+from mufin_jax.runtime.errors import InputError, reason
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 10_000_000

@@ -17,8 +17,8 @@ from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.strings import Strings
 from mufin_jax.data.tally import Tally
 from mufin_jax.data.text import Tokenizer
-from mufin_jax.errors import InputError
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.signals import until_stopped
 
 
 @dataclasses.dataclass

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 
 class JointItems:

@@ -18,8 +18,14 @@ from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.joint import JointItems
 from mufin_jax.data.packing import count_rows, pack_texts, row_width, text_width, unpacked
-from mufin_jax.errors import InputError
-from mufin_jax.sharding import local_rows, round_up, usual_size
+from mufin_jax.runtime.distributed.mesh import local_rows
+from mufin_jax.runtime.distributed.padding import (
+    pad_rows,
+    pad_texts,
+    padded_size,
+    usual_size,
+)
+from mufin_jax.runtime.errors import InputError
 
 T = TypeVar("T")
 Items = tuple[Side, Int[np.ndarray, "_"]]
@@ -232,29 +238,6 @@ class Loader:
         padded = np.zeros((size, *read.shape[1:]), read.dtype)  # untouched pages take no memory
         padded[own] = read
         return padded
-
-
-def padded_size(count: int, mesh_size: int = 1, usual: int = 0) -> int:
-    """Return the usual size where it is enough, else that of the next bucket."""
-    return usual if 0 < usual >= count else round_up(count, mesh_size)
-
-
-def pad_rows(array: np.ndarray, mesh_size: int = 1, fill: int = 0, usual: int = 0) -> np.ndarray:
-    """Append rows of zeros, or of another number, up to the usual size or the next bucket."""
-    size = padded_size(len(array), mesh_size, usual)
-    padded = np.full((size, *array.shape[1:]), fill, array.dtype)
-    padded[: len(array)] = array
-    return padded
-
-
-def pad_texts(
-    tokens: Int[np.ndarray, "r w"],
-    places: Int[np.ndarray, "r w"],
-    mesh_size: int = 1,
-    usual: int = 0,
-) -> tuple[Int[np.ndarray, "_ w"], Int[np.ndarray, "_ w"]]:
-    """Append rows without a text up to the usual size or the next bucket."""
-    return pad_rows(tokens, mesh_size, 0, usual), pad_rows(places, mesh_size, -1, usual)
 
 
 def prefetch(make: Callable[[int], T], start: int, stop: int, threads: int = 2) -> Iterator[T]:

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mufin_jax.errors import InputError
-from mufin_jax.files import MANIFEST, read_sealed, sha256, write_sealed
-from mufin_jax.stops import check_stop
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.signals import check_stop
+from mufin_jax.runtime.storage.files import MANIFEST, read_sealed, sha256, write_sealed
 
 RECORDS_CHECKSUMS = "records.json"
 VERSION = 1

@@ -30,9 +30,9 @@ from scipy.sparse import csr_matrix
 from mufin_jax.data import wording
 from mufin_jax.data.miniature_pictures import write_images, write_vectors
 from mufin_jax.data.miniature_world import LABELS_PER_THEME, World, make_world
-from mufin_jax.disk import disk_errors, filling
-from mufin_jax.errors import InputError, MufinError
-from mufin_jax.files import discard
+from mufin_jax.runtime.errors import InputError, MufinError
+from mufin_jax.runtime.storage.disk import disk_errors, filling
+from mufin_jax.runtime.storage.files import discard
 
 MOST_LABELS = 5_000_000  # beyond it, the invented words of the themes would repeat
 

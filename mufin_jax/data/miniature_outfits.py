@@ -24,10 +24,10 @@ from jaxtyping import Int
 from mufin_jax.data import drawing, wording
 from mufin_jax.data.miniature import claim
 from mufin_jax.data.miniature_world import NUM_HUES, NUM_KINDS, NUM_STYLES, NUM_TEXTURES
-from mufin_jax.disk import disk_errors, filling
-from mufin_jax.errors import InputError
-from mufin_jax.files import discard
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.signals import until_stopped
+from mufin_jax.runtime.storage.disk import disk_errors, filling
+from mufin_jax.runtime.storage.files import discard
 
 SIZES = (4, 5, 6)
 """Items of an outfit, each number as likely."""

@@ -14,9 +14,9 @@ from scipy.sparse import csr_matrix, save_npz
 
 from mufin_jax.data import drawing
 from mufin_jax.data.miniature_world import NUM_HUES, NUM_KINDS, NUM_STYLES, NUM_TEXTURES, World
-from mufin_jax.data.npy import NpyWriter
-from mufin_jax.files import save_array
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.signals import until_stopped
+from mufin_jax.runtime.storage.files import save_array
+from mufin_jax.runtime.storage.npy import NpyWriter
 
 VECTOR_WIDTH = 64
 VECTOR_NOISE = 0.5

@@ -46,10 +46,10 @@ from mufin_jax.data.resizing_beam import BeamWorker
 from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.tally import Tally
 from mufin_jax.data.text import Tokenizer, write_texts
-from mufin_jax.disk import filling
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
-from mufin_jax.errors import InputError
-from mufin_jax.files import save_array, write_json
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.disk import filling
+from mufin_jax.runtime.storage.files import save_array, write_json
 
 REPORT = "prepare_report.json"
 _FILES = (

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from mufin_jax.data.npy import load_arrays
 from mufin_jax.data.strings import check_offsets
+from mufin_jax.runtime.storage.npy import load_arrays
 
 _DTYPES = {
     **dict.fromkeys(("answers", "right", "items"), np.int32),

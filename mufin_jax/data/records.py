@@ -18,8 +18,8 @@ from jaxtyping import Int, Int64, UInt8
 
 from mufin_jax.data.beam import Beam
 from mufin_jax.data.images import decode_jpeg
-from mufin_jax.disk import native_errors
-from mufin_jax.files import damaged
+from mufin_jax.runtime.storage.disk import native_errors
+from mufin_jax.runtime.storage.files import damaged
 
 SPLITS = ("train", "test", "label")
 _NAME, _VERSION = "records", "1.0.0"

@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from mufin_jax.data.images import BadImage
-from mufin_jax.data.npy import NpyWriter
 from mufin_jax.data.readers import SIDES, Catalogue
 from mufin_jax.data.readers.vectors import open_vectors
 from mufin_jax.data.resizer import Resizer, Worker
 from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.tally import Tally
-from mufin_jax.errors import InputError
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.signals import until_stopped
+from mufin_jax.runtime.storage.npy import NpyWriter
 
 _CHUNK = 65_536
 

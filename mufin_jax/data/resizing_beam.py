@@ -29,7 +29,7 @@ from mufin_jax.data.readers.jsonlines import ImageFiles
 from mufin_jax.data.resizer import Resizer, Results
 from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.strings import Strings
-from mufin_jax.files import save_array
+from mufin_jax.runtime.storage.files import save_array
 
 SHARD = 1024
 

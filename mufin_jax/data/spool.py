@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Int64
 
-from mufin_jax.files import save_array
+from mufin_jax.runtime.storage.files import save_array
 
 _PLACES = "places.npy"
 

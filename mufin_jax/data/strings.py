@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Int64, UInt8
 
-from mufin_jax.data.npy import load_arrays
+from mufin_jax.runtime.storage.npy import load_arrays
 
 
 def check_offsets(offsets: np.ndarray, total: int) -> None:

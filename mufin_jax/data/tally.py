@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from typing import Any
 
-from mufin_jax.errors import TooManyBadRows
+from mufin_jax.runtime.errors import TooManyBadRows
 
 LISTED = 10_000
 HOPELESS = 100_000

@@ -14,10 +14,10 @@ from jaxtyping import Int32
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 
-from mufin_jax.data.npy import NpyWriter
-from mufin_jax.errors import InputError
-from mufin_jax.files import damaged, save_array
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.signals import until_stopped
+from mufin_jax.runtime.storage.files import damaged, save_array
+from mufin_jax.runtime.storage.npy import NpyWriter
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _AT_ONCE = 8192

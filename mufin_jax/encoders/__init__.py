@@ -12,7 +12,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 Training = Literal["frozen", "last", "full"]
 Modality = Literal["image", "text"]

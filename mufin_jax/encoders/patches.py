@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mufin_jax.encoders import check_size
 from mufin_jax.encoders.processing import MAX_SIDE
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 
 def check_grid(config: Any) -> None:

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 
 from mufin_jax.encoders import EncoderKind, Modality, of_checkpoint
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.errors import InputError, reason
-from mufin_jax.files import damaged
+from mufin_jax.runtime.errors import InputError, reason
+from mufin_jax.runtime.storage.files import damaged
 
 log = logging.getLogger(__name__)
 

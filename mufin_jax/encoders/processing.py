@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 Fit = Literal["pad", "stretch", "crop"]
 Resample = Literal["bilinear", "bicubic", "lanczos"]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from mufin_jax.encoders import check_computed, check_size, refuse_unless
 from mufin_jax.encoders.layers import compute_dtype, run_blocks
 from mufin_jax.encoders.naming import Layer, Naming, same
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 _MOST = 65_536
 _REDUCTION = 4

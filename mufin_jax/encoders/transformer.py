@@ -20,7 +20,7 @@ from mufin_jax.encoders.layers import (
     linear,
 )
 from mufin_jax.encoders.naming import LINEAR, NORM
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 PRE_NORM_BLOCKS = (
     ("encoder.layers.{}.layer_norm1", "blocks.{}.norm_attention", NORM),

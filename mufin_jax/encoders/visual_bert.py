@@ -25,7 +25,7 @@ from mufin_jax.encoders import check_size, refuse_unless
 from mufin_jax.encoders.layers import compute_dtype, layer_norm, linear, normal, run_blocks
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
 from mufin_jax.encoders.transformer import PostNormBlock, TransformerConfig
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,17 +17,17 @@ from jaxtyping import Float, Int
 from mufin_jax.attention import AttentionBlock
 from mufin_jax.bags import Bags, Pool
 from mufin_jax.data.loader import Loader
-from mufin_jax.errors import InputError
 from mufin_jax.evaluation import spare_places
 from mufin_jax.label_memory import gather
-from mufin_jax.logs import progress
 from mufin_jax.model import Embedding, Mufin
 from mufin_jax.outfits import rank_answers, score_answers
 from mufin_jax.prediction import Predictor
-from mufin_jax.query_shapes import grown
 from mufin_jax.report.panel import Missing
-from mufin_jax.sharding import fetch, replicated
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.distributed.mesh import fetch, replicated
+from mufin_jax.runtime.distributed.padding import grown
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.logs import progress
+from mufin_jax.runtime.signals import until_stopped
 
 
 @dataclasses.dataclass(frozen=True)

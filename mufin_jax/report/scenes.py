@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.npy import load_arrays
 from mufin_jax.prediction import Predictor
 from mufin_jax.report.counts import titles
 from mufin_jax.report.meetings import HeatMap, heat_map, meet
 from mufin_jax.report.panel import Missing
+from mufin_jax.runtime.storage.npy import load_arrays
 
 PAIRS = 2000
 """Scene pairs that are looked at, at most; and as many pairs of the control."""

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mufin_jax.report.panel import Missing
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.signals import until_stopped
 
 MOST = 2000
 """Vectors that are spread, at most: the time grows faster than their number."""

@@ -8,7 +8,6 @@ from jaxtyping import Float
 
 from mufin_jax import metrics
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.npy import mapped
 from mufin_jax.report import figures
 from mufin_jax.report.asked import Asked
 from mufin_jax.report.counts import sample
@@ -27,6 +26,7 @@ from mufin_jax.report.scenes import (
 )
 from mufin_jax.report.spread import MOST, spread
 from mufin_jax.report.style import SERIES
+from mufin_jax.runtime.storage.npy import mapped
 
 POINTS = 40
 """Test points of figure 5's map, each with five vectors: more would hide one another."""

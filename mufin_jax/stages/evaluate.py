@@ -14,13 +14,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax import hosts, outfits
+from mufin_jax import outfits
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.errors import InputError
 from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_TABLE_2, drop, table
-from mufin_jax.files import read_json, replacing, write_json
 from mufin_jax.floors import floors
 from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import read_json, replacing, write_json
 from mufin_jax.scoring import evaluate as score
 from mufin_jax.scoring import measure, rank_test, time_single
 from mufin_jax.shortlist import Shortlist
@@ -65,7 +66,7 @@ def evaluate(
             _save(*answers, out)
             _write(result, workdir, out)
 
-        hosts.once("the metrics are written", write_answers)
+        processes.once("the metrics are written", write_answers)
         return read_json(out / "metrics.json")
     labels, scores, batched = rank_test(predictor, dataset)
     alone = time_single(predictor, dataset, config.timed_points)
@@ -97,7 +98,7 @@ def evaluate(
         }
         _write(result, workdir, out)
 
-    hosts.once("the metrics are written", write)
+    processes.once("the metrics are written", write)
     return read_json(out / "metrics.json")
 
 

@@ -23,21 +23,23 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Int, Int32
 
-from mufin_jax import classifiers, hosts, losses, mining
+from mufin_jax import classifiers, losses, mining
 from mufin_jax.artefacts import load_model, load_table, save_model
 from mufin_jax.bags import Bags, Pool
-from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import EXPECTED, Items, Loader, padded_size
+from mufin_jax.data.loader import EXPECTED, Items, Loader
 from mufin_jax.embedding import describe_once
-from mufin_jax.errors import InputError
-from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, check_trains, describes, schedule, trains
 from mufin_jax.precomputed import precompute
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
-from mufin_jax.sharding import by_row, put, replicated, spare_rows, usual_size
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import by_row, put, replicated
+from mufin_jax.runtime.distributed.padding import padded_size, spare_rows, usual_size
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.logs import MetricsWriter
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.shortlist import Shortlist
 from mufin_jax.skips import gradient_norm, is_finite, kept_unless_finite
 from mufin_jax.training import FitConfig, fit
@@ -269,7 +271,7 @@ def finetune(
     vectors = describe_once(model, loader, described)
     Predictor.write(out / "predictor", model, rows, dataset, vectors, predict, index, pooled)
     if learns_to_describe:
-        hosts.once("finetune is complete", described.unlink)
+        processes.once("finetune is complete", described.unlink)
 
 
 def place(batch: Batch, mesh: Mesh) -> Batch:

@@ -17,12 +17,12 @@ from jax.sharding import Mesh
 
 from mufin_jax import classifiers
 from mufin_jax.artefacts import load_model, save_model
-from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.classifiers import TableConfig
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.errors import InputError
 from mufin_jax.model import CrossAttention, new_cross_attention
-from mufin_jax.sharding import put, replicated
+from mufin_jax.runtime.distributed.mesh import put, replicated
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 STAGE = 3
 """Address of this stage's random draws, beside the seed."""

@@ -22,17 +22,18 @@ from jax.sharding import Mesh
 from mufin_jax import losses, mining
 from mufin_jax.artefacts import new_model, save_model
 from mufin_jax.bags import Bags, Pool
-from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import EXPECTED, Items, Loader
 from mufin_jax.embedding import describe_once
-from mufin_jax.errors import InputError
-from mufin_jax.logs import MetricsWriter
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, check_trains, describes, trains
 from mufin_jax.precomputed import precompute
 from mufin_jax.refreshes import Refreshes
-from mufin_jax.sharding import by_row, put, replicated, spare_rows
+from mufin_jax.runtime.distributed.mesh import by_row, put, replicated
+from mufin_jax.runtime.distributed.padding import spare_rows
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.logs import MetricsWriter
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.skips import gradient_norm, kept_unless_finite
 from mufin_jax.training import FitConfig, fit
 

@@ -19,13 +19,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
-from mufin_jax import hosts
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.disk import disk_errors, filling
-from mufin_jax.errors import InputError
 from mufin_jax.evaluation import Scored, drop
-from mufin_jax.files import damaged, discard, read_json, replacing, sync
-from mufin_jax.logs import progress
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.report import answer_panels, data_panels, vector_panels
 from mufin_jax.report.asked import Asked
@@ -35,8 +30,13 @@ from mufin_jax.report.page import Shown, data_uri, page
 from mufin_jax.report.panel import Panel, panel_or_reason, to_csv
 from mufin_jax.report.spread import MOST
 from mufin_jax.report.style import house_style
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.logs import progress
+from mufin_jax.runtime.signals import until_stopped
+from mufin_jax.runtime.storage.disk import disk_errors, filling
+from mufin_jax.runtime.storage.files import damaged, discard, read_json, replacing, sync
 from mufin_jax.shortlist import Shortlist
-from mufin_jax.stops import until_stopped
 
 PAGE = "index.html"
 MOST_SHOWN = 60
@@ -98,7 +98,7 @@ def report(
     """
     dataset = Dataset.open(prepared)
     panels = _panels(config, dataset, workdir, mesh, seed, truth, predict)
-    hosts.once("the report is written", functools.partial(_write, panels, workdir, out))
+    processes.once("the report is written", functools.partial(_write, panels, workdir, out))
 
 
 def _panels(

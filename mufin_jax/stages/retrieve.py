@@ -18,18 +18,19 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from mufin_jax import files, hosts
 from mufin_jax.artefacts import load_model
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
-from mufin_jax.data.npy import forget
 from mufin_jax.embedding import describe_once, embed_blocks, embed_once
-from mufin_jax.errors import InputError
 from mufin_jax.evaluation import spare_places
 from mufin_jax.label_side import EntryWriter, write_shortlists
 from mufin_jax.mining import training_pairs
 from mufin_jax.precomputed import use_precomputed
 from mufin_jax.retrieval import IndexConfig, LabelIndex
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage import files
+from mufin_jax.runtime.storage.npy import forget
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +71,9 @@ def retrieve(
     loader = Loader(dataset, model.config.modalities, mesh, model.config.label_images)
     use_precomputed(model, loader, kept)
     known, own = pretrained / "vectors.npy", out / "vectors.npy"
-    vectors = describe_once(model, loader, known if hosts.decide(known.exists) else own)
+    vectors = describe_once(model, loader, known if processes.decide(known.exists) else own)
     x = embed_once(model, loader, vectors, dataset.train, out / "x.npy")
-    if not hosts.decide((out / "index" / "index.json").exists):
+    if not processes.decide((out / "index" / "index.json").exists):
         relevance, _ = training_pairs(dataset.train)
         with EntryWriter(out / "index", relevance, x, config.pooled) as entries:
             for labels, part in embed_blocks(
@@ -84,7 +85,7 @@ def retrieve(
     log.info("index: %d entries of %d labels", len(index.entries.vectors), dataset.num_labels)
     tested = (part.vector for _, part in embed_blocks(model, loader, vectors, dataset.test))
     for side, queries in ((dataset.train, _blocks(x)), (dataset.test, tested)):
-        if not hosts.decide((out / side.name / files.MANIFEST).exists):
+        if not processes.decide((out / side.name / files.MANIFEST).exists):
             k = config.shortlist + spare_places(side.filter)
             write_shortlists(index, queries, len(side), k, out / side.name)
 
@@ -92,7 +93,7 @@ def retrieve(
         for path in (own, out / "x.npy"):
             path.unlink(missing_ok=True)
 
-    hosts.once("retrieve is complete", clear)
+    processes.once("retrieve is complete", clear)
 
 
 def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import minute
 
-from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 SECONDS = {
     "prepare": 0.3,

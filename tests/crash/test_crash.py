@@ -6,8 +6,8 @@ import minute
 import pytest
 from driver import kill_after_first_step, kill_and_finish
 
-from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.experiment import STAGES
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 
 def test_a_run_killed_in_every_stage_ends_the_same(minute_run, compiled, tmp_path):

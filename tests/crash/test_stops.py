@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from driver import SECONDS, Stopwatch, signal_at
 
-from mufin_jax.checkpoint import Checkpoints
 from mufin_jax.experiment import STAGES
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 HALTING = str(Path(minute.__file__).with_name("halting.py"))
 WITHIN = 15

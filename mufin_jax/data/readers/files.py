@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from mufin_jax.data.images import BadImage
-from mufin_jax.errors import InputError
-from mufin_jax.stops import check_stop
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.signals import check_stop
 
 MAX_LINE = 64 * 2**20
 MAX_BLANK = 1_000_000

@@ -19,7 +19,7 @@ from mufin_jax.data.readers.catalogue import Catalogue, RawSide
 from mufin_jax.data.readers.files import SourceFolder, lines
 from mufin_jax.data.readers.products import Product, parse_product
 from mufin_jax.data.tally import Tally
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 FORM = "json lines"
 _FILES = {"train": "trn", "test": "tst", "label": "lbl"}

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix, load_npz
 
-from mufin_jax.data.npy import check_unfolding
 from mufin_jax.data.readers.files import SourceFolder, lines
 from mufin_jax.data.tally import Tally
-from mufin_jax.errors import InputError
-from mufin_jax.files import damaged
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import damaged
+from mufin_jax.runtime.storage.npy import check_unfolding
 
 _NUMBERS = "?bhilqBHILQfdg"  # the dtypes that SciPy's compiled code knows
 _EACH = 64  # bytes that an archive may unfold to for each row

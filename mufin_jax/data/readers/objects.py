@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mufin_jax.errors import InputError, reason
+from mufin_jax.runtime.errors import InputError, reason
 
 _RECONSTRUCT = {f"numpy.{core}.multiarray _reconstruct" for core in ("core", "_core")}
 _FROM_BUFFER = {f"numpy.{core}.numeric _frombuffer" for core in ("core", "_core")}

@@ -22,7 +22,7 @@ from mufin_jax.data.readers import matrices
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue, NoImages, RawSide
 from mufin_jax.data.readers.files import SourceFolder, decode, lines
 from mufin_jax.data.tally import Tally
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 FORM = "repository"
 _PAIRS = {"train": "trn_X_Y.txt", "test": "tst_X_Y.txt"}

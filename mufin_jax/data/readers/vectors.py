@@ -15,9 +15,9 @@ from mufin_jax.data.readers.catalogue import Catalogue, RawSide
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.data.tally import Tally
-from mufin_jax.errors import InputError
-from mufin_jax.files import damaged
-from mufin_jax.stops import until_stopped
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.signals import until_stopped
+from mufin_jax.runtime.storage.files import damaged
 
 FORM = "image vectors"
 _SPLITS = {"train": ("trn", "train"), "test": ("tst", "test"), "label": ("lbl", "label")}

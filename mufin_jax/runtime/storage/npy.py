@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mufin_jax import hosts
-from mufin_jax.disk import disk_errors
-from mufin_jax.files import MAKE_ANEW, damaged, replacing
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.storage.disk import disk_errors
+from mufin_jax.runtime.storage.files import MAKE_ANEW, damaged, replacing
 
 _FREE, _TIMES = 2**26, 100
 _READERS = {
@@ -112,7 +112,7 @@ def whole_npy(
     Raises:
         DiskError: if the file cannot be written.
     """
-    if hosts.is_main():
+    if processes.is_main():
         size = math.prod(row_shape) * np.dtype(dtype).itemsize
         needed = None if rows is None else rows * size
         with disk_errors(path, needed):
@@ -123,7 +123,7 @@ def whole_npy(
             writer.finish()
     else:
         yield _Nowhere()
-    hosts.barrier(f"{path.name} is written")
+    processes.barrier(f"{path.name} is written")
 
 
 def mapped(path: Path) -> np.ndarray:

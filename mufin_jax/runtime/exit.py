@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mufin_jax import hosts
-from mufin_jax.disk import disk_error, is_disk_error
-from mufin_jax.errors import MufinError
-from mufin_jax.peers import say
-from mufin_jax.stops import signals_stop_gently
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.liveness import say
+from mufin_jax.runtime.errors import MufinError
+from mufin_jax.runtime.signals import signals_stop_gently
+from mufin_jax.runtime.storage.disk import disk_error, is_disk_error
 
 
 def main_guard(main: Callable[[], Any]) -> int:
@@ -25,22 +25,22 @@ def main_guard(main: Callable[[], Any]) -> int:
     try:
         with signals_stop_gently():
             main()
-            hosts.finish()
+            processes.finish()
         sys.stdout.flush()
         return 0
     except Exception as error:
         code, line = _answer(error)
         if code is None:
             if _is_of_the_runtime(error):
-                hosts.wait_for_news(traceback.format_exc())
-            hosts.end(1, f"error: {line}", traceback.format_exc())
+                processes.wait_for_news(traceback.format_exc())
+            processes.end(1, f"error: {line}", traceback.format_exc())
             raise
-        hosts.end(code, line)
+        processes.end(code, line)
         if line:
             say(line)
         return code
     except KeyboardInterrupt:
-        hosts.end(128 + signal.SIGINT, "")
+        processes.end(128 + signal.SIGINT, "")
         return 128 + signal.SIGINT
 
 

@@ -5,8 +5,8 @@ import os
 import re
 import threading
 
-from mufin_jax import peers
-from mufin_jax.errors import InputError, PeerLost
+from mufin_jax.runtime.distributed import liveness
+from mufin_jax.runtime.errors import InputError, PeerLost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class HostsConfig:
             raise InputError(f"--hosts.process={self.process}: wanted 0 to {self.processes - 1}")
 
 
-def join(config: HostsConfig, stop: threading.Event) -> peers.Peers | None:
+def join(config: HostsConfig, stop: threading.Event) -> liveness.Peers | None:
     """Connect with the other processes; None if neither flags nor a launcher speak of any."""
     if config.processes == 1:
         return None
@@ -66,9 +66,9 @@ def join(config: HostsConfig, stop: threading.Event) -> peers.Peers | None:
             f"error: the processes of this run did not all meet within {config.start_timeout} s "
             f"({place}); start all of them, or allow more with --hosts.start-timeout\n".encode(),
         )
-        peers.leave(PeerLost.exit_code)
+        liveness.leave(PeerLost.exit_code)
 
-    peers.answer_aborts(
+    liveness.answer_aborts(
         lambda: (InputError.exit_code, f"error: this process could not join the run ({place})")
     )
     timer = threading.Timer(config.start_timeout, late)
@@ -84,16 +84,16 @@ def join(config: HostsConfig, stop: threading.Event) -> peers.Peers | None:
             heartbeat_timeout_seconds=config.lost_timeout,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        peers.leave_aborts()
+        liveness.leave_aborts()
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"this process could not join the run ({place}): {reason}") from error
     finally:
         timer.cancel()
     state = distributed.global_state
     address, processes = state.coordinator_address or "", state.num_processes
-    lost = PeerLost.exit_code, peers.lost_line([0], processes)
-    peers.answer_aborts(lambda: None if peers.answers(address) else lost)
-    return peers.Peers(state.client, state.process_id, processes, stop, config.lost_timeout)
+    lost = PeerLost.exit_code, liveness.lost_line([0], processes)
+    liveness.answer_aborts(lambda: None if liveness.answers(address) else lost)
+    return liveness.Peers(state.client, state.process_id, processes, stop, config.lost_timeout)
 
 
 def launcher() -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mufin_jax import hosts
+from mufin_jax.runtime.distributed import processes
 
 _BUFFER = 2**30
 """Bytes on their way between devices and disk at a time, unless one array's part is larger."""
@@ -92,7 +92,9 @@ def load_arrays(path: Path, targets: dict[str, Any]) -> dict[str, Any]:
 
 
 def _context() -> Any:
-    if hosts.several() and hosts.alone():  # Orbax would wait for the others, now or the next time
+    if (
+        processes.several() and processes.alone()
+    ):  # Orbax would wait for the others, now or the next time
         raise RuntimeError("a checkpoint is a matter of all processes, not of hosts.once")
     from orbax.checkpoint import v1 as ocp
 
@@ -112,7 +114,7 @@ def savable(leaf: Any) -> Any:
     """The array as Orbax wants it: on all processes' devices, or else in numpy."""
     if not isinstance(leaf, jax.Array):
         return np.asarray(leaf)
-    return np.asarray(leaf) if hosts.several() and leaf.is_fully_addressable else leaf
+    return np.asarray(leaf) if processes.several() and leaf.is_fully_addressable else leaf
 
 
 def target(leaf: Any) -> Any:

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from mufin_jax import peers
-from mufin_jax.joining import HostsConfig, join
-from mufin_jax.peers import Peers, leave, leave_aborts
+from mufin_jax.runtime.distributed import liveness
+from mufin_jax.runtime.distributed.liveness import Peers, leave, leave_aborts
+from mufin_jax.runtime.distributed.startup import HostsConfig, join
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def _connect() -> None:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    from mufin_jax.sharding import by_row, make_mesh, put, replicated
+    from mufin_jax.runtime.distributed.mesh import by_row, make_mesh, put, replicated
 
     mesh = make_mesh()
     ones = put(np.ones(mesh.size, np.float32), by_row(mesh))
@@ -147,7 +147,7 @@ def wait_for_news(details: str) -> None:
     If it is, this process ends here, with the `details` (a traceback) before its line.
     """
     if _peers is not None:
-        peers.failed_collective = details
+        liveness.failed_collective = details
         time.sleep(_peers.lost_timeout + 15)
 
 

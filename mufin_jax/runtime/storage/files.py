@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mufin_jax.disk import disk_error, is_disk_error
-from mufin_jax.errors import InputError, MufinError, reason
+from mufin_jax.runtime.errors import InputError, MufinError, reason
+from mufin_jax.runtime.storage.disk import disk_error, is_disk_error
 
 MANIFEST = "manifest.json"
 """The file that completes a sealed folder."""

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mufin_jax.errors import InputError
+from mufin_jax.runtime.errors import InputError
 
 _THREADS = "PJRT_NPROC"
 """The variable that XLA reads, once, when it starts."""

@@ -14,9 +14,9 @@ from typing import Any, SupportsFloat
 
 from tqdm import tqdm
 
-from mufin_jax import hosts
-from mufin_jax.disk import disk_errors
-from mufin_jax.files import replacing
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.storage.disk import disk_errors
+from mufin_jax.runtime.storage.files import replacing
 
 
 class _AboveBars(logging.Handler):
@@ -65,7 +65,7 @@ def set_up_logging(level: int = logging.INFO, process: int | None = None) -> Non
 
 def progress(**options: Any) -> tqdm:
     """A progress bar on the terminal of the main process; elsewhere it only counts."""
-    return tqdm(disable=None if hosts.is_main() else True, **options)
+    return tqdm(disable=None if processes.is_main() else True, **options)
 
 
 class MetricsWriter:
@@ -89,14 +89,14 @@ class MetricsWriter:
         """
         self._after = step
         for path in (self._path, self._skipped):
-            if hosts.is_main() and path.exists():
+            if processes.is_main() and path.exists():
                 kept = [line for line in path.read_bytes().splitlines(True) if _upto(line, step)]
                 with replacing(path) as file:
                     file.writelines(kept)
 
     def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         """Adds {"step": step, name: value ...}; NaN and infinity become null."""
-        if not hosts.is_main():
+        if not processes.is_main():
             return
         values = {name: float(value) for name, value in metrics.items()}
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -113,7 +113,7 @@ class MetricsWriter:
 
     def skip(self, step: int, metrics: Mapping[str, float], ids: Mapping[str, list[str]]) -> Path:
         """Adds a step that changed nothing, and the ids of its batch, to the file it returns."""
-        if hosts.is_main():
+        if processes.is_main():
             line = {"step": step, **{name: str(value) for name, value in metrics.items()}, **ids}
             _append(self._skipped, line)
         return self._skipped

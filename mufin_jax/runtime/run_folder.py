@@ -23,10 +23,10 @@ from typing import Any, TypeVar
 
 import filelock
 
-from mufin_jax import hosts
-from mufin_jax.disk import disk_errors
-from mufin_jax.errors import DiskError, Held, InputError
-from mufin_jax.files import discard, jsonable, read_json, write_json
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.errors import DiskError, Held, InputError
+from mufin_jax.runtime.storage.disk import disk_errors
+from mufin_jax.runtime.storage.files import discard, jsonable, read_json, write_json
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Run:
         self._lock = filelock.FileLock(workdir / "lock")
 
     def __enter__(self) -> "Run":
-        hosts.once("a run begins", self._hold)
+        processes.once("a run begins", self._hold)
         return self
 
     def _hold(self) -> None:
@@ -74,7 +74,7 @@ class Run:
         )
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if hosts.is_main():
+        if processes.is_main():
             try:
                 if isinstance(error, DiskError):
                     _discard_torn(self.workdir / _COMPILED)
@@ -97,12 +97,12 @@ class Run:
 
     def finished(self, stage: str) -> bool:
         """Whether `mark_finished` was reached."""
-        return hosts.decide((self.workdir / stage / "done.json").is_file)
+        return processes.decide((self.workdir / stage / "done.json").is_file)
 
     def mark_finished(self, stage: str, facts: dict[str, Any] | None = None) -> None:
         """Records, durably and as the last thing written, that a stage needs no repetition."""
         path = self.stage_folder(stage) / "done.json"
-        hosts.once(
+        processes.once(
             f"{stage} is finished", lambda: write_json(path, {"at": _now(), **(facts or {})})
         )
 
@@ -113,12 +113,12 @@ class Run:
         """
         self.check(stage, settings)
         path = self.stage_folder(stage) / "settings.json"
-        if hosts.is_main() and not path.exists():
+        if processes.is_main() and not path.exists():
             write_json(path, settings)
 
     def check(self, stage: str, settings: Any) -> None:
         """Raises what `guard` raises, and records nothing."""
-        hosts.once(f"{stage} is checked", lambda: self._check(stage, settings))
+        processes.once(f"{stage} is checked", lambda: self._check(stage, settings))
 
     def _check(self, stage: str, settings: Any) -> None:
         path = self.workdir / stage / "settings.json"
@@ -145,7 +145,7 @@ class Run:
         start = time.monotonic()
 
         def note() -> None:
-            if hosts.is_main():
+            if processes.is_main():
                 seconds = dict(self.facts().get("seconds", {}))
                 spent = seconds.get(stage, 0.0) + time.monotonic() - start
                 peak = self.facts().get("peak_bytes", {})
@@ -169,7 +169,7 @@ class Run:
 
     def record(self, **facts: Any) -> None:
         """Adds to run.json, or replaces in it."""
-        if hosts.is_main():
+        if processes.is_main():
             write_json(self.workdir / "run.json", self.facts() | facts)
 
 
@@ -183,7 +183,7 @@ def environment() -> dict[str, Any]:
     """Versions, platform and devices, for run.json; starts JAX's backend."""
     import jax
 
-    from mufin_jax import machine
+    from mufin_jax.runtime import machine
 
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from mufin_jax.errors import PeerLost
+from mufin_jax.runtime.errors import PeerLost
 
 ADVICE = "run the same command on all hosts to go on"
 

@@ -26,8 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mufin_jax import files, hosts
-from mufin_jax.array_files import (
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage import files
+from mufin_jax.runtime.storage.disk import disk_errors
+from mufin_jax.runtime.storage.orbax import (
     forget_place,
     is_anywhere,
     load_arrays,
@@ -35,8 +38,6 @@ from mufin_jax.array_files import (
     save_arrays,
     target,
 )
-from mufin_jax.disk import disk_errors
-from mufin_jax.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Checkpoints:
     """The checkpoints of one stage, newest `keep` of them; one run at a time may save.
 
     All processes of a run call the methods, in the same order; the main one cannot do it alone,
-    in `hosts.once`.
+    in `processes.once`.
     """
 
     folder: Path
@@ -92,11 +93,11 @@ class Checkpoints:
 
         with disk_errors(self.folder, needed):
             try:
-                hosts.once(f"checkpoint {step} begins", begin)
+                processes.once(f"checkpoint {step} begins", begin)
                 save_arrays(unfinished / "state", arrays)
-                hosts.once(f"checkpoint {step} is complete", complete)
+                processes.once(f"checkpoint {step} is complete", complete)
             except BaseException:
-                if hosts.is_main():
+                if processes.is_main():
                     for seconds in _UNTIL_QUIET:
                         time.sleep(seconds)
                         self._remove_unfinished()
@@ -118,7 +119,7 @@ class Checkpoints:
             step = self.latest()
             if step is None:
                 return None
-        elif reason := hosts.decide(lambda: self._damage(step)):
+        elif reason := processes.decide(lambda: self._damage(step)):
             raise InputError(f"{self.folder / str(step)}: {reason}; restore another step")
         folder = self.folder.absolute() / str(step)
         stored = files.read_json(folder / "facts.json")
@@ -141,7 +142,7 @@ class Checkpoints:
 
     def described(self) -> dict[str, dict[str, Any]]:
         """Shape and dtype of each array of the newest finished step, by name; reads no array."""
-        return hosts.decide(self._described)
+        return processes.decide(self._described)
 
     def _described(self) -> dict[str, dict[str, Any]]:
         for step in self._steps():
@@ -151,7 +152,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The newest step whose files all match its manifest; damaged ones are reported."""
-        return hosts.decide(self._latest)
+        return processes.decide(self._latest)
 
     def _latest(self) -> int | None:
         for step in self._steps():

@@ -17,9 +17,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NoReturn, TypeVar
 
-from mufin_jax import hosts
-from mufin_jax.errors import Stopped
-from mufin_jax.peers import leave, say
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.liveness import leave, say
+from mufin_jax.runtime.errors import Stopped
 
 T = TypeVar("T")
 
@@ -41,12 +41,12 @@ unsaved = threading.Event()
 
 def stop_requested() -> bool:
     """Whether a signal asked a process of the run to stop: save, then raise Stopped."""
-    return hosts.stop.is_set()
+    return processes.stop.is_set()
 
 
 def check_stop(where: str) -> None:
     """Raises Stopped in a phase that has nothing to save, if a signal asked for it."""
-    if hosts.stop.is_set():
+    if processes.stop.is_set():
         raise Stopped(f"{where}: stopped by a signal; run the same command to go on")
 
 
@@ -68,13 +68,13 @@ def signals_stop_gently() -> Iterator[None]:
     if _gentle or threading.current_thread() is not threading.main_thread():
         yield
         return
-    hosts.stop.clear()
+    processes.stop.clear()
     unsaved.clear()
     noticed, notice = socket.socketpair()
     notice.setblocking(False)
     wakeup = signal.set_wakeup_fd(notice.fileno(), warn_on_full_buffer=False)
     # The thread below does the rest, and hears of signals while Python can't run this.
-    before = {number: signal.signal(number, lambda *_: hosts.stop.set()) for number in _SIGNALS}
+    before = {number: signal.signal(number, lambda *_: processes.stop.set()) for number in _SIGNALS}
     watch = threading.Thread(target=_watch, args=(noticed,), name="signals", daemon=True)
     watch.start()
     _gentle = True
@@ -89,7 +89,7 @@ def signals_stop_gently() -> Iterator[None]:
         watch.join()
         notice.close()
         noticed.close()
-        hosts.stop.clear()
+        processes.stop.clear()
         unsaved.clear()
 
 
@@ -101,7 +101,7 @@ def _watch(noticed: socket.socket) -> None:
     if _next(noticed, math.inf) is None:
         return
     first = time.monotonic()
-    hosts.stop.set()
+    processes.stop.set()
     say("\nstopping after this step; once more to end at once")
     patient = first + PATIENCE
     while True:
@@ -111,7 +111,7 @@ def _watch(noticed: socket.socket) -> None:
             patient = time.monotonic() + PATIENCE
             if not unsaved.is_set():
                 line = "error: stopped by a signal; run the same command to go on"
-                hosts.end(Stopped.exit_code, line)
+                processes.end(Stopped.exit_code, line)
                 say(line)
                 leave(Stopped.exit_code)
         else:

@@ -6,7 +6,7 @@ device, on eight virtual ones and on a pod.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -163,40 +163,3 @@ def take(part: Array, index: Int[Array, "..."]) -> Array:
 def over_devices(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
     """Map `function` over the devices: each call sees its own rows of the BY_ROW arguments."""
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
-
-
-def spare_rows(count: int, mesh: Mesh | int) -> int:
-    """Return how many masked rows a batch of `count` wants, to be split evenly over the devices.
-
-    The batch itself stays what it is on any number of devices.
-    """
-    return -count % (mesh if isinstance(mesh, int) else mesh.size)
-
-
-def round_up(count: int, mesh_size: int = 1) -> int:
-    """Round up to the next bucket that divides over the devices.
-
-    Buckets bound both padding and the number of shapes that are ever compiled: powers of two up to
-    8, for what one query asks; from there 1, 1.25, 1.5, 1.75 times a power of two; and eighths in
-    place of quarters beyond 1,024, where the counts of batches hardly vary. The bucket depends on
-    the count alone, so a resumed run compiles, and computes, what the first one did.
-    """
-    octave = 1 << max(count - 1, 0).bit_length() >> 1  # the power of two below
-    step = max(octave // (1 if octave < 8 else 4 if octave < 1024 else 8), 1)
-    size = max(1, -(-count // step) * step)
-    return -(-size // mesh_size) * mesh_size
-
-
-def usual_size(counts: Sequence[int], mesh_size: int = 1) -> int:
-    """Return the size that an axis is padded to whose counts vary like these ones.
-
-    Three standard deviations above their mean, and none of them lies beyond it: nearly all batches
-    then have one shape. It is rounded up by a 32nd at most, so that runs of other seeds often have
-    that shape, too. 0, for none, where it would be a quarter above the mean: buckets are better.
-    """
-    size = max(max(counts), int(np.ceil(np.mean(counts) + 3 * np.std(counts))))
-    if size > 1.25 * np.mean(counts):
-        return 0
-    step = max((1 << size.bit_length()) // 64, 1)
-    size = -(-size // step) * step
-    return -(-size // mesh_size) * mesh_size

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mufin_jax import hosts
-from mufin_jax.disk import disk_errors
-from mufin_jax.files import jsonable, read_json
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.storage.disk import disk_errors
+from mufin_jax.runtime.storage.files import jsonable, read_json
 
 _BESIDE = ("miniature", "precomputed")
 """Folders that go with the prepared data: what they were made from, and what frozen encoders make
@@ -42,7 +42,7 @@ def link_stages(workdir: Path, settings: Mapping[str, Any], others: Iterable[Pat
                 for name in (stage, *_BESIDE) if stage == "prepare" else (stage,):
                     _link(workdir / name, next((run / name for run in alike), None))
 
-    hosts.once("stages are shared", link)
+    processes.once("stages are shared", link)
 
 
 def _link(path: Path, end: Path | None) -> None:

@@ -1,0 +1,75 @@
+"""Sizes that batches are padded to: few shapes to compile, rows that divide over the devices."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+
+def spare_rows(count: int, mesh: Mesh | int) -> int:
+    """Return how many masked rows a batch of `count` wants, to be split evenly over the devices.
+
+    The batch itself stays what it is on any number of devices.
+    """
+    return -count % (mesh if isinstance(mesh, int) else mesh.size)
+
+
+def round_up(count: int, mesh_size: int = 1) -> int:
+    """Round up to the next bucket that divides over the devices.
+
+    Buckets bound both padding and the number of shapes that are ever compiled: powers of two up to
+    8, for what one query asks; from there 1, 1.25, 1.5, 1.75 times a power of two; and eighths in
+    place of quarters beyond 1,024, where the counts of batches hardly vary. The bucket depends on
+    the count alone, so a resumed run compiles, and computes, what the first one did.
+    """
+    octave = 1 << max(count - 1, 0).bit_length() >> 1  # the power of two below
+    step = max(octave // (1 if octave < 8 else 4 if octave < 1024 else 8), 1)
+    size = max(1, -(-count // step) * step)
+    return -(-size // mesh_size) * mesh_size
+
+
+def usual_size(counts: Sequence[int], mesh_size: int = 1) -> int:
+    """Return the size that an axis is padded to whose counts vary like these ones.
+
+    Three standard deviations above their mean, and none of them lies beyond it: nearly all batches
+    then have one shape. It is rounded up by a 32nd at most, so that runs of other seeds often have
+    that shape, too. 0, for none, where it would be a quarter above the mean: buckets are better.
+    """
+    size = max(max(counts), int(np.ceil(np.mean(counts) + 3 * np.std(counts))))
+    if size > 1.25 * np.mean(counts):
+        return 0
+    step = max((1 << size.bit_length()) // 64, 1)
+    size = -(-size // step) * step
+    return -(-size // mesh_size) * mesh_size
+
+
+def padded_size(count: int, mesh_size: int = 1, usual: int = 0) -> int:
+    """Return the usual size where it is enough, else that of the next bucket."""
+    return usual if 0 < usual >= count else round_up(count, mesh_size)
+
+
+def pad_rows(array: np.ndarray, mesh_size: int = 1, fill: int = 0, usual: int = 0) -> np.ndarray:
+    """Append rows of zeros, or of another number, up to the usual size or the next bucket."""
+    size = padded_size(len(array), mesh_size, usual)
+    padded = np.full((size, *array.shape[1:]), fill, array.dtype)
+    padded[: len(array)] = array
+    return padded
+
+
+def pad_texts(
+    tokens: Int[np.ndarray, "r w"],
+    places: Int[np.ndarray, "r w"],
+    mesh_size: int = 1,
+    usual: int = 0,
+) -> tuple[Int[np.ndarray, "_ w"], Int[np.ndarray, "_ w"]]:
+    """Append rows without a text up to the usual size or the next bucket."""
+    return pad_rows(tokens, mesh_size, 0, usual), pad_rows(places, mesh_size, -1, usual)
+
+
+def grown(array: np.ndarray, rows: int, fill: int | float = 0) -> np.ndarray:
+    """Append rows up to so many."""
+    if len(array) == rows:
+        return array
+    missing = [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)]
+    return np.pad(array, missing, constant_values=fill)
