@@ -8,10 +8,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mufin_jax import classifiers
-from mufin_jax.abstract import abstract_module
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.encoders import described, from_description, how_computed
+from mufin_jax.encoders.abstract import abstract_module
+from mufin_jax.encoders.checks import how_computed
 from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.encoders.registry import described, from_description
 from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
 from mufin_jax.model import ModelConfig, Mufin
 from mufin_jax.runtime.distributed import processes

@@ -11,7 +11,7 @@ import jax
 import optax
 from flax import nnx
 
-from mufin_jax.encoders import trainable
+from mufin_jax.encoders.freezing import trainable
 from mufin_jax.runtime.errors import InputError
 
 Mode = Literal["frozen", "last", "full"]

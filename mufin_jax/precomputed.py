@@ -34,7 +34,7 @@ from flax import nnx
 from mufin_jax.bags import Pool
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.data.manifest import RECORDS_CHECKSUMS
-from mufin_jax.encoders import trainable
+from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.model import Mufin
 from mufin_jax.optimizer import OptimizerConfig

@@ -10,10 +10,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from mufin_jax.abstract import abstract_module
 from mufin_jax.classifiers import TableConfig
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.encoders import how_computed
+from mufin_jax.encoders.abstract import abstract_module
+from mufin_jax.encoders.checks import how_computed
 from mufin_jax.encoders.pretrained import read_config
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.index_config import IndexConfig

@@ -8,9 +8,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from raw_folders import write_repository
 
-from mufin_jax.abstract import abstract_module
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.model import ModelConfig, Mufin

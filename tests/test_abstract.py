@@ -6,7 +6,7 @@ import time
 import jax
 from flax import nnx
 
-from mufin_jax.abstract import abstract_module
+from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.vit import ViT, ViTConfig
 
 CONFIG = ViTConfig(width=12, depth=3, heads=2, mlp=10, patch=4, image_size=8)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mufin_jax.abstract import abstract_module
-from mufin_jax.encoders import trainable
+from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
+from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.runtime.errors import InputError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mufin_jax.encoders import check_transformer
+from mufin_jax.encoders.checks import check_transformer
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
 from mufin_jax.encoders.layers import compute_dtype, linear
 from mufin_jax.encoders.vit import ViT, ViTConfig

@@ -11,17 +11,18 @@ from flax import nnx
 from PIL import Image
 from small import shaken
 
-from mufin_jax.abstract import abstract_module
 from mufin_jax.data.images import read_image
 from mufin_jax.data.text import Tokenizer
-from mufin_jax.encoders import new_encoder, trainable
+from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.clip_image import ClipImageConfig
 from mufin_jax.encoders.clip_text import ClipTextConfig
+from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.pretrained import (
     image_processing,
     load_image_encoder,
     load_text_encoder,
 )
+from mufin_jax.encoders.registry import new_encoder
 from mufin_jax.encoders.resnet import ResNetConfig
 from mufin_jax.encoders.siglip import SiglipConfig
 from mufin_jax.runtime.errors import InputError

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from mufin_jax.encoders import ENCODERS, described, from_description, name_of, trainable
+from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.pretrained import (
     image_processing,
     load_image_encoder,
@@ -22,6 +22,7 @@ from mufin_jax.encoders.pretrained import (
     resolve,
 )
 from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.encoders.registry import ENCODERS, described, from_description, name_of
 from mufin_jax.runtime.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"

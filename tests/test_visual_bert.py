@@ -13,10 +13,11 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 from small import shaken
 
-from mufin_jax.abstract import abstract_module
-from mufin_jax.encoders import is_joint, new_encoder, trainable
+from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.distilbert import DistilBertConfig
+from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.pretrained import load_text_encoder
+from mufin_jax.encoders.registry import is_joint, new_encoder
 from mufin_jax.encoders.visual_bert import VisualBert, VisualBertConfig
 from mufin_jax.runtime.errors import InputError
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mufin_jax.abstract import abstract_module
-from mufin_jax.encoders import trainable
+from mufin_jax.encoders.abstract import abstract_module
+from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.pretrained import image_processing, load_image_encoder
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vit import ViT, ViTConfig

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders import check_size, patches, refuse_unless
+from mufin_jax.encoders import patches
+from mufin_jax.encoders.checks import check_size, refuse_unless
 from mufin_jax.encoders.layers import (
     Activation,
     compute_dtype,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from mufin_jax.encoders import check_size
+from mufin_jax.encoders.checks import check_size
 from mufin_jax.encoders.layers import (
     Activation,
     compute_dtype,

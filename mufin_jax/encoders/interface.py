@@ -2,7 +2,7 @@
 
 An encoder is a plain NNX module, made from (config, rngs), that holds weights and its config and no
 random state. Descriptors go in, one float32 vector each comes out. Its names say what trains
-(`encoders.trainable`): its blocks are in a list `blocks`; what follows the last block is called
+(`freezing.trainable`): its blocks are in a list `blocks`; what follows the last block is called
 `norm`, `pooling` or `projection`; running statistics are called `mean` and `variance`, and never
 train. A text encoder reads several texts a row (`rows.py`), each of which sees itself alone. A
 joint encoder takes the text encoder's place, and makes one vector of a text and its pictures.

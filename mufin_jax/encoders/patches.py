@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders import check_size
+from mufin_jax.encoders.checks import check_size
 from mufin_jax.encoders.processing import MAX_SIDE
 from mufin_jax.runtime.errors import InputError
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from mufin_jax.encoders import EncoderKind, Modality, of_checkpoint
 from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.encoders.registry import EncoderKind, Modality, of_checkpoint
 from mufin_jax.runtime.errors import InputError, reason
 from mufin_jax.runtime.storage.files import damaged
 
@@ -107,7 +107,7 @@ def _load(checkpoint: str | Path, modality: Modality, how: Mapping[str, Any]) ->
     import jax.numpy as jnp
     from flax import nnx
 
-    from mufin_jax.abstract import abstract_module
+    from mufin_jax.encoders.abstract import abstract_module
 
     folder = resolve(checkpoint)
     kind, config = _config(folder, modality, how)

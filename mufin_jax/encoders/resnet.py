@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders import check_computed, check_size, refuse_unless
+from mufin_jax.encoders.checks import check_computed, check_size, refuse_unless
 from mufin_jax.encoders.layers import compute_dtype, run_blocks
 from mufin_jax.encoders.naming import Layer, Naming, same
 from mufin_jax.runtime.errors import InputError

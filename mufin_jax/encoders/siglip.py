@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders import patches, refuse_unless
+from mufin_jax.encoders import patches
+from mufin_jax.encoders.checks import refuse_unless
 from mufin_jax.encoders.layers import (
     ACTIVATIONS,
     Activation,

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from mufin_jax.encoders import check_transformer
+from mufin_jax.encoders.checks import check_transformer
 from mufin_jax.encoders.layers import (
     ACTIVATIONS,
     Activation,

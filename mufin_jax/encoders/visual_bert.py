@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from mufin_jax.encoders import check_size, refuse_unless
+from mufin_jax.encoders.checks import check_size, refuse_unless
 from mufin_jax.encoders.layers import compute_dtype, layer_norm, linear, normal, run_blocks
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
 from mufin_jax.encoders.transformer import PostNormBlock, TransformerConfig

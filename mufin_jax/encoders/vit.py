@@ -12,7 +12,8 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders import patches, refuse_unless
+from mufin_jax.encoders import patches
+from mufin_jax.encoders.checks import refuse_unless
 from mufin_jax.encoders.layers import compute_dtype, layer_norm, linear, normal, run_blocks
 from mufin_jax.encoders.naming import LINEAR, NORM, PATCHES, SQUEEZED, Naming
 from mufin_jax.encoders.transformer import PreNormBlock, TransformerConfig

@@ -1,0 +1,119 @@
+"""The encoders by name.
+
+To add one: write its config, module and renaming table in a file of its own, after `interface.py`,
+and its line in `ENCODERS`. Importing this file imports no JAX; an encoder's file is imported when
+it is used.
+"""
+
+import dataclasses
+import functools
+import importlib
+import operator
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mufin_jax.runtime.errors import InputError
+
+Modality = Literal["image", "text"]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderKind:
+    """Where an architecture lives, and which checkpoints are of it."""
+
+    modality: Modality
+    """What it encodes."""
+    module: str
+    """`file:class` of its module, in this folder."""
+    model_types: tuple[str, ...]
+    """What its checkpoints are called in config.json, as `model_type`."""
+    joint: bool = False
+    """Whether it reads a text and vectors of its pictures together, an `interface.JointEncoder`."""
+
+    def module_class(self) -> type[Any]:
+        """Import the module's class, an `interface.Encoder`; call it with (config, rngs)."""
+        file, name = self.module.split(":")
+        return getattr(importlib.import_module(f"mufin_jax.encoders.{file}"), name)
+
+    def config_class(self) -> type[Any]:
+        """Import the config's dataclass, an `interface.EncoderConfig`."""
+        return self.module_class().Config
+
+
+ENCODERS = {
+    "vit": EncoderKind("image", "vit:ViT", ("vit",)),
+    "resnet": EncoderKind("image", "resnet:ResNet", ("resnet",)),
+    "clip_image": EncoderKind("image", "clip_image:ClipImage", ("clip", "clip_vision_model")),
+    "siglip": EncoderKind("image", "siglip:Siglip", ("siglip", "siglip_vision_model")),
+    "distilbert": EncoderKind("text", "distilbert:DistilBert", ("distilbert",)),
+    "clip_text": EncoderKind("text", "clip_text:ClipText", ("clip", "clip_text_model")),
+    "visual_bert": EncoderKind("text", "visual_bert:VisualBert", ("visual_bert", "bert"), True),
+}
+"""Keyed by the names that saved models have for them."""
+
+
+def find(name: str) -> EncoderKind:
+    """Look an encoder up.
+
+    Raises:
+        InputError: no encoder has this name.
+    """
+    if name not in ENCODERS:
+        raise InputError(f"no encoder is called {name!r}; there are {', '.join(ENCODERS)}")
+    return ENCODERS[name]
+
+
+def of_modality(modality: Modality) -> dict[str, EncoderKind]:
+    """The encoders of images, or those of texts."""
+    return {name: kind for name, kind in ENCODERS.items() if kind.modality == modality}
+
+
+def configs(modality: Modality) -> Any:
+    """The type of a config of any of them: a union."""
+    return functools.reduce(
+        operator.or_, (kind.config_class() for kind in of_modality(modality).values())
+    )
+
+
+def of_checkpoint(modality: Modality, model_type: Any) -> EncoderKind:
+    """Look up what encodes images, or texts, with the weights of a checkpoint.
+
+    Raises:
+        InputError: none does with a checkpoint of this `model_type`.
+    """
+    kinds = of_modality(modality).values()
+    for kind in kinds:
+        if model_type in kind.model_types:
+            return kind
+    known = ", ".join(name for kind in kinds for name in kind.model_types)
+    given = repr(model_type)[:200]
+    raise InputError(f"model_type is {given}; want one that encodes {modality}s: {known}")
+
+
+def new_encoder(config: Any, rngs: Any) -> Any:
+    """Make the encoder that a config is of, with initial weights."""
+    return ENCODERS[name_of(config)].module_class()(config, rngs)
+
+
+def name_of(config: Any) -> str:
+    """The name of the encoder that a config is of."""
+    found = [name for name, kind in ENCODERS.items() if type(config) is kind.config_class()]
+    return found[0]
+
+
+def is_joint(config: Any) -> bool:
+    """Whether the encoder that a config is of reads a text and its pictures together."""
+    return ENCODERS[name_of(config)].joint
+
+
+def described(config: Any) -> dict[str, Any]:
+    """A config as JSON can hold it; `from_description` makes it anew."""
+    return {"kind": name_of(config), **dataclasses.asdict(config)}
+
+
+def from_description(values: Mapping[str, Any], default: str) -> Any:
+    """Make the config that was `described`; files of version 0.1 leave its kind to `default`."""
+    # JSON has no tuples.
+    sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    sizes.pop("kind", None)
+    return find(values.get("kind", default)).config_class()(**sizes)
