@@ -145,11 +145,11 @@ def measure(workdir: Path) -> dict[str, Any]:
     """Build the index of Module II anew and ask it; compare the run's shortlists to exact ones."""
     import jax
 
-    from mufin_jax.artefacts import load_model
     from mufin_jax.data.dataset import Dataset
     from mufin_jax.data.loader import Loader
-    from mufin_jax.embedding import describe, embed
     from mufin_jax.label_entries import LabelEntries
+    from mufin_jax.model.embed_side import describe, embed
+    from mufin_jax.model.saved import load_model
     from mufin_jax.retrieval import IndexConfig, LabelIndex
     from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put
     from mufin_jax.shortlist import Shortlist, recall

@@ -174,9 +174,9 @@ def for_ours(drawn: Drawn, num_labels: int = 0, trunk: Any = None) -> Any:
         trunk: a function from padded images to the tokens of the image encoder's trunk, to take
             their place; None: the images themselves.
     """
-    from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
-    from mufin_jax.classifiers import padded_rows
+    from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
     from mufin_jax.data.packing import pack_texts
+    from mufin_jax.model.label_table import padded_rows
     from mufin_jax.runtime.distributed.padding import pad_rows, pad_texts
     from mufin_jax.stages import finetune, pretrain
 

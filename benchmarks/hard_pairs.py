@@ -25,10 +25,10 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from mufin_jax import mining
-from mufin_jax.artefacts import load_model
-from mufin_jax.data.dataset import Dataset, Side
+from mufin_jax.data.dataset import Dataset, Side, training_pairs
 from mufin_jax.data.loader import Loader
-from mufin_jax.data.miniature_world import NUM_STYLES
+from mufin_jax.data.synthetic.catalogue_world import NUM_STYLES
+from mufin_jax.model.saved import load_model
 from mufin_jax.refreshes import Refreshes
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
@@ -57,7 +57,7 @@ def main() -> None:
     paper = PretrainConfig()
     with tempfile.TemporaryDirectory(prefix="hard-pairs-") as folder:
         z, x = Refreshes(Path(folder)).at(1, lambda: model, loader, 0)
-        points_of, related = (pairs.T.tocsr() for pairs in mining.training_pairs(dataset.train))
+        points_of, related = (pairs.T.tocsr() for pairs in training_pairs(dataset.train))
 
         pairs = points_of.tocoo()
         hard = (z[pairs.row] * x[pairs.col]).sum(1) <= paper.hard_limit

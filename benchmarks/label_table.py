@@ -31,8 +31,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mufin_jax import classifiers, losses, memory
-from mufin_jax.classifiers import Rows, TableConfig
+from mufin_jax import losses, memory
+from mufin_jax.model import label_table
+from mufin_jax.model.label_table import Rows, TableConfig
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.run_folder import environment
 
@@ -71,7 +72,7 @@ class Contender:
 
 def loss_of(rows: Rows, batch: dict[str, Any]) -> jax.Array:
     """The loss of Module IV, through w, of datapoints that are given."""
-    w = classifiers.combine(rows, batch["z"])
+    w = label_table.combine(rows, batch["z"])
     similarities = jnp.einsum("bd,bcd->bc", batch["x"], w[batch["chosen"]])
     first = jnp.broadcast_to(jnp.arange(similarities.shape[1]) < POSITIVES, similarities.shape)
     return losses.cosine_margin_loss(similarities, first, ~first).mean()
@@ -104,9 +105,9 @@ def make_step(mesh: Any) -> Any:
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(table: Any, batch: dict[str, Any]) -> tuple[Any, jax.Array]:
-        rows = classifiers.gather(table.rows, batch["ids"], mesh)
+        rows = label_table.gather(table.rows, batch["ids"], mesh)
         loss, gradients = jax.value_and_grad(loss_of)(rows, batch)
-        return classifiers.update(table, batch["ids"], gradients, jnp.float32(1e-3), mesh), loss
+        return label_table.update(table, batch["ids"], gradients, jnp.float32(1e-3), mesh), loss
 
     return step
 
@@ -114,7 +115,7 @@ def make_step(mesh: Any) -> Any:
 def sparse(num_labels: int, zipf: bool, table: TableConfig) -> Contender:
     """The label table."""
     mesh = make_mesh(jax.devices()[:1])
-    state = classifiers.initialize(jax.random.key(0), num_labels, DIM, mesh, config=table)
+    state = label_table.initialize(jax.random.key(0), num_labels, DIM, mesh, config=table)
     return Contender(jax.block_until_ready(state), make_step(mesh), drawer(num_labels, zipf))
 
 
@@ -177,7 +178,7 @@ def collectives(arguments: argparse.Namespace) -> dict[str, Any]:
     mesh, found, kind = make_mesh(), [], TableConfig(*arguments.table.split(","))
     batch = drawer(SIZES[0], False)()
     for num_labels in (SIZES[1], SIZES[-1]):
-        table = classifiers.abstract(num_labels, DIM, mesh, kind)
+        table = label_table.abstract(num_labels, DIM, mesh, kind)
         program = make_step(mesh).lower(table, batch).compile()
         moved = 0
         for line in program.as_text().splitlines():

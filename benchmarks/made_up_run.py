@@ -9,15 +9,15 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.data.miniature import MiniatureConfig, write_miniature
-from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.strings import Strings
-from mufin_jax.embedding import SideEmbedding
+from mufin_jax.data.synthetic.catalogue import MiniatureConfig, write_miniature
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.label_memory import writing
-from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.model.embed_side import SideEmbedding
+from mufin_jax.model.mufin import ModelConfig, Mufin
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig, LabelIndex
 from mufin_jax.runtime.distributed.mesh import make_mesh

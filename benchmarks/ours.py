@@ -13,10 +13,10 @@ import numpy as np
 from batches import Drawn, for_ours
 from flax import nnx
 
-from mufin_jax import classifiers
 from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.model import label_table
+from mufin_jax.model.mufin import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, by_part, trains
 from mufin_jax.runtime.distributed.mesh import by_row, make_mesh, one_ahead, put, replicated
 from mufin_jax.stages import finetune, pretrain
@@ -79,11 +79,11 @@ class Ours:
         if num_labels:
             config = finetune.FinetuneConfig(optimizer=optimizer)
             self._step = finetune.make_step(config, self.graphdef, rule, steps, self.mesh)
-            start = classifiers.initialize(jax.random.key(0), num_labels, dim, self.mesh)
+            start = label_table.initialize(jax.random.key(0), num_labels, dim, self.mesh)
             if table is not None:
-                more = -len(table[0]) % classifiers.ROWS
+                more = -len(table[0]) % label_table.ROWS
                 eta, alpha = np.pad(table[0], ((0, more), (0, 0))), np.pad(table[1], (0, more))
-                rows = put(classifiers.Rows(eta, alpha), by_row(self.mesh))
+                rows = put(label_table.Rows(eta, alpha), by_row(self.mesh))
                 start = dataclasses.replace(start, rows=rows)
             self.state["table"] = start
         else:

@@ -108,7 +108,7 @@ class Queries:
     def embedding(self, count: int, mesh: Any) -> Any:
         """The first so many, padded as the predictor pads them."""
         from mufin_jax import query_shapes
-        from mufin_jax.model import Embedding
+        from mufin_jax.model.mufin import Embedding
         from mufin_jax.runtime.distributed.mesh import by_row, put
 
         size = query_shapes.points(count, mesh.size)

@@ -90,10 +90,10 @@ def say(name: str, runs: list[dict[str, Any]], limit: float | None, **facts: Any
 def make_run(workdir: Path, full_size: bool) -> None:
     """Finish a run in `workdir`: a little of the miniature, hardly trained."""
     from experiments.amazon import MINIATURE
-    from mufin_jax.data.miniature import MiniatureConfig
-    from mufin_jax.data.prepare import PrepareConfig
+    from mufin_jax.data.preparation.prepare import PrepareConfig
+    from mufin_jax.data.synthetic.catalogue import MiniatureConfig
     from mufin_jax.experiment import run
-    from mufin_jax.model import ModelConfig
+    from mufin_jax.model.mufin import ModelConfig
 
     short = dataclasses.replace(
         MINIATURE,

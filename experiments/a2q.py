@@ -22,9 +22,9 @@ if the pictures are decoded as fast.
 import sys
 
 from mufin_jax.command import main
-from mufin_jax.data.ads import AdsConfig
+from mufin_jax.data.synthetic.ads import AdsConfig
 from mufin_jax.experiment import Experiment
-from mufin_jax.model import ModelConfig
+from mufin_jax.model.mufin import ModelConfig
 from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.retrieval import IndexConfig
 from mufin_jax.stages.finetune import FinetuneConfig

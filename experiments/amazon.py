@@ -19,13 +19,13 @@ import sys
 from typing import Any
 
 from mufin_jax.command import main
-from mufin_jax.data.miniature import MiniatureConfig
-from mufin_jax.data.prepare import PrepareConfig
+from mufin_jax.data.preparation.prepare import PrepareConfig
+from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.experiment import Experiment
-from mufin_jax.model import ModelConfig
+from mufin_jax.model.mufin import ModelConfig
 from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig

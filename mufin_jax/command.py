@@ -23,7 +23,7 @@ from mufin_jax.runtime.imports import swift_imports
 from mufin_jax.runtime.logs import set_up_logging
 
 with swift_imports():
-    from mufin_jax.data.prepare import Overlap
+    from mufin_jax.data.preparation.prepare import Overlap
     from mufin_jax.experiment import Experiment, Stage, run
     from mufin_jax.runtime import machine
     from mufin_jax.runtime.distributed import processes

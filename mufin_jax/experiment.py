@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal
 import tyro
 from jax.sharding import Mesh
 
-from mufin_jax.classifiers import ROWS
-from mufin_jax.data.ads import AdsConfig, write_ads
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.miniature import MiniatureConfig, write_miniature
-from mufin_jax.data.miniature_outfits import OutfitsConfig, write_outfits
-from mufin_jax.data.prepare import PrepareConfig, prepare
-from mufin_jax.model import ModelConfig
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
+from mufin_jax.data.synthetic.ads import AdsConfig, write_ads
+from mufin_jax.data.synthetic.catalogue import MiniatureConfig, write_miniature
+from mufin_jax.data.synthetic.outfits import OutfitsConfig, write_outfits
+from mufin_jax.model.label_table import ROWS
+from mufin_jax.model.mufin import ModelConfig
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError

@@ -20,14 +20,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Int32, Int64
 
-from mufin_jax import classifiers
-from mufin_jax.attention import Memory
-from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import SideEmbedding, embed_blocks, embed_once
 from mufin_jax.label_side import EntryWriter
-from mufin_jax.mining import training_pairs
-from mufin_jax.model import CrossBlock, Mufin
+from mufin_jax.model import label_table
+from mufin_jax.model.attention import Memory
+from mufin_jax.model.embed_side import SideEmbedding, embed_blocks, embed_once
+from mufin_jax.model.mufin import CrossBlock, Mufin
 from mufin_jax.retrieval import IndexConfig
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import (
@@ -109,7 +108,7 @@ def gather(
 def write_label_side(
     folder: Path,
     model: Mufin,
-    rows: classifiers.Rows | None,
+    rows: label_table.Rows | None,
     dataset: Dataset,
     vectors: Float[np.ndarray, "p d"],
     config: IndexConfig,
@@ -144,7 +143,7 @@ def write_label_side(
 
 @contextlib.contextmanager
 def writing(
-    folder: Path, rows: classifiers.Rows | None, dim: int, mesh: Mesh
+    folder: Path, rows: label_table.Rows | None, dim: int, mesh: Mesh
 ) -> Iterator[Callable[[Int[np.ndarray, "c"], SideEmbedding], None]]:
     """A function that adds the next labels to the folder; every process must enter and call it.
 
@@ -180,8 +179,8 @@ def writing(
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _combine(rows: classifiers.Rows, ids: Array, z: Array, mesh: Mesh) -> Array:
-    return classifiers.combine(classifiers.gather(rows, ids, mesh), z)
+def _combine(rows: label_table.Rows, ids: Array, z: Array, mesh: Mesh) -> Array:
+    return label_table.combine(label_table.gather(rows, ids, mesh), z)
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

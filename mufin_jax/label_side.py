@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from scipy import sparse
 
 from mufin_jax import scann_tree
-from mufin_jax.embedding import SideEmbedding
 from mufin_jax.label_entries import LabelEntries
+from mufin_jax.model.embed_side import SideEmbedding
 from mufin_jax.retrieval import IndexConfig, LabelIndex, check_unit
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.logs import progress

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mufin_jax import scann_tree
-from mufin_jax.classifiers import TableConfig, bytes_per_label, padded_rows
+from mufin_jax.model.label_table import TableConfig, bytes_per_label, padded_rows
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available
 

@@ -7,20 +7,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
-from mufin_jax.data.dataset import Side
-
-
-def training_pairs(train: Side) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """Return the pairs that serve as positives, and those that must not serve as negatives.
-
-    Pairs of the overlap filter are neither: the datapoint and the label are the same product.
-    """
-    relevance = train.pairs.astype(bool).tocsr()
-    if train.filter is None or not train.filter.nnz:
-        return relevance, relevance
-    overlap = train.filter.astype(bool).tocsr()
-    return (relevance > relevance.multiply(overlap)).tocsr(), (relevance + overlap).tocsr()
-
 
 def draw_positives(
     points_of: sparse.csr_matrix,

@@ -16,12 +16,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from mufin_jax import metrics
-from mufin_jax.artefacts import load_model
-from mufin_jax.bags import Bags, Pool
+from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.questions import Questions
 from mufin_jax.data.strings import Strings
 from mufin_jax.floors import tfidf
+from mufin_jax.model.saved import load_model
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import LabelIndex
 from mufin_jax.runtime.distributed.mesh import fetch

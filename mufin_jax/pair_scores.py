@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mufin_jax.label_memory import LabelMemory, gather
-from mufin_jax.model import Embedding, Mufin
+from mufin_jax.model.mufin import Embedding, Mufin
 from mufin_jax.runtime.distributed.mesh import fetch, replicated
 from mufin_jax.runtime.distributed.padding import grown
 from mufin_jax.shortlist import Shortlist

@@ -31,12 +31,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mufin_jax.bags import Pool
+from mufin_jax.data.bags import Pool
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.data.manifest import RECORDS_CHECKSUMS
 from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
-from mufin_jax.model import Mufin
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, put, replicated

@@ -21,15 +21,16 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax import classifiers, pair_scores, query_shapes
-from mufin_jax.artefacts import load_model
-from mufin_jax.bags import Bags, Pool
+from mufin_jax import pair_scores, query_shapes
+from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, prefetch
-from mufin_jax.embedding import embed
 from mufin_jax.label_memory import LabelMemory, write_label_side
 from mufin_jax.label_side import shortlist
-from mufin_jax.model import Embedding, Mufin
+from mufin_jax.model import label_table
+from mufin_jax.model.embed_side import embed
+from mufin_jax.model.mufin import Embedding, Mufin
+from mufin_jax.model.saved import load_model
 from mufin_jax.queries import read_items
 from mufin_jax.retrieval import IndexConfig, LabelIndex
 from mufin_jax.runtime import machine
@@ -126,7 +127,7 @@ class Predictor:
     def write(
         folder: Path,
         model: Mufin,
-        rows: classifiers.Rows | None,
+        rows: label_table.Rows | None,
         dataset: Dataset,
         vectors: Float[np.ndarray, "p d"],
         config: PredictConfig,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
-from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
+from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.packing import row_widths, text_width
 from mufin_jax.runtime.distributed.padding import grown

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_once, embed_once
-from mufin_jax.model import Mufin
+from mufin_jax.model.embed_side import describe_once, embed_once
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime import machine
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import DiskError

@@ -6,7 +6,7 @@ import time
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from mufin_jax.bags import Pool
+from mufin_jax.data.bags import Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import evaluate_ranking, spare_places
 from mufin_jax.prediction import Predictor

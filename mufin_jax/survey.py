@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from mufin_jax.classifiers import TableConfig
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.checks import how_computed
@@ -18,7 +17,8 @@ from mufin_jax.encoders.pretrained import read_config
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.index_config import IndexConfig
 from mufin_jax.memory import Sizes, check, plan, report
-from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.model.label_table import TableConfig
+from mufin_jax.model.mufin import ModelConfig, Mufin
 from mufin_jax.optimizer import OptimizerConfig, trains
 from mufin_jax.runtime.machine import available
 

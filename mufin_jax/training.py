@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mufin_jax import row_updates
 from mufin_jax.data.loader import prefetch
+from mufin_jax.model import sparse_updates
 from mufin_jax.runtime import machine
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, make_mesh, one_ahead, put, replicated
@@ -218,7 +218,7 @@ def _save(step: int, state: State, checkpoints: Checkpoints, skips: Skips) -> No
 
 @jax.jit
 def _all_finite(state: State) -> jax.Array:
-    return jnp.array([row_updates.finite(leaf) for leaf in jax.tree.leaves(state)]).all()
+    return jnp.array([sparse_updates.finite(leaf) for leaf in jax.tree.leaves(state)]).all()
 
 
 class _Follower:

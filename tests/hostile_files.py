@@ -29,8 +29,8 @@ import raw_folders
 from mutation import EXTREMES, cost, limit_memory, mutated
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.prepare import PrepareConfig, prepare
-from mufin_jax.data.text import Tokenizer
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
+from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.encoders.pretrained import (
     image_processing,
     load_image_encoder,

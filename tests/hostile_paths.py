@@ -17,7 +17,7 @@ import numpy as np
 import raw_folders
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.runtime.errors import MufinError
 from mufin_jax.runtime.storage.files import write_sealed
 

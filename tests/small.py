@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 from raw_folders import write_repository
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
-from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.model.mufin import ModelConfig, Mufin
 from mufin_jax.runtime.distributed.mesh import put, replicated
 
 PIXELS = 8

@@ -14,8 +14,8 @@ import pytest
 from experiments import a2q, amazon
 from mufin_jax import experiment as experiments
 from mufin_jax.command import main, parse
-from mufin_jax.data.ads import AdsConfig
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.synthetic.ads import AdsConfig
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.prediction import Predictor
 from mufin_jax.runtime.distributed.mesh import make_mesh

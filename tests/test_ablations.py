@@ -9,14 +9,14 @@ import pytest
 from flax import nnx
 from small import CONFIG, SIZES, new_model, shaken, weights
 
-from mufin_jax import classifiers
-from mufin_jax.artefacts import load_model, save_model
-from mufin_jax.attention import Concatenation, NoAttention
-from mufin_jax.bags import unit
-from mufin_jax.classifiers import Rows, TableConfig
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_once, embed_blocks
 from mufin_jax.mining import thinned
+from mufin_jax.model import label_table
+from mufin_jax.model.attention import Concatenation, NoAttention
+from mufin_jax.model.embed_side import describe_once, embed_blocks
+from mufin_jax.model.label_table import Rows, TableConfig
+from mufin_jax.model.pooling import unit
+from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.optimizer import OptimizerConfig, check_trains
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
@@ -167,17 +167,17 @@ def test_a_stage_in_which_nothing_trains_is_refused(dataset, one_device, tmp_pat
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_sum_of_z_and_eta_is_a_combination_with_another_alpha(mesh, dtype):
-    table = classifiers.initialize(
+    table = label_table.initialize(
         jax.random.key(0), SIZES["label"], DIM, mesh, config=TableConfig(dtype=dtype)
     )
     ids = jnp.arange(SIZES["label"])
-    rows = classifiers.gather(table.rows, ids, mesh)
+    rows = label_table.gather(table.rows, ids, mesh)
     z = np.random.default_rng(1).normal(size=(len(ids), DIM)).astype(np.float32)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     wanted = z + np.asarray(rows.eta)
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(jax.jit(classifiers.add)(rows, z), wanted, atol=1e-6)
-    again = classifiers.gather(classifiers.as_combined(table.rows), ids, mesh)
-    np.testing.assert_allclose(jax.jit(classifiers.combine)(again, z), wanted, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(label_table.add)(rows, z), wanted, atol=1e-6)
+    again = label_table.gather(label_table.as_combined(table.rows), ids, mesh)
+    np.testing.assert_allclose(jax.jit(label_table.combine)(again, z), wanted, atol=1e-6)
     zero = Rows(jnp.zeros((1, DIM)), jnp.zeros(1))
-    np.testing.assert_allclose(jax.jit(classifiers.add)(zero, z[:1]), z[:1], atol=1e-6)
+    np.testing.assert_allclose(jax.jit(label_table.add)(zero, z[:1]), z[:1], atol=1e-6)

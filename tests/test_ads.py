@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from mufin_jax.data.ads import AdsConfig, write_ads
-from mufin_jax.data.ads_world import MOST_LABELS, Queries
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.manifest import MANIFEST
+from mufin_jax.data.synthetic.ads import AdsConfig, write_ads
+from mufin_jax.data.synthetic.ads_world import MOST_LABELS, Queries
 from mufin_jax.runtime.errors import DiskError, InputError
 
 CONFIG = AdsConfig(labels=310, points=1700, test_points=230, dim=17, noise=0.6)

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from small import shaken
 
-from mufin_jax.attention import AttentionBlock
+from mufin_jax.model.attention import AttentionBlock
 from mufin_jax.runtime.distributed.mesh import BY_ROW, REPLICATED, over_devices
 
 DIM = 6

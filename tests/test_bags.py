@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mufin_jax.bags import Bags, fill, masked_sum, pool_maximum, unit
+from mufin_jax.data.bags import Bags
+from mufin_jax.model.pooling import fill, masked_sum, pool_maximum, unit
 
 
 def test_slots_are_filled_from_the_pool_and_padding_is_zero():

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from raw_folders import picture, tiny_repository, write_json_lines, write_repository
 
-from mufin_jax.data import resizing_beam
-from mufin_jax.data.beam import Beam
 from mufin_jax.data.manifest import MANIFEST, read_manifest
-from mufin_jax.data.miniature import MiniatureConfig, write_miniature
-from mufin_jax.data.prepare import PrepareConfig, prepare
-from mufin_jax.data.records import open_split, write_records
+from mufin_jax.data.preparation import resize_beam
+from mufin_jax.data.preparation.beam import Beam
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
+from mufin_jax.data.preparation.records import write_records
+from mufin_jax.data.record_images import open_split
+from mufin_jax.data.synthetic.catalogue import MiniatureConfig, write_miniature
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 
 SIDES = ("train", "test", "label")
@@ -72,7 +73,7 @@ def test_a_miniature_with_a_broken_picture_becomes_the_same_folder(store, tmp_pa
     for number in (3, 30):
         lines[number] = lines[number].replace(b"\t/9j/", b"\tAAAA")
     path.write_bytes(b"\n".join(lines))
-    monkeypatch.setattr(resizing_beam, "SHARD", 7)
+    monkeypatch.setattr(resize_beam, "SHARD", 7)
     fields: dict[str, Any] = {
         "array and records": {},
         "records alone": {"image_array_gb": 0.0},
@@ -94,7 +95,7 @@ def test_workers_in_other_processes_read_picture_files_by_their_names(tmp_path, 
     labels = [{"ASIN": "L", "images": ["images/300.jpg"]}]
     raw = write_json_lines(tmp_path / "raw", trn=items, tst=items[:9], lbl=labels)
     (raw / "images" / "5.jpg").write_bytes(picture(5)[:200])
-    monkeypatch.setattr(resizing_beam, "SHARD", 7)
+    monkeypatch.setattr(resize_beam, "SHARD", 7)
     _, beam = both_ways(raw, tmp_path, beam_options=PROCESSES, max_bad=0.1)
     report = json.loads((beam / "prepare_report.json").read_text())
     # Item A5 has neither title nor picture left, on both sides.

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from mufin_jax import classifiers
-from mufin_jax.classifiers import (
+from mufin_jax.model import label_table
+from mufin_jax.model.label_table import (
     ROWS,
     LabelTable,
     Rows,
@@ -26,12 +26,12 @@ LEAN = TableConfig("bfloat16", "adagrad")
 
 @pytest.fixture(scope="module")
 def gather(mesh):
-    return jax.jit(lambda table, ids: classifiers.gather(table.rows, ids, mesh))
+    return jax.jit(lambda table, ids: label_table.gather(table.rows, ids, mesh))
 
 
 @pytest.fixture(scope="module")
 def update(mesh):
-    return jax.jit(lambda table, ids, rows, rate: classifiers.update(table, ids, rows, rate, mesh))
+    return jax.jit(lambda table, ids, rows, rate: label_table.update(table, ids, rows, rate, mesh))
 
 
 def gradients(seed: int, count: int = len(IDS)) -> Rows:
@@ -76,11 +76,11 @@ def test_the_table_is_the_same_on_one_device_and_on_eight(mesh, one_device, gath
     eight, one = (initialize(jax.random.key(1), L, DIM, m) for m in (mesh, one_device))
     for step in range(2):
         rows = gather(eight, IDS)
-        expected = classifiers.gather(one.rows, jnp.array(IDS), one_device)
+        expected = label_table.gather(one.rows, jnp.array(IDS), one_device)
         np.testing.assert_array_equal(rows.eta, expected.eta)
         np.testing.assert_array_equal(rows.alpha, expected.alpha)
         eight = update(eight, IDS, gradients(step), RATE)
-        alone = jax.jit(classifiers.update, static_argnames="mesh")
+        alone = jax.jit(label_table.update, static_argnames="mesh")
         one = alone(one, IDS, gradients(step), RATE, mesh=one_device)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), host(eight), host(one))
 
@@ -161,7 +161,7 @@ def test_the_xavier_limit_counts_true_labels_not_padding(mesh):
 def test_an_abstract_table_has_the_shapes_and_places_of_a_real_one(mesh):
     for config in KINDS:
         real = initialize(jax.random.key(8), L, DIM, mesh, config=config)
-        promised = classifiers.abstract(L, DIM, mesh, config)
+        promised = label_table.abstract(L, DIM, mesh, config)
         assert jax.tree.structure(real) == jax.tree.structure(promised)
         for one, other in zip(*map(jax.tree.leaves, (real, promised)), strict=True):
             assert (one.shape, one.dtype) == (other.shape, other.dtype)
@@ -180,6 +180,6 @@ def test_a_label_costs_what_the_arithmetic_says(mesh):
     costs = [bytes_per_label(192, config) for config in KINDS]
     assert costs == [12 * 193, 4 * 195, 6 * 192 + 12, 2 * 192 + 12] == [2316, 780, 1164, 396]
     for config in KINDS:
-        table = classifiers.abstract(L, DIM, mesh, config)
+        table = label_table.abstract(L, DIM, mesh, config)
         stored = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(table))
         assert stored == 2048 * bytes_per_label(DIM, config) + table.steps.dtype.itemsize

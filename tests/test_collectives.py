@@ -16,9 +16,9 @@ from scipy import sparse
 from small import new_model
 from test_finetune import shortlists
 
-from mufin_jax import classifiers
-from mufin_jax.classifiers import TableConfig, bytes_per_label
 from mufin_jax.data.loader import Loader
+from mufin_jax.model import label_table
+from mufin_jax.model.label_table import TableConfig, bytes_per_label
 from mufin_jax.optimizer import OptimizerConfig, trains
 from mufin_jax.runtime.distributed.mesh import BY_ROW, REPLICATED, by_row, over_devices, put
 from mufin_jax.stages import finetune, pretrain
@@ -90,7 +90,7 @@ def module_four(dataset, mesh, count, table=TableConfig()):  # noqa: B008 (froze
     make = finetune.Batches(config, dataset, Loader(dataset, "both", DEVICES), shortlists(), 0)
     step = finetune.make_step(config, graphdef, optimizer, 100, mesh)
     state = {"train": train, "opt": optimizer.init(train)}
-    state["table"] = classifiers.abstract(count, DIM, mesh, table)
+    state["table"] = label_table.abstract(count, DIM, mesh, table)
     return step.lower(state, frozen, finetune.place(make(0), mesh)).compile()
 
 
@@ -133,14 +133,14 @@ def test_an_all_gather_of_the_table_would_be_seen(dataset, mesh, monkeypatch):
 
         return over_devices(local, mesh, (BY_ROW, REPLICATED), REPLICATED)(rows, ids)
 
-    monkeypatch.setattr(classifiers, "gather", gather)
+    monkeypatch.setattr(label_table, "gather", gather)
     program = module_four(dataset, mesh, FEW)
     assert any("all-gather" in line for line in faults(program, FEW))
 
 
 def test_a_copy_of_the_table_would_be_seen(dataset, mesh, right, monkeypatch):
     right(FEW, TableConfig())  # before anything is broken
-    update = classifiers.update
+    update = label_table.update
 
     def copying(table, *arguments, **options):
         new = update(table, *arguments, **options)
@@ -149,7 +149,7 @@ def test_a_copy_of_the_table_would_be_seen(dataset, mesh, right, monkeypatch):
             new, square=dataclasses.replace(new.square, eta=new.square.eta + 0 * flipped)
         )
 
-    monkeypatch.setattr(classifiers, "update", copying)
+    monkeypatch.setattr(label_table, "update", copying)
     program = module_four(dataset, mesh, FEW)
     more = grown([right(FEW, TableConfig()), program], "temp_size_in_bytes")
     assert faults(program, FEW) or more > 2 * FEW / DEVICES

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from raw_folders import tiny_repository
 
-from mufin_jax.data.ads import AdsConfig, write_ads
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.manifest import MANIFEST
-from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.strings import Strings
+from mufin_jax.data.synthetic.ads import AdsConfig, write_ads
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import read_sealed, write_sealed
 from mufin_jax.runtime.storage.npy import NpyWriter

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 from PIL import Image
 
-from mufin_jax.data import drawing
-from mufin_jax.data.drawing import Look, draw_picture
+from mufin_jax.data.synthetic import draw as draw_module
+from mufin_jax.data.synthetic.draw import Look, draw_picture
 
 
 def foreground(picture: Image.Image) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_kinds_can_be_told_apart_at_32_pixels():
 
 def test_hues_can_be_told_apart_by_the_mean_colour_of_a_picture():
     rng = np.random.default_rng(6)
-    colours = np.array(drawing.COLOURS, float)
+    colours = np.array(draw_module.COLOURS, float)
     colours /= np.linalg.norm(colours, axis=1, keepdims=True)
     right = []
     for hue, kind in itertools.product(range(8), range(10)):

@@ -9,7 +9,7 @@ import pytest
 from small import SIZES
 
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import SideEmbedding, describe_once, embed_blocks, embed_once
+from mufin_jax.model.embed_side import SideEmbedding, describe_once, embed_blocks, embed_once
 
 
 @pytest.fixture(scope="module")

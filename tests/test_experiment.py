@@ -18,11 +18,11 @@ from flax import nnx
 from raw_folders import write_json_lines
 
 from mufin_jax import experiment as experiments
-from mufin_jax.artefacts import new_model
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_once
 from mufin_jax.experiment import STAGES, run
+from mufin_jax.model.embed_side import describe_once
+from mufin_jax.model.saved import new_model
 from mufin_jax.optimizer import OptimizerConfig, describes, trains
 from mufin_jax.runtime.distributed.mesh import make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError

@@ -12,8 +12,8 @@ from finetuning import CONFIG, TABLE, L, batches, shortlists
 from flax import nnx
 from small import new_model, weights
 
-from mufin_jax import classifiers
-from mufin_jax.artefacts import save_model
+from mufin_jax.model import label_table
+from mufin_jax.model.saved import save_model
 from mufin_jax.optimizer import trains
 from mufin_jax.prediction import Predictor
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
@@ -48,7 +48,7 @@ class Stage:
         return {"train": self.train, "opt": self.opt, "table": table}
 
     def run(self):
-        table = classifiers.initialize(jax.random.key(0), L, DIM, self.mesh)
+        table = label_table.initialize(jax.random.key(0), L, DIM, self.mesh)
         self.table_before = jax.tree.map(np.array, table)
         # Donated buffers must not be those that a caller still holds.
         state, self.metrics = jax.tree.map(lambda leaf: leaf.copy(), self.state(table)), []
@@ -142,7 +142,7 @@ def test_only_rows_of_drawn_labels_learn_and_alpha_learns_too(eight):
 
 
 def test_a_step_that_is_not_finite_changes_neither_weights_nor_table(dataset, eight):
-    state = eight.state(classifiers.initialize(jax.random.key(0), L, DIM, eight.mesh))
+    state = eight.state(label_table.initialize(jax.random.key(0), L, DIM, eight.mesh))
     before = jax.tree.map(np.array, state)
     poisoned = jax.tree.map(lambda leaf: leaf * np.nan, eight.frozen)
     batch = place(eight.batches(0), eight.mesh)
@@ -158,7 +158,7 @@ def test_the_table_is_donated_to_the_step(eight):
 
 def compiled(stage, num_labels):
     """The step compiled for a table of so many labels, which is never made."""
-    table = classifiers.abstract(num_labels, DIM, stage.mesh)
+    table = label_table.abstract(num_labels, DIM, stage.mesh)
     batch = place(stage.batches(0), stage.mesh)
     return stage.step.lower(stage.state(table), stage.frozen, batch).compile()
 
@@ -192,7 +192,7 @@ def test_the_moments_are_gone_when_the_label_side_is_written(
 ):
     model = new_model(dataset, one_device)
     save_model(model, tmp_path / "initialize" / "model")
-    table = classifiers.initialize(jax.random.key(0), L, DIM, one_device)
+    table = label_table.initialize(jax.random.key(0), L, DIM, one_device)
     Checkpoints(tmp_path / "initialize" / "table").save(0, table, {})
     shortlists().save(tmp_path / "retrieve" / "train")
     del model, table

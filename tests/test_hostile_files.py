@@ -21,14 +21,14 @@ import scipy.sparse
 from raw_folders import tiny_repository, write_json_lines
 from small import prepared_folder
 
-from mufin_jax.data import readers, tally
+from mufin_jax.data import readers
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import BadImage
-from mufin_jax.data.items import save_categories
-from mufin_jax.data.readers import files
+from mufin_jax.data.preparation.items import save_categories
+from mufin_jax.data.readers import files, tally
 from mufin_jax.data.readers.objects import read_lists
-from mufin_jax.data.tally import Tally
-from mufin_jax.data.text import Tokenizer
+from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.encoders.pretrained import image_processing, load_image_encoder
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 from mufin_jax.runtime.storage.files import read_json, read_sealed, write_sealed

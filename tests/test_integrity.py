@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from mufin_jax.artefacts import load_model
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.label_memory import LabelMemory
+from mufin_jax.model.saved import load_model
 from mufin_jax.retrieval import LabelIndex
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints

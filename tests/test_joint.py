@@ -15,15 +15,16 @@ import small
 from small import CONFIG, SIZES, pictures, title
 
 from experiments import amazon
-from mufin_jax import classifiers, precomputed
-from mufin_jax.artefacts import load_model, new_model, save_model
-from mufin_jax.bags import pool_maximum, unit
+from mufin_jax import precomputed
 from mufin_jax.command import parse
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_once, embed_blocks
 from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.encoders.visual_bert import VisualBertConfig
-from mufin_jax.model import ModelConfig
+from mufin_jax.model import label_table
+from mufin_jax.model.embed_side import describe_once, embed_blocks
+from mufin_jax.model.mufin import ModelConfig
+from mufin_jax.model.pooling import pool_maximum, unit
+from mufin_jax.model.saved import load_model, new_model, save_model
 from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.precomputed import precompute, use_precomputed
 from mufin_jax.prediction import PredictConfig, Predictor
@@ -159,7 +160,7 @@ def test_vectors_kept_of_another_image_encoder_are_not_served(dataset, model, me
 @pytest.fixture(scope="module")
 def predictor(dataset, model, mesh, tmp_path_factory):
     folder = tmp_path_factory.mktemp("joint")
-    rows = classifiers.initialize(jax.random.key(0), SIZES["label"], 6, mesh).rows
+    rows = label_table.initialize(jax.random.key(0), SIZES["label"], 6, mesh).rows
     vectors = describe_once(model, Loader(dataset, "joint", mesh), folder / "vectors.npy")
     config, exact = PredictConfig(shortlist=9), IndexConfig(backend="exact")
     Predictor.write(folder / "p", model, rows, dataset, vectors, config, exact, pooled=True)

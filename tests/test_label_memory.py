@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from small import new_model
 
-from mufin_jax import classifiers
-from mufin_jax.embedding import SideEmbedding
 from mufin_jax.label_memory import LabelMemory, gather, writing
+from mufin_jax.model import label_table
+from mufin_jax.model.embed_side import SideEmbedding
 from mufin_jax.runtime.errors import InputError
 
 DIM, L, MOST = 6, 13, 3
@@ -41,7 +41,7 @@ def write(folder, labels, rows, mesh, size):
 
 @pytest.fixture(scope="module")
 def table(mesh):
-    return classifiers.initialize(jax.random.key(0), L, DIM, mesh)
+    return label_table.initialize(jax.random.key(0), L, DIM, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def folder(tmp_path_factory, labels, table, mesh):
 def test_what_is_written_is_the_bags_and_the_classifiers(labels, mesh, tmp_path, size, kept):
     rows, w = None, labels.vector
     if kept:
-        config = classifiers.TableConfig(dtype=kept)
-        table = classifiers.initialize(jax.random.key(0), L, DIM, mesh, 0.25, config)
-        rows, eta = table.rows, np.asarray(classifiers.gather(table.rows, jnp.arange(L), mesh).eta)
+        config = label_table.TableConfig(dtype=kept)
+        table = label_table.initialize(jax.random.key(0), L, DIM, mesh, 0.25, config)
+        rows, eta = table.rows, np.asarray(label_table.gather(table.rows, jnp.arange(L), mesh).eta)
         w = 0.25 * labels.vector + 0.75 * eta / np.linalg.norm(eta, axis=1, keepdims=True)
         w = w / np.linalg.norm(w, axis=1, keepdims=True)
     write(tmp_path, labels, rows, mesh, size)

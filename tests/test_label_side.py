@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mufin_jax.embedding import SideEmbedding
 from mufin_jax.label_entries import LabelEntries
 from mufin_jax.label_side import EntryWriter, centroids, shortlist, write_shortlists
 from mufin_jax.mesh_search import MeshSearch
+from mufin_jax.model.embed_side import SideEmbedding
 from mufin_jax.retrieval import IndexConfig, LabelIndex
 from mufin_jax.shortlist import Shortlist
 

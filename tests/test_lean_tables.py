@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from test_classifiers import DIM, IDS, KINDS, RATE, L, gradients, host
 
-from mufin_jax import classifiers
-from mufin_jax.artefacts import load_table
-from mufin_jax.classifiers import LabelTable, Rows, TableConfig, initialize
-from mufin_jax.row_updates import round_to_nearest
+from mufin_jax.model import label_table
+from mufin_jax.model.label_table import LabelTable, Rows, TableConfig, initialize, load_table
+from mufin_jax.model.sparse_updates import round_to_nearest
 from mufin_jax.runtime.distributed.mesh import put
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
@@ -19,7 +18,7 @@ from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 @pytest.fixture(scope="module")
 def update(mesh):
-    return jax.jit(lambda table, ids, rows, rate: classifiers.update(table, ids, rows, rate, mesh))
+    return jax.jit(lambda table, ids, rows, rate: label_table.update(table, ids, rows, rate, mesh))
 
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: f"{config.dtype}-{config.update}")
@@ -29,7 +28,7 @@ def test_every_kind_of_table_learns_the_same_bits_on_one_device_and_on_eight(
     tables = []
     for where in (mesh, one_device):
         table = initialize(jax.random.key(9), L, DIM, where, config=config)
-        step = jax.jit(classifiers.update, static_argnames="mesh", donate_argnums=0)
+        step = jax.jit(label_table.update, static_argnames="mesh", donate_argnums=0)
         for seed in range(3):
             table = step(table, IDS, gradients(seed), RATE, mesh=where)
         tables.append(host(table))
@@ -38,7 +37,7 @@ def test_every_kind_of_table_learns_the_same_bits_on_one_device_and_on_eight(
     start = initialize(jax.random.key(9), L, DIM, mesh, config=config)
     moved = np.flatnonzero((np.array(start.rows.eta) != tables[0].rows.eta).any(1))
     np.testing.assert_array_equal(moved, IDS[:-1])
-    rows = classifiers.gather(start.rows, jnp.array(IDS), mesh)
+    rows = label_table.gather(start.rows, jnp.array(IDS), mesh)
     assert rows.eta.dtype == rows.alpha.dtype == jnp.float32
 
 
@@ -90,7 +89,7 @@ def test_bfloat16_rows_follow_float32_where_rounding_to_the_nearest_stands_still
         for _ in range(steps):
             table = update(table, ids, drawn, rate)
         ends[dtype] = np.asarray(
-            classifiers.gather(table.rows, jnp.array(ids), mesh).eta, np.float64
+            label_table.gather(table.rows, jnp.array(ids), mesh).eta, np.float64
         )
     path = 1 - ends["float32"].mean()
     assert path == pytest.approx(steps * rate, rel=1e-2)  # Adam under an even gradient

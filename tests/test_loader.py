@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding
 from raw_folders import number_of
 from small import MOST_IMAGES, SIZES, pictures, title
 
-from mufin_jax.bags import TEXTS_A_ROW
+from mufin_jax.data.bags import TEXTS_A_ROW
 from mufin_jax.data.loader import Loader
 from mufin_jax.runtime.distributed.mesh import local_rows
 from mufin_jax.runtime.distributed.padding import pad_rows, round_up

@@ -6,10 +6,11 @@ import jax
 import pytest
 from small import CONFIG, SIZES, new_model
 
-from mufin_jax import classifiers, memory
-from mufin_jax.classifiers import TableConfig
+from mufin_jax import memory
 from mufin_jax.index_config import IndexConfig
 from mufin_jax.memory import Sizes
+from mufin_jax.model import label_table
+from mufin_jax.model.label_table import TableConfig
 from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available, available, host_memory
@@ -32,7 +33,7 @@ def held(devices, table=TableConfig()):  # noqa: B008 (frozen)
 @pytest.mark.parametrize("config", [TableConfig(), LEAN], ids=str)
 def test_the_planned_table_is_the_real_one(config, mesh):
     plan = memory.plan(Sizes(1500, 6, config, devices=8, local_devices=8))
-    table = classifiers.initialize(jax.random.key(0), 1500, 6, mesh, config=config)
+    table = label_table.initialize(jax.random.key(0), 1500, 6, mesh, config=config)
     for name, parts in (
         ("label table: rows", table.rows),
         ("label table: moments", (table.mean, table.square)),
@@ -51,7 +52,7 @@ def test_a_stage_holds_what_it_reads_and_nothing_of_the_others():
     plan = held(1)
     table = sum(part(plan, f"label table: {name}").device for name in ("rows", "moments"))
     assert plan.device("initialize") == table
-    eta = 768 * classifiers.padded_rows(A2Q.num_labels)
+    eta = 768 * label_table.padded_rows(A2Q.num_labels)
     assert plan.device("restore") - table == eta == part(plan, "an array being read").device
     assert plan.device("finetune") - table == part(plan, "rows of a step").device
     assert plan.device("pretrain") == 0 and plan.host("pretrain") == memory.JAX_BYTES

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 from scipy.sparse import csr_matrix, load_npz
 
-from mufin_jax.data import drawing, miniature, wording
-from mufin_jax.data.miniature import MiniatureConfig, write_miniature
-from mufin_jax.data.miniature_world import COMPANION_ODDS
+from mufin_jax.data.synthetic import catalogue, draw
+from mufin_jax.data.synthetic import titles as titles_module
+from mufin_jax.data.synthetic.catalogue import MiniatureConfig, write_miniature
+from mufin_jax.data.synthetic.catalogue_world import COMPANION_ODDS
 from mufin_jax.runtime.errors import DiskError, InputError
 
 SMALL = MiniatureConfig(points=70, test_points=30, labels=110, picture=16)
-CHROMA = np.array(drawing.COLOURS, float) - np.min(drawing.COLOURS, axis=1, keepdims=True)
+CHROMA = np.array(draw.COLOURS, float) - np.min(draw.COLOURS, axis=1, keepdims=True)
 CHROMA /= np.linalg.norm(CHROMA, axis=1, keepdims=True)
 
 
@@ -170,7 +171,7 @@ def test_without_the_ceiling_a_catalogue_is_incomplete(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(miniature, "write_images", full_disk)
+    monkeypatch.setattr(catalogue, "write_images", full_disk)
     with pytest.raises(DiskError, match="No space left"):
         write_miniature(SMALL, tmp_path)
     assert not (tmp_path / "ceiling.json").exists()
@@ -213,11 +214,11 @@ def test_pictures_are_drawn_or_vectors():
 def test_the_command_line_writes_what_it_is_told(tmp_path, monkeypatch, capsys):
     arguments = "--seed=3 --points=40 --test-points=20 --labels=50 --picture=16".split()
     monkeypatch.setattr(sys, "argv", ["miniature", str(tmp_path / "out"), *arguments])
-    miniature.main()
+    catalogue.main()
     assert (tmp_path / "out" / "trn_X_Y.txt").read_text().startswith("40 50\n")
     monkeypatch.setattr(sys, "argv", ["miniature", str(tmp_path / "out"), "--seed=4"])
     with pytest.raises(SystemExit) as ended:
-        miniature.main()
+        catalogue.main()
     assert ended.value.code == InputError.exit_code
     assert "another configuration" in capsys.readouterr().err
 
@@ -245,7 +246,7 @@ def test_label_frequencies_have_a_long_tail_and_no_row_or_column_is_empty(train,
 
 def test_there_are_twenty_categories_with_a_dozen_labels_a_style(out, truth):
     categories = (out / "categories.txt").read_text().splitlines()
-    assert [wording.CATEGORIES[theme] for theme in truth["label_theme"]] == categories
+    assert [titles_module.CATEGORIES[theme] for theme in truth["label_theme"]] == categories
     groups = np.bincount(truth["label_theme"] * 4 + truth["label_hue"] // 2)
     assert len(set(categories)) == 20 and set(groups) == {12, 13}
 

@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mufin_jax.data import wording
-from mufin_jax.data.miniature_outfits import OutfitsConfig, write_outfits
 from mufin_jax.data.readers import read, read_ceiling
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.synthetic import titles
+from mufin_jax.data.synthetic.outfits import OutfitsConfig, write_outfits
 from mufin_jax.runtime.errors import InputError
 
 CONFIG = OutfitsConfig(outfits=30, test_outfits=120, themes=3, copies=2, picture=16)
@@ -86,8 +86,8 @@ def test_titles_tell_the_theme_and_not_the_style(folder):
     hues, named = Counter(), 0
     for item, found in facts.items():
         words = set(found["title"].split())
-        named += bool(words & set(wording.theme_words(sort_of(item)[0])))
-        hues.update(words & set(wording.HUES))
+        named += bool(words & set(titles.theme_words(sort_of(item)[0])))
+        hues.update(words & set(titles.HUES))
     assert named > 0.85 * len(facts) and hues.total() < 0.2 * len(facts)
 
 

@@ -9,11 +9,11 @@ import pytest
 from flax import nnx
 from small import CONFIG, new_model, weights
 
-from mufin_jax.artefacts import load_model, save_model
-from mufin_jax.attention import Memory
-from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
+from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.loader import Loader
-from mufin_jax.model import Embedding, ModelConfig, Mufin
+from mufin_jax.model.attention import Memory
+from mufin_jax.model.mufin import Embedding, ModelConfig, Mufin
+from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.errors import InputError
 

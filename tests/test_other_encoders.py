@@ -12,7 +12,7 @@ from PIL import Image
 from small import shaken
 
 from mufin_jax.data.images import read_image
-from mufin_jax.data.text import Tokenizer
+from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.clip_image import ClipImageConfig
 from mufin_jax.encoders.clip_text import ClipTextConfig

@@ -11,9 +11,9 @@ import pytest
 from raw_folders import number_of, tiny_outfits
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.readers import outfit_lines
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 from mufin_jax.runtime.storage.files import read_json
 

@@ -17,8 +17,8 @@ from mufin_jax import metrics, outfits, queries
 from mufin_jax.command import main, parse
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
-from mufin_jax.data.miniature_outfits import OutfitsConfig
-from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
+from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.evaluation import drop
 from mufin_jax.experiment import run
 from mufin_jax.prediction import PredictConfig, Predictor

@@ -8,8 +8,8 @@ from raw_folders import (
 )
 
 from mufin_jax.data import readers
-from mufin_jax.data.overlap import overlap_filter
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.preparation.overlap import overlap_filter
+from mufin_jax.data.readers.tally import Tally
 
 
 def read(folder, max_bad=0.05, max_images=15):

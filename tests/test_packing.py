@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mufin_jax.bags import TEXTS_A_ROW
+from mufin_jax.data.bags import TEXTS_A_ROW
 from mufin_jax.data.packing import pack_texts
 from mufin_jax.encoders.distilbert import DistilBert, DistilBertConfig
 

@@ -12,9 +12,9 @@ from flax import nnx
 from small import CONFIG, new_model, weights
 
 from mufin_jax import precomputed
-from mufin_jax.bags import Pool
+from mufin_jax.data.bags import Pool
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_once
+from mufin_jax.model.embed_side import describe_once
 from mufin_jax.optimizer import OptimizerConfig, trains
 from mufin_jax.precomputed import precompute, use_precomputed
 from mufin_jax.runtime.distributed.mesh import by_row, put

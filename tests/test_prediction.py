@@ -11,10 +11,11 @@ from raw_folders import colour, picture
 from scipy import sparse
 from small import CONFIG, PIXELS, SIZES, new_model, pictures, title
 
-from mufin_jax import classifiers, pair_scores, prediction, queries
-from mufin_jax.artefacts import save_model
+from mufin_jax import pair_scores, prediction, queries
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_once, embed_blocks
+from mufin_jax.model import label_table
+from mufin_jax.model.embed_side import describe_once, embed_blocks
+from mufin_jax.model.saved import save_model
 from mufin_jax.prediction import PredictConfig, Predictor
 from mufin_jax.retrieval import IndexConfig
 from mufin_jax.runtime.errors import InputError
@@ -26,7 +27,7 @@ ONLY_5 = sparse.csr_matrix(np.eye(SIZES["label"], dtype=np.float32)[[5]])
 
 @pytest.fixture(scope="module")
 def table(mesh):
-    return classifiers.initialize(jax.random.key(0), SIZES["label"], 6, mesh)
+    return label_table.initialize(jax.random.key(0), SIZES["label"], 6, mesh)
 
 
 def build(folder, model, rows, dataset, shortlist=K):
@@ -136,7 +137,7 @@ def test_scores_mix_the_classifier_with_the_exact_best_similarity(
     labels, test = embedded
     entries = predictor.index.entries
     rows = jax.tree.map(lambda leaf: np.array(leaf)[: SIZES["label"]], table.rows)
-    w = np.asarray(jax.jit(classifiers.combine)(rows, labels.vector))
+    w = np.asarray(jax.jit(label_table.combine)(rows, labels.vector))
     pool, (bags,) = Loader(dataset, "both", 8).batch([(dataset.test, np.arange(8))])
     points = jax.jit(lambda m, p, b: m.embed(m.describe(p), b))(model, pool, bags)
     block = jax.jit(lambda block, q, k, m: block(q, k, m))

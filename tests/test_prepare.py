@@ -21,10 +21,10 @@ from mufin_jax.data import readers
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import decode_jpeg
 from mufin_jax.data.manifest import MANIFEST
-from mufin_jax.data.prepare import PrepareConfig, prepare
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.readers import matrices
-from mufin_jax.data.readers.matrices import load_csr
-from mufin_jax.data.records import open_split
+from mufin_jax.data.record_images import open_split
+from mufin_jax.data.sparse import load_csr
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 

@@ -17,8 +17,8 @@ import small
 from safetensors import numpy as safetensors
 
 from experiments import amazon, polyvore
-from mufin_jax.artefacts import load_model
 from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
+from mufin_jax.model.saved import load_model
 from mufin_jax.runtime.distributed.mesh import make_mesh
 
 GOLDEN, EXPERIMENTS = Path(__file__).parent / "golden", Path(amazon.__file__).parent

@@ -13,7 +13,7 @@ from scipy import sparse
 from small import new_model, relevant, weights
 
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_once, embed_blocks
+from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.optimizer import OptimizerConfig, trains
 from mufin_jax.refreshes import Refreshes
 from mufin_jax.runtime.distributed import processes

@@ -8,7 +8,7 @@ from small import COLOURS, new_model
 from test_prediction import K, build
 
 from mufin_jax import query_shapes
-from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
+from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.retrieval import IndexConfig, LabelIndex
 
 

@@ -13,7 +13,7 @@ from raw_folders import (
 from mufin_jax.data import readers
 from mufin_jax.data.images import BadImage
 from mufin_jax.data.readers.files import SourceFolder
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
 
 

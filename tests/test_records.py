@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mufin_jax.data.images import decode_jpeg, encode_jpeg
-from mufin_jax.data.records import RecordImages, open_split, write_records
+from mufin_jax.data.preparation.records import write_records
+from mufin_jax.data.record_images import RecordImages, open_split
 from mufin_jax.runtime.errors import InputError
 
 

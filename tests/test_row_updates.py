@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mufin_jax.row_updates import adagrad, finite, kept, round_at_random, round_to_nearest, values
+from mufin_jax.model.sparse_updates import (
+    adagrad,
+    finite,
+    kept,
+    round_at_random,
+    round_to_nearest,
+    values,
+)
 
 DRAWS = 4096
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from mufin_jax.data.text import Tokenizer
+from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.runtime.errors import InputError
 
 TITLES = ["Leather sofa, brown", "leather chair", "Café table café", "sofa table sofa 日本"] * 3

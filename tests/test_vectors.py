@@ -13,12 +13,12 @@ from raw_folders import (
 )
 from small import CONFIG
 
-from mufin_jax.artefacts import load_model, new_model, save_model
 from mufin_jax.data import readers
 from mufin_jax.data.readers.objects import read_lists
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
 from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
 from mufin_jax.encoders.visual_bert import VisualBertConfig
+from mufin_jax.model.saved import load_model, new_model, save_model
 from mufin_jax.runtime.errors import InputError
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mufin_jax.data import wording
-from mufin_jax.data.miniature import MiniatureConfig
-from mufin_jax.data.miniature_world import make_world
+from mufin_jax.data.synthetic import titles as titles_module
+from mufin_jax.data.synthetic.catalogue import MiniatureConfig
+from mufin_jax.data.synthetic.catalogue_world import make_world
 
 
 @pytest.fixture(scope="module")
@@ -13,16 +13,16 @@ def told():
     """A world and the words of all its titles, in lower case."""
     config = MiniatureConfig()
     world = make_world(config, np.random.default_rng(0))
-    titles = list(wording.titles(config, world, np.random.default_rng(1)))
+    titles = list(titles_module.titles(config, world, np.random.default_rng(1)))
     return world, [title.lower().split() for title in titles]
 
 
 def test_invented_words_mean_nothing_and_are_all_different():
-    number = wording.NUM_BRANDS + wording.NUM_FILLERS + 4 * 2000
-    invented = {wording.invented_word(n) for n in range(number)}
+    number = titles_module.NUM_BRANDS + titles_module.NUM_FILLERS + 4 * 2000
+    invented = {titles_module.invented_word(n) for n in range(number)}
     assert len(invented) == number
-    meant = [word for words in wording.THEMES.values() for word in words.split()]
-    meant += [word for words in wording.KINDS for word in words] + list(wording.HUES)
+    meant = [word for words in titles_module.THEMES.values() for word in words.split()]
+    meant += [word for words in titles_module.KINDS for word in words] + list(titles_module.HUES)
     assert len(set(meant)) == len(meant)
     assert not invented & set(meant)
 
@@ -30,9 +30,9 @@ def test_invented_words_mean_nothing_and_are_all_different():
 @pytest.mark.parametrize(
     ("attribute", "vocabulary", "share"),
     [
-        ("theme", [wording.theme_words(theme) for theme in range(20)], 0.96),
-        ("kind", wording.KINDS, 0.5),
-        ("hue", [[hue] for hue in wording.HUES], 0.15),
+        ("theme", [titles_module.theme_words(theme) for theme in range(20)], 0.96),
+        ("kind", titles_module.KINDS, 0.5),
+        ("hue", [[hue] for hue in titles_module.HUES], 0.15),
     ],
 )
 def test_titles_name_an_attribute_as_often_as_stated_and_never_a_wrong_one(
@@ -52,7 +52,7 @@ def test_all_synonyms_of_a_theme_are_used_and_some_titles_use_two(told):
     world, titles = told
     two = 0
     for theme in range(20):
-        synonyms = set(wording.theme_words(theme))
+        synonyms = set(titles_module.theme_words(theme))
         used = [synonyms & set(titles[p]) for p in np.flatnonzero(world.theme == theme)]
         assert set.union(*used) == synonyms and max(map(len, used)) == 2
         two += sum(len(words) == 2 for words in used)
@@ -62,7 +62,7 @@ def test_all_synonyms_of_a_theme_are_used_and_some_titles_use_two(told):
 def test_the_theme_s_word_has_no_place_of_its_own(told):
     world, titles = told
     short = [(w, t) for w, t in zip(titles, world.theme.tolist(), strict=True) if 4 <= len(w) < 10]
-    places = [w.index(x) / len(w) for w, t in short for x in wording.theme_words(t) if x in w]
+    places = [w.index(x) / len(w) for w, t in short for x in titles_module.theme_words(t) if x in w]
     assert np.ptp(places) > 0.8 and 0.3 < np.mean(places) < 0.6
 
 
@@ -73,5 +73,5 @@ def test_a_title_is_empty_exactly_where_the_product_has_no_text(told):
 
 def test_some_titles_are_very_long_and_some_in_other_scripts(told):
     _, titles = told
-    assert 20 <= sum(len(words) > wording.LONG for words in titles) <= 60
+    assert 20 <= sum(len(words) > titles_module.LONG for words in titles) <= 60
     assert 20 <= sum(not "".join(words).isascii() for words in titles) <= 60

@@ -9,13 +9,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float32, Int, Int32, Int64, UInt8
+from scipy import sparse
 
 from mufin_jax.data.manifest import read_manifest
 from mufin_jax.data.questions import Questions
-from mufin_jax.data.readers.matrices import load_csr
-from mufin_jax.data.records import RecordImages
+from mufin_jax.data.record_images import RecordImages
+from mufin_jax.data.sparse import load_csr
 from mufin_jax.data.strings import Strings, check_offsets
-from mufin_jax.data.text import Tokenizer
+from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import damaged
@@ -290,3 +291,15 @@ def _map(path: Path, kind: str, *shape: int | None) -> np.ndarray:
     if array.dtype.kind != kind or not fits:
         raise ValueError(f"{path.name} is {array.dtype} {array.shape}")
     return array
+
+
+def training_pairs(train: Side) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Return the pairs that serve as positives, and those that must not serve as negatives.
+
+    Pairs of the overlap filter are neither: the datapoint and the label are the same product.
+    """
+    relevance = train.pairs.astype(bool).tocsr()
+    if train.filter is None or not train.filter.nnz:
+        return relevance, relevance
+    overlap = train.filter.astype(bool).tocsr()
+    return (relevance > relevance.multiply(overlap)).tocsr(), (relevance + overlap).tocsr()

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool
+from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.joint import JointItems
 from mufin_jax.data.packing import count_rows, pack_texts, row_width, text_width, unpacked

@@ -10,7 +10,7 @@ import bisect
 import numpy as np
 from jaxtyping import Int, Int32
 
-from mufin_jax.bags import TEXTS_A_ROW
+from mufin_jax.data.bags import TEXTS_A_ROW
 
 _LONG = 128
 """Tokens of a row beyond which attention over it would cost more than packing saves."""

@@ -23,13 +23,15 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Int, Int32
 
-from mufin_jax import classifiers, losses, mining
-from mufin_jax.artefacts import load_model, load_table, save_model
-from mufin_jax.bags import Bags, Pool
-from mufin_jax.data.dataset import Dataset
+from mufin_jax import losses, mining
+from mufin_jax.data.bags import Bags, Pool
+from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import EXPECTED, Items, Loader
-from mufin_jax.embedding import describe_once
-from mufin_jax.model import Mufin
+from mufin_jax.model import label_table
+from mufin_jax.model.embed_side import describe_once
+from mufin_jax.model.label_table import load_table
+from mufin_jax.model.mufin import Mufin
+from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.optimizer import OptimizerConfig, by_part, check_trains, describes, schedule, trains
 from mufin_jax.precomputed import precompute
 from mufin_jax.prediction import PredictConfig, Predictor
@@ -113,7 +115,7 @@ class Batches:
     ):
         self.config, self.dataset, self.loader = config, dataset, loader
         self.lists, self.seed = lists, seed
-        self.relevance, self.blocked = mining.training_pairs(dataset.train)
+        self.relevance, self.blocked = training_pairs(dataset.train)
         self.usable = np.flatnonzero(np.diff(self.relevance.indptr))
         self.unseen: np.ndarray | None = None
         if config.classifiers == "labels":
@@ -122,7 +124,7 @@ class Batches:
         self.size = min(config.batch_size, len(self.usable))
         self.spare = spare_rows(self.size, loader.mesh_size)
         self.per_epoch = -(-len(self.usable) // self.size)
-        self.table_size = -(-dataset.num_labels // classifiers.ROWS) * classifiers.ROWS
+        self.table_size = -(-dataset.num_labels // label_table.ROWS) * label_table.ROWS
         self._order = functools.lru_cache(2)(
             lambda epoch: np.random.default_rng([seed, STAGE, epoch, 0]).permutation(self.usable)
         )
@@ -265,7 +267,7 @@ def finetune(
     if "table" in state:
         rows = state["table"].rows
         if config.classifiers == "sum":  # whoever reads the table combines
-            rows = classifiers.as_combined(rows)
+            rows = label_table.as_combined(rows)
         Checkpoints(out / "table").save(0, dataclasses.replace(state["table"], rows=rows), {})
     del state, train, batches  # the moments of all parameters make room for the label side
     vectors = describe_once(model, loader, described)
@@ -284,7 +286,7 @@ def make_step(config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int,
     """Return the jitted step of Module IV: (state, frozen, batch) -> (state, metrics)."""
     rates = config.optimizer
     table_rate = schedule(rates.table_rate or rates.rate, rates.warmup, steps)
-    combine = classifiers.add if config.classifiers == "sum" else classifiers.combine
+    combine = label_table.add if config.classifiers == "sum" else label_table.combine
 
     def loss_of(train: Any, rows: Any, frozen: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model: Mufin = nnx.merge(graphdef, train, frozen)
@@ -306,7 +308,7 @@ def make_step(config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int,
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: dict, frozen: Any, batch: Batch) -> tuple[dict, dict[str, jax.Array]]:
         table = state.get("table")
-        rows = None if table is None else classifiers.gather(table.rows, batch.ids, mesh)
+        rows = None if table is None else label_table.gather(table.rows, batch.ids, mesh)
         (loss, cosine), (gradients, row_gradients) = jax.value_and_grad(
             loss_of, argnums=(0, 1), has_aux=True
         )(state["train"], rows, frozen, batch)
@@ -317,7 +319,7 @@ def make_step(config: FinetuneConfig, graphdef: Any, optimizer: Any, steps: int,
         new = kept_unless_finite(metrics, new, {"train": state["train"], "opt": state["opt"]})
         if table is not None:
             rate, made = jnp.asarray(table_rate(table.steps)), is_finite(metrics)
-            new["table"] = classifiers.update(
+            new["table"] = label_table.update(
                 table, batch.ids, row_gradients, rate, mesh, made=made
             )
         return new, metrics

@@ -15,11 +15,11 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from mufin_jax import classifiers
-from mufin_jax.artefacts import load_model, save_model
-from mufin_jax.classifiers import TableConfig
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.model import CrossAttention, new_cross_attention
+from mufin_jax.model import label_table
+from mufin_jax.model.label_table import TableConfig
+from mufin_jax.model.mufin import CrossAttention, new_cross_attention
+from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
@@ -64,7 +64,7 @@ def initialize(
     graphdef, state = nnx.split(cross)
     model.cross_attention = nnx.merge(graphdef, put(state, replicated(mesh)))
     save_model(model, out / "model")
-    table = classifiers.initialize(
+    table = label_table.initialize(
         key, dataset.num_labels, model.dim, mesh, config.alpha, config.table
     )
     Checkpoints(out / "table").save(0, table, {})

@@ -20,12 +20,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mufin_jax import losses, mining
-from mufin_jax.artefacts import new_model, save_model
-from mufin_jax.bags import Bags, Pool
-from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.bags import Bags, Pool
+from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import EXPECTED, Items, Loader
-from mufin_jax.embedding import describe_once
-from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.model.embed_side import describe_once
+from mufin_jax.model.mufin import ModelConfig, Mufin
+from mufin_jax.model.saved import new_model, save_model
 from mufin_jax.optimizer import OptimizerConfig, by_part, check_trains, describes, trains
 from mufin_jax.precomputed import precompute
 from mufin_jax.refreshes import Refreshes
@@ -107,7 +107,7 @@ class Batches:
 
     def __init__(self, config: PretrainConfig, dataset: Dataset, loader: Loader, seed: int):
         self.config, self.dataset, self.loader, self.seed = config, dataset, loader, seed
-        relevance, blocked = mining.training_pairs(dataset.train)
+        relevance, blocked = training_pairs(dataset.train)
         self.points_of, self.related = relevance.T.tocsr(), blocked.T.tocsr()  # labels x datapoints
         self.usable = np.flatnonzero(np.diff(self.points_of.indptr))
         self.size = min(config.batch_size, len(self.usable))

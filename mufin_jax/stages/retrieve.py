@@ -18,13 +18,12 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from mufin_jax.artefacts import load_model
-from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import Loader
-from mufin_jax.embedding import describe_once, embed_blocks, embed_once
 from mufin_jax.evaluation import spare_places
 from mufin_jax.label_side import EntryWriter, write_shortlists
-from mufin_jax.mining import training_pairs
+from mufin_jax.model.embed_side import describe_once, embed_blocks, embed_once
+from mufin_jax.model.saved import load_model
 from mufin_jax.precomputed import use_precomputed
 from mufin_jax.retrieval import IndexConfig, LabelIndex
 from mufin_jax.runtime.distributed import processes

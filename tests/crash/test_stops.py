@@ -32,16 +32,16 @@ class Phase(NamedTuple):
 
 
 PHASES = {
-    "drawing": Phase("prepare", "mufin_jax.data.drawing:draw_picture", "prepare"),
+    "drawing": Phase("prepare", "mufin_jax.data.synthetic.draw:draw_picture", "prepare"),
     "reading": Phase("prepare", "mufin_jax.data.readers.repository:decode", "prepare"),
-    "resizing": Phase("prepare", "mufin_jax.data.resizer:encode_jpeg", "prepare"),
-    "tokenizing": Phase("prepare", "mufin_jax.data.text:_clean", "prepare"),
-    "records": Phase("prepare", "mufin_jax.data.spool:JpegSpool.read", "prepare"),
+    "resizing": Phase("prepare", "mufin_jax.data.preparation.resize_one:encode_jpeg", "prepare"),
+    "tokenizing": Phase("prepare", "mufin_jax.data.tokenizer:_clean", "prepare"),
+    "records": Phase("prepare", "mufin_jax.data.preparation.spool:JpegSpool.read", "prepare"),
     "checksums": Phase("prepare", "mufin_jax.data.manifest:checksums", "the checksums"),
     "checking": Phase("pretrain", "mufin_jax.data.manifest:checksums", "the checksums"),
-    "refreshing": Phase("pretrain", "mufin_jax.embedding:describe", "describe"),
+    "refreshing": Phase("pretrain", "mufin_jax.model.embed_side:describe", "describe"),
     "training": Phase("pretrain", "mufin_jax.training:_Follower.__call__", "pretrain"),
-    "embedding": Phase("retrieve", "mufin_jax.embedding:embed", "embed"),
+    "embedding": Phase("retrieve", "mufin_jax.model.embed_side:embed", "embed"),
     "retrieving": Phase("retrieve", "mufin_jax.label_side:shortlist", "embed"),
     "training IV": Phase("finetune", "mufin_jax.training:_Follower.__call__", "finetune"),
     "label side": Phase("finetune", "mufin_jax.label_memory:embed_once", "embed"),

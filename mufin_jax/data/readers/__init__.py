@@ -6,7 +6,7 @@ from pathlib import Path
 from mufin_jax.data.readers import jsonlines, outfits, repository, vectors
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue, RawSide
 from mufin_jax.data.readers.files import SourceFolder
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
 
 __all__ = ["READERS", "SIDES", "Catalogue", "RawSide", "read", "read_ceiling"]

@@ -18,7 +18,7 @@ from mufin_jax.data.readers import matrices, repository
 from mufin_jax.data.readers.catalogue import Catalogue, RawSide
 from mufin_jax.data.readers.files import SourceFolder, lines
 from mufin_jax.data.readers.products import Product, parse_product
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
 
 FORM = "json lines"

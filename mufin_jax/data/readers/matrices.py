@@ -4,16 +4,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix, load_npz
+from scipy.sparse import coo_matrix, csr_matrix
 
 from mufin_jax.data.readers.files import SourceFolder, lines
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.sparse import load_csr
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import damaged
-from mufin_jax.runtime.storage.npy import check_unfolding
-
-_NUMBERS = "?bhilqBHILQfdg"  # the dtypes that SciPy's compiled code knows
-_EACH = 64  # bytes that an archive may unfold to for each row
 
 
 def from_rows(rows: Iterable[Sequence[int] | np.ndarray], num_columns: int) -> csr_matrix:
@@ -117,21 +114,6 @@ def read_csr(source: SourceFolder, path: Path, num_rows: int) -> csr_matrix:
         raise InputError(f"{name} has {found:,} rows, but there are {num_rows:,} items")
     if not np.isfinite(matrix.data).all():
         raise InputError(f"{name} holds NaN or infinity")
-    return matrix
-
-
-def load_csr(path: Path, num_rows: int = 0) -> csr_matrix:
-    """Loads a CSR matrix of about so many rows; any exception if the file holds anything else.
-
-    SciPy's compiled code trusts the indices, so they are checked before anything is done with them.
-    """
-    check_unfolding(path, _EACH * num_rows)
-    loaded = load_npz(path)
-    numbers = loaded.dtype.isnative and loaded.dtype.char in _NUMBERS
-    if loaded.format != "csr" or not numbers:
-        raise ValueError(f"it holds {loaded.dtype} in the format {loaded.format}")
-    matrix = csr_matrix(loaded)
-    matrix.check_format(full_check=True)
     return matrix
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mufin_jax.data.readers.files import SourceFolder, decode, lines
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ from mufin_jax.data.readers.catalogue import Catalogue, RawSide
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.jsonlines import ImageFiles
 from mufin_jax.data.readers.outfit_lines import read_judged, read_outfits, read_questions
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
 
 FORM = "outfits"

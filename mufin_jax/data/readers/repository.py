@@ -21,7 +21,7 @@ from mufin_jax.data.images import BadImage
 from mufin_jax.data.readers import matrices
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue, NoImages, RawSide
 from mufin_jax.data.readers.files import SourceFolder, decode, lines
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
 
 FORM = "repository"

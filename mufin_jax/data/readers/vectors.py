@@ -14,7 +14,7 @@ from mufin_jax.data.readers import repository
 from mufin_jax.data.readers.catalogue import Catalogue, RawSide
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.objects import read_lists
-from mufin_jax.data.tally import Tally
+from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import damaged

@@ -13,6 +13,7 @@ bfloat16, written with stochastic rounding, and a row-wise Adagrad in place of A
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any, Literal, no_type_check
 
 import jax
@@ -20,8 +21,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from mufin_jax import row_updates
-from mufin_jax.bags import unit
+from mufin_jax.model import label_table, sparse_updates
+from mufin_jax.model.pooling import unit
 from mufin_jax.runtime.distributed.mesh import (
     AXIS,
     BY_ROW,
@@ -33,6 +34,7 @@ from mufin_jax.runtime.distributed.mesh import (
     take,
 )
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 # The table is padded to a fixed multiple, not to the number of devices: a checkpoint written on one
 # machine then has the same shape on every other.
@@ -147,7 +149,7 @@ def initialize(
         def draw(row: Array) -> Array:
             key_of_row = jax.random.fold_in(key, row)
             eta = jax.random.uniform(key_of_row, (dim,), minval=-limit, maxval=limit)
-            return eta if config.dtype == "float32" else row_updates.round_to_nearest(eta)
+            return eta if config.dtype == "float32" else sparse_updates.round_to_nearest(eta)
 
         first = jax.lax.axis_index(AXIS) * own
         eta = jax.lax.map(draw, first + jnp.arange(own), batch_size=ROWS // mesh.size)
@@ -174,7 +176,7 @@ def gather(rows: Rows, ids: Int[Array, "u"], mesh: Mesh) -> Rows:
     """
 
     def local(rows: Rows, ids: Array) -> Rows:
-        mine = (row_updates.values(take(r, own_rows(ids, r))) for r in (rows.eta, rows.alpha))
+        mine = (sparse_updates.values(take(r, own_rows(ids, r))) for r in (rows.eta, rows.alpha))
         return jax.lax.psum(Rows(*mine), AXIS)  # each row lives on one device, the others add zeros
 
     return over_devices(local, mesh, (BY_ROW, REPLICATED), REPLICATED)(rows, ids)
@@ -208,23 +210,23 @@ def update(
     def local(table: LabelTable, ids: Array, gradients: Rows, rate: Array) -> LabelTable:
         steps = table.steps + 1
         key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), steps)
-        rule: Any = functools.partial(row_updates.adagrad, rate=rate, eps=eps)
+        rule: Any = functools.partial(sparse_updates.adagrad, rate=rate, eps=eps)
         if table.mean is not None:
             count = steps.astype(jnp.float32)
             rule = functools.partial(
-                row_updates.adam, rate=rate, steps=count, b1=b1, b2=b2, eps=eps
+                sparse_updates.adam, rate=rate, steps=count, b1=b1, b2=b2, eps=eps
             )
 
         def one(name: str) -> list[Array]:
             """Eta or alpha and what is remembered of it, after the step."""
             arrays = [getattr(rows, name) for rows in parts]
             gradient, index = getattr(gradients, name), own_rows(ids, arrays[0])
-            old = [row_updates.values(take(array, index)) for array in arrays]
+            old = [sparse_updates.values(take(array, index)) for array in arrays]
             new = rule(*old, gradient)
             if name == "alpha":
                 new = jnp.clip(new[0], 0, 1), *new[1:]
             keys = [jax.random.fold_in(key, number) for number in range(len(arrays))]
-            new = map(row_updates.kept, new, [array.dtype for array in arrays], keys)
+            new = map(sparse_updates.kept, new, [array.dtype for array in arrays], keys)
             return [a.at[index].set(row, mode="drop") for a, row in zip(arrays, new, strict=True)]
 
         parts = [part for part in (table.rows, table.mean, table.square) if part is not None]
@@ -242,16 +244,36 @@ def combine(rows: Rows, z: Float[Array, "u d"]) -> Float[Array, "u d"]:
     alpha = rows.alpha[:, None]
     # Normalised, as in the authors' code; the paper's figure 2 shows the plain combination, but the
     # margins of its losses are margins of cosines.
-    return unit(alpha * z + (1 - alpha) * unit(row_updates.values(rows.eta)))
+    return unit(alpha * z + (1 - alpha) * unit(sparse_updates.values(rows.eta)))
 
 
 def add(rows: Rows, z: Float[Array, "u d"]) -> Float[Array, "u d"]:
     """Return the classifiers w = unit(z + eta) of SiameseXML, in which alpha has no part."""
-    return unit(z + row_updates.values(rows.eta))
+    return unit(z + sparse_updates.values(rows.eta))
 
 
 @jax.jit
 def as_combined(rows: Rows) -> Rows:
     """Return rows of which `combine` makes what `add` makes of these: alpha = 1 / (1 + |eta|)."""
-    size = jnp.linalg.norm(row_updates.values(rows.eta), axis=-1)
+    size = jnp.linalg.norm(sparse_updates.values(rows.eta), axis=-1)
     return Rows(rows.eta, 1 / (1 + size))
+
+
+def load_table(folder: Path, num_labels: int, dim: int, mesh: Mesh) -> label_table.LabelTable:
+    """Return the label table that a stage wrote, its rows split over the devices.
+
+    What kind of table it is stands in the file.
+
+    Raises:
+        InputError: if there is none.
+    """
+    checkpoints = Checkpoints(folder)
+    arrays = checkpoints.described()
+    config = label_table.TableConfig(
+        dtype="bfloat16" if arrays.get("rows/eta", {}).get("dtype") == "uint16" else "float32",
+        update="adam" if "mean/eta" in arrays else "adagrad",
+    )
+    found = checkpoints.restore(label_table.abstract(num_labels, dim, mesh, config))
+    if found is None:
+        raise InputError(f"{folder}: no readable label table; run the stage that writes it first")
+    return found[1]

@@ -24,8 +24,9 @@ import scipy.sparse
 
 from mufin_jax.data import images as pictures
 from mufin_jax.data import readers
-from mufin_jax.data.beam import Beam
-from mufin_jax.data.items import (
+from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, write_manifest
+from mufin_jax.data.preparation.beam import Beam
+from mufin_jax.data.preparation.items import (
     ItemRecords,
     compact,
     compact_pairs,
@@ -35,17 +36,16 @@ from mufin_jax.data.items import (
     save_categories,
     train_tokenizer,
 )
-from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, write_manifest
-from mufin_jax.data.overlap import Overlap, overlap_filter
+from mufin_jax.data.preparation.overlap import Overlap, overlap_filter
+from mufin_jax.data.preparation.records import write_records
+from mufin_jax.data.preparation.resize import Bag, Wanted, copy_vectors, resize_images
+from mufin_jax.data.preparation.resize_beam import BeamWorker
+from mufin_jax.data.preparation.resize_one import Worker, resize_in_threads
+from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers import SIDES, Catalogue
 from mufin_jax.data.readers.files import SourceFolder
-from mufin_jax.data.records import write_records
-from mufin_jax.data.resizer import Worker, resize_in_threads
-from mufin_jax.data.resizing import Bag, Wanted, copy_vectors, resize_images
-from mufin_jax.data.resizing_beam import BeamWorker
-from mufin_jax.data.spool import JpegSpool
-from mufin_jax.data.tally import Tally
-from mufin_jax.data.text import Tokenizer, write_texts
+from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.tokenizer import Tokenizer, write_texts
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.disk import filling

@@ -17,8 +17,8 @@ from jaxtyping import Int64
 from tqdm import tqdm
 
 from mufin_jax.data.images import BadImage, encode_jpeg
+from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.catalogue import ImageSource
-from mufin_jax.data.spool import JpegSpool
 
 T = TypeVar("T")
 R = TypeVar("R")

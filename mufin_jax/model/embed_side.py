@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mufin_jax.bags import Bags, Pool
+from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Side
 from mufin_jax.data.loader import Loader, prefetch
-from mufin_jax.model import Mufin
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, put, replicated
 from mufin_jax.runtime.distributed.padding import pad_rows

@@ -17,13 +17,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from mufin_jax.attention import AttentionBlock, Concatenation, Memory, NoAttention
-from mufin_jax.bags import TEXTS_A_ROW, Bags, Pool, fill, masked_sum, pool_maximum, unit
+from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.registry import configs, is_joint, name_of, new_encoder
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.encoders.vit import ViTConfig
+from mufin_jax.model.attention import AttentionBlock, Concatenation, Memory, NoAttention
+from mufin_jax.model.pooling import fill, masked_sum, pool_maximum, unit
 from mufin_jax.runtime.distributed.mesh import BY_ROW, REPLICATED, over_devices, replicated
 from mufin_jax.runtime.errors import InputError
 

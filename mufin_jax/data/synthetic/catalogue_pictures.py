@@ -12,8 +12,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.sparse import csr_matrix, save_npz
 
-from mufin_jax.data import drawing
-from mufin_jax.data.miniature_world import NUM_HUES, NUM_KINDS, NUM_STYLES, NUM_TEXTURES, World
+from mufin_jax.data.synthetic import draw
+from mufin_jax.data.synthetic.catalogue_world import (
+    NUM_HUES,
+    NUM_KINDS,
+    NUM_STYLES,
+    NUM_TEXTURES,
+    World,
+)
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import save_array
 from mufin_jax.runtime.storage.npy import NpyWriter
@@ -35,14 +41,14 @@ def write_images(world: World, uids: list[str], side: int, rng, out: Path) -> No
     first = np.cumsum(counts) - counts
     places = np.zeros(counts.sum(), np.int64)
     attributes = zip(world.kind.tolist(), world.hue.tolist(), world.texture.tolist(), strict=True)
-    looks = [drawing.Look(*look) for look in attributes]
+    looks = [draw.Look(*look) for look in attributes]
     with (folder / "img.bin").open("wb") as file:
         for product in until_stopped(rng("order").permutation(len(looks)).tolist(), "prepare"):
             own = rng("pictures", product)
             for n in range(counts[product]):
                 scene = n == world.pictures[product]
                 companion = looks[world.companion[product]] if scene else None
-                picture = drawing.draw_picture(looks[product], companion, side, own)
+                picture = draw.draw_picture(looks[product], companion, side, own)
                 jpeg = io.BytesIO()
                 picture.save(jpeg, "JPEG", quality=90, subsampling=0)
                 places[first[product] + n] = file.tell()

@@ -7,14 +7,13 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from mufin_jax import classifiers
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.checks import how_computed
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.registry import described, from_description
 from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
-from mufin_jax.model import ModelConfig, Mufin
+from mufin_jax.model.mufin import ModelConfig, Mufin
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.runtime.errors import InputError
@@ -152,23 +151,3 @@ def load_model(folder: Path, mesh: Mesh) -> Mufin:
 
 def _weights(model: Mufin) -> dict:
     return nnx.to_pure_dict(nnx.state(model))
-
-
-def load_table(folder: Path, num_labels: int, dim: int, mesh: Mesh) -> classifiers.LabelTable:
-    """Return the label table that a stage wrote, its rows split over the devices.
-
-    What kind of table it is stands in the file.
-
-    Raises:
-        InputError: if there is none.
-    """
-    checkpoints = Checkpoints(folder)
-    arrays = checkpoints.described()
-    config = classifiers.TableConfig(
-        dtype="bfloat16" if arrays.get("rows/eta", {}).get("dtype") == "uint16" else "float32",
-        update="adam" if "mean/eta" in arrays else "adagrad",
-    )
-    found = checkpoints.restore(classifiers.abstract(num_labels, dim, mesh, config))
-    if found is None:
-        raise InputError(f"{folder}: no readable label table; run the stage that writes it first")
-    return found[1]

@@ -2,7 +2,7 @@
 
 Neither titles nor pictures suffice to rank its labels (the paper's figure 1), a scene's companion
 is told by one descriptor alone (figure 5), and label frequencies have a long tail. The same
-configuration gives the same bytes. `python -m mufin_jax.data.miniature OUT --seed=1` writes one.
+configuration gives the same bytes. `python -m mufin_jax.data.synthetic.catalogue OUT --seed=1` writes one.
 
 Besides the files of the Extreme Classification Repository, OUT holds
     ceiling.json     the best reachable P@1 in percent; written last: its presence says complete
@@ -27,9 +27,9 @@ from typing import Annotated, Literal
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from mufin_jax.data import wording
-from mufin_jax.data.miniature_pictures import write_images, write_vectors
-from mufin_jax.data.miniature_world import LABELS_PER_THEME, World, make_world
+from mufin_jax.data.synthetic import titles as titles_module
+from mufin_jax.data.synthetic.catalogue_pictures import write_images, write_vectors
+from mufin_jax.data.synthetic.catalogue_world import LABELS_PER_THEME, World, make_world
 from mufin_jax.runtime.errors import InputError, MufinError
 from mufin_jax.runtime.storage.disk import disk_errors, filling
 from mufin_jax.runtime.storage.files import discard
@@ -169,7 +169,7 @@ def _write_relations(world: World, relevance: dict[str, csr_matrix], out: Path) 
         rows = np.flatnonzero(products < world.num_labels)
         pairs = zip(rows.tolist(), products[rows].tolist(), strict=True)
         _write_lines(out / f"filter_labels_{split}.txt", (f"{row} {c}" for row, c in pairs))
-    names = wording.CATEGORIES
+    names = titles_module.CATEGORIES
     themes = world.theme[: world.num_labels].tolist()
     _write_lines(out / "categories.txt", (names[theme % len(names)] for theme in themes))
 
@@ -192,7 +192,7 @@ def _uids(total: int) -> list[str]:
 
 
 def _write_text(config: MiniatureConfig, world: World, uids: list[str], out: Path) -> None:
-    titles = wording.titles(config, world, _rng(config, "titles"))
+    titles = titles_module.titles(config, world, _rng(config, "titles"))
     lines = [f"{uid}->{title}" for uid, title in zip(uids, titles, strict=True)]
     (out / "raw_data").mkdir(exist_ok=True)
     for split, products in world.splits.items():
@@ -221,7 +221,7 @@ def main() -> None:
         write_miniature(config, out)
 
     try:
-        tyro.cli(write, prog="python -m mufin_jax.data.miniature")
+        tyro.cli(write, prog="python -m mufin_jax.data.synthetic.catalogue")
     except MufinError as error:
         print(error, file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from mufin_jax.bags import masked_sum, unit
+from mufin_jax.model.pooling import masked_sum, unit
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements

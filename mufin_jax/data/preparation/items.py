@@ -11,12 +11,12 @@ import scipy.sparse
 from jaxtyping import Int32, Int64
 from tqdm import tqdm
 
+from mufin_jax.data.preparation.resize import Bag
+from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers import SIDES, Catalogue
-from mufin_jax.data.resizing import Bag
-from mufin_jax.data.spool import JpegSpool
+from mufin_jax.data.readers.tally import Tally
 from mufin_jax.data.strings import Strings
-from mufin_jax.data.tally import Tally
-from mufin_jax.data.text import Tokenizer
+from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from mufin_jax.data.images import BadImage
+from mufin_jax.data.preparation.resize_one import Resizer, Worker
+from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers import SIDES, Catalogue
+from mufin_jax.data.readers.tally import Tally
 from mufin_jax.data.readers.vectors import open_vectors
-from mufin_jax.data.resizer import Resizer, Worker
-from mufin_jax.data.spool import JpegSpool
-from mufin_jax.data.tally import Tally
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.npy import NpyWriter

@@ -6,23 +6,14 @@ pixels would not fit on the disk. The bytes of these files differ from run to ru
 order a map as they please), their content does not.
 """
 
-import contextlib
 import dataclasses
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Int, Int64, UInt8
-
-from mufin_jax.data.beam import Beam
-from mufin_jax.data.images import decode_jpeg
+from mufin_jax.data.preparation.beam import Beam
+from mufin_jax.data.record_images import _NAME, _VERSION, _quiet
 from mufin_jax.runtime.storage.disk import native_errors
-from mufin_jax.runtime.storage.files import damaged
-
-SPLITS = ("train", "test", "label")
-_NAME, _VERSION = "records", "1.0.0"
 
 Record = Mapping[str, Any]
 
@@ -126,79 +117,3 @@ def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None
         builder.download_and_prepare(download_config=config)
     for path in (folder / _NAME / _VERSION).glob("*.shard_infos.json"):
         path.unlink()  # the notes of Beam's workers
-
-
-class RecordImages:
-    """Distinct images, decoded from the records on demand; indexed like an array.
-
-    Args:
-      folder: what `write_records` filled.
-      homes: image r lies in split `SPLITS[homes[r, 0]]`, record `homes[r, 1]`, there the
-        `homes[r, 2]`-th.
-      size: height and width of the images.
-    """
-
-    def __init__(self, folder: Path, homes: Int64[np.ndarray, "i 3"], size: int):
-        """Opens nothing yet."""
-        self.shape = (len(homes), size, size, 3)
-        self.dtype = np.dtype(np.uint8)
-        self._homes = homes
-        self._folder = folder
-        self._sources: dict[int, Sequence[Any]] = {}
-
-    def __len__(self) -> int:
-        """The number of distinct images."""
-        return len(self._homes)
-
-    def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
-        """Decodes images; each record is read once, however many of its images are asked for.
-
-        Raises:
-          InputError: if they cannot be read.
-        """
-        rows = np.asarray(rows)
-        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        records: dict[tuple[int, int], list[bytes]] = {}
-        for i, (split, row, position) in enumerate(self._homes[rows].tolist()):
-            where = f"image {position} of record {row} of split {split}"
-            with damaged(f"{self._folder}: {where} cannot be read ({{reason}}): prepare it anew"):
-                if (split, row) not in records:
-                    records[split, row] = list(self._source(split)[row]["images"])
-                out[i] = decode_jpeg(records[split, row][position], out.shape[1:])
-        return out
-
-    def _source(self, split: int) -> Sequence[Any]:
-        if split not in self._sources:
-            self._sources[split] = open_split(self._folder, SPLITS[split])
-        return self._sources[split]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Open files stay behind when a copy goes to another process."""
-        return self.__dict__ | {"_sources": {}}
-
-
-def open_split(folder: Path, split: str) -> Sequence[Any]:
-    """The records of a split, for random access; text comes back as bytes.
-
-    Raises:
-      InputError: if the folder has no such records.
-    """
-    import tensorflow_datasets as tfds
-
-    with damaged(f"{folder} has no split {split} ({{reason}}): prepare it anew"):
-        builder = tfds.builder_from_directory(folder / _NAME / _VERSION)
-        return builder.as_data_source(split=split)  # pyright: ignore
-
-
-@contextlib.contextmanager
-def _quiet(tfds: Any) -> Iterator[None]:
-    """TFDS prints and draws progress bars of its own; ours say the same once."""
-    logger, level = logging.getLogger("absl"), logging.getLogger("absl").level
-    tfds.disable_progress_bar()
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(None):
-            yield
-    finally:
-        logger.setLevel(level)
-        tfds.enable_progress_bar()

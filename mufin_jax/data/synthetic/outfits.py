@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from mufin_jax.data import drawing, wording
-from mufin_jax.data.miniature import claim
-from mufin_jax.data.miniature_world import NUM_HUES, NUM_KINDS, NUM_STYLES, NUM_TEXTURES
+from mufin_jax.data.synthetic import draw
+from mufin_jax.data.synthetic import titles as titles_module
+from mufin_jax.data.synthetic.catalogue import claim
+from mufin_jax.data.synthetic.catalogue_world import NUM_HUES, NUM_KINDS, NUM_STYLES, NUM_TEXTURES
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.disk import disk_errors, filling
@@ -199,14 +200,14 @@ def _rng(config: OutfitsConfig, *address: str) -> np.random.Generator:
 
 
 def _titles(config: OutfitsConfig, shelf: _Shelf, rng: np.random.Generator) -> Iterator[str]:
-    brands = [wording.invented_word(number).capitalize() for number in range(NUM_BRANDS)]
+    brands = [titles_module.invented_word(number).capitalize() for number in range(NUM_BRANDS)]
     sorts = zip(shelf.theme.tolist(), shelf.kind.tolist(), shelf.hue.tolist(), strict=True)
     for theme, kind, hue in sorts:
-        nouns = wording.KINDS[kind]
+        nouns = titles_module.KINDS[kind]
         words = [
-            (config.theme_word, wording.theme_words(theme)[rng.integers(4)]),
+            (config.theme_word, titles_module.theme_words(theme)[rng.integers(4)]),
             (config.kind_word, nouns[rng.integers(len(nouns))]),
-            (config.hue_word, wording.HUES[hue]),
+            (config.hue_word, titles_module.HUES[hue]),
             (1.0, brands[rng.integers(NUM_BRANDS)]),
         ]
         kept = [word for share, word in words if rng.random() < share]
@@ -221,14 +222,14 @@ def _write_items(config: OutfitsConfig, shelves: dict[str, _Shelf], out: Path) -
         rng = _rng(config, split, "pictures")
         for number, title in enumerate(until_stopped(titles, "prepare")):
             kind = int(shelf.kind[number])
-            look = drawing.Look(kind, int(shelf.hue[number]), int(shelf.texture[number]))
-            picture = drawing.draw_picture(look, None, config.picture, rng)
+            look = draw.Look(kind, int(shelf.hue[number]), int(shelf.texture[number]))
+            picture = draw.draw_picture(look, None, config.picture, rng)
             name = f"{shelf.id(number)}.jpg"
             picture.save(out / "images" / name, "JPEG", quality=90, subsampling=0)
             metadata[shelf.id(number)] = {
                 "title": title,
                 "url_name": title.lower(),
-                "semantic_category": drawing.SHAPES[kind],
+                "semantic_category": draw.SHAPES[kind],
             }
     _dump(out / "polyvore_item_metadata.json", metadata)
 

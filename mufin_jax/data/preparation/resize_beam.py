@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from mufin_jax.data.beam import Beam
 from mufin_jax.data.images import BadImage
+from mufin_jax.data.preparation.beam import Beam
+from mufin_jax.data.preparation.resize_one import Resizer, Results
+from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.jsonlines import ImageFiles
-from mufin_jax.data.resizer import Resizer, Results
-from mufin_jax.data.spool import JpegSpool
 from mufin_jax.data.strings import Strings
 from mufin_jax.runtime.storage.files import save_array
 

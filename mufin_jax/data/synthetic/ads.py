@@ -24,11 +24,11 @@ import numpy as np
 from scipy.sparse import csr_matrix, save_npz
 from tqdm import tqdm
 
-from mufin_jax.data.ads_world import AdsConfig, Queries
-from mufin_jax.data.items import Items
 from mufin_jax.data.manifest import MANIFEST, write_manifest
+from mufin_jax.data.preparation.items import Items
 from mufin_jax.data.readers import SIDES
 from mufin_jax.data.strings import Strings
+from mufin_jax.data.synthetic.ads_world import AdsConfig, Queries
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.disk import filling
