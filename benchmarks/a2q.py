@@ -147,12 +147,12 @@ def measure(workdir: Path) -> dict[str, Any]:
 
     from mufin_jax.data.dataset import Dataset
     from mufin_jax.data.loader import Loader
-    from mufin_jax.label_entries import LabelEntries
     from mufin_jax.model.embed_side import describe, embed
     from mufin_jax.model.saved import load_model
-    from mufin_jax.retrieval import IndexConfig, LabelIndex
+    from mufin_jax.retrieval.exact import LabelEntries
+    from mufin_jax.retrieval.index import IndexConfig, LabelIndex
+    from mufin_jax.retrieval.shortlist import Shortlist, recall
     from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put
-    from mufin_jax.shortlist import Shortlist, recall
 
     mesh, dataset = make_mesh(), Dataset.open(workdir / "prepare")
     model = load_model(workdir / "pretrain" / "model", mesh)
@@ -195,8 +195,8 @@ def measure(workdir: Path) -> dict[str, Any]:
 
 def exact(entries: Any, queries: np.ndarray, block: int = 20_000) -> Any:
     """The K nearest labels by looking at every entry, some labels at a time."""
-    from mufin_jax.label_entries import LabelEntries
-    from mufin_jax.shortlist import Shortlist
+    from mufin_jax.retrieval.exact import LabelEntries
+    from mufin_jax.retrieval.shortlist import Shortlist
 
     best = np.full((len(queries), K), -1, np.int32), np.full((len(queries), K), -np.inf, np.float32)
     for first in range(0, len(entries.offsets) - 1, block):

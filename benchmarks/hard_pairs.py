@@ -24,17 +24,17 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from mufin_jax import mining
 from mufin_jax.data.dataset import Dataset, Side, training_pairs
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.synthetic.catalogue_world import NUM_STYLES
 from mufin_jax.model.saved import load_model
-from mufin_jax.refreshes import Refreshes
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.exit import main_guard
 from mufin_jax.runtime.storage.npy import load_arrays
 from mufin_jax.stages.pretrain import PretrainConfig
+from mufin_jax.training import mining
+from mufin_jax.training.refresh import Refreshes
 
 BATCHES, LABELS = 60, 64
 """Batches whose negatives are counted, and the labels of each: the preset's."""

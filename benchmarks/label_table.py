@@ -31,11 +31,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mufin_jax import losses, memory
+from mufin_jax import memory
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import Rows, TableConfig
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.run_folder import environment
+from mufin_jax.training import losses
 
 DIM, POINTS, POSITIVES, NEGATIVES = 192, 200, 2, 12
 ROWS = POINTS * (POSITIVES + NEGATIVES)

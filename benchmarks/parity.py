@@ -35,7 +35,7 @@ from torch_twin import sizes
 from torch_twin.tensors import tensors
 from torch_twin.training import Trainer, Training, save
 
-from mufin_jax.optimizer import OptimizerConfig
+from mufin_jax.training.optimizer import OptimizerConfig
 
 LOSS, MOVED = 1e-4, 1e-2
 """Tolerances: of losses, relative; of movements, relative, an array's norm."""

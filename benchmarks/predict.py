@@ -64,8 +64,8 @@ def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> d
     import jax
 
     from mufin_jax.label_memory import gather
-    from mufin_jax.label_side import shortlist
     from mufin_jax.queries import read_items
+    from mufin_jax.retrieval.index import shortlist
     from mufin_jax.runtime.distributed.mesh import by_row, put
 
     mesh, count = predictor.model.mesh, len(items)
@@ -122,7 +122,7 @@ def twin_of(arguments: argparse.Namespace, folder: Path, queries: Queries) -> An
     from retrieval import RELEASED, Hnsw
     from torch_twin.answering import Answering
 
-    from mufin_jax.label_entries import LabelEntries
+    from mufin_jax.retrieval.exact import LabelEntries
 
     torch.set_num_threads(measuring.cores())
     bags, w = (np.load(folder / "labels" / f"{name}.npy") for name in ("bags", "w"))

@@ -32,9 +32,9 @@ import measuring
 import numpy as np
 from catalogue import Catalogue
 
-from mufin_jax.label_entries import LabelEntries
-from mufin_jax.retrieval import IndexConfig, LabelIndex, Shortlist, recall
-from mufin_jax.scann_tree import Tree
+from mufin_jax.retrieval.exact import LabelEntries
+from mufin_jax.retrieval.index import IndexConfig, LabelIndex, Shortlist, recall
+from mufin_jax.retrieval.scann import Tree
 
 K, ASKED, CHECKED = 100, 4096, 1024
 BATCHES = (256, 4096)

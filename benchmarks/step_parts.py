@@ -46,7 +46,7 @@ def measure(flags: argparse.Namespace, folder: Path) -> None:
     from step_race import SMALL
     from torch_twin import sizes
 
-    from mufin_jax.optimizer import OptimizerConfig
+    from mufin_jax.training.optimizer import OptimizerConfig
 
     size = sizes.SMALL if flags.small else sizes.FULL
     sizes.write_checkpoints(folder, size)

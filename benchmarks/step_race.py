@@ -119,7 +119,7 @@ def contenders(
     from torch_twin.tensors import tensors
     from torch_twin.training import Trainer, Training
 
-    from mufin_jax.optimizer import OptimizerConfig
+    from mufin_jax.training.optimizer import OptimizerConfig
 
     num_labels = LABELS if module == "module_4" else 0
     optimizer = OptimizerConfig(rate=RATE)

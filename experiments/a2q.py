@@ -25,12 +25,12 @@ from mufin_jax.command import main
 from mufin_jax.data.synthetic.ads import AdsConfig
 from mufin_jax.experiment import Experiment
 from mufin_jax.model.mufin import ModelConfig
-from mufin_jax.optimizer import OptimizerConfig
-from mufin_jax.retrieval import IndexConfig
+from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.retrieve import RetrieveConfig
-from mufin_jax.training import FitConfig
+from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.optimizer import OptimizerConfig
 
 # Table 5 and appendix D of the paper, as for MM-AmazonTitles-300K.
 PAPER = Experiment(

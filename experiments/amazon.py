@@ -26,10 +26,10 @@ from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.experiment import Experiment
 from mufin_jax.model.mufin import ModelConfig
-from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
-from mufin_jax.training import FitConfig
+from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.optimizer import OptimizerConfig
 
 # Table 5 and appendix D of the paper. Its encoders are google/vit-base-patch32-224-in21k and
 # msmarco-distilbert-base-v4; name their folders to start from other weights.

@@ -24,11 +24,11 @@ from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.experiment import Experiment
 from mufin_jax.model.mufin import ModelConfig
-from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.retrieve import RetrieveConfig
-from mufin_jax.training import FitConfig
+from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.optimizer import OptimizerConfig
 
 # Table 5 and appendix D of the paper: as for MM-AmazonTitles-300K, but 10 epochs of Module IV. An
 # item's picture stands in many datapoints: records would hold it as often.

@@ -22,12 +22,12 @@ from jaxtyping import Array, Float, Int, Int32, Int64
 
 from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import Loader
-from mufin_jax.label_side import EntryWriter
 from mufin_jax.model import label_table
 from mufin_jax.model.attention import Memory
 from mufin_jax.model.embed_side import SideEmbedding, embed_blocks, embed_once
 from mufin_jax.model.mufin import CrossBlock, Mufin
-from mufin_jax.retrieval import IndexConfig
+from mufin_jax.retrieval.build import EntryWriter
+from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import (
     BY_ROW,

@@ -11,8 +11,8 @@ system drops when it needs the room.
 import dataclasses
 from collections.abc import Sequence
 
-from mufin_jax import scann_tree
 from mufin_jax.model.label_table import TableConfig, bytes_per_label, padded_rows
+from mufin_jax.retrieval import scann
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available
 
@@ -95,7 +95,7 @@ def plan(sizes: Sizes) -> MemoryPlan:
     rows = eta + 4 * padded // s.devices
     entries = s.entries * vector
     on_devices = entries // s.devices if s.search.startswith("sharded") else 0
-    built = scann_tree.BUILD * entries if s.search == "scann" else 0
+    built = scann.BUILD * entries if s.search == "scann" else 0
     codes = round(SCANN_SEARCH * s.entries * s.dim) if s.search == "scann" else 0
     cache = (2 * s.descriptors + s.num_labels) * vector // s.devices
     tuned, whole = ("pretrain", "finetune"), ("initialize", "restore", "finetune")

@@ -23,10 +23,10 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.floors import tfidf
 from mufin_jax.model.saved import load_model
 from mufin_jax.prediction import PredictConfig, Predictor
-from mufin_jax.retrieval import LabelIndex
+from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.signals import until_stopped
-from mufin_jax.shortlist import Shortlist
 
 OUTFIT_METRICS = ("FITB", "FITB unseen", "AUC")
 

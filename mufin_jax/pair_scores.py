@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 
 from mufin_jax.label_memory import LabelMemory, gather
 from mufin_jax.model.mufin import Embedding, Mufin
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch, replicated
 from mufin_jax.runtime.distributed.padding import grown
-from mufin_jax.shortlist import Shortlist
 
 TOGETHER = {"cpu": 1}
 """Datapoints that a device scores together, by platform: it bounds the memory of their bags ..."""

@@ -26,20 +26,19 @@ from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.label_memory import LabelMemory, write_label_side
-from mufin_jax.label_side import shortlist
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import embed
 from mufin_jax.model.mufin import Embedding, Mufin
 from mufin_jax.model.saved import load_model
 from mufin_jax.queries import read_items
-from mufin_jax.retrieval import IndexConfig, LabelIndex
+from mufin_jax.retrieval.index import IndexConfig, LabelIndex, shortlist
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime import machine
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, one_ahead, put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
 from mufin_jax.runtime.storage.files import read_sealed, write_sealed
-from mufin_jax.shortlist import Shortlist
 
 BLOCK = 256
 """Datapoints that are embedded together."""

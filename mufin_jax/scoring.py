@@ -10,8 +10,8 @@ from mufin_jax.data.bags import Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import evaluate_ranking, spare_places
 from mufin_jax.prediction import Predictor
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.signals import until_stopped
-from mufin_jax.shortlist import Shortlist
 
 TIMED_BLOCKS = 8
 """Blocks of test points that are ranked a second time, for the milliseconds a point."""

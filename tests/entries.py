@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from mufin_jax import scann_tree
-from mufin_jax.retrieval import IndexConfig
+from mufin_jax.retrieval import scann
+from mufin_jax.retrieval.index import IndexConfig
 
 EXACT = IndexConfig(backend="exact")
 SHARDED = IndexConfig(backend="sharded")
 APPROXIMATE = IndexConfig(backend="sharded_approx")
 EVERYTHING = IndexConfig(backend="scann", leaves_searched=1.0, reorder=1_000)
 
-needs_scann = pytest.mark.skipif(not scann_tree.importable(), reason="no ScaNN on this platform")
+needs_scann = pytest.mark.skipif(not scann.importable(), reason="no ScaNN on this platform")
 
 
 def unit(vectors):

@@ -4,9 +4,9 @@ import numpy as np
 from small import SIZES
 
 from mufin_jax.data.loader import Loader
-from mufin_jax.optimizer import OptimizerConfig
-from mufin_jax.shortlist import Shortlist
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.stages.finetune import Batches, FinetuneConfig
+from mufin_jax.training.optimizer import OptimizerConfig
 
 CONFIG = FinetuneConfig(
     batch_size=8,

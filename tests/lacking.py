@@ -27,8 +27,8 @@ from pathlib import Path
 
 import minute
 
-from mufin_jax import scann_tree
 from mufin_jax.command import main
+from mufin_jax.retrieval import scann
 
 SIZE = "64m"
 LIMIT = 100
@@ -123,5 +123,5 @@ def _taken(name: str) -> str:
 if __name__ == "__main__":
     lack(_taken("lacking"), _taken("from"), Path(_taken("workdir")).absolute())
     if "--retrieve.index.backend=scann" in sys.argv:
-        scann_tree.FEWEST_VECTORS = 16  # fewer, ScaNN does not take
+        scann.FEWEST_VECTORS = 16  # fewer, ScaNN does not take
     sys.exit(main(minute.PRESETS))

@@ -25,13 +25,13 @@ from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.experiment import STAGES, Experiment
 from mufin_jax.model.mufin import ModelConfig
-from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.report import ReportConfig
 from mufin_jax.stages.retrieve import RetrieveConfig
-from mufin_jax.training import FitConfig
+from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.optimizer import OptimizerConfig
 
 _RATES = OptimizerConfig(rate=3e-3, warmup=2, image_encoder="full", text_encoder="full")
 _FIT = FitConfig(log_every=1, checkpoint_every=1)

@@ -10,19 +10,19 @@ from flax import nnx
 from small import CONFIG, SIZES, new_model, shaken, weights
 
 from mufin_jax.data.loader import Loader
-from mufin_jax.mining import thinned
 from mufin_jax.model import label_table
 from mufin_jax.model.attention import Concatenation, NoAttention
 from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.label_table import Rows, TableConfig
 from mufin_jax.model.pooling import unit
 from mufin_jax.model.saved import load_model, save_model
-from mufin_jax.optimizer import OptimizerConfig, check_trains
 from mufin_jax.prediction import PredictConfig, Predictor
-from mufin_jax.retrieval import IndexConfig
+from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.initialize import InitializeConfig, initialize
 from mufin_jax.stages.pretrain import Batches, PretrainConfig, pretrain
+from mufin_jax.training.mining import thinned
+from mufin_jax.training.optimizer import OptimizerConfig, check_trains
 
 DIM = CONFIG.dim
 describe = jax.jit(lambda model, pool: model.describe(pool))

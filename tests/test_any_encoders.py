@@ -17,8 +17,8 @@ from mufin_jax.encoders.siglip import SiglipConfig
 from mufin_jax.experiment import Experiment
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.saved import load_model, new_model, save_model
-from mufin_jax.optimizer import OptimizerConfig, trains
-from mufin_jax.precomputed import precompute
+from mufin_jax.training.frozen_features import precompute
+from mufin_jax.training.optimizer import OptimizerConfig, trains
 
 RESNET = ResNetConfig(4, (6, 9), (1, 2), bottleneck=True)
 SIGLIP = SiglipConfig(width=12, depth=2, heads=2, mlp=10, patch=4, image_size=8)

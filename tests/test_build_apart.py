@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from entries import EVERYTHING, catalogue, needs_scann, unit
 
-from mufin_jax import scann_tree
-from mufin_jax.label_entries import LabelEntries
-from mufin_jax.label_side import EntryWriter
-from mufin_jax.retrieval import LabelIndex
+from mufin_jax.retrieval import scann
+from mufin_jax.retrieval.build import EntryWriter
+from mufin_jax.retrieval.exact import LabelEntries
+from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.retrieval.scann import FILES, build_apart
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import Stopped
 from mufin_jax.runtime.storage.npy import whole_npy
-from mufin_jax.scann_tree import FILES, build_apart
 
 PROC = Path("/proc")
 pytestmark = [
@@ -46,7 +46,7 @@ def builders(of):
             dead = (folder / "stat").read_text().rpartition(") ")[2].startswith("Z")
         except OSError:  # it has ended meanwhile
             continue
-        if b"mufin_jax.scann_tree" in arguments and str(of).encode() in arguments and not dead:
+        if b"mufin_jax.retrieval.scann" in arguments and str(of).encode() in arguments and not dead:
             found.append(int(folder.name))
     return found
 
@@ -118,13 +118,13 @@ def written(tmp_path):
 def test_module_2_leaves_nothing_of_a_tree_that_a_signal_stopped(
     written, tmp_path, one_device, monkeypatch
 ):
-    begin = scann_tree.build_apart
+    begin = scann.build_apart
 
     def signalled(*arguments):
         processes.stop.set()
         begin(*arguments)
 
-    monkeypatch.setattr(scann_tree, "build_apart", signalled)
+    monkeypatch.setattr(scann, "build_apart", signalled)
     try:
         with pytest.raises(Stopped):
             written.build(EVERYTHING, one_device)
@@ -134,7 +134,7 @@ def test_module_2_leaves_nothing_of_a_tree_that_a_signal_stopped(
     monkeypatch.undo()
     written.build(EVERYTHING, one_device)
     index = LabelIndex.load(tmp_path / "index")
-    assert isinstance(index.searcher, scann_tree.Tree)
+    assert isinstance(index.searcher, scann.Tree)
 
 
 @pytest.mark.parametrize("leftover", ["tree.tmp/scann_config.pb", "index.json.tmp"])

@@ -19,9 +19,9 @@ from test_finetune import shortlists
 from mufin_jax.data.loader import Loader
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import TableConfig, bytes_per_label
-from mufin_jax.optimizer import OptimizerConfig, trains
 from mufin_jax.runtime.distributed.mesh import BY_ROW, REPLICATED, by_row, over_devices, put
 from mufin_jax.stages import finetune, pretrain
+from mufin_jax.training.optimizer import OptimizerConfig, trains
 
 FEW, MANY = 7168, 14336
 DIM, DEVICES = 6, 8

@@ -24,6 +24,7 @@ import pytest
 from entries import catalogue, needs_scann
 from jax._src import compilation_cache
 
+from mufin_jax.retrieval.scann import Tree, build_apart
 from mufin_jax.runtime.errors import DiskError
 from mufin_jax.runtime.exit import main_guard
 from mufin_jax.runtime.logs import MetricsWriter
@@ -31,7 +32,6 @@ from mufin_jax.runtime.run_folder import Run
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.runtime.storage.disk import disk_errors, native_errors
 from mufin_jax.runtime.storage.files import discard, save_array
-from mufin_jax.scann_tree import Tree, build_apart
 
 
 class Point(NamedTuple):

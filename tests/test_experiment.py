@@ -23,12 +23,12 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.experiment import STAGES, run
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.saved import new_model
-from mufin_jax.optimizer import OptimizerConfig, describes, trains
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import read_json, read_sealed
-from mufin_jax.shortlist import Shortlist
 from mufin_jax.stages import finetune, pretrain
+from mufin_jax.training.optimizer import OptimizerConfig, describes, trains
 
 GOLDEN = Path(__file__).parent / "golden"
 # One step a stage: every batch is the same bucket, so there is one program a stage to compile.

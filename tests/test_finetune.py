@@ -14,11 +14,11 @@ from small import new_model, weights
 
 from mufin_jax.model import label_table
 from mufin_jax.model.saved import save_model
-from mufin_jax.optimizer import trains
 from mufin_jax.prediction import Predictor
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages import finetune as stage
 from mufin_jax.stages.finetune import FinetuneConfig, finetune, make_step, place
+from mufin_jax.training.optimizer import trains
 
 DIM = 6
 MANY = 65_536

@@ -9,8 +9,8 @@ from finetuning import CONFIG, TABLE, L, batches, shortlists
 from scipy import sparse
 from small import SIZES, relevant
 
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.shortlist import Shortlist
 from mufin_jax.stages.finetune import FinetuneConfig
 
 

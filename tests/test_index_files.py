@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from entries import APPROXIMATE, EVERYTHING, EXACT, SHARDED, catalogue, needs_scann, unit
 
-from mufin_jax import scann_tree
-from mufin_jax.label_entries import LabelEntries
-from mufin_jax.retrieval import IndexConfig, LabelIndex
+from mufin_jax.retrieval import scann
+from mufin_jax.retrieval.exact import LabelEntries
+from mufin_jax.retrieval.index import IndexConfig, LabelIndex
 from mufin_jax.runtime.errors import InputError
 
 
@@ -60,7 +60,7 @@ def test_mapped_entries_stay_where_they_are_and_the_tree_repeats_none(tmp_path):
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     loaded = LabelIndex.load(tmp_path)
     assert isinstance(loaded.entries.vectors, np.memmap)
-    assert isinstance(loaded.searcher, scann_tree.Tree)
+    assert isinstance(loaded.searcher, scann.Tree)
     assert loaded.searcher.leaves == index.searcher.leaves
     assert sum(path.stat().st_size for path in (tmp_path / "tree").iterdir()) < vectors.nbytes
     exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 9)
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_the_indexs_is_refused_unread(tmp_path, name):
 def test_without_scann_exact_search_takes_its_place_with_a_notice(monkeypatch, caplog, tmp_path):
     vectors, labels, queries = catalogue()
     LabelIndex.build(vectors, labels).save(tmp_path)
-    monkeypatch.setattr(scann_tree, "importable", lambda: False)
+    monkeypatch.setattr(scann, "importable", lambda: False)
     for make in (lambda: LabelIndex.build(vectors, labels), lambda: LabelIndex.load(tmp_path)):
         index = make()
         assert index.searcher is None and "exact search takes its place" in caplog.text

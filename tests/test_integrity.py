@@ -8,11 +8,11 @@ import pytest
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.label_memory import LabelMemory
 from mufin_jax.model.saved import load_model
-from mufin_jax.retrieval import LabelIndex
+from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.runtime.storage.files import read_sealed, write_sealed
-from mufin_jax.shortlist import Shortlist
 
 HARMS = 45
 """Of each artefact, a third of them truncations, the others single bits: 360 in all."""

@@ -15,7 +15,6 @@ import small
 from small import CONFIG, SIZES, pictures, title
 
 from experiments import amazon
-from mufin_jax import precomputed
 from mufin_jax.command import parse
 from mufin_jax.data.loader import Loader
 from mufin_jax.encoders.pretrained import load_text_encoder
@@ -25,14 +24,15 @@ from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.mufin import ModelConfig
 from mufin_jax.model.pooling import pool_maximum, unit
 from mufin_jax.model.saved import load_model, new_model, save_model
-from mufin_jax.optimizer import OptimizerConfig
-from mufin_jax.precomputed import precompute, use_precomputed
 from mufin_jax.prediction import PredictConfig, Predictor
-from mufin_jax.retrieval import IndexConfig
+from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.shortlist import Shortlist
 from mufin_jax.stages import finetune, pretrain
+from mufin_jax.training import frozen_features
+from mufin_jax.training.frozen_features import precompute, use_precomputed
+from mufin_jax.training.optimizer import OptimizerConfig
 
 TEXT = VisualBertConfig(width=18, depth=2, heads=2, mlp=10, max_positions=16)
 JOINT = dataclasses.replace(CONFIG, modalities="joint", self_attention="none", text=TEXT)
@@ -139,7 +139,7 @@ def test_what_frozen_parts_make_is_kept_and_describes_the_same(
     loader, kept = Loader(dataset, "joint", mesh), tmp_path / "kept"
     precompute(model, loader, optimizer, kept, tmp_path / "decisions.json")
     assert sorted(path.name.rsplit("-", 1)[0] for path in kept.iterdir()) == files
-    monkeypatch.setattr(precomputed, "whole_npy", None)  # nothing is made anew
+    monkeypatch.setattr(frozen_features, "whole_npy", None)  # nothing is made anew
     later = Loader(dataset, "joint", mesh)
     use_precomputed(model, later, kept)
     for number, one in enumerate((loader, later)):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mufin_jax.label_entries import LabelEntries
-from mufin_jax.label_side import EntryWriter, centroids, shortlist, write_shortlists
-from mufin_jax.mesh_search import MeshSearch
 from mufin_jax.model.embed_side import SideEmbedding
-from mufin_jax.retrieval import IndexConfig, LabelIndex
-from mufin_jax.shortlist import Shortlist
+from mufin_jax.retrieval.build import EntryWriter, centroids, write_shortlists
+from mufin_jax.retrieval.exact import LabelEntries
+from mufin_jax.retrieval.index import IndexConfig, LabelIndex, shortlist
+from mufin_jax.retrieval.sharded import MeshSearch
+from mufin_jax.retrieval.shortlist import Shortlist
 
 EXACT = IndexConfig(backend="exact")
 # Four labels in three dimensions: two descriptors, one, none, and one.

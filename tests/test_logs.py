@@ -53,8 +53,8 @@ def own_handlers():
 
 def test_of_several_processes_the_others_say_warnings_and_who_they_are(own_handlers, capsys):
     set_up_logging(process=3)
-    logging.getLogger("mufin_jax.training").info("resuming at step %d", 5)
-    logging.getLogger("mufin_jax.training").warning("a file is damaged")
+    logging.getLogger("mufin_jax.training.loop").info("resuming at step %d", 5)
+    logging.getLogger("mufin_jax.training.loop").warning("a file is damaged")
     assert capsys.readouterr().err.partition(" ")[2] == "WARNING process 3: a file is damaged\n"
 
 
@@ -64,7 +64,7 @@ def test_log_lines_are_plain_off_a_terminal_and_libraries_are_quiet(capsys):
     try:
         set_up_logging()
         set_up_logging()  # replaces, not repeats
-        logging.getLogger("mufin_jax.training").info("resuming at step %d", 5)
+        logging.getLogger("mufin_jax.training.loop").info("resuming at step %d", 5)
         logging.getLogger("jax._src.compiler").info("chatter")
         logging.getLogger("absl").error("a thread failed, and the exception is on its way")
     finally:

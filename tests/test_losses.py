@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mufin_jax.losses import cosine_margin_loss, hinge_loss
+from mufin_jax.training.losses import cosine_margin_loss, hinge_loss
 
 # Two labels, five datapoints. Label 0 has the positives 0 and 1 and may use 2, 3 and 4 as
 # negatives. Label 1 has the positive 3 and may use 0 alone: 1 and 2 are relevant to it,

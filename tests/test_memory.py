@@ -7,14 +7,14 @@ import pytest
 from small import CONFIG, SIZES, new_model
 
 from mufin_jax import memory
-from mufin_jax.index_config import IndexConfig
 from mufin_jax.memory import Sizes
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import TableConfig
-from mufin_jax.optimizer import OptimizerConfig
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available, available, host_memory
 from mufin_jax.survey import sizes_of
+from mufin_jax.training.optimizer import OptimizerConfig
 
 GB = 10**9
 A2Q = Sizes(4_528_191, rows=2816, descriptors=4_528_191, entries=9_000_000)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mufin_jax import mesh_search
-from mufin_jax.mesh_search import MeshSearch
+from mufin_jax.retrieval import sharded
+from mufin_jax.retrieval.sharded import MeshSearch
 from mufin_jax.runtime.distributed.mesh import by_row, replicated
 
 
@@ -59,7 +59,7 @@ def test_of_equal_cosines_the_lower_entry_comes_first_wherever_it_lives(mesh):
 def test_many_queries_walk_through_many_blocks(one_device):
     """1,030 queries take two calls; 9,001 entries three blocks, of which the last is short."""
     vectors, queries = whole(9001, 12), whole(1030, 12, seed=1)
-    assert mesh_search._MOST_QUERIES == 1024 and mesh_search._CELLS["cpu"] // (1024 + 12) == 4048
+    assert sharded._MOST_QUERIES == 1024 and sharded._CELLS["cpu"] // (1024 + 12) == 4048
     check(MeshSearch.build(vectors, one_device).search(queries, 40), vectors, queries, 40)
 
 
@@ -71,7 +71,7 @@ def test_no_query_finds_nothing(mesh):
 def compiled(mesh, size, queries=1024, wanted=40):
     entries = jax.ShapeDtypeStruct((size, 192), jnp.float32, sharding=by_row(mesh))
     asked = jax.ShapeDtypeStruct((queries, 192), jnp.float32, sharding=replicated(mesh))
-    return mesh_search._search.lower(entries, asked, wanted, size, mesh, False).compile()
+    return sharded._search.lower(entries, asked, wanted, size, mesh, False).compile()
 
 
 @pytest.mark.parametrize("queries", [8, 1024])
@@ -100,6 +100,6 @@ def test_the_best_by_way_of_groups_are_the_best(count, k):
     rng = np.random.default_rng(count)
     cosines = rng.integers(-40, 40, (5, count)).astype(np.float32)  # many are equal
     cosines[1, 50:] = -np.inf
-    found, expected = mesh_search._top(jnp.asarray(cosines), k), jax.lax.top_k(cosines, k)
+    found, expected = sharded._top(jnp.asarray(cosines), k), jax.lax.top_k(cosines, k)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)

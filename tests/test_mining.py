@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from mufin_jax.data.dataset import training_pairs
-from mufin_jax.mining import candidates, clustered_order, draw, draw_positives, row
+from mufin_jax.training.mining import candidates, clustered_order, draw, draw_positives, row
 
 # Label 0 has the points 0..5, label 1 the point 3, label 2 none.
 POINTS_OF = sparse.csr_matrix(np.array([[1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 0, 0], [0] * 6], bool))

@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 from small import weights
 
-from mufin_jax.optimizer import OptimizerConfig, by_part, schedule, trains
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.training.optimizer import OptimizerConfig, by_part, schedule, trains
 
 PARTS = ("image_encoder", "text_encoder", "image_reduce", "self_attention", "cross_attention")
 

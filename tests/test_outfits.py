@@ -169,7 +169,7 @@ def test_floors_know_frequent_labels_and_words_that_recur(tmp_path):
 
 
 def test_no_label_unseen_in_training_is_a_negative_of_module_4(workdir, mesh):
-    from mufin_jax.shortlist import Shortlist
+    from mufin_jax.retrieval.shortlist import Shortlist
     from mufin_jax.stages import finetune
 
     dataset = Dataset.open(workdir / "prepare")

@@ -11,14 +11,14 @@ import pytest
 from flax import nnx
 from small import CONFIG, new_model, weights
 
-from mufin_jax import precomputed
 from mufin_jax.data.bags import Pool
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.embed_side import describe_once
-from mufin_jax.optimizer import OptimizerConfig, trains
-from mufin_jax.precomputed import precompute, use_precomputed
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.stages.pretrain import Batches, PretrainConfig, make_step
+from mufin_jax.training import frozen_features
+from mufin_jax.training.frozen_features import precompute, use_precomputed
+from mufin_jax.training.optimizer import OptimizerConfig, trains
 
 LAST = OptimizerConfig(rate=1e-2, warmup=1)
 MODES = {
@@ -84,7 +84,7 @@ def test_later_stages_describe_by_what_an_earlier_one_kept(
         model, Loader(dataset, "both", mesh), MODES[mode], tmp_path / "kept", tmp_path / "d.json"
     )
     loader = Loader(dataset, "both", mesh)
-    monkeypatch.setattr(precomputed, "whole_npy", None)  # nothing is made anew
+    monkeypatch.setattr(frozen_features, "whole_npy", None)  # nothing is made anew
     use_precomputed(model, loader, tmp_path / "kept")
     assert (loader.pixels is dataset.images) == (mode == "frozen texts")
     assert (loader.text_vectors is None) == (mode != "frozen texts")
@@ -140,7 +140,7 @@ def test_a_resumed_run_goes_on_as_it_began_whatever_room_it_finds(
 
 def test_what_is_there_is_not_computed_again(dataset, model, mesh, tmp_path, monkeypatch):
     precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
-    monkeypatch.setattr(precomputed, "whole_npy", None)
+    monkeypatch.setattr(frozen_features, "whole_npy", None)
     loader = Loader(dataset, "both", mesh)
     precompute(
         model, loader, LAST, tmp_path, tmp_path / "second.json", gigabytes=0.0
@@ -151,7 +151,7 @@ def test_what_is_there_is_not_computed_again(dataset, model, mesh, tmp_path, mon
 @pytest.mark.parametrize("gigabytes", [0.0, 1e-6])
 def test_without_room_steps_see_pixels_as_before(gigabytes, dataset, model, mesh, tmp_path, caplog):
     loader = Loader(dataset, "both", mesh)
-    with caplog.at_level("INFO", "mufin_jax.precomputed"):
+    with caplog.at_level("INFO", "mufin_jax.training.frozen_features"):
         precompute(model, loader, LAST, tmp_path, tmp_path / "decisions.json", gigabytes)
     assert files(tmp_path) == [] and loader.pixels is dataset.images
     assert "each step computes it anew" in caplog.text

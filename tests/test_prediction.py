@@ -17,7 +17,7 @@ from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.saved import save_model
 from mufin_jax.prediction import PredictConfig, Predictor
-from mufin_jax.retrieval import IndexConfig
+from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.runtime.errors import InputError
 
 K = 9

@@ -14,12 +14,12 @@ from small import new_model, relevant, weights
 
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.embed_side import describe_once, embed_blocks
-from mufin_jax.optimizer import OptimizerConfig, trains
-from mufin_jax.refreshes import Refreshes
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.pretrain import Batches, PretrainConfig, make_step
+from mufin_jax.training.optimizer import OptimizerConfig, trains
+from mufin_jax.training.refresh import Refreshes
 
 CONFIG = PretrainConfig(batch_size=8, optimizer=OptimizerConfig(text_encoder="full"))
 MARGIN, HARDEST = 0.2, 3

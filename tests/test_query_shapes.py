@@ -9,7 +9,7 @@ from test_prediction import K, build
 
 from mufin_jax import query_shapes
 from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
-from mufin_jax.retrieval import IndexConfig, LabelIndex
+from mufin_jax.retrieval.index import IndexConfig, LabelIndex
 
 
 @pytest.mark.parametrize("devices", [1, 8])

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from entries import APPROXIMATE, EVERYTHING, EXACT, SHARDED, catalogue, needs_scann, unit
 
-from mufin_jax import index_config, retrieval, scann_tree
-from mufin_jax.label_entries import LabelEntries
-from mufin_jax.retrieval import IndexConfig, LabelIndex, Shortlist, recall
+from mufin_jax.retrieval import config as index_config
+from mufin_jax.retrieval import index as index_module
+from mufin_jax.retrieval import scann as scann_module
+from mufin_jax.retrieval.exact import LabelEntries
+from mufin_jax.retrieval.index import IndexConfig, LabelIndex, Shortlist, recall
 from mufin_jax.runtime.errors import InputError
 
 
@@ -37,7 +39,7 @@ def test_the_shortlist_is_the_labels_by_their_largest_cosine(config):
 def test_scann_at_full_search_equals_exact_search():
     vectors, labels, queries = catalogue(seed=1)
     index = LabelIndex.build(vectors, labels, EVERYTHING)
-    assert isinstance(index.searcher, scann_tree.Tree) and not index.exact
+    assert isinstance(index.searcher, scann_module.Tree) and not index.exact
     scann = index.shortlist(queries, 30)
     exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 30)
     np.testing.assert_array_equal(scann.labels, exact.labels)
@@ -78,7 +80,7 @@ def test_more_labels_than_there_are_leave_padding(config):
     keep = labels % 30 == 0  # 11 labels ...
     vectors = np.concatenate([vectors[keep]] * 40)  # ... of enough entries for a tree
     labels = np.concatenate([labels[keep]] * 40)
-    assert len(vectors) > scann_tree.FEWEST_VECTORS
+    assert len(vectors) > scann_module.FEWEST_VECTORS
     found = LabelIndex.build(vectors, labels, config).shortlist(queries, 13)
     assert (found.labels[:, 11:] == -1).all() and (found.similarities[:, 11:] == -np.inf).all()
     assert (np.sort(found.labels[:, :11], axis=1) == np.arange(11) * 30).all()
@@ -176,7 +178,7 @@ def test_exact_similarity_is_the_maximum_over_all_entries_and_minus_infinity_for
         np.testing.assert_allclose(got[i], [truth[label] for label in asked[i]], atol=1e-6)
 
 
-class Unlucky(scann_tree.Tree):
+class Unlucky(scann_module.Tree):
     """A tree that returns the first entry of every third label, whatever the query."""
 
     def search(self, queries, wanted, share=1.0):
@@ -196,7 +198,7 @@ def test_a_label_has_its_exact_similarity_whichever_of_its_entries_was_returned(
 
 
 def test_a_wrong_entry_is_found_in_whichever_block_it_lies(monkeypatch):
-    monkeypatch.setattr(retrieval, "_ROWS", 10)
+    monkeypatch.setattr(index_module, "_ROWS", 10)
     vectors, labels, _ = catalogue()
     vectors[[41, 57]] *= 3
     with pytest.raises(InputError, match=rf"entry 41 has norm 3; .*\(2 of {len(vectors)} are not"):
@@ -206,8 +208,8 @@ def test_a_wrong_entry_is_found_in_whichever_block_it_lies(monkeypatch):
 def test_auto_is_exact_below_a_thousand_entries_and_sharded_on_accelerators(monkeypatch, mesh):
     auto = IndexConfig()
     assert auto.search_over(999, 8, mesh) == "exact"
-    assert auto.search_over(1000, 8, mesh) == ("scann" if scann_tree.importable() else "exact")
-    if scann_tree.importable():  # its build holds the vectors twice
+    assert auto.search_over(1000, 8, mesh) == ("scann" if scann_module.importable() else "exact")
+    if scann_module.importable():  # its build holds the vectors twice
         monkeypatch.setattr(index_config, "host_memory", lambda: 2 * 4 * 8 * 1000 - 1)
         assert auto.search_over(1000, 8, mesh) == "sharded"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")

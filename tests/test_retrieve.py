@@ -6,8 +6,8 @@ import pytest
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.saved import save_model
-from mufin_jax.retrieval import IndexConfig
-from mufin_jax.shortlist import Shortlist
+from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.stages import retrieve as stage
 from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.shortlist import Shortlist
 
 LABELS = np.array([[4, 0, 2], [1, -1, -1]], np.int32)
 SIMILARITIES = np.array([[0.9, 0.5, 0.5], [-0.1, -np.inf, -np.inf]], np.float32)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from toy import STEPS, Toy, killed_at, same, toy_step
 
-from mufin_jax import training
 from mufin_jax.runtime.errors import NonFinite, Stopped
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.skips import MOST_SKIPPED, gradient_norm, kept_unless_finite
+from mufin_jax.training import loop
+from mufin_jax.training.nonfinite import MOST_SKIPPED, gradient_norm, kept_unless_finite
 
 
 @jax.jit
@@ -78,7 +78,7 @@ def test_a_resumed_run_says_each_step_that_changed_nothing_once(tmp_path):
 
 def test_a_stop_right_after_a_step_that_changed_nothing_does_not_hide_it(tmp_path, monkeypatch):
     count = iter(range(1, 100))
-    monkeypatch.setattr(training, "stop_requested", lambda: next(count) == 14)
+    monkeypatch.setattr(loop, "stop_requested", lambda: next(count) == 14)
     with pytest.raises(Stopped):
         Toy(tmp_path, careful_step, broken).run(refresh=False, steps=60)
     assert skipped(tmp_path) == [step + 1 for step in BROKEN if step < 14]

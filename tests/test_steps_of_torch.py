@@ -13,7 +13,7 @@ from agreement import agreement, twin_weights, weights
 from ours import Ours
 from tasks import DIFFERENT, SMALL, STEPS, WARM_UP, load_batch
 
-from mufin_jax.optimizer import OptimizerConfig, schedule
+from mufin_jax.training.optimizer import OptimizerConfig, schedule
 
 GOLDEN = Path(__file__).parent / "golden" / "steps"
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from toy import SEGMENT, STEPS, Toy, killed_at, metrics, same
 
-from mufin_jax import training
 from mufin_jax.runtime.errors import InputError, NonFinite, Stopped
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.signals import unsaved
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.training import FitConfig, fit
+from mufin_jax.training import loop
+from mufin_jax.training.loop import FitConfig, fit
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_resumed_run_never_needs_a_refresh_before_the_last_one(tmp_path, throu
 
 def test_a_stop_is_answered_after_the_step_and_costs_nothing(tmp_path, through, monkeypatch):
     asked = iter([False] * 7 + [True] * 9)
-    monkeypatch.setattr(training, "stop_requested", lambda: next(asked))
+    monkeypatch.setattr(loop, "stop_requested", lambda: next(asked))
     with pytest.raises(Stopped, match="after step 8 of 23, which is saved; run the same command"):
         Toy(tmp_path).run()
     assert Checkpoints(tmp_path / "checkpoints").latest() == 8
@@ -70,7 +70,7 @@ def test_a_run_has_something_to_save_from_a_step_to_its_checkpoint(tmp_path, mon
         after_step.append(unsaved.is_set())
         return False
 
-    monkeypatch.setattr(training, "stop_requested", no_stop)
+    monkeypatch.setattr(loop, "stop_requested", no_stop)
     refresh = toy.refresh
     toy.refresh = lambda at, state: at_refresh.append(unsaved.is_set()) or refresh(at, state)
     toy.run()
@@ -205,8 +205,8 @@ def test_the_first_checkpoint_comes_soon_and_further_ones_ever_later(
         clock[0] += 0.25
         return state, {"loss": jnp.zeros(()), "gradient": jnp.zeros(()), "cosine": jnp.zeros(())}
 
-    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
-    training.fit(
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    loop.fit(
         {"weight": jnp.zeros(1)}, step, float, float, name="toy", steps=200,
         config=FitConfig(checkpoint_every=1000, checkpoint_seconds=10.0),
         checkpoints=Recorder(tmp_path / "checkpoints"), writer=MetricsWriter(tmp_path),

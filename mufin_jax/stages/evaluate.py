@@ -19,12 +19,12 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_TABLE_2, drop, table
 from mufin_jax.floors import floors
 from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import read_json, replacing, write_json
 from mufin_jax.scoring import evaluate as score
 from mufin_jax.scoring import measure, rank_test, time_single
-from mufin_jax.shortlist import Shortlist
 
 MODULE_1 = "Module I alone (P-I-bag)"
 """The row of Module II's shortlists."""

@@ -23,7 +23,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Int, Int32
 
-from mufin_jax import losses, mining
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import EXPECTED, Items, Loader
@@ -32,19 +31,27 @@ from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.label_table import load_table
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model, save_model
-from mufin_jax.optimizer import OptimizerConfig, by_part, check_trains, describes, schedule, trains
-from mufin_jax.precomputed import precompute
 from mufin_jax.prediction import PredictConfig, Predictor
-from mufin_jax.retrieval import IndexConfig
+from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, put, replicated
 from mufin_jax.runtime.distributed.padding import padded_size, spare_rows, usual_size
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.shortlist import Shortlist
-from mufin_jax.skips import gradient_norm, is_finite, kept_unless_finite
-from mufin_jax.training import FitConfig, fit
+from mufin_jax.training import losses, mining
+from mufin_jax.training.frozen_features import precompute
+from mufin_jax.training.loop import FitConfig, fit
+from mufin_jax.training.nonfinite import gradient_norm, is_finite, kept_unless_finite
+from mufin_jax.training.optimizer import (
+    OptimizerConfig,
+    by_part,
+    check_trains,
+    describes,
+    schedule,
+    trains,
+)
 
 STAGE = 4
 """Address of this stage's random draws, beside the seed and the step."""

@@ -19,23 +19,23 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from mufin_jax import losses, mining
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import EXPECTED, Items, Loader
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.mufin import ModelConfig, Mufin
 from mufin_jax.model.saved import new_model, save_model
-from mufin_jax.optimizer import OptimizerConfig, by_part, check_trains, describes, trains
-from mufin_jax.precomputed import precompute
-from mufin_jax.refreshes import Refreshes
 from mufin_jax.runtime.distributed.mesh import by_row, put, replicated
 from mufin_jax.runtime.distributed.padding import spare_rows
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.skips import gradient_norm, kept_unless_finite
-from mufin_jax.training import FitConfig, fit
+from mufin_jax.training import losses, mining
+from mufin_jax.training.frozen_features import precompute
+from mufin_jax.training.loop import FitConfig, fit
+from mufin_jax.training.nonfinite import gradient_norm, kept_unless_finite
+from mufin_jax.training.optimizer import OptimizerConfig, by_part, check_trains, describes, trains
+from mufin_jax.training.refresh import Refreshes
 
 STAGE = 1
 """Address of this stage's random draws, beside the seed and the step."""

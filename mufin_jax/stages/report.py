@@ -30,13 +30,13 @@ from mufin_jax.report.page import Shown, data_uri, page
 from mufin_jax.report.panel import Panel, panel_or_reason, to_csv
 from mufin_jax.report.spread import MOST
 from mufin_jax.report.style import house_style
+from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import progress
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.disk import disk_errors, filling
 from mufin_jax.runtime.storage.files import damaged, discard, read_json, replacing, sync
-from mufin_jax.shortlist import Shortlist
 
 PAGE = "index.html"
 MOST_SHOWN = 60

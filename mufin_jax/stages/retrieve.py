@@ -21,15 +21,15 @@ from jax.sharding import Mesh
 from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import Loader
 from mufin_jax.evaluation import spare_places
-from mufin_jax.label_side import EntryWriter, write_shortlists
 from mufin_jax.model.embed_side import describe_once, embed_blocks, embed_once
 from mufin_jax.model.saved import load_model
-from mufin_jax.precomputed import use_precomputed
-from mufin_jax.retrieval import IndexConfig, LabelIndex
+from mufin_jax.retrieval.build import EntryWriter, write_shortlists
+from mufin_jax.retrieval.index import IndexConfig, LabelIndex
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage import files
 from mufin_jax.runtime.storage.npy import forget
+from mufin_jax.training.frozen_features import use_precomputed
 
 log = logging.getLogger(__name__)
 

@@ -40,15 +40,15 @@ PHASES = {
     "checksums": Phase("prepare", "mufin_jax.data.manifest:checksums", "the checksums"),
     "checking": Phase("pretrain", "mufin_jax.data.manifest:checksums", "the checksums"),
     "refreshing": Phase("pretrain", "mufin_jax.model.embed_side:describe", "describe"),
-    "training": Phase("pretrain", "mufin_jax.training:_Follower.__call__", "pretrain"),
+    "training": Phase("pretrain", "mufin_jax.training.loop:_Follower.__call__", "pretrain"),
     "embedding": Phase("retrieve", "mufin_jax.model.embed_side:embed", "embed"),
-    "retrieving": Phase("retrieve", "mufin_jax.label_side:shortlist", "embed"),
-    "training IV": Phase("finetune", "mufin_jax.training:_Follower.__call__", "finetune"),
+    "retrieving": Phase("retrieve", "mufin_jax.retrieval.build:shortlist", "embed"),
+    "training IV": Phase("finetune", "mufin_jax.training.loop:_Follower.__call__", "finetune"),
     "label side": Phase("finetune", "mufin_jax.label_memory:embed_once", "embed"),
     "evaluating": Phase("evaluate", "mufin_jax.prediction:shortlist", "evaluate"),
     "floors": Phase("evaluate", "mufin_jax.floors:tfidf", "the floors"),
     "reporting": Phase("report", "mufin_jax.report.counts:by_category", "report"),
-    "index": Phase("retrieve", "mufin_jax.label_side:check_unit", "the index"),
+    "index": Phase("retrieve", "mufin_jax.retrieval.build:check_unit", "the index"),
 }
 DEFAULT = {"resizing", "training"}
 TOGETHER = ["resizing", "refreshing", "training", "index", "evaluating"]

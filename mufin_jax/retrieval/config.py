@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 from jax.sharding import Mesh
 
-from mufin_jax import scann_tree
+from mufin_jax.retrieval import scann
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import cores, host_memory
 
@@ -75,21 +75,21 @@ class IndexConfig:
             return "exact"
         if self.backend in ("sharded", "sharded_approx"):
             return self.backend
-        if self.backend == "scann" and not scann_tree.importable():
+        if self.backend == "scann" and not scann.importable():
             raise InputError(
                 "backend=scann, but ScaNN is not installed; pip install scann, or auto"
             )
-        if size < scann_tree.FEWEST_VECTORS:
+        if size < scann.FEWEST_VECTORS:
             return "exact"
         if self.backend == "auto":
             platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
             if platform != "cpu":
                 return "sharded"
-            if not scann_tree.importable():
+            if not scann.importable():
                 log.warning("ScaNN is not installed: exact search takes its place, slower for "
                             "many labels")  # fmt: skip
                 return "exact"
-            if scann_tree.BUILD * 4 * size * width > host_memory():
+            if scann.BUILD * 4 * size * width > host_memory():
                 return "sharded"
         return "scann"
 

@@ -157,7 +157,7 @@ def build_apart(vectors: Path, folder: Path, threads: int, stop: Callable[[], No
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     arguments = [str(vectors), str(folder), str(threads)]
-    command = [sys.executable, "-m", "mufin_jax.scann_tree", *arguments]
+    command = [sys.executable, "-m", "mufin_jax.retrieval.scann", *arguments]
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(

@@ -37,7 +37,6 @@ from mufin_jax.data.manifest import RECORDS_CHECKSUMS
 from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.optimizer import OptimizerConfig
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, put, replicated
 from mufin_jax.runtime.errors import InputError
@@ -47,6 +46,7 @@ from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.disk import disk_errors
 from mufin_jax.runtime.storage.files import read_json, write_json
 from mufin_jax.runtime.storage.npy import forget, mapped, whole_npy
+from mufin_jax.training.optimizer import OptimizerConfig
 
 log = logging.getLogger(__name__)
 

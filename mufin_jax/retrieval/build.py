@@ -14,17 +14,16 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from mufin_jax import scann_tree
-from mufin_jax.label_entries import LabelEntries
 from mufin_jax.model.embed_side import SideEmbedding
-from mufin_jax.retrieval import IndexConfig, LabelIndex, check_unit
+from mufin_jax.retrieval import scann
+from mufin_jax.retrieval.exact import LabelEntries
+from mufin_jax.retrieval.index import IndexConfig, LabelIndex, check_unit, shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.logs import progress
 from mufin_jax.runtime.signals import check_stop, until_stopped
 from mufin_jax.runtime.storage import files
 from mufin_jax.runtime.storage.disk import disk_errors
 from mufin_jax.runtime.storage.npy import forget, mapped, whole_npy
-from mufin_jax.shortlist import Shortlist
 
 
 class EntryWriter:
@@ -94,8 +93,8 @@ class EntryWriter:
             if config.search_over(count, dim, mesh) == "scann":
                 check_unit(entries.vectors, "entry")
                 tree, stop = self.folder / "tree.tmp", functools.partial(check_stop, "the index")
-                with disk_errors(tree, scann_tree.least_bytes(count, dim), more=True):
-                    scann_tree.build_apart(path, tree, config.num_threads(), stop)
+                with disk_errors(tree, scann.least_bytes(count, dim), more=True):
+                    scann.build_apart(path, tree, config.num_threads(), stop)
             LabelIndex(entries, config).save(self.folder, tree)
 
         processes.once(f"{self.folder} is built", build)
@@ -114,17 +113,6 @@ def centroids(
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     labels = np.flatnonzero(norms[:, 0] > 1e-6)
     return labels, sums[labels] / norms[labels]
-
-
-def shortlist(index: LabelIndex, x: Float[np.ndarray, "b d"], k: int) -> Shortlist:
-    """Return the shortlists of datapoints; one without any descriptor gets an empty list."""
-    real = np.linalg.norm(x, axis=1) > 0.5
-    labels = np.full((len(x), k), -1, np.int32)
-    similarities = np.full((len(x), k), -np.inf, np.float32)
-    if real.any():
-        found = index.shortlist(x[real], k)
-        labels[real], similarities[real] = found.labels, found.similarities
-    return Shortlist(labels, similarities)
 
 
 def write_shortlists(

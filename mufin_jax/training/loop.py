@@ -30,7 +30,7 @@ from mufin_jax.runtime.logs import MetricsWriter, progress
 from mufin_jax.runtime.signals import stop_requested, unsaved
 from mufin_jax.runtime.storage import orbax
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.skips import REMEDY, Skips
+from mufin_jax.training.nonfinite import REMEDY, Skips
 
 log = logging.getLogger(__name__)
 

@@ -17,16 +17,16 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Float32, Int
 
-from mufin_jax import scann_tree
-from mufin_jax.index_config import IndexConfig
-from mufin_jax.label_entries import LabelEntries, best_first, blocks
-from mufin_jax.mesh_search import MeshSearch
+from mufin_jax.retrieval import scann
+from mufin_jax.retrieval.config import IndexConfig
+from mufin_jax.retrieval.exact import LabelEntries, best_first, blocks
+from mufin_jax.retrieval.scann import Tree
+from mufin_jax.retrieval.sharded import MeshSearch
+from mufin_jax.retrieval.shortlist import Shortlist, recall
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage import files
 from mufin_jax.runtime.storage.disk import disk_errors
-from mufin_jax.scann_tree import Tree
-from mufin_jax.shortlist import Shortlist, recall
 
 __all__ = ["IndexConfig", "LabelIndex", "Shortlist", "recall"]
 
@@ -163,7 +163,7 @@ class LabelIndex:
         """Writes entries.npy, offsets.npy, tree/ (if ScaNN searches) and, last, index.json.
 
         An entries.npy in the folder that the entries map stays as it is; a folder that
-        `scann_tree.build_apart` made of them, if any, becomes tree/.
+        `scann.build_apart` made of them, if any, becomes tree/.
         """
         with disk_errors(folder, self.entries.vectors.nbytes):
             folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ class LabelIndex:
             shape, listed = (facts["entries"], facts["dimensions"], facts["labels"]), facts["files"]
         except (KeyError, TypeError) as error:
             raise InputError(f"{folder}/index.json: not an index ({error!r}); {again}") from error
-        own = {"entries.npy", "offsets.npy", *(f"tree/{name}" for name in scann_tree.FILES)}
+        own = {"entries.npy", "offsets.npy", *(f"tree/{name}" for name in scann.FILES)}
         if strange := sorted(set(listed) - own):
             raise InputError(f"{folder}: {strange[0]} is not a file of an index; {again}")
         if damage := files.damage(folder, listed, ignore={"index.json"}):
@@ -265,3 +265,14 @@ def check_unit(vectors: np.ndarray, what: str) -> None:
             f"{what} {first[0]} has norm {first[1]:.4g}; vectors should be finite and "
             f"unit-normalised ({count} of {len(vectors)} are not)"
         )
+
+
+def shortlist(index: LabelIndex, x: Float[np.ndarray, "b d"], k: int) -> Shortlist:
+    """Return the shortlists of datapoints; one without any descriptor gets an empty list."""
+    real = np.linalg.norm(x, axis=1) > 0.5
+    labels = np.full((len(x), k), -1, np.int32)
+    similarities = np.full((len(x), k), -np.inf, np.float32)
+    if real.any():
+        found = index.shortlist(x[real], k)
+        labels[real], similarities[real] = found.labels, found.similarities
+    return Shortlist(labels, similarities)
