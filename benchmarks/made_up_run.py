@@ -14,10 +14,10 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig, write_miniature
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
-from mufin_jax.label_memory import writing
 from mufin_jax.model.embed_side import SideEmbedding
 from mufin_jax.model.mufin import ModelConfig, Mufin
-from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.prediction.label_cache import writing
+from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.exact import LabelEntries
 from mufin_jax.retrieval.index import IndexConfig, LabelIndex
 from mufin_jax.runtime.distributed.mesh import make_mesh

@@ -35,7 +35,7 @@ from catalogue import DIM, Catalogue
 from mufin_jax.runtime.distributed.padding import grown
 
 if TYPE_CHECKING:
-    from mufin_jax.prediction import Predictor
+    from mufin_jax.prediction.predictor import Predictor
 
 STARTED = time.perf_counter()
 L, BATCH, SLOTS, K = 303_296, 256, 4, 100
@@ -63,8 +63,8 @@ def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> d
     """The whole path and its parts, as calls by name, for the first so many queries."""
     import jax
 
-    from mufin_jax.label_memory import gather
-    from mufin_jax.queries import read_items
+    from mufin_jax.prediction.label_cache import gather
+    from mufin_jax.prediction.queries import read_items
     from mufin_jax.retrieval.index import shortlist
     from mufin_jax.runtime.distributed.mesh import by_row, put
 
@@ -107,11 +107,11 @@ class Queries:
 
     def embedding(self, count: int, mesh: Any) -> Any:
         """The first so many, padded as the predictor pads them."""
-        from mufin_jax import query_shapes
         from mufin_jax.model.mufin import Embedding
+        from mufin_jax.prediction import shapes
         from mufin_jax.runtime.distributed.mesh import by_row, put
 
-        size = query_shapes.points(count, mesh.size)
+        size = shapes.points(count, mesh.size)
         leaves = (self.bag[:count], self.mask[:count], self.x[:count])
         return Embedding(*put(tuple(grown(v, size) for v in leaves), by_row(mesh)))
 

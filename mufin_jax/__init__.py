@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mufin_jax.data.dataset import Dataset
     from mufin_jax.experiment import Experiment, run
-    from mufin_jax.prediction import Prediction, Predictor
+    from mufin_jax.prediction.predictor import Prediction, Predictor
     from mufin_jax.scoring import evaluate
 
 __version__ = "0.1.0"
@@ -26,8 +26,8 @@ __all__ = ["Dataset", "Experiment", "Prediction", "Predictor", "evaluate", "run"
 _HOMES = {
     "Dataset": "mufin_jax.data.dataset",
     "Experiment": "mufin_jax.experiment",
-    "Prediction": "mufin_jax.prediction",
-    "Predictor": "mufin_jax.prediction",
+    "Prediction": "mufin_jax.prediction.predictor",
+    "Predictor": "mufin_jax.prediction.predictor",
     "evaluate": "mufin_jax.scoring",
     "run": "mufin_jax.experiment",
 }

@@ -22,7 +22,7 @@ from mufin_jax.data.questions import Questions
 from mufin_jax.data.strings import Strings
 from mufin_jax.floors import tfidf
 from mufin_jax.model.saved import load_model
-from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch

@@ -25,7 +25,7 @@ import numpy as np
 from raw_folders import picture
 from small import COLOURS
 
-from mufin_jax.prediction import Predictor
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.machine import share_memory_among_threads
 from mufin_jax.stages import finetune, pretrain

@@ -16,7 +16,7 @@ from mufin_jax import experiment as experiments
 from mufin_jax.command import main, parse
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.synthetic.ads import AdsConfig
-from mufin_jax.prediction import Predictor
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.exact import LabelEntries
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError

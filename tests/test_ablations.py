@@ -16,7 +16,7 @@ from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.label_table import Rows, TableConfig
 from mufin_jax.model.pooling import unit
 from mufin_jax.model.saved import load_model, save_model
-from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.initialize import InitializeConfig, initialize

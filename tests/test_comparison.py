@@ -17,7 +17,7 @@ from mufin_jax.command import main, parse
 from mufin_jax.comparison import Row, differences, report, spread
 from mufin_jax.experiment import STAGES, Experiment
 from mufin_jax.model.label_table import load_table
-from mufin_jax.prediction import Predictor
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.shared_stages import link_stages

@@ -14,7 +14,7 @@ from small import new_model, weights
 
 from mufin_jax.model import label_table
 from mufin_jax.model.saved import save_model
-from mufin_jax.prediction import Predictor
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages import finetune as stage
 from mufin_jax.stages.finetune import FinetuneConfig, finetune, make_step, place

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.label_memory import LabelMemory
 from mufin_jax.model.saved import load_model
+from mufin_jax.prediction.label_cache import LabelMemory
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError

@@ -24,7 +24,7 @@ from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.mufin import ModelConfig
 from mufin_jax.model.pooling import pool_maximum, unit
 from mufin_jax.model.saved import load_model, new_model, save_model
-from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import make_mesh
@@ -179,7 +179,7 @@ def handed_in(dataset, row):
 def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(
     predictor, dataset, wanted, monkeypatch
 ):
-    from mufin_jax import queries
+    from mufin_jax.prediction import queries
 
     # The prepared pixels as they are, which preparation would resize and compress.
     monkeypatch.setattr(queries, "read_image", lambda image, processing: np.asarray(image))
@@ -196,7 +196,7 @@ def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(
 
 
 def test_after_warm_up_no_query_compiles_anything(predictor, dataset, monkeypatch, compilations):
-    from mufin_jax import queries
+    from mufin_jax.prediction import queries
 
     monkeypatch.setattr(queries, "read_image", lambda image, processing: np.asarray(image))
     predictor.warm_up(points=16, images=3)

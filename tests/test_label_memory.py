@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from small import new_model
 
-from mufin_jax.label_memory import LabelMemory, gather, writing
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import SideEmbedding
+from mufin_jax.prediction.label_cache import LabelMemory, gather, writing
 from mufin_jax.runtime.errors import InputError
 
 DIM, L, MOST = 6, 13, 3

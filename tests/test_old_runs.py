@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from raw_folders import picture
 
-from mufin_jax.prediction import Predictor
+from mufin_jax.prediction.predictor import Predictor
 
 RUNS = sorted((Path(__file__).parent / "golden" / "runs").iterdir())
 

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from experiments import polyvore
 from mufin_jax import experiment as experiments
-from mufin_jax import metrics, outfits, queries
+from mufin_jax import metrics, outfits
 from mufin_jax.command import main, parse
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
@@ -21,7 +21,8 @@ from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.evaluation import drop
 from mufin_jax.experiment import run
-from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.prediction import queries
+from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.report import style, vector_panels
 from mufin_jax.report.asked import Asked
 from mufin_jax.report.meetings import ask

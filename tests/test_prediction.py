@@ -11,12 +11,13 @@ from raw_folders import colour, picture
 from scipy import sparse
 from small import CONFIG, PIXELS, SIZES, new_model, pictures, title
 
-from mufin_jax import pair_scores, prediction, queries
 from mufin_jax.data.loader import Loader
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.saved import save_model
-from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.prediction import predictor as predictor_module
+from mufin_jax.prediction import queries, scoring
+from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.runtime.errors import InputError
 
@@ -114,11 +115,11 @@ def test_neither_order_nor_batch_size_changes_a_score(
     predictor, ranked, dataset, exact_pixels, monkeypatch, together
 ):
     order = np.random.default_rng(0).permutation(SIZES["test"])
-    monkeypatch.setitem(pair_scores.TOGETHER, "cpu", together)
+    monkeypatch.setitem(scoring.TOGETHER, "cpu", together)
     blocks = rank(predictor, dataset.test)
     np.testing.assert_array_equal(blocks[0], ranked[0])
     np.testing.assert_allclose(blocks[1], ranked[1], atol=1e-5)
-    monkeypatch.setattr(prediction, "BLOCK", 4)
+    monkeypatch.setattr(predictor_module, "BLOCK", 4)
     labels, scores = answers(predictor, [item(i) for i in order])
     np.testing.assert_array_equal(labels, ranked[0][order])
     np.testing.assert_allclose(scores, ranked[1][order], atol=1e-5)
@@ -163,7 +164,7 @@ def test_without_the_classifier_the_ranking_is_the_retrievers(predictor, dataset
 
 
 def test_given_shortlists_are_scored_in_place_of_its_own(predictor, ranked, dataset):
-    lists = prediction.Shortlist(
+    lists = predictor_module.Shortlist(
         np.ascontiguousarray(ranked[0][:, ::3]), np.zeros((SIZES["test"], 3), np.float32)
     )
     lists.labels[4, 2] = -1
@@ -224,7 +225,7 @@ def test_one_device_answers_what_eight_do(folder, ranked, dataset, one_device):
     ],
 )
 def test_a_bad_item_is_named_by_its_number(predictor, monkeypatch, wrong, reason):
-    monkeypatch.setattr(prediction, "BLOCK", 2)
+    monkeypatch.setattr(predictor_module, "BLOCK", 2)
     with pytest.raises(InputError, match=rf"^item 3: .*{reason}"):
         predictor.predict([{"title": "lamp"}] * 3 + [wrong])
 

@@ -7,16 +7,16 @@ from raw_folders import picture
 from small import COLOURS, new_model
 from test_prediction import K, build
 
-from mufin_jax import query_shapes
 from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
+from mufin_jax.prediction import shapes
 from mufin_jax.retrieval.index import IndexConfig, LabelIndex
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_blocks_cover_all_descriptors_once_with_a_quarter_of_padding_at_most(devices):
-    sizes = {-(-size // devices) * devices for size in query_shapes.DESCRIPTORS}
+    sizes = {-(-size // devices) * devices for size in shapes.DESCRIPTORS}
     for count in range(400):
-        cut = list(query_shapes.blocks(count, devices))
+        cut = list(shapes.blocks(count, devices))
         rows = [i for part, _ in cut for i in range(part.start, part.stop)]
         assert rows == list(range(count)) and {size for _, size in cut} <= sizes
         padding = sum(size for _, size in cut) - count
@@ -24,15 +24,15 @@ def test_blocks_cover_all_descriptors_once_with_a_quarter_of_padding_at_most(dev
 
 
 def test_the_sizes_of_points_and_bags_are_few_and_hold_what_they_must():
-    assert query_shapes.up_to(256, query_shapes.points) == [1, 16, 256]
-    assert query_shapes.up_to(16, query_shapes.slots) == [4, 16]
-    assert query_shapes.points(9, 8) == 16 and query_shapes.points(1, 8) == 8
-    assert query_shapes.points(300) == 300 and query_shapes.slots(17) == 64
+    assert shapes.up_to(256, shapes.points) == [1, 16, 256]
+    assert shapes.up_to(16, shapes.slots) == [4, 16]
+    assert shapes.points(9, 8) == 16 and shapes.points(1, 8) == 8
+    assert shapes.points(300) == 300 and shapes.slots(17) == 64
 
 
 def test_what_padding_adds_is_masked():
     bags = Bags(np.full((3, 5), 2, np.int32), np.ones((3, 5), bool))
-    padded = query_shapes.padded(bags)
+    padded = shapes.padded(bags)
     assert padded.mask.shape == padded.slots.shape == (16, 16)
     np.testing.assert_array_equal(padded.mask[:3, :5], bags.mask)
     assert padded.mask.sum() == 15 and padded.slots.sum() == 30
@@ -42,7 +42,7 @@ def test_a_pool_is_cut_into_its_kinds_and_loses_nothing():
     texts = np.arange(1, 5 * 8 + 1).reshape(5, 8).astype(np.int32)
     pixels = np.arange(18, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     places = np.zeros_like(texts)
-    parts = list(query_shapes.in_blocks(Pool(texts, places, pixels), 12))
+    parts = list(shapes.in_blocks(Pool(texts, places, pixels), 12))
     rows = [(part, n // TEXTS_A_ROW) for part, n in parts if part.images is None]
     tokens = np.concatenate([part.tokens[:n] for part, n in rows])
     images = np.concatenate([part.images[:n] for part, n in parts if part.tokens is None])
@@ -56,7 +56,7 @@ def test_a_pool_is_cut_into_its_kinds_and_loses_nothing():
 
 def test_a_single_row_of_texts_is_hardly_padded():
     tokens = np.ones((1, 16), np.int32)
-    ((part, vectors),) = query_shapes.in_blocks(Pool(tokens, 0 * tokens, None), 32)
+    ((part, vectors),) = shapes.in_blocks(Pool(tokens, 0 * tokens, None), 32)
     assert part.tokens.shape == (1, 16) and vectors == TEXTS_A_ROW
 
 

@@ -13,7 +13,7 @@ from pages import check_contained, rows
 from mufin_jax import experiment as experiments
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.experiment import run
-from mufin_jax.prediction import Predictor
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report import scenes, style
 from mufin_jax.report.meetings import HeatMap, meet
 from mufin_jax.report.page import page

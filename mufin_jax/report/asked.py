@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import Scored
-from mufin_jax.prediction import Predictor
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report.counts import sample
 
 

@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.loader import Loader
 from mufin_jax.evaluation import spare_places
-from mufin_jax.label_memory import gather
 from mufin_jax.model.attention import AttentionBlock
 from mufin_jax.model.mufin import Embedding, Mufin
 from mufin_jax.outfits import rank_answers, score_answers
-from mufin_jax.prediction import Predictor
+from mufin_jax.prediction.label_cache import gather
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report.panel import Missing
 from mufin_jax.runtime.distributed.mesh import fetch, replicated
 from mufin_jax.runtime.distributed.padding import grown

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.prediction import Predictor
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report.counts import titles
 from mufin_jax.report.meetings import HeatMap, heat_map, meet
 from mufin_jax.report.panel import Missing

@@ -18,7 +18,7 @@ from mufin_jax import outfits
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_TABLE_2, drop, table
 from mufin_jax.floors import floors
-from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError

@@ -31,7 +31,7 @@ from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.label_table import load_table
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model, save_model
-from mufin_jax.prediction import PredictConfig, Predictor
+from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes

@@ -5,7 +5,7 @@ entry of label l; the classifiers give c_l = x2_l·w_l for the labels of the sho
 score is 0.7 c + 0.3 a. Label bags, centroids and index are rebuilt with the encoders that Module IV
 leaves, so that a query passes one encoder once.
 
-A server compiles nothing once it is warm: queries are brought to few shapes (`query_shapes.py`).
+A server compiles nothing once it is warm: queries are brought to few shapes (`shapes.py`).
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax import pair_scores, query_shapes
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, prefetch
-from mufin_jax.label_memory import LabelMemory, write_label_side
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import embed
 from mufin_jax.model.mufin import Embedding, Mufin
 from mufin_jax.model.saved import load_model
-from mufin_jax.queries import read_items
+from mufin_jax.prediction import scoring, shapes
+from mufin_jax.prediction.label_cache import LabelMemory, write_label_side
+from mufin_jax.prediction.queries import read_items
 from mufin_jax.retrieval.index import IndexConfig, LabelIndex, shortlist
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime import machine
@@ -255,7 +255,7 @@ class Predictor:
         """Return the embeddings of the bags, padded to one of few sizes, on the devices."""
         mesh = self.model.mesh
         vectors = np.concatenate([np.zeros((1, self.model.dim), np.float32), *self._describe(pool)])
-        bags = query_shapes.padded(bags, mesh.size)
+        bags = shapes.padded(bags, mesh.size)
         # Descriptors in the order of the slots: the shape of what is embedded is that of the bags.
         chosen = vectors[np.where(bags.mask, bags.slots + 1, 0).ravel()]
         bags = Bags(np.arange(bags.mask.size, dtype=np.int32).reshape(bags.mask.shape), bags.mask)
@@ -270,7 +270,7 @@ class Predictor:
             points: what `embed` returned.
             lists: the shortlists of the first datapoints; what lies behind them is padding.
         """
-        return pair_scores.score(self._heads, points, self.memory, lists, self.config.mix)
+        return scoring.score(self._heads, points, self.memory, lists, self.config.mix)
 
     def warm_up(
         self, points: int = BLOCK, images: int = 15, extra: int = 0, titles: int = 1
@@ -287,7 +287,7 @@ class Predictor:
             titles: of an item, at most.
         """
         dataset, seen = self.dataset, self.model.config.modalities
-        for pool in query_shapes.pools(dataset, seen, images):
+        for pool in shapes.pools(dataset, seen, images):
             list(self._describe(pool))
         rng = np.random.default_rng(0)
         x = rng.normal(size=(points, self.model.dim)).astype(np.float32)
@@ -295,9 +295,9 @@ class Predictor:
         k = self.config.shortlist + extra
         for power in range((points - 1).bit_length() + 1):
             self.index.warm_up(x[: 1 << power], k)
-        for size in query_shapes.up_to(points, query_shapes.points):
+        for size in shapes.up_to(points, shapes.points):
             lists = shortlist(self.index, x[:size], k)
-            for slots in query_shapes.up_to(titles + images, query_shapes.slots):
+            for slots in shapes.up_to(titles + images, shapes.slots):
                 empty = np.zeros((size, slots), np.int32)
                 self.rank(Pool(None, None, None), Bags(empty, empty > 0), size, extra, lists)
         machine.give_back_memory()
@@ -320,7 +320,7 @@ class Predictor:
         def begin(block: tuple[Pool, int]) -> tuple[jax.Array, int]:
             return encode(self._weights, put(block[0], by_row(mesh))), block[1]
 
-        blocks = query_shapes.in_blocks(pool, most_tokens, mesh.size)
+        blocks = shapes.in_blocks(pool, most_tokens, mesh.size)
         for vectors, real in one_ahead(blocks, begin):
             yield fetch(vectors)[:real]
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from mufin_jax.label_memory import LabelMemory, gather
 from mufin_jax.model.mufin import Embedding, Mufin
+from mufin_jax.prediction.label_cache import LabelMemory, gather
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch, replicated
 from mufin_jax.runtime.distributed.padding import grown
