@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mufin_jax.data.dataset import Dataset
+    from mufin_jax.evaluation.test_set import evaluate
     from mufin_jax.experiment import Experiment, run
     from mufin_jax.prediction.predictor import Prediction, Predictor
-    from mufin_jax.scoring import evaluate
 
 __version__ = "0.1.0"
 __all__ = ["Dataset", "Experiment", "Prediction", "Predictor", "evaluate", "run"]
@@ -28,7 +28,7 @@ _HOMES = {
     "Experiment": "mufin_jax.experiment",
     "Prediction": "mufin_jax.prediction.predictor",
     "Predictor": "mufin_jax.prediction.predictor",
-    "evaluate": "mufin_jax.scoring",
+    "evaluate": "mufin_jax.evaluation.test_set",
     "run": "mufin_jax.experiment",
 }
 

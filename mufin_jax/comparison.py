@@ -21,7 +21,8 @@ import jax
 
 from mufin_jax.command import Command
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.evaluation import table
+from mufin_jax.evaluation.tables import table
+from mufin_jax.evaluation.test_set import measure
 from mufin_jax.experiment import Experiment, Stage, run
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
@@ -29,7 +30,6 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import Run, environment
 from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.files import read_json, replacing, write_json
-from mufin_jax.scoring import measure
 
 COLUMNS = ("P@1", "P@5", "nDCG@5", "R@10")
 """What the paper's table 4 reports, in percent."""

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from mufin_jax import evaluation, floors, metrics
+from mufin_jax.baselines import untrained
+from mufin_jax.evaluation import metrics, tables
+from mufin_jax.evaluation import rankings as rankings_module
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.evaluate import report
 
@@ -31,7 +33,7 @@ def random_case(seed, points=9, labels=31, width=12):
 def test_filtered_labels_leave_the_list_and_the_rest_moves_up():
     ranking = np.array([[3, 1, 0, 2], [4, 0, -1, -1], [2, 3, 4, 0]])
     relevance = sparse([{1, 2}, {4}, {0}], 5)
-    scored = evaluation.drop(ranking, relevance, sparse([{1, 3}, {4}, {1}], 5))
+    scored = rankings_module.drop(ranking, relevance, sparse([{1, 3}, {4}, {1}], 5))
     assert scored.ranking.tolist() == [[0, 2, -1, -1], [0, -1, -1, -1], [2, 3, 4, 0]]
     assert scored.relevance.toarray().tolist() == sparse([{2}, {}, {0}], 5).toarray().tolist()
     assert scored.without_positive == 1
@@ -40,7 +42,7 @@ def test_filtered_labels_leave_the_list_and_the_rest_moves_up():
 @pytest.mark.parametrize("seed", range(5))
 def test_drop_agrees_with_a_loop(seed):
     ranking, relevance, overlap, _ = random_case(seed)
-    scored = evaluation.drop(ranking, relevance, overlap)
+    scored = rankings_module.drop(ranking, relevance, overlap)
     hidden = overlap.toarray() != 0
     for row, listed in enumerate(ranking):
         kept = [label for label in listed if label >= 0 and not hidden[row, label]]
@@ -51,7 +53,7 @@ def test_drop_agrees_with_a_loop(seed):
 @pytest.mark.parametrize("overlap", [None, csr_matrix((2, 4)), sparse([{3}, {3}], 4)])
 def test_a_filter_that_hits_nothing_changes_nothing(overlap):
     ranking, relevance = np.array([[0, 1], [2, -1]]), sparse([{1}, {0}], 4)
-    scored = evaluation.drop(ranking, relevance, overlap)
+    scored = rankings_module.drop(ranking, relevance, overlap)
     assert np.array_equal(scored.ranking, ranking)
     assert np.array_equal(scored.relevance.toarray(), relevance.toarray())
     assert scored.without_positive == 0
@@ -59,7 +61,7 @@ def test_a_filter_that_hits_nothing_changes_nothing(overlap):
 
 def test_stored_zeros_leave_a_row_without_a_positive():
     relevance = csr_matrix((np.array([0.0, 1.0]), [1, 2], [0, 1, 2]), shape=(2, 3))
-    scored = evaluation.drop(np.array([[1], [1]]), relevance, None)
+    scored = rankings_module.drop(np.array([[1], [1]]), relevance, None)
     assert scored.without_positive == 1
     assert scored.relevance.nnz == 1
     assert relevance.nnz == 2
@@ -71,23 +73,23 @@ def test_no_relevant_pair_at_all_scores_zero_under_a_filter():
         csr_matrix((2, 4)),
         sparse([{0}, {}], 4),
     )
-    assert evaluation.drop(ranking, nothing, overlap).without_positive == 2
-    result = evaluation.evaluate_ranking(ranking, nothing, overlap, overlap)
+    assert rankings_module.drop(ranking, nothing, overlap).without_positive == 2
+    result = rankings_module.evaluate_ranking(ranking, nothing, overlap, overlap)
     assert set(result.values()) == {0.0}
 
 
 def test_every_metric_is_of_what_the_filter_leaves():
     ranking, relevance, overlap, train = random_case(7)
-    result = evaluation.evaluate_ranking(ranking, relevance, overlap, train)
-    left, truth, _ = evaluation.drop(ranking, relevance, overlap)
+    result = rankings_module.evaluate_ranking(ranking, relevance, overlap, train)
+    left, truth, _ = rankings_module.drop(ranking, relevance, overlap)
     weights = metrics.inverse_propensity(train)
-    assert tuple(result) == evaluation.METRICS
+    assert tuple(result) == rankings_module.METRICS
     assert result["P@3"] == metrics.precision(left, truth, 3)
     assert result["nDCG@5"] == metrics.ndcg(left, truth, 5)
     assert result["PSP@1"] == metrics.psp(left, truth, weights, 1)
     assert result["R@10"] == metrics.recall(left, truth, 10)
     assert result["AUC"] == metrics.auc(left, truth, 100)
-    assert result != evaluation.evaluate_ranking(ranking, relevance, None, train)
+    assert result != rankings_module.evaluate_ranking(ranking, relevance, None, train)
 
 
 def test_spare_places_keep_a_hundred_labels_after_the_filter():
@@ -95,32 +97,32 @@ def test_spare_places_keep_a_hundred_labels_after_the_filter():
     width = metrics.DEPTH + metrics.spare_places(overlap)
     ranking, relevance = np.arange(width)[None], sparse([{101, 102}], 110)
     train = sparse([{0}], 110)
-    assert evaluation.evaluate_ranking(ranking, relevance, overlap, train)["R@100"] == 50
+    assert rankings_module.evaluate_ranking(ranking, relevance, overlap, train)["R@100"] == 50
     # Without a filter, places beyond the hundredth do not count.
-    assert evaluation.evaluate_ranking(ranking, relevance, None, train)["R@100"] == 0
+    assert rankings_module.evaluate_ranking(ranking, relevance, None, train)["R@100"] == 0
 
 
 def test_a_label_listed_twice_is_refused():
     ranking, relevance = np.array([[1, 2, -1, -1], [2, 1, 2, -1]]), sparse([{1}, {2}], 4)
     with pytest.raises(InputError, match="row 1 of the ranking names label 2 twice"):
-        evaluation.evaluate_ranking(ranking, relevance, None, relevance)
+        rankings_module.evaluate_ranking(ranking, relevance, None, relevance)
 
 
 def test_matrices_of_different_data_are_refused():
     ranking, relevance = np.array([[1]]), sparse([{1}], 4)
     with pytest.raises(InputError, match="filter is 2 x 4 and the relevance 1 x 4"):
-        evaluation.evaluate_ranking(ranking, relevance, csr_matrix((2, 4)), relevance)
+        rankings_module.evaluate_ranking(ranking, relevance, csr_matrix((2, 4)), relevance)
     with pytest.raises(InputError, match="train has 5 labels and test 4"):
-        evaluation.evaluate_ranking(ranking, relevance, None, csr_matrix((3, 5)))
+        rankings_module.evaluate_ranking(ranking, relevance, None, csr_matrix((3, 5)))
     with pytest.raises(InputError, match="2 rows"):
-        evaluation.evaluate_ranking(np.array([[1], [2]]), relevance, relevance, relevance)
+        rankings_module.evaluate_ranking(np.array([[1], [2]]), relevance, relevance, relevance)
 
 
 def test_a_datapoint_is_of_the_category_of_most_of_its_relevant_labels():
     codes, names = np.array([1, 1, 0, 0, -1, 2]), ["lamps", "chairs", "rugs", "empty"]
     relevance = sparse([{0, 1, 2}, {1, 2}, {4}, {}, {2, 4, 5, 3}], 6)
     ranking = np.array([[0, 1], [2, 5], [4, 0], [0, 1], [5, 0]])
-    result = evaluation.by_category(ranking, relevance, codes, names, k=2)
+    result = rankings_module.by_category(ranking, relevance, codes, names, k=2)
     assert result == {
         "lamps": {"P@2": 50.0, "points": 2},  # datapoint 1 by the smaller code of two, and 4
         "chairs": {"P@2": 100.0, "points": 1},
@@ -129,7 +131,7 @@ def test_a_datapoint_is_of_the_category_of_most_of_its_relevant_labels():
 
 def test_popularity_bins_share_the_volume_and_add_up_to_recall():
     ranking, relevance, _, train = random_case(3)
-    rows = evaluation.by_popularity(ranking, relevance, train)
+    rows = rankings_module.by_popularity(ranking, relevance, train)
     assert sum(row["R@10"] for row in rows) == pytest.approx(metrics.recall(ranking, relevance, 10))
     assert sum(row["labels"] for row in rows) == 31
     assert sum(row["volume"] for row in rows) == train.nnz
@@ -140,7 +142,7 @@ def test_popularity_bins_share_the_volume_and_add_up_to_recall():
 def test_popularity_bins_by_hand():
     # Label 2 alone has half of the volume; label 1 was never trained on.
     train = sparse([{2, 0}, {2, 3}, {2, 4}], 5)
-    rows = evaluation.by_popularity(
+    rows = rankings_module.by_popularity(
         np.array([[2, 1], [3, 0]]), sparse([{1, 2}, {0, 2}], 5), train, bins=2
     )
     assert rows == [
@@ -151,8 +153,8 @@ def test_popularity_bins_by_hand():
 
 def test_the_table_is_aligned_and_shows_what_is_missing():
     ours = {"P@1": 7.0, "P@3": 100.0, "AUC": 0.25}
-    rows = {"ours": ours, "MUFIN, published": evaluation.PAPER_MUFIN}
-    assert evaluation.table(rows, ("P@1", "P@3", "AUC")).splitlines() == [
+    rows = {"ours": ours, "MUFIN, published": tables.PAPER_MUFIN}
+    assert tables.table(rows, ("P@1", "P@3", "AUC")).splitlines() == [
         "                    P@1     P@3    AUC",
         "--------------------------------------",
         "ours               7.00  100.00  0.250",
@@ -188,7 +190,7 @@ LABEL_TITLES = ["lamp shade", "green chair", "red sofa", "table", ""]
 
 
 def rankings(test_titles, **options):
-    return floors.floor_rankings(TRAIN_TITLES, test_titles, LABEL_TITLES, TRAIN, **options)
+    return untrained.floor_rankings(TRAIN_TITLES, test_titles, LABEL_TITLES, TRAIN, **options)
 
 
 def test_the_popularity_floor_is_the_same_for_all_datapoints():
@@ -203,7 +205,7 @@ def test_the_nearest_title_floor_ranks_labels_by_shared_rare_words():
 def test_the_neighbours_vote_by_similarity():
     train = ["red velvet lamp", "lamp in brass", "lamp in steel"]
     relevance = sparse([{2}, {0}, {0}], 3)
-    found = floors.floor_rankings(train, ["red velvet lamp", "a lamp"], [""] * 3, relevance)
+    found = untrained.floor_rankings(train, ["red velvet lamp", "a lamp"], [""] * 3, relevance)
     # One equal title outweighs two that share a common word; alone, the two have the majority.
     assert found["title_neighbours"][:, 0].tolist() == [2, 0]
 
@@ -227,27 +229,27 @@ def test_floors_do_not_depend_on_the_blocks(monkeypatch):
     titles = ["red lamp", "", "blue table", "chair"]
     overlap = sparse([{4}, {}, {1, 3}, {}], 5)
     whole = rankings(titles, filter=overlap)
-    monkeypatch.setattr(floors, "PRODUCTS", 1)
+    monkeypatch.setattr(untrained, "PRODUCTS", 1)
     for name, ranking in rankings(titles, filter=overlap).items():
         assert np.array_equal(ranking, whole[name])
 
 
 def test_without_any_title_popularity_is_the_only_floor():
-    found = floors.floor_rankings([""] * 4, ["", ""], [""] * 5, TRAIN)
+    found = untrained.floor_rankings([""] * 4, ["", ""], [""] * 5, TRAIN)
     assert list(found) == ["popularity"]
     assert found["popularity"].shape == (2, 5)
 
 
 def test_titles_without_a_known_word_rank_as_popularity_does():
-    found = floors.floor_rankings([""] * 4, ["qqq", ""], [""] * 5, TRAIN)
+    found = untrained.floor_rankings([""] * 4, ["qqq", ""], [""] * 5, TRAIN)
     for name in ("nearest_title", "title_neighbours"):
         np.testing.assert_array_equal(found[name], found["popularity"])
 
 
 def test_each_floor_gives_all_metrics():
     test = sparse([{4}, {1}], 5)
-    result = floors.floors(TRAIN_TITLES, ["red lamp", "oak"], LABEL_TITLES, TRAIN, test, None)
+    result = untrained.floors(TRAIN_TITLES, ["red lamp", "oak"], LABEL_TITLES, TRAIN, test, None)
     assert list(result) == ["popularity", "nearest_title", "title_neighbours"]
-    assert all(tuple(values) == evaluation.METRICS for values in result.values())
+    assert all(tuple(values) == rankings_module.METRICS for values in result.values())
     assert result["title_neighbours"]["P@1"] == 50
     assert result["popularity"]["P@1"] == 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ir_measures import P, Qrel, R, ScoredDoc, nDCG
 from scipy.sparse import csr_array, csr_matrix
 
-from mufin_jax import metrics
+from mufin_jax.evaluation import metrics
 from mufin_jax.runtime.errors import InputError
 
 

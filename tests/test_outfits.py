@@ -13,13 +13,14 @@ from sklearn.metrics import roc_auc_score
 
 from experiments import polyvore
 from mufin_jax import experiment as experiments
-from mufin_jax import metrics, outfits
+from mufin_jax.baselines.outfits import floors as outfit_floors
 from mufin_jax.command import main, parse
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
-from mufin_jax.evaluation import drop
+from mufin_jax.evaluation import metrics, outfits
+from mufin_jax.evaluation.rankings import drop
 from mufin_jax.experiment import run
 from mufin_jax.prediction import queries
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
@@ -160,7 +161,7 @@ def test_floors_know_frequent_labels_and_words_that_recur(tmp_path):
     config = PrepareConfig(image_size=8, records=False, vocab_size=128, max_tokens=8)
     prepare(config, tiny_outfits(tmp_path / "raw"), tmp_path / "prepared")
     dataset = Dataset.open(tmp_path / "prepared")
-    floors, labels = outfits.floors(dataset), np.array([[0, 1, -1], [9, 10, 11]])
+    floors, labels = outfit_floors(dataset), np.array([[0, 1, -1], [9, 10, 11]])
     popular = floors["popularity"](dataset.test, labels)
     assert popular.tolist() == [[2, 1, -np.inf], [0, 0, 0]]  # item 1 is in two outfits
     near = floors["nearest_title"](dataset.test, labels)

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from mufin_jax import metrics
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.evaluation import Scored, drop
+from mufin_jax.evaluation import metrics
+from mufin_jax.evaluation.rankings import Scored, drop
 from mufin_jax.report import figures
 from mufin_jax.report.asked import Asked
 from mufin_jax.report.counts import overlap, sample, titles

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from scipy.sparse import csr_matrix
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.evaluation import Scored
+from mufin_jax.evaluation.rankings import Scored
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report.counts import sample
 

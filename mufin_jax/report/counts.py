@@ -10,7 +10,7 @@ from jaxtyping import Int
 from scipy.sparse import csr_matrix
 
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.evaluation import Scored, by_category, by_popularity
+from mufin_jax.evaluation.rankings import Scored, by_category, by_popularity
 from mufin_jax.report.panel import Missing
 
 POINTS_DRAWN = 400

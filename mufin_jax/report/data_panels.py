@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_TABLE_2
-from mufin_jax.outfits import OUTFIT_METRICS, PAPER_FITB, POLYVORE_QUESTIONS
+from mufin_jax.evaluation.outfits import OUTFIT_METRICS, PAPER_FITB, POLYVORE_QUESTIONS
+from mufin_jax.evaluation.rankings import METRICS
+from mufin_jax.evaluation.tables import MM_AMAZON_LABELS, PAPER_TABLE_2
 from mufin_jax.report import counts, figures
 from mufin_jax.report.counts import Rankings
 from mufin_jax.report.panel import Missing, Panel

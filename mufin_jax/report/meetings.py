@@ -16,10 +16,10 @@ from jaxtyping import Float, Int
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.loader import Loader
-from mufin_jax.evaluation import spare_places
+from mufin_jax.evaluation.outfits import rank_answers, score_answers
+from mufin_jax.evaluation.rankings import spare_places
 from mufin_jax.model.attention import AttentionBlock
 from mufin_jax.model.mufin import Embedding, Mufin
-from mufin_jax.outfits import rank_answers, score_answers
 from mufin_jax.prediction.label_cache import gather
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report.panel import Missing

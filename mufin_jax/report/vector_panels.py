@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from mufin_jax import metrics
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation import metrics
 from mufin_jax.report import figures
 from mufin_jax.report.asked import Asked
 from mufin_jax.report.counts import sample

@@ -14,17 +14,19 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax import outfits
+from mufin_jax.baselines.outfits import floors as outfit_floors
+from mufin_jax.baselines.untrained import floors
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.evaluation import METRICS, MM_AMAZON_LABELS, PAPER_TABLE_2, drop, table
-from mufin_jax.floors import floors
+from mufin_jax.evaluation import outfits
+from mufin_jax.evaluation.rankings import METRICS, drop
+from mufin_jax.evaluation.tables import MM_AMAZON_LABELS, PAPER_TABLE_2, table
+from mufin_jax.evaluation.test_set import evaluate as score
+from mufin_jax.evaluation.test_set import measure, rank_test, time_single
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import read_json, replacing, write_json
-from mufin_jax.scoring import evaluate as score
-from mufin_jax.scoring import measure, rank_test, time_single
 
 MODULE_1 = "Module I alone (P-I-bag)"
 """The row of Module II's shortlists."""
@@ -126,7 +128,7 @@ def _answer(
     scorers = {
         "MUFIN": outfits.by_model(predictor),
         MODULE_1: outfits.module_1(pretrained, retrieved, predictor, mesh),
-    } | outfits.floors(dataset)
+    } | outfit_floors(dataset)
     scores = {name: scorer(dataset.test, questions.answers) for name, scorer in scorers.items()}
     rows = {
         name: outfits.measure(scorer, dataset, scores[name]) for name, scorer in scorers.items()

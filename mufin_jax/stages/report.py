@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.evaluation import Scored, drop
+from mufin_jax.evaluation.rankings import Scored, drop
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.report import answer_panels, data_panels, vector_panels
 from mufin_jax.report.asked import Asked

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import Loader
-from mufin_jax.evaluation import spare_places
+from mufin_jax.evaluation.rankings import spare_places
 from mufin_jax.model.embed_side import describe_once, embed_blocks, embed_once
 from mufin_jax.model.saved import load_model
 from mufin_jax.retrieval.build import EntryWriter, write_shortlists

@@ -15,12 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax import metrics
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.questions import Questions
 from mufin_jax.data.strings import Strings
-from mufin_jax.floors import tfidf
+from mufin_jax.evaluation import metrics
 from mufin_jax.model.saved import load_model
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.index import LabelIndex
@@ -135,22 +134,6 @@ def module_1(pretrained: Path, retrieved: Path, predictor: Predictor, mesh: Mesh
     model = load_model(pretrained / "model", mesh)
     index, alone = LabelIndex.load(retrieved / "index", mesh), PredictConfig(mix=0.0)
     return by_model(Predictor(model, index, predictor.memory, predictor.dataset, alone))
-
-
-def floors(dataset: Dataset) -> dict[str, Scorer]:
-    """Return scorers that no training is needed for: popularity, nearest title."""
-    frequency = metrics.frequencies(dataset.train.pairs).astype(np.float32)
-
-    def popularity(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
-        return np.where(labels >= 0, frequency[labels], -np.inf)
-
-    def nearest_title(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
-        titles = (list(dataset.train.titles), list(side.titles), list(dataset.labels.titles))
-        _, points, words = tfidf(*titles)
-        columns = [words[np.maximum(column, 0)].multiply(points).sum(axis=1) for column in labels.T]
-        return np.where(labels >= 0, np.concatenate(columns, axis=1), -np.inf)
-
-    return {"popularity": popularity, "nearest_title": nearest_title}
 
 
 def chance(questions: Questions) -> dict[str, float]:

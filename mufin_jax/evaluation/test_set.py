@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int32
 
 from mufin_jax.data.bags import Pool
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.evaluation import evaluate_ranking, spare_places
+from mufin_jax.evaluation.rankings import evaluate_ranking, spare_places
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.signals import until_stopped

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Int
 from scipy.sparse import csr_matrix
 
-from mufin_jax import metrics
-from mufin_jax.evaluation import evaluate_ranking
-from mufin_jax.metrics import DEPTH, Csr, remove, spare_places
+from mufin_jax.evaluation import metrics
+from mufin_jax.evaluation.metrics import DEPTH, Csr, remove, spare_places
+from mufin_jax.evaluation.rankings import evaluate_ranking
 from mufin_jax.runtime.signals import until_stopped
 
 NEIGHBOURS = 20

@@ -6,39 +6,22 @@ ground truth. Lists must therefore be made longer than the `DEPTH` places that c
 `spare_places(filter)`, if 100 are to remain.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 from scipy.sparse import csr_matrix
 
-from mufin_jax import metrics
-from mufin_jax.metrics import DEPTH, Csr, remove
-from mufin_jax.metrics import spare_places as spare_places
+from mufin_jax.evaluation import metrics
+from mufin_jax.evaluation.metrics import DEPTH, Csr, remove
+from mufin_jax.evaluation.metrics import spare_places as spare_places
 from mufin_jax.runtime.errors import InputError
 
 METRICS = (
     *("P@1", "P@3", "P@5", "nDCG@1", "nDCG@3", "nDCG@5"),
     *("PSP@1", "PSP@3", "PSP@5", "R@10", "R@100", "AUC"),
 )
-
-MM_AMAZON_LABELS = 303_296
-"""L of MM-AmazonTitles-300K: the paper's row is printed beside results on so many labels."""
-
-PAPER_MUFIN = {"P@1": 52.30, "P@5": 34.76, "nDCG@5": 50.46, "R@10": 50.63, "AUC": 0.60}
-"""MUFIN on MM-AmazonTitles-300K under the given filter, as published: Mittal et al., Multi-modal
-Extreme Classification, CVPR 2022, with its supplement. What they do not report is absent."""
-
-PAPER_TABLE_2 = {"MUFIN": PAPER_MUFIN} | {
-    name: dict(zip(("P@1", "P@5", "nDCG@5", "R@10"), values, strict=True))
-    for name, values in (
-        ("SiameseXML", (48.64, 32.99, 47.46, 47.72)),
-        ("CLIP + MUFIN, fine-tuned", (40.49, 27.38, 38.45, 37.19)),
-        ("VisualBERT + MUFIN, fine-tuned", (49.11, 32.35, 46.95, 46.43)),
-    )
-}
-"""The rows of its table 2 that have a preset here, as published."""
 
 
 class Scored(NamedTuple):
@@ -177,35 +160,6 @@ def by_popularity(
         {f"R@{k}": float(parts[i]), "labels": int(labels[i]), "volume": int(volume[i])}
         for i in range(bins)
     ]
-
-
-def table(
-    rows: Mapping[str, Mapping[str, float | int | str]],
-    columns: Sequence[str] = METRICS,
-    head: str = "",
-) -> str:
-    """An aligned text table: a line per row name, a column per metric, a dash for what is missing.
-
-    Two decimals; three for AUC, which is a share, and for milliseconds; text as it is.
-    """
-    lines = [[head, *columns]]
-    for name, values in rows.items():
-        lines.append([name, *(_cell(column, values.get(column)) for column in columns)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = []
-    for name, *cells in lines:
-        padded = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
-        text.append("  ".join([name.ljust(widths[0]), *padded]).rstrip())
-    text.insert(1, "-" * (sum(widths) + 2 * len(columns)))
-    return "\n".join(text)
-
-
-def _cell(column: str, value: float | int | str | None) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return "\N{EN DASH}"
-    return f"{value:.3f}" if column == "AUC" or column.startswith("ms") else f"{value:.2f}"
 
 
 def _refuse_repeats(ranking: Int[np.ndarray, "b k"]) -> None:
