@@ -25,8 +25,8 @@ from mufin_jax.experiment import run
 from mufin_jax.prediction import queries
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.report import style, vector_panels
-from mufin_jax.report.asked import Asked
-from mufin_jax.report.meetings import ask
+from mufin_jax.report.cross_attention import ask
+from mufin_jax.report.sample import Asked
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import read_json

@@ -15,7 +15,7 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.experiment import run
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report import scenes, style
-from mufin_jax.report.meetings import HeatMap, meet
+from mufin_jax.report.cross_attention import HeatMap, meet
 from mufin_jax.report.page import page
 from mufin_jax.report.scenes import CELLS, CHANCE, LARGEST, SHARES, TITLE, WHOLE
 from mufin_jax.report.vector_panels import shown_map

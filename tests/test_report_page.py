@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from pages import check_contained
 
-from mufin_jax.report import counts, figures, scenes
-from mufin_jax.report.facts import run_facts
-from mufin_jax.report.items import Answer, Item, Result, printable
+from mufin_jax.report import figures, scenes, tables
 from mufin_jax.report.page import Shown, number, page
 from mufin_jax.report.panel import Missing, Panel, panel_or_reason, to_csv
-from mufin_jax.report.spread import spread
+from mufin_jax.report.run_facts import run_facts
 from mufin_jax.report.style import drawable, house_style
+from mufin_jax.report.thumbnails import Answer, Item, Result, printable
+from mufin_jax.report.tsne import spread
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages import report as stage
 from mufin_jax.stages.report import ReportConfig
@@ -36,7 +36,7 @@ def test_data_without_categories_or_scenes_say_what_is_left_out(dataset):
     unnamed = dataclasses.replace(
         dataset, labels=dataclasses.replace(dataset.labels, categories=None)
     )
-    made = panel_or_reason("figure3", "By category", lambda: counts.category_table(unnamed, {}))
+    made = panel_or_reason("figure3", "By category", lambda: tables.category_table(unnamed, {}))
     assert "no categories" in made.missing
     with pytest.raises(Missing, match="only the built-in miniature"):
         scenes.scene_pairs(dataset, None)

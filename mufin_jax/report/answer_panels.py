@@ -11,11 +11,11 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import metrics
 from mufin_jax.evaluation.rankings import Scored, drop
 from mufin_jax.report import figures
-from mufin_jax.report.asked import Asked
-from mufin_jax.report.counts import overlap, sample, titles
-from mufin_jax.report.items import Answer, Result, show
-from mufin_jax.report.meetings import ask
+from mufin_jax.report.cross_attention import ask
 from mufin_jax.report.panel import Missing, Panel
+from mufin_jax.report.sample import Asked
+from mufin_jax.report.tables import overlap, sample, titles
+from mufin_jax.report.thumbnails import Answer, Result, show
 
 PLACES, PICTURES = 5, 6
 """Results of a query that are shown, and pictures of it, at most."""

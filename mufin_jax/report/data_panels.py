@@ -8,9 +8,9 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.outfits import OUTFIT_METRICS, PAPER_FITB, POLYVORE_QUESTIONS
 from mufin_jax.evaluation.rankings import METRICS
 from mufin_jax.evaluation.tables import MM_AMAZON_LABELS, PAPER_TABLE_2
-from mufin_jax.report import counts, figures
-from mufin_jax.report.counts import Rankings
+from mufin_jax.report import figures, tables
 from mufin_jax.report.panel import Missing, Panel
+from mufin_jax.report.tables import Rankings
 
 PAPER = "Mittal et al., CVPR 2022"
 
@@ -64,14 +64,14 @@ def data(dataset: Dataset) -> Panel:
     )
     if dataset.num_labels == MM_AMAZON_LABELS:
         caption += f" The paper has 303,296 labels and 4.91 pictures a product ({PAPER})."
-    table = counts.data_table(dataset)
+    table = tables.data_table(dataset)
     return Panel("table1", "Table 1: the data", caption, {"table1": table}, shown="table1")
 
 
 def training(workdir: Path) -> Panel:
     """The curves of Modules I and IV."""
     names = {"pretrain": "Module I", "finetune": "Module IV"}
-    found = {name: counts.curve(workdir / stage) for stage, name in names.items()}
+    found = {name: tables.curve(workdir / stage) for stage, name in names.items()}
     found = {name: rows for name, rows in found.items() if rows}
     if not found:
         raise Missing("nothing was trained: no stage has a metrics.jsonl")
@@ -79,14 +79,14 @@ def training(workdir: Path) -> Panel:
         "Modules I and IV: the loss of a batch, and the mean cosine of its pairs. Each has a loss "
         "of its own; the two are not to be compared."
     )
-    table = {"curves": counts.curve_table(found)}
+    table = {"curves": tables.curve_table(found)}
     return Panel("curves", "Training", caption, table, lambda: figures.curves(found))
 
 
 def categories(dataset: Dataset, rankings: Rankings) -> Panel:
     """Table 6 and figure 3."""
     k = 5 if dataset.questions is None else 1
-    table = counts.category_table(dataset, rankings, k)
+    table = tables.category_table(dataset, rankings, k)
     series = {name: f"{name} P@{k}" for name in rankings}
     caption = f"P@{k} of the test points of each category, those with most points first. " + (
         "A point is of the category that most of its relevant labels have."
@@ -109,7 +109,7 @@ def popularity(dataset: Dataset, rankings: Rankings) -> Panel:
         raise Missing(
             "R@10 is of all labels, but test points are questions, and rank their given answers"
         )
-    table = counts.bin_table(dataset, rankings)
+    table = tables.bin_table(dataset, rankings)
     series = {name: f"{name} R@10" for name in rankings}
     whole = ", ".join(f"{sum(row[c] for row in table):.2f} for {n}" for n, c in series.items())
     return Panel(

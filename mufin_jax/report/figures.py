@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from mufin_jax.report.items import Answer, Item
 from mufin_jax.report.style import (
     BLUE,
     GREEN,
@@ -20,6 +19,7 @@ from mufin_jax.report.style import (
     blank,
     drawable,
 )
+from mufin_jax.report.thumbnails import Answer, Item
 
 HATCHES = ("", "////", "....", "xxxx")
 

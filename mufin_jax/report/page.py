@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mufin_jax.report.items import printable
 from mufin_jax.report.panel import Panel
+from mufin_jax.report.thumbnails import printable
 
 
 @dataclasses.dataclass(frozen=True)

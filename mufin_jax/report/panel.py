@@ -6,8 +6,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mufin_jax.report.items import Answer, printable
 from mufin_jax.report.style import Figure
+from mufin_jax.report.thumbnails import Answer, printable
 
 Rows = Sequence[Mapping[str, Any]]
 

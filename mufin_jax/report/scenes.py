@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float, Int
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.prediction.predictor import Predictor
-from mufin_jax.report.counts import titles
-from mufin_jax.report.meetings import HeatMap, heat_map, meet
+from mufin_jax.report.cross_attention import HeatMap, heat_map, meet
 from mufin_jax.report.panel import Missing
+from mufin_jax.report.tables import titles
 from mufin_jax.runtime.storage.npy import load_arrays
 
 PAIRS = 2000

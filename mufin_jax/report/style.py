@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mufin_jax.report.items import printable
+from mufin_jax.report.thumbnails import printable
 
 Figure: TypeAlias = Any
 """matplotlib's, which is loaded only when something is drawn."""

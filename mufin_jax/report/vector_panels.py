@@ -9,11 +9,9 @@ from jaxtyping import Float
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import metrics
 from mufin_jax.report import figures
-from mufin_jax.report.asked import Asked
-from mufin_jax.report.counts import sample
-from mufin_jax.report.items import Item, printable
-from mufin_jax.report.meetings import HeatMap, heat_map, meet
+from mufin_jax.report.cross_attention import HeatMap, heat_map, meet
 from mufin_jax.report.panel import Missing, Panel
+from mufin_jax.report.sample import Asked
 from mufin_jax.report.scenes import (
     CELLS,
     CHANCE,
@@ -24,8 +22,10 @@ from mufin_jax.report.scenes import (
     look,
     scene_pairs,
 )
-from mufin_jax.report.spread import MOST, spread
 from mufin_jax.report.style import SERIES
+from mufin_jax.report.tables import sample
+from mufin_jax.report.thumbnails import Item, printable
+from mufin_jax.report.tsne import MOST, spread
 from mufin_jax.runtime.storage.npy import mapped
 
 POINTS = 40

@@ -47,7 +47,7 @@ PHASES = {
     "label side": Phase("finetune", "mufin_jax.prediction.label_cache:embed_once", "embed"),
     "evaluating": Phase("evaluate", "mufin_jax.prediction.predictor:shortlist", "evaluate"),
     "floors": Phase("evaluate", "mufin_jax.baselines.untrained:tfidf", "the floors"),
-    "reporting": Phase("report", "mufin_jax.report.counts:by_category", "report"),
+    "reporting": Phase("report", "mufin_jax.report.tables:by_category", "report"),
     "index": Phase("retrieve", "mufin_jax.retrieval.build:check_unit", "the index"),
 }
 DEFAULT = {"resizing", "training"}

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.rankings import Scored
 from mufin_jax.prediction.predictor import Predictor
-from mufin_jax.report.counts import sample
+from mufin_jax.report.tables import sample
 
 
 @dataclasses.dataclass(frozen=True)
