@@ -31,9 +31,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mufin_jax import memory
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import Rows, TableConfig
+from mufin_jax.pipeline import memory_plan
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.run_folder import environment
 from mufin_jax.training import losses
@@ -147,8 +147,8 @@ def pair(arguments: argparse.Namespace) -> dict[str, Any]:
         small.take()
         large.take()
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    planned = memory.plan(memory.Sizes(arguments.pair, DIM, table, rows=ROWS))
-    beside = memory.plan(memory.Sizes(SIZES[0], DIM, table)).device("initialize")
+    planned = memory_plan.plan(memory_plan.Sizes(arguments.pair, DIM, table, rows=ROWS))
+    beside = memory_plan.plan(memory_plan.Sizes(SIZES[0], DIM, table)).device("initialize")
     need = planned.device("finetune") + beside
     if stats := jax.devices()[0].memory_stats():
         peak = stats["peak_bytes_in_use"]

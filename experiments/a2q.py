@@ -21,10 +21,10 @@ if the pictures are decoded as fast.
 
 import sys
 
-from mufin_jax.command import main
 from mufin_jax.data.synthetic.ads import AdsConfig
-from mufin_jax.experiment import Experiment
 from mufin_jax.model.mufin import ModelConfig
+from mufin_jax.pipeline.cli import main
+from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig

@@ -13,8 +13,8 @@ import dataclasses
 import sys
 
 from experiments import amazon
-from mufin_jax.command import main
-from mufin_jax.comparison import COLUMNS, Comparison, Row
+from mufin_jax.pipeline.cli import main
+from mufin_jax.pipeline.comparison import COLUMNS, Comparison, Row
 
 
 def _published(*values: float) -> dict[str, float]:

@@ -17,13 +17,13 @@ At the preset `paper`, about 90,000 datapoints of some four titles and pictures 
 import dataclasses
 import sys
 
-from mufin_jax.command import main
 from mufin_jax.data.preparation.prepare import PrepareConfig
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
-from mufin_jax.experiment import Experiment
 from mufin_jax.model.mufin import ModelConfig
+from mufin_jax.pipeline.cli import main
+from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.retrieve import RetrieveConfig

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mufin_jax.data.dataset import Dataset
     from mufin_jax.evaluation.test_set import evaluate
-    from mufin_jax.experiment import Experiment, run
+    from mufin_jax.pipeline.experiment import Experiment
+    from mufin_jax.pipeline.run import run
     from mufin_jax.prediction.predictor import Prediction, Predictor
 
 __version__ = "0.1.0"
@@ -25,11 +26,11 @@ __all__ = ["Dataset", "Experiment", "Prediction", "Predictor", "evaluate", "run"
 
 _HOMES = {
     "Dataset": "mufin_jax.data.dataset",
-    "Experiment": "mufin_jax.experiment",
+    "Experiment": "mufin_jax.pipeline.experiment",
     "Prediction": "mufin_jax.prediction.predictor",
     "Predictor": "mufin_jax.prediction.predictor",
     "evaluate": "mufin_jax.evaluation.test_set",
-    "run": "mufin_jax.experiment",
+    "run": "mufin_jax.pipeline.run",
 }
 
 

@@ -13,7 +13,7 @@ import sys
 
 import minute
 
-from mufin_jax.command import main
+from mufin_jax.pipeline.cli import main
 from mufin_jax.runtime.distributed import processes
 
 

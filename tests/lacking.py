@@ -27,7 +27,7 @@ from pathlib import Path
 
 import minute
 
-from mufin_jax.command import main
+from mufin_jax.pipeline.cli import main
 from mufin_jax.retrieval import scann
 
 SIZE = "64m"

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 from experiments.amazon import visualbert
-from mufin_jax.command import main
 from mufin_jax.data.preparation.prepare import PrepareConfig
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.encoders.vit import ViTConfig
-from mufin_jax.experiment import STAGES, Experiment
 from mufin_jax.model.mufin import ModelConfig
+from mufin_jax.pipeline.cli import main
+from mufin_jax.pipeline.experiment import STAGES, Experiment
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig

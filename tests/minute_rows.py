@@ -5,7 +5,7 @@ import sys
 import minute
 
 from experiments.ablations import Ablations
-from mufin_jax.command import main
+from mufin_jax.pipeline.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(minute.PRESETS, kind=Ablations))

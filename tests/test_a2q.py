@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from experiments import a2q, amazon
-from mufin_jax import experiment as experiments
-from mufin_jax.command import main, parse
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.synthetic.ads import AdsConfig
+from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline.cli import main, parse
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.exact import LabelEntries
 from mufin_jax.runtime.distributed.mesh import make_mesh

@@ -9,14 +9,14 @@ import small
 from flax import nnx
 from small import CONFIG, weights
 
-from mufin_jax.command import parse
 from mufin_jax.data.loader import Loader
 from mufin_jax.encoders.clip_text import ClipTextConfig
 from mufin_jax.encoders.resnet import ResNetConfig
 from mufin_jax.encoders.siglip import SiglipConfig
-from mufin_jax.experiment import Experiment
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.saved import load_model, new_model, save_model
+from mufin_jax.pipeline.cli import parse
+from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.training.frozen_features import precompute
 from mufin_jax.training.optimizer import OptimizerConfig, trains
 

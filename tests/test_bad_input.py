@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from raw_folders import picture, tiny_repository, write_json_lines, write_vectors
 
-from mufin_jax import experiment as experiments
-from mufin_jax.command import main
+from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline.cli import main
 
 GOLDEN = Path(__file__).parent / "golden"
 Flags = list[str]

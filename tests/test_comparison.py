@@ -13,10 +13,10 @@ import pytest
 
 from experiments import ablations, amazon
 from experiments.ablations import TABLE_4, Ablations
-from mufin_jax.command import main, parse
-from mufin_jax.comparison import Row, differences, report, spread
-from mufin_jax.experiment import STAGES, Experiment
 from mufin_jax.model.label_table import load_table
+from mufin_jax.pipeline.cli import main, parse
+from mufin_jax.pipeline.comparison import Row, differences, report, spread
+from mufin_jax.pipeline.experiment import STAGES, Experiment
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError

@@ -17,12 +17,13 @@ import pytest
 from flax import nnx
 from raw_folders import write_json_lines
 
-from mufin_jax import experiment as experiments
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
-from mufin_jax.experiment import STAGES, run
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.saved import new_model
+from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline.experiment import STAGES
+from mufin_jax.pipeline.run import run
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError

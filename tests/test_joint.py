@@ -15,7 +15,6 @@ import small
 from small import CONFIG, SIZES, pictures, title
 
 from experiments import amazon
-from mufin_jax.command import parse
 from mufin_jax.data.loader import Loader
 from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.encoders.visual_bert import VisualBertConfig
@@ -24,6 +23,7 @@ from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.mufin import ModelConfig
 from mufin_jax.model.pooling import pool_maximum, unit
 from mufin_jax.model.saved import load_model, new_model, save_model
+from mufin_jax.pipeline.cli import parse
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.retrieval.shortlist import Shortlist

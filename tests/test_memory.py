@@ -6,14 +6,14 @@ import jax
 import pytest
 from small import CONFIG, SIZES, new_model
 
-from mufin_jax import memory
-from mufin_jax.memory import Sizes
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import TableConfig
+from mufin_jax.pipeline import memory_plan
+from mufin_jax.pipeline.memory_plan import Sizes
+from mufin_jax.pipeline.memory_survey import sizes_of
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available, available, host_memory
-from mufin_jax.survey import sizes_of
 from mufin_jax.training.optimizer import OptimizerConfig
 
 GB = 10**9
@@ -27,12 +27,12 @@ def part(plan, name):
 
 def held(devices, table=TableConfig()):  # noqa: B008 (frozen)
     sizes = dataclasses.replace(A2Q, devices=devices, local_devices=devices, table=table)
-    return memory.plan(sizes)
+    return memory_plan.plan(sizes)
 
 
 @pytest.mark.parametrize("config", [TableConfig(), LEAN], ids=str)
 def test_the_planned_table_is_the_real_one(config, mesh):
-    plan = memory.plan(Sizes(1500, 6, config, devices=8, local_devices=8))
+    plan = memory_plan.plan(Sizes(1500, 6, config, devices=8, local_devices=8))
     table = label_table.initialize(jax.random.key(0), 1500, 6, mesh, config=config)
     for name, parts in (
         ("label table: rows", table.rows),
@@ -55,23 +55,23 @@ def test_a_stage_holds_what_it_reads_and_nothing_of_the_others():
     eta = 768 * label_table.padded_rows(A2Q.num_labels)
     assert plan.device("restore") - table == eta == part(plan, "an array being read").device
     assert plan.device("finetune") - table == part(plan, "rows of a step").device
-    assert plan.device("pretrain") == 0 and plan.host("pretrain") == memory.JAX_BYTES
-    assert plan.host("predict") - memory.JAX_BYTES == part(plan, "index: entries, codes").host
+    assert plan.device("pretrain") == 0 and plan.host("pretrain") == memory_plan.JAX_BYTES
+    assert plan.host("predict") - memory_plan.JAX_BYTES == part(plan, "index: entries, codes").host
     build = part(plan, "index: while it is built")
     assert build.host == 2 * 768 * A2Q.entries and plan.device("index") == 772 * eta // 768
 
 
 @pytest.mark.parametrize("search", ["exact", "sharded"])
 def test_an_index_that_is_not_built_takes_no_memory_to_build(search):
-    plan = memory.plan(dataclasses.replace(A2Q, search=search, devices=8))
-    assert plan.host("index") == memory.JAX_BYTES
+    plan = memory_plan.plan(dataclasses.replace(A2Q, search=search, devices=8))
+    assert plan.host("index") == memory_plan.JAX_BYTES
     entries = part(plan, "index: entries, codes")
     assert entries.host == 0
     assert entries.device == (768 * A2Q.entries // 8 if search == "sharded" else 0)
 
 
 def test_the_report_names_every_part_that_there_is_and_all_kinds_of_tables():
-    text = memory.report(held(1, LEAN), Available(16 * GB, 16 * GB, shared=True))
+    text = memory_plan.report(held(1, LEAN), Available(16 * GB, 16 * GB, shared=True))
     lines = text.splitlines()
     assert "4,528,191 labels x 192" in lines[0]
     assert any(line.split() == ["bfloat16,", "adagrad", "396", "<-", "chosen"] for line in lines)
@@ -85,26 +85,26 @@ def test_a_plan_that_fits_passes_and_one_that_does_not_names_the_flags_that_woul
     lean = "--initialize.table.dtype=bfloat16 --initialize.table.update=adagrad"
     # Reading the table: 13.97, 7.01, 7.01 or 3.53 GB; w to predict: 3.48.
     sizes = Sizes(4_528_191)
-    plan = memory.plan(sizes)
-    memory.check(plan, Available(15 * GB, 15 * GB, shared=True))
+    plan = memory_plan.plan(sizes)
+    memory_plan.check(plan, Available(15 * GB, 15 * GB, shared=True))
     for room, remedy in ((7.1, "dtype=bfloat16 --initialize.table.update=adam,"), (6, lean)):
         with pytest.raises(InputError, match=f"initialize needs 10.49 GB a device.*{remedy}") as it:
-            memory.check(plan, Available(int(room * GB), 64 * GB, shared=False))
+            memory_plan.check(plan, Available(int(room * GB), 64 * GB, shared=False))
         assert "\n" not in str(it.value)
     with pytest.raises(InputError, match="use 8 devices"):
         table = dataclasses.replace(sizes, table=LEAN)
-        memory.check(memory.plan(table), Available(GB * 7 // 10, 64 * GB, shared=False))
+        memory_plan.check(memory_plan.plan(table), Available(GB * 7 // 10, 64 * GB, shared=False))
     with pytest.raises(InputError, match=f"on this host, which has 5.60 GB; choose {lean}"):
-        memory.check(plan, Available(5_600_000_000, 5_600_000_000, shared=True))
+        memory_plan.check(plan, Available(5_600_000_000, 5_600_000_000, shared=True))
 
 
 def test_virtual_devices_share_the_host_and_do_not_make_room():
     sizes = dataclasses.replace(A2Q, devices=8, local_devices=8, search="sharded")
-    eight = memory.plan(sizes)
+    eight = memory_plan.plan(sizes)
     room = Available(2 * GB, 16 * GB, shared=True)
     with pytest.raises(InputError, match=r"on this host.*use 2 hosts"):
-        memory.check(eight, room)
-    memory.check(eight, dataclasses.replace(room, device=3 * GB, shared=False))
+        memory_plan.check(eight, room)
+    memory_plan.check(eight, dataclasses.replace(room, device=3 * GB, shared=False))
 
 
 def test_the_host_has_what_its_control_group_allows(tmp_path):

@@ -12,16 +12,16 @@ from raw_folders import tiny_outfits
 from sklearn.metrics import roc_auc_score
 
 from experiments import polyvore
-from mufin_jax import experiment as experiments
 from mufin_jax.baselines.outfits import floors as outfit_floors
-from mufin_jax.command import main, parse
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.evaluation import metrics, outfits
 from mufin_jax.evaluation.rankings import drop
-from mufin_jax.experiment import run
+from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline.cli import main, parse
+from mufin_jax.pipeline.run import run
 from mufin_jax.prediction import queries
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.report import style, vector_panels

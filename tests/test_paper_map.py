@@ -11,9 +11,9 @@ import pytest
 
 import mufin_jax
 from experiments import amazon
-from mufin_jax.command import parse
-from mufin_jax.comparison import Comparison
-from mufin_jax.experiment import Experiment
+from mufin_jax.pipeline.cli import parse
+from mufin_jax.pipeline.comparison import Comparison
+from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.runtime.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from pages import check_contained, rows
 
-from mufin_jax import experiment as experiments
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.experiment import run
+from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline.run import run
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report import scenes, style
 from mufin_jax.report.cross_attention import HeatMap, meet

@@ -6,7 +6,7 @@ import minute
 import pytest
 from driver import kill_after_first_step, kill_and_finish
 
-from mufin_jax.experiment import STAGES
+from mufin_jax.pipeline.experiment import STAGES
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 

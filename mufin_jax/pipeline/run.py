@@ -1,20 +1,12 @@
-"""An experiment: a dataset and one configuration per stage; `run` takes it through the stages.
-
-    prepare -> pretrain (I) -> retrieve (II) -> initialize (III) -> finetune (IV)
-            -> evaluate -> report
-
-Each stage reads the folders of those before it and writes its own, `<workdir>/<stage>/`. A finished
-stage is skipped, an interrupted one goes on from its last checkpoint.
-"""
+"""Takes an experiment through its stages, each from its inputs' folders to its own."""
 
 import dataclasses
 import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import tyro
 from jax.sharding import Mesh
 
 from mufin_jax.data.dataset import Dataset
@@ -23,7 +15,8 @@ from mufin_jax.data.synthetic.ads import AdsConfig, write_ads
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig, write_miniature
 from mufin_jax.data.synthetic.outfits import OutfitsConfig, write_outfits
 from mufin_jax.model.label_table import ROWS
-from mufin_jax.model.mufin import ModelConfig
+from mufin_jax.pipeline.experiment import STAGES, Experiment, Stage
+from mufin_jax.pipeline.memory_survey import foresee, sizes_of
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
@@ -31,64 +24,14 @@ from mufin_jax.runtime.run_folder import Run, environment, use_compile_cache
 from mufin_jax.runtime.shared_stages import link_stages
 from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.files import read_json
-from mufin_jax.stages.evaluate import EvaluateConfig, evaluate
-from mufin_jax.stages.finetune import FinetuneConfig, finetune
-from mufin_jax.stages.initialize import InitializeConfig, initialize
-from mufin_jax.stages.pretrain import PretrainConfig, pretrain
-from mufin_jax.stages.report import ReportConfig, report
-from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
-from mufin_jax.survey import foresee, sizes_of
+from mufin_jax.stages.evaluate import evaluate
+from mufin_jax.stages.finetune import finetune
+from mufin_jax.stages.initialize import initialize
+from mufin_jax.stages.pretrain import pretrain
+from mufin_jax.stages.report import report
+from mufin_jax.stages.retrieve import retrieve
 
 log = logging.getLogger(__name__)
-
-Stage = Literal[
-    "prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate", "report", "all"
-]
-STAGES = ("prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate", "report")
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A dataset and one configuration per stage."""
-
-    name: str = "experiment"
-    """Names the run's default folder, runs/NAME."""
-    seed: int = 0
-    """Of every random draw; a draw's address is (seed, stage, step)."""
-    data: Path | None = None
-    """The raw data folder, in any of the forms of the README; built-in data without."""
-    workdir: Path | None = None
-    """The run's folder; runs/NAME by default."""
-    miniature: Annotated[
-        MiniatureConfig | AdsConfig | OutfitsConfig, tyro.conf.AvoidSubcommands
-    ] = dataclasses.field(default_factory=MiniatureConfig)
-    """The built-in data, made where none are given: a catalogue, ads and queries, or outfits."""
-    prepare: PrepareConfig = dataclasses.field(default_factory=PrepareConfig)
-    """Raw data to the prepared folder."""
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    """Sizes and kinds of the encoders and attention blocks."""
-    pretrain: PretrainConfig = dataclasses.field(default_factory=PretrainConfig)
-    """Module I."""
-    retrieve: RetrieveConfig = dataclasses.field(default_factory=RetrieveConfig)
-    """Module II."""
-    initialize: InitializeConfig = dataclasses.field(default_factory=InitializeConfig)
-    """Module III."""
-    finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
-    """Module IV."""
-    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
-    """The test set's metrics."""
-    report: ReportConfig = dataclasses.field(default_factory=ReportConfig)
-    """The paper's tables and figures, on a page."""
-
-    def __post_init__(self) -> None:
-        """Refuse seeds that numpy and JAX cannot both take."""
-        if not 0 <= self.seed < 2**31:
-            raise InputError(f"seed={self.seed}: wanted a whole number from 0 to 2147483647")
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder."""
-        return self.workdir or Path("runs") / self.name
 
 
 def run(

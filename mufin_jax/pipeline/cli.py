@@ -5,11 +5,9 @@ Every field of every configuration is a flag; what is wrong is answered in one l
 
 import contextlib
 import dataclasses
-import difflib
 import gc
 import io
 import itertools
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from mufin_jax.pipeline.cli_messages import one_line
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.exit import main_guard
 from mufin_jax.runtime.imports import swift_imports
@@ -24,7 +23,8 @@ from mufin_jax.runtime.logs import set_up_logging
 
 with swift_imports():
     from mufin_jax.data.preparation.prepare import Overlap
-    from mufin_jax.experiment import Experiment, Stage, run
+    from mufin_jax.pipeline.experiment import Experiment, Stage
+    from mufin_jax.pipeline.run import run
     from mufin_jax.runtime import machine
     from mufin_jax.runtime.distributed import processes
     from mufin_jax.runtime.distributed.startup import HostsConfig
@@ -129,7 +129,7 @@ def parse(
     except SystemExit as end:
         if not end.code:
             raise
-        raise InputError(_one_line(said.getvalue(), [*_flags(default)])) from None
+        raise InputError(one_line(said.getvalue(), [*_flags(default)])) from None
     return dataclasses.replace(command, experiment=_spelt_out(command))
 
 
@@ -180,39 +180,3 @@ def _flags(default: Any, prefix: str = "--") -> Iterator[str]:
             yield from _flags(
                 value, prefix if isinstance(value, Experiment) else f"{prefix}{field.name}."
             )
-
-
-def _one_line(said: str, flags: Sequence[str]) -> str:
-    """Say in one line what tyro says in a box; in its own words where they are unexpected."""
-    words = re.sub("[╭╮╰╯│─]", " ", said).split()
-    text = " ".join(word for word in words if not re.fullmatch("[-+|]+", word))  # boxes in ASCII
-    if found := re.search("Unrecognized options?: (.*?)(?:,| Perhaps| For full|$)", text):
-        return _unknown(found[1], flags)
-    if found := re.search("Error parsing (--[^ :]+): (.*?)(?: Argument helptext|$)", text):
-        wanted = {"literal for int": "a whole number", "to float": "a number"}
-        value = found[2].rpartition(": ")[2]
-        for sign, kind in wanted.items():
-            if sign in found[2]:
-                return f"{found[1]}: {value} is not {kind}; see --help"
-        return f"{found[1]}: {found[2]}"
-    if found := re.search("invalid choice '(.*?)' .*?'(--.*?)'.* one of [(](.*?)[)]", text):
-        value, flag, choices = found[1], found[2], re.findall("'(.*?)'", found[3])
-        return f"{flag}={value}: wanted one of {', '.join(c for c in choices if c != 'None')}"
-    if found := re.search("Missing value for argument '(--.*?)'. Expected (.*?) values", text):
-        count = "a value" if found[2] == "1" else f"{found[2]} values"
-        return f"{found[1]}: wanted {count} after it; see --help"
-    return text
-
-
-def _unknown(argument: str, flags: Sequence[str]) -> str:
-    """The answer to an argument that no flag is."""
-    name = argument.partition("=")[0].replace("_", "-")
-    if not name.startswith("--"):
-        return (
-            f"unexpected argument {argument!r}: options are given as --name=value, switches as "
-            "--name or --no-name; see --help"
-        )
-    nearest = [flag for flag in flags if flag.endswith("." + name[2:])]
-    nearest = nearest or difflib.get_close_matches(name, flags, 1, 0.7)
-    advice = f"did you mean {' or '.join(nearest)}?" if nearest else "see --help"
-    return f"unrecognized option {name}; {advice}"

@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 
 import jax
 
-from mufin_jax.command import Command
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.tables import table
 from mufin_jax.evaluation.test_set import measure
-from mufin_jax.experiment import Experiment, Stage, run
+from mufin_jax.pipeline.cli import Command
+from mufin_jax.pipeline.experiment import Experiment, Stage
+from mufin_jax.pipeline.run import run
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError

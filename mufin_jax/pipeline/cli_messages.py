@@ -1,0 +1,41 @@
+"""One line for each way in which a command line can be wrong."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+
+def one_line(said: str, flags: Sequence[str]) -> str:
+    """Say in one line what tyro says in a box; in its own words where they are unexpected."""
+    words = re.sub("[╭╮╰╯│─]", " ", said).split()
+    text = " ".join(word for word in words if not re.fullmatch("[-+|]+", word))  # boxes in ASCII
+    if found := re.search("Unrecognized options?: (.*?)(?:,| Perhaps| For full|$)", text):
+        return unknown(found[1], flags)
+    if found := re.search("Error parsing (--[^ :]+): (.*?)(?: Argument helptext|$)", text):
+        wanted = {"literal for int": "a whole number", "to float": "a number"}
+        value = found[2].rpartition(": ")[2]
+        for sign, kind in wanted.items():
+            if sign in found[2]:
+                return f"{found[1]}: {value} is not {kind}; see --help"
+        return f"{found[1]}: {found[2]}"
+    if found := re.search("invalid choice '(.*?)' .*?'(--.*?)'.* one of [(](.*?)[)]", text):
+        value, flag, choices = found[1], found[2], re.findall("'(.*?)'", found[3])
+        return f"{flag}={value}: wanted one of {', '.join(c for c in choices if c != 'None')}"
+    if found := re.search("Missing value for argument '(--.*?)'. Expected (.*?) values", text):
+        count = "a value" if found[2] == "1" else f"{found[2]} values"
+        return f"{found[1]}: wanted {count} after it; see --help"
+    return text
+
+
+def unknown(argument: str, flags: Sequence[str]) -> str:
+    """The answer to an argument that no flag is."""
+    name = argument.partition("=")[0].replace("_", "-")
+    if not name.startswith("--"):
+        return (
+            f"unexpected argument {argument!r}: options are given as --name=value, switches as "
+            "--name or --no-name; see --help"
+        )
+    nearest = [flag for flag in flags if flag.endswith("." + name[2:])]
+    nearest = nearest or difflib.get_close_matches(name, flags, 1, 0.7)
+    advice = f"did you mean {' or '.join(nearest)}?" if nearest else "see --help"
+    return f"unrecognized option {name}; {advice}"
