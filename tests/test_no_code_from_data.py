@@ -1,11 +1,10 @@
 """Claims about our own source: nothing in it runs code that a file of data may hold."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*ROOT.glob("mufin_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")])
 FORBIDDEN = {
     "pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "torch", "yaml",

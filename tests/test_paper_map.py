@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import mufin_jax
 from experiments import amazon
@@ -16,7 +17,6 @@ from mufin_jax.pipeline.comparison import Comparison
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.runtime.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
 PRESETS = {name: Experiment() for name in amazon.PRESETS}
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))

@@ -7,12 +7,12 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import minute
 import numpy as np
 import pytest
 from PIL import Image
+from places import ROOT, SUPPORT
 
 import mufin_jax as mufin
 from mufin_jax.runtime.distributed.mesh import make_mesh
@@ -130,14 +130,14 @@ def test_a_folder_without_a_model_says_how_to_get_one(tmp_path):
 
 
 def test_the_example_of_the_readme_does_what_it_says(minute_run, compiled, tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?import mufin_jax as mufin.*?)```", readme, re.DOTALL)
     code = code.replace("experiments.amazon import MINIATURE", "minute import MINUTE as MINIATURE")
     shutil.copytree(minute_run, tmp_path / "runs" / "demo")
     Image.new("RGB", (40, 30), "red").save(tmp_path / "shelf.jpg")
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-        env=minute.environment(compiled) | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=minute.environment(compiled) | {"PYTHONPATH": str(SUPPORT)},
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     *ranked, last = process.stdout.splitlines()

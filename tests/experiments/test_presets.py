@@ -1,0 +1,123 @@
+"""Presets that begin from checkpoints run whole, as they are but for fewer epochs and checkpoints.
+
+The published tables' networks are beyond a test; these are tiny random ones in the same files.
+"""
+
+import json
+import math
+import shutil
+import string
+from pathlib import Path
+
+import jax
+import minute
+import numpy as np
+import pytest
+import small
+from places import GOLDEN
+from safetensors import numpy as safetensors
+
+from experiments import amazon, polyvore
+from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
+from mufin_jax.model.saved import load_model
+from mufin_jax.runtime.distributed.mesh import make_mesh
+
+EXPERIMENTS = Path(amazon.__file__).parent
+CATALOGUE = ("--miniature.labels=30", "--miniature.points=80", "--miniature.test-points=24")
+OUTFITS = ("--miniature.outfits=12", "--miniature.test-outfits=8", "--miniature.themes=2")
+
+
+TABLE_2 = [
+    ("paper", "vit", "distilbert", {"image", "text"}),
+    ("clip", "clip", "clip", {"image", "text"}),
+    ("clip-frozen", "clip", "clip", set()),
+    ("visualbert", "resnet_basic", "bert", {"text"}),
+    ("visualbert", "resnet_basic", "visual_bert", {"text"}),
+    ("visualbert-frozen", "resnet_basic", "visual_bert", set()),
+    ("siamesexml", None, "distilbert", {"text"}),
+]
+"""Preset of amazon, checkpoints of images and of texts, and which of the two then trains."""
+
+TABLE_3 = [("paper", "vit"), ("resnet18", "resnet_basic")]
+"""Preset of polyvore, and the checkpoint of images."""
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """Folders of checkpoints by the name of their architecture, each with what reads its titles."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name in ("vit", "distilbert", "clip", "resnet_basic", "visual_bert", "bert"):
+        shutil.copytree(GOLDEN / name, folder / name)
+    letters = string.ascii_lowercase
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{i}" for i in letters)]
+    for name in ("distilbert", "visual_bert", "bert"):
+        (folder / name / "vocab.txt").write_text("\n".join(words) + "\n")
+    # They are to see vectors of the ResNet.
+    for name in ("visual_bert", "bert"):
+        config = folder / name / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"visual_embedding_dim": 12}))
+    weights = folder / "visual_bert" / "model.safetensors"
+    tensors = safetensors.load_file(weights)
+    (projection,) = (name for name in tensors if name.endswith("visual_projection.weight"))
+    tensors[projection] = np.ascontiguousarray(tensors[projection][:, :12])
+    safetensors.save_file(tensors, weights)
+    return folder
+
+
+def finish(experiment, preset, checkpoints, image, text, data, workdir, cache):
+    """Run a preset with these checkpoints; return its metrics, and which parts of it moved."""
+    named = {kind: checkpoints / name for kind, name in (("image", image), ("text", text)) if name}
+    # Frozen, VisualBERT leaves nothing for Module I to train: its preset has no epoch of it.
+    fewer = [] if preset == "visualbert-frozen" else ["--pretrain.epochs=20"]
+    minute.finish(
+        workdir, f"--preset={preset}", *data, *fewer, "--finetune.epochs=5",
+        "--prepare.max-tokens=11", "--report.no-figures",
+        *(f"--model.{kind}-checkpoint={folder}" for kind, folder in named.items()),
+        cache=cache, script=str(EXPERIMENTS / f"{experiment}.py"),
+    )  # fmt: skip
+    trained = load_model(workdir / "finetune" / "model", make_mesh(jax.devices()[:1]))
+    loaders = {"image": load_image_encoder, "text": load_text_encoder}
+    moved = set()
+    for kind, folder in named.items():
+        before = small.weights(loaders[kind](folder))
+        after = small.weights(getattr(trained, f"{kind}_encoder"))
+        assert before.keys() == after.keys()
+        if any((before[path] != value).any() for path, value in after.items()):
+            moved.add(kind)
+    return minute.metrics(workdir), moved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "image", "text", "trains"),
+    TABLE_2,
+)
+def test_a_preset_of_table_2_runs_whole_and_trains_what_it_says(
+    preset, image, text, trains, checkpoints, compiled, tmp_path
+):
+    metrics, moved = finish(
+        "amazon", preset, checkpoints, image, text, CATALOGUE, tmp_path / "run", compiled
+    )
+    assert moved == trains
+    assert all(math.isfinite(metrics[name]) for name in ("P@1", "P@5", "nDCG@5", "R@10"))
+    assert metrics["R@100"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("preset", "image"), TABLE_3)
+def test_a_preset_of_table_3_runs_whole(preset, image, checkpoints, compiled, tmp_path):
+    metrics, moved = finish(
+        "polyvore", preset, checkpoints, image, "distilbert", OUTFITS, tmp_path / "run", compiled
+    )
+    assert moved == {"image", "text"}
+    assert 0 < metrics["FITB"] <= 100
+
+
+def test_all_presets_that_name_a_checkpoint_are_run_here():
+    for experiment, runs in ((amazon, TABLE_2), (polyvore, TABLE_3)):
+        named = {
+            name
+            for name, preset in experiment.PRESETS.items()
+            if preset.model.image_checkpoint or preset.model.text_checkpoint
+        }
+        assert named == {preset for preset, *_ in runs}

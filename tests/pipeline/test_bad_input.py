@@ -1,0 +1,356 @@
+"""Bad input of every kind ends with one line that says what was found, and with its exit code."""
+# ruff: noqa: E501 (the list of kinds is a table, one a line)
+
+import dataclasses
+import logging
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import minute
+import numpy as np
+import pytest
+from places import GOLDEN
+from raw_folders import picture, tiny_repository, write_json_lines, write_vectors
+
+from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline.cli import main
+
+Flags = list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A kind of bad input: how it is made in a folder, what is said of it, the exit code."""
+
+    name: str
+    make: Callable[[Path], Flags]
+    said: str
+    code: int = 2
+
+
+def flags(*given: str) -> Callable[[Path], Flags]:
+    """No file is at fault."""
+    return lambda folder: list(given)
+
+
+def repository(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Flags]:
+    """A sound catalogue in the repository's form, then harmed."""
+
+    def make(folder: Path) -> Flags:
+        tiny_repository(folder / "raw")
+        harm(folder / "raw")
+        return [f"--data={folder / 'raw'}", "--stage=prepare", *more]
+
+    return make
+
+
+def replaced(name: str, old: str, new: str) -> Callable[[Path], Flags]:
+    """A sound catalogue with one text file changed; an empty `old` stands for all of it."""
+
+    def harm(raw: Path) -> None:
+        text = (raw / name).read_text()
+        assert old in text
+        (raw / name).write_text(text.replace(old, new) if old else new)
+
+    return repository(harm)
+
+
+def vectors(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Flags]:
+    """A sound catalogue with ready vectors, then harmed."""
+
+    def make(folder: Path) -> Flags:
+        titles = {
+            s: [(f"{s}{i}", f"chair {i}") for i in range(9)] for s in ("train", "test", "label")
+        }
+        write_vectors(
+            folder / "raw", titles, {side: [[i] for i in range(9)] for side in ("train", "test")},
+            {side: np.ones((9, 4), np.float32) for side in titles},
+            {side: [[i] for i in range(9)] for side in titles},
+        )  # fmt: skip
+        harm(folder / "raw")
+        return [f"--data={folder / 'raw'}", *(more or ("--stage=prepare",))]
+
+    return make
+
+
+def saved(name: str, array: np.ndarray) -> Callable[[Path], None]:
+    """Harm: another array in a file."""
+    return lambda raw: np.save(raw / name, array)
+
+
+def json_lines(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Flags]:
+    """A sound catalogue of products, then harmed."""
+
+    def make(folder: Path) -> Flags:
+        write_json_lines(folder / "raw", products=[
+            {"ASIN": f"B{i}", "title": f"lamp {i}", "images": [f"images/{i}.png"],
+             "also_buy": [f"B{(i + 1) % 20}"]} for i in range(20)])  # fmt: skip
+        harm(folder / "raw")
+        return [f"--data={folder / 'raw'}", "--stage=prepare", *more]
+
+    return make
+
+
+def huge_pictures(raw: Path) -> None:
+    """Harm: a few kB each, hundreds of MB once unfolded."""
+    huge = picture(1, (5000, 5000), "PNG")
+    for path in (raw / "images").iterdir():
+        path.write_bytes(huge)
+
+
+class Runs:
+    """Something that runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return print, ("the user's file ran code",)
+
+
+def code_in_map(raw: Path) -> None:
+    """Harm: a map whose pickle calls something."""
+    header = {"descr": "|O", "fortran_order": False, "shape": (9,)}
+    with open(raw / "trn_imgs_384_3_map.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        pickle.dump(Runs(), file)
+
+
+def checkpoint(harm: Callable[[Path], object]) -> Callable[[Path], Flags]:
+    """A sound image checkpoint, then harmed."""
+
+    def make(folder: Path) -> Flags:
+        shutil.copytree(GOLDEN / "vit", folder / "vit")
+        harm(folder / "vit")
+        return [f"--model.image-checkpoint={folder / 'vit'}"]
+
+    return make
+
+
+def prepared(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Flags]:
+    """A run that is prepared, then harmed."""
+
+    def make(folder: Path) -> Flags:
+        assert main(minute.PRESETS, [f"--workdir={folder / 'run'}", "--stage=prepare"]) == 0
+        harm(folder / "run")
+        return [*(more or ("--stage=pretrain",))]
+
+    return make
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    """Harm: the second half of a file is missing."""
+
+    def harm(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return harm
+
+
+def flipped(name: str) -> Callable[[Path], None]:
+    """Harm: one bit of a file is another."""
+
+    def harm(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 8
+        (folder / name).write_bytes(content)
+
+    return harm
+
+
+def removed(name: str) -> Callable[[Path], None]:
+    """Harm: a file is missing."""
+    return lambda folder: (folder / name).unlink()
+
+
+def made(name: str, content: str) -> Callable[[Path], Flags]:
+    """A data folder (or, for "", a data file) with one file of one's own."""
+
+    def make(folder: Path) -> Flags:
+        (folder / "raw").mkdir()
+        (folder / "raw" / (name or "file")).write_text(content)
+        return [f"--data={folder / 'raw'}{'' if name else '/file'}"]
+
+    return make
+
+
+def empty(folder: Path) -> Flags:
+    """An empty data folder."""
+    (folder / "raw").mkdir()
+    return [f"--data={folder / 'raw'}"]
+
+
+def workdir_is_a_file(folder: Path) -> Flags:
+    """A file in the place of the run's folder."""
+    (folder / "run").write_text("")
+    return []
+
+
+def broken_tokenizer(folder: Path) -> Flags:
+    """A tokenizer that is none."""
+    (folder / "tokenizer.json").write_text("{]")
+    return [f"--prepare.tokenizer={folder / 'tokenizer.json'}"]
+
+
+def other_tokenizer(folder: Path) -> Flags:
+    """A text checkpoint, and a tokenizer that knows more tokens than it."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(100))]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    return [f"--model.text-checkpoint={GOLDEN / 'distilbert'}", f"--prepare.tokenizer={folder}"]
+
+
+def other_architecture(folder: Path) -> Flags:
+    """A checkpoint of pictures where one of text is wanted."""
+    return [f"--model.text-checkpoint={GOLDEN / 'vit'}", *other_tokenizer(folder)[1:]]
+
+
+def too_little(folder: Path) -> Flags:
+    """A single label, sound, which leaves no negative for any."""
+    return [f"--data={tiny_repository(folder / 'raw', 2)}"]
+
+
+PRETRAIN = "--pretrain.optimizer"
+CASES = [
+    # The command line.
+    Case("unknown preset", flags("--preset=huge"), "--preset=huge: wanted one of miniature, paper"),
+    Case("unknown stage", flags("--stage=train"), "--stage=train: wanted one of prepare, pretrain"),
+    Case("misspelt option", flags("--pretrain.epoch=3"), "option --pretrain.epoch; did you mean --pretrain.epochs?"),
+    Case("option without its part", flags("--epochs=3"), "did you mean --pretrain.epochs or --finetune.epochs?"),
+    Case("unknown option", flags("--frobnicate"), "unrecognized option --frobnicate; see --help"),
+    Case("stray argument", flags("evaluate"), "unexpected argument 'evaluate': options are given as"),
+    Case("value missing", flags("--pretrain.epochs"), "--pretrain.epochs: wanted a value after it"),
+    Case("no whole number", flags("--pretrain.epochs=x"), "--pretrain.epochs: 'x' is not a whole number"),
+    Case("no number", flags(f"{PRETRAIN}.rate=fast"), "optimizer.rate: 'fast' is not a number"),
+    Case("no choice", flags(f"{PRETRAIN}.image-encoder=all"), "encoder=all: wanted one of frozen, last, full"),
+    # Values that cannot be meant.
+    Case("negative rate", flags(f"{PRETRAIN}.rate=-1"), "rate=-1.0: a learning rate is a positive number"),
+    Case("rate of zero", flags(f"{PRETRAIN}.rate=0"), "rate=0.0: a learning rate is"),
+    Case("rate NaN", flags(f"{PRETRAIN}.rate=nan"), "rate=nan: a learning rate is"),
+    Case("infinite rate", flags("--finetune.optimizer.table-rate=inf"), "table_rate=inf: a learning rate is"),
+    Case("heads that do not divide", flags("--model.heads=3"), "heads=3: heads must divide dim"),
+    Case("negative seed", flags("--seed=-1"), "seed=-1: wanted a whole number from 0"),
+    Case("seed too large", flags("--seed=4294967296"), "seed=4294967296: wanted"),
+    Case("no epochs", flags("--finetune.epochs=0"), "finetune.epochs=0: wanted a number >= 1"),
+    Case("epochs below none", flags("--pretrain.epochs=-1"), "pretrain.epochs=-1: wanted a number >= 0"),
+    Case("batch of one label", flags("--pretrain.batch-size=1"), "pretrain.batch_size=1: wanted at least 2"),
+    Case("margin that is no cosine", flags("--finetune.margin=2"), "finetune.margin=2.0: wanted a cosine"),
+    Case("weight beyond 1", flags("--initialize.alpha=2"), "initialize.alpha=2.0: wanted a weight"),
+    Case("patch that does not divide", flags("--model.image.patch=5"), "isn't a multiple of patch=5"),
+    Case("too few labels invented", flags("--miniature.labels=3"), "labels=3, wanted at least 24"),
+    Case("no tokens", flags("--prepare.max-tokens=1"), "max_tokens is 1: wanted at least 3"),
+    Case("interval NaN", flags("--finetune.fit.checkpoint-seconds=nan"), "checkpoint_seconds=nan: wanted more"),
+    Case("text longer than the encoder", flags("--prepare.max-tokens=64", ), "texts have up to 64 tokens, but the text encoder takes 16"),
+    # The data folder as a whole.
+    Case("no data folder", flags("--data=/no/such/folder"), "--data=/no/such/folder: no such folder"),
+    Case("data that are a file", made("", "x"), "no such folder"),
+    Case("empty data folder", empty, "raw holds nothing: wanted raw_data/"),
+    Case("unknown form", made("data.csv", "a,b"), "raw holds data.csv: wanted raw_data/"),
+    # The repository's form.
+    Case("relevance missing", repository(removed("trn_X_Y.txt")), "lacks trn_X_Y.txt"),
+    Case("test split missing", repository(removed("raw_data/test.raw.txt")), "test.raw.txt"),
+    Case("label file empty", replaced("raw_data/label.raw.txt", "", ""), "label.raw.txt is empty"),
+    Case("header that is none", replaced("trn_X_Y.txt", "40 20\n", "forty\n"), "trn_X_Y.txt:1: wanted a header"),
+    Case("header of other data", replaced("trn_X_Y.txt", "40 20\n", "40 21\n"), "but there are 40 points and 20 labels"),
+    Case("header twice", replaced("trn_X_Y.txt", "40 20\n", "40 20\n40 20\n"), "trn_X_Y.txt:42: more lines than the 40"),
+    Case("rows missing", replaced("tst_X_Y.txt", "\n19:1.0", ""), "tst_X_Y.txt has 38 rows"),
+    Case("labels out of range", replaced("trn_X_Y.txt", "\n1", "\n9"), "but there are 20 labels"),
+    Case("words for relevance", replaced("trn_X_Y.txt", ":1.0", ":yes"), "40 of 80 relevance rows are bad", 65),
+    Case("no relevant pair", replaced("trn_X_Y.txt", ":1.0", ":0"), "no training point has a label"),
+    Case("lines without ids", replaced("raw_data/train.raw.txt", "->", " "), "lines are bad", 65),
+    Case("neither titles nor pictures", repository(lambda raw: (
+        (raw / "raw_data/test.raw.txt").write_text("".join(f"B{i}->\n" for i in range(40))),
+        shutil.rmtree(raw / "images"))), "none of the 40 test items has a title or a usable image"),
+    Case("picture offsets truncated", repository(cut("images/train.img.bin.npz")), "train.img.bin.npz is not a CSR matrix"),
+    Case("pictures truncated", repository(cut("images/img.bin")), "images are bad", 65),
+    Case("filter of words", repository(lambda raw: (raw / "filter_labels_test.txt").write_text("a b\n")), "1 of 1 filter pairs are bad", 65),
+    Case("categories of other labels", repository(lambda raw: (raw / "categories.txt").write_text("x\n")), "categories.txt has 1 lines, but there are 20 labels"),
+    Case("ceiling that is none", repository(lambda raw: (raw / "ceiling.json").write_text("[1]")), "ceiling.json is not as"),
+    Case("a single label", too_little, "1 label has a training point, and a batch wants at least 2"),
+    # JSON lines and their pictures.
+    Case("broken JSON", json_lines(lambda raw: (raw / "products.jsonl").write_text(
+        (raw / "products.jsonl").read_text().replace('{"ASIN": "B7"', '{"ASIN": "B7', 2).replace('"title": "lamp 9"', '"title": 9'))),
+        "2 of 20 lines are bad, more than the tolerated 5%; most often (2 times) bad line, first at products.jsonl:8", 65),
+    Case("products file empty", json_lines(lambda raw: (raw / "products.jsonl").write_text("")), "products.jsonl is empty"),
+    Case("huge pictures", json_lines(huge_pictures), "5000 x 5000 is more than 16,000,000 pixels", 65),
+    # Ready vectors.
+    Case("NaN in vectors", vectors(saved("tst_embs_imgs_3_4.npy", np.full((9, 4), np.nan, np.float32))), "tst_embs_imgs_3_4.npy: row 0 holds NaN"),
+    Case("vectors of whole numbers", vectors(saved("trn_embs_imgs_3_4.npy", np.ones((9, 4), int))), "holds int64 (9, 4): wanted floats"),
+    Case("vectors of other widths", vectors(saved("trn_embs_imgs_3_4.npy", np.ones((9, 5), np.float32))), "different widths"),
+    Case("map of other length", vectors(saved("lbl_imgs_384_3_map.npy", np.arange(5))), "map.npy has 5 entries, but lbl.raw.txt has 9 items"),
+    Case("map beyond the vectors", vectors(saved("lbl_imgs_384_3_map.npy", np.arange(9) + 3)), "unknown vector", 65),
+    Case("map with code", vectors(code_in_map), "trn_imgs_384_3_map.npy is no array of lists of integers"),
+    Case("vectors truncated", vectors(cut("trn_embs_imgs_3_4.npy")), "trn_embs_imgs_3_4.npy is no npy file of vectors"),
+    Case("vectors twice", vectors(saved("trn_embs_imgs_5_4.npy", np.ones((9, 4), np.float32))), "leave the one to be used"),
+    Case("picture checkpoint for vectors", vectors(lambda raw: None, f"--model.image-checkpoint={GOLDEN / 'vit'}"), "hold ready image vectors, not pixels"),
+    # Checkpoints.
+    Case("no checkpoint", flags("--model.image-checkpoint=no/such/folder"), "no folder no/such/folder; give a checkpoint's folder"),
+    Case("checkpoint without preprocessing", checkpoint(removed("preprocessor_config.json")), "preprocessor_config.json is missing"),
+    Case("checkpoint without config", checkpoint(removed("config.json")), "config.json is missing; give a complete"),
+    Case("checkpoint without weights", checkpoint(removed("model.safetensors")), "no model.safetensors in"),
+    Case("checkpoint truncated", checkpoint(cut("model.safetensors")), "model.safetensors can't be read"),
+    Case("checkpoint of another architecture", other_architecture, "model_type is 'vit'; want one that encodes texts: distilbert"),
+    Case("checkpoint without tokenizer", flags(f"--model.text-checkpoint={GOLDEN / 'distilbert'}"), "has neither tokenizer.json nor vocab.txt"),
+    Case("tokenizer of another checkpoint", other_tokenizer, "distilbert embeds 61; set --prepare.tokenizer="),
+    Case("broken tokenizer", broken_tokenizer, "tokenizer.json is not a tokenizer"),
+    # The run's folder.
+    Case("stage without its predecessor", flags("--stage=retrieve"), "stage retrieve needs prepare, which is not finished"),
+    Case("run's folder is a file", workdir_is_a_file, "run is, or lies in, a file; choose another --workdir"),
+    Case("another configuration", prepared(lambda run: None, "--prepare.max-tokens=9"), "made with other settings (max_tokens: 8 -> 9)"),
+    Case("prepared file truncated", prepared(cut("prepare/texts.npy")), "texts.npy: "),
+    Case("prepared file with a wrong bit", prepared(flipped("prepare/texts.npy")), "texts.npy has changed since it was prepared"),
+    Case("prepared file missing", prepared(removed("prepare/manifest.json")), "no manifest.json"),
+    Case("settings broken", prepared(cut("prepare/settings.json"), "--stage=all"), "settings.json: not JSON"),
+    Case("other files where the catalogue goes", lambda folder: (
+        (folder / "run" / "miniature").mkdir(parents=True), (folder / "run" / "miniature" / "x").touch(), [])[-1],
+        "holds other files, wanted an empty folder"),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_traces(monkeypatch):
+    """`main` is the last thing a process does: it sets up logging and a cache for all of it."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    yield
+    root.handlers[:] = before
+
+
+def test_the_list_has_at_least_thirty_kinds():
+    assert len({case.name for case in CASES}) == len(CASES) >= 30
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input_ends_in_one_line(case, tmp_path, capsys):
+    given = case.make(tmp_path)
+    capsys.readouterr()
+    code = main(minute.PRESETS, [f"--workdir={tmp_path / 'run'}", *given])
+    said = [line for line in capsys.readouterr().err.splitlines() if not is_log(line)]
+    assert len(said) == 1, said
+    assert said[0].startswith("error: ") and case.said in said[0], said[0]
+    assert code == case.code, said[0]
+    assert len(said[0]) < 600 and "Traceback" not in said[0]
+
+
+def is_log(line: str) -> bool:
+    """Whether a line is of the log: time and level before the words."""
+    words = line.split(" ", 2)
+    return len(words) == 3 and words[0].count(":") == 2 and words[1] in ("INFO", "WARNING")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--pretrain.epoch=3"], "error: unrecognized option --pretrain.epoch; did you mean"),
+        (["--data=/no/such/folder"], "error: --data=/no/such/folder: no such folder"),
+    ],
+)
+def test_a_process_with_bad_input_says_one_line_and_nothing_else(given, said, tmp_path):
+    process = subprocess.run(
+        [sys.executable, minute.__file__, f"--workdir={tmp_path / 'run'}", *given],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert process.returncode == 2 and process.stdout == ""
+    assert process.stderr.count("\n") == 1 and process.stderr.startswith(said)

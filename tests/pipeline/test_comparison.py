@@ -1,0 +1,191 @@
+"""Claims about tables of runs: stages in common are made once, and a killed command goes on."""
+
+import csv
+import dataclasses
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import minute
+import numpy as np
+import pytest
+from places import SUPPORT
+
+from experiments import ablations, amazon
+from experiments.ablations import TABLE_4, Ablations
+from mufin_jax.model.label_table import load_table
+from mufin_jax.pipeline.cli import main, parse
+from mufin_jax.pipeline.comparison import Row, differences, report, spread
+from mufin_jax.pipeline.experiment import STAGES, Experiment
+from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.shared_stages import link_stages
+from mufin_jax.runtime.storage.files import read_json, write_json
+
+SCRIPT = str(SUPPORT / "minute_rows.py")
+
+
+def begun(workdir: Path, **stages) -> Path:
+    """A folder in which stages are finished, each with the settings given."""
+    for stage, settings in stages.items():
+        (workdir / stage).mkdir(parents=True)
+        write_json(workdir / stage / "settings.json", {"of": settings})
+        write_json(workdir / stage / "done.json", {})
+    workdir.mkdir(exist_ok=True)
+    return workdir
+
+
+def ends(workdir: Path) -> dict[str, str]:
+    """Where the links of a run's folder lead, as runs."""
+    links = (path for path in sorted(workdir.iterdir()) if path.is_symlink())
+    return {path.name: path.resolve().parent.name for path in links}
+
+
+def of(*settings: int) -> dict:
+    return {stage: {"of": s} for stage, s in zip(STAGES, settings, strict=False)}
+
+
+def test_stages_are_shared_until_the_settings_differ(tmp_path):
+    first = begun(tmp_path / "first", prepare=0, pretrain=1, retrieve=2, initialize=3)
+    second = begun(tmp_path / "second", prepare=0, pretrain=9, retrieve=2)
+    own = begun(tmp_path / "own")
+    link_stages(own, of(0, 1, 5, 3), [first, second])
+    # Module III has equal settings too, but what comes before it has not.
+    assert ends(own) == {"prepare": "first", "pretrain": "first"}
+    other = begun(tmp_path / "other")
+    link_stages(other, of(0, 9, 2), [first, second])
+    assert ends(other) == {"prepare": "first", "pretrain": "second", "retrieve": "second"}
+
+
+def test_what_a_run_has_begun_itself_stays_and_unfinished_stages_are_not_shared(tmp_path):
+    first = begun(tmp_path / "first", prepare=0, pretrain=1)
+    (first / "pretrain" / "done.json").unlink()
+    own = begun(tmp_path / "own", prepare=0)
+    link_stages(own, of(0, 1), [first])
+    assert ends(own) == {} and sorted(p.name for p in own.iterdir()) == ["prepare"]
+
+
+def test_links_survive_moving_and_are_made_anew_where_their_end_is_gone(tmp_path):
+    first = begun(tmp_path / "all" / "first", prepare=0, pretrain=1)
+    (first / "precomputed").mkdir()
+    own = begun(tmp_path / "all" / "own")
+    link_stages(own, of(0, 1), [first])
+    shutil.move(tmp_path / "all", tmp_path / "moved")
+    own = tmp_path / "moved" / "own"
+    assert read_json(own / "pretrain" / "settings.json") == {"of": 1}
+    assert ends(own) == {"precomputed": "first", "prepare": "first", "pretrain": "first"}
+    shutil.rmtree(tmp_path / "moved" / "first")
+    second = begun(tmp_path / "moved" / "second", prepare=0)
+    link_stages(own, of(0, 1), [second])
+    assert ends(own) == {"prepare": "second"}
+
+
+@pytest.mark.slow
+def test_a_killed_table_goes_on_and_makes_common_stages_once(minute_run, compiled, tmp_path):
+    full = tmp_path / "seed-0" / "mufin"
+    shutil.copytree(minute_run, full)
+    flags = ("--rows=alpha_1,p_i_bag", "--seeds=0")
+    process = minute.start(tmp_path, *flags, cache=compiled, script=SCRIPT)
+    row = tmp_path / "seed-0" / "alpha_1"
+    deadline = time.monotonic() + 100
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+        if (row / "finetune" / "settings.json").exists():
+            break
+    process.send_signal(signal.SIGTERM)
+    ((code, said),) = minute.ends([process])
+    assert code == 75, said
+    before = {path: path.stat().st_mtime_ns for path in full.rglob("*.npy")}
+
+    out = minute.finish(tmp_path, *flags, cache=compiled, script=SCRIPT)
+    assert {path: path.stat().st_mtime_ns for path in full.rglob("*.npy")} == before
+    assert ends(row) == dict.fromkeys(["miniature", *STAGES[:4]], "mufin")
+    assert not (row / "finetune" / "table").exists()
+    found, wanted = read_json(tmp_path / "table.json"), read_json(full / "metrics.json")["rows"]
+    assert list(found) == ["mufin", "p_i_bag", "alpha_1"]
+    assert found["p_i_bag"]["seeds"]["0"] == wanted["Module I alone (P-I-bag)"]
+    assert found["mufin"]["seeds"]["0"] == wanted["MUFIN"]
+    ours = found["alpha_1"]["seeds"]["0"]["P@1"] - wanted["MUFIN"]["P@1"]
+    assert found["alpha_1"]["P@1 - mufin"] == [pytest.approx(ours)]
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == list(found)
+    assert lines[4].split()[-2:] == ["49.25", "-3.05"]  # as published
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["row"] for row in rows] == list(found)
+    assert float(rows[1]["P@5"]) == pytest.approx(found["p_i_bag"]["seeds"]["0"]["P@5"], abs=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["miniature", "paper"])
+def test_every_row_is_an_experiment_that_differs_from_the_full_one(preset):
+    full = ablations.PRESETS[preset]
+    alike = {
+        name for name, row in TABLE_4.items() if row.of(full) == full and not row.shortlists_alone
+    }
+    # The miniature draws its positives among all from the start.
+    assert alike == ({"mufin", "no_pos"} if preset == "miniature" else {"mufin"})
+    assert all(set(row.paper) == {"P@1", "P@5", "nDCG@5", "R@10"} for row in TABLE_4.values())
+
+
+def test_a_report_has_means_spreads_and_paired_differences():
+    rows = {
+        "full": Row({}, {"P@1": 50.0}),
+        "text": Row({"model": {"modalities": "text"}}, {"P@1": 47.5}),
+        "alike": Row(),
+    }
+    metrics = {"P@5": 1.0, "nDCG@5": 2.0, "R@10": 3.0}
+    found = {
+        "full": {0: {"P@1": 10.0, **metrics}, 7: {"P@1": 14.0, **metrics}},
+        "text": {0: {"P@1": 9.0, **metrics}, 7: {"P@1": 12.0, **metrics}},
+        "alike": {0: {"P@1": 10.0, **metrics}, 7: {"P@1": 14.0, **metrics}},
+    }
+    assert differences(found, "text") == [-1, -2]
+    lines = report(rows, found, Experiment()).splitlines()
+    assert "12.00 ± 2.83" in lines[2] and "50.00" in lines[2]
+    assert "-1.50 ± 0.71" in lines[3] and lines[3].endswith("-2.50")
+    assert "same settings" in lines[4]
+    assert spread([]) == "" and spread([1.234]) == "1.23" and spread([-1.0], "+") == "-1.00"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--rows=no_pos,alpha"], "--rows=alpha: wanted all, or some of mufin, no_pos"),
+        (["--seeds=one"], "--seeds=one: wanted whole numbers, such as --seeds=0,1,2"),
+        (["--seed=3"], "--seed: every row is run through all of its stages"),
+        (["--stage=finetune"], "--stage=finetune: every row"),
+        (["--row=alpha_1"], "unrecognized option --row; did you mean --rows?"),
+    ],
+)
+def test_wrong_use_is_answered_in_one_line(capfd, tmp_path, flags, said):
+    assert main(minute.PRESETS, [f"--workdir={tmp_path}", *flags], kind=Ablations) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_flags_of_the_experiment_are_those_of_every_row():
+    command = parse(ablations.PRESETS, ["--pretrain.epochs=3", "--rows=concat"], Ablations)
+    assert isinstance(command, Ablations) and command.rows == "concat"
+    own = TABLE_4["concat"].of(command.experiment)
+    assert own.pretrain.epochs == 3 and own.model.cross_attention == "concat"
+    with pytest.raises(InputError, match="seed=-1"):
+        dataclasses.replace(own, seed=-1)
+
+
+@pytest.mark.slow
+def test_siamesexml_trains_and_answers_from_titles_alone(compiled, tmp_path):
+    siamese = amazon.siamesexml(minute.MINUTE, "siamesexml")
+    model, flags = siamese.model, ["--preset=siamesexml", "--label_images=false"]
+    assert amazon.PRESETS["siamesexml"].finetune.classifiers == "sum"
+    assert (model.modalities, model.self_attention, model.cross_attention) == (
+        "text", "none", "none"
+    )  # fmt: skip
+    assert main({"siamesexml": siamese}, [f"--workdir={tmp_path}", *flags]) == 0
+    assert read_json(tmp_path / "metrics.json")["R@100"] > 0
+    table = load_table(tmp_path / "finetune" / "table", 30, 8, make_mesh())
+    eta, alpha = (np.asarray(leaf)[:30] for leaf in (table.rows.eta, table.rows.alpha))
+    np.testing.assert_allclose(alpha, 1 / (1 + np.linalg.norm(eta, axis=1)), rtol=1e-5)
+    index = Predictor.load(tmp_path).index
+    assert len(index.entries.vectors) <= 30  # one vector a label

@@ -1,0 +1,279 @@
+"""All stages, end to end: the same result by any road, and every way of configuring a run works."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import minute
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from places import GOLDEN, SUPPORT
+from raw_folders import write_json_lines
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.loader import Loader
+from mufin_jax.model.embed_side import describe_once
+from mufin_jax.model.saved import new_model
+from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline.experiment import STAGES
+from mufin_jax.pipeline.run import run
+from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.runtime.distributed.mesh import make_mesh, put, replicated
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import read_json, read_sealed
+from mufin_jax.stages import finetune, pretrain
+from mufin_jax.training.optimizer import OptimizerConfig, describes, trains
+
+# One step a stage: every batch is the same bucket, so there is one program a stage to compile.
+BRIEF = ("--pretrain.epochs=1", "--pretrain.batch-size=30", "--finetune.epochs=1",
+         "--finetune.batch-size=80")  # fmt: skip
+
+_BY_STAGE = """
+import sys
+import minute
+for stage in sys.argv[2:]:
+    code = minute.main(minute.PRESETS, [sys.argv[1], f"--stage={stage}"])
+    assert code == 0, (stage, code)
+"""
+
+
+@pytest.mark.slow
+def test_stage_by_stage_gives_what_all_in_one_go_gives(minute_run, compiled, tmp_path):
+    subprocess.run(
+        [sys.executable, "-c", _BY_STAGE, f"--workdir={tmp_path}/run", *STAGES],
+        env=minute.environment(compiled) | {"PYTHONPATH": str(SUPPORT)},
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert minute.metrics(tmp_path / "run") == minute.metrics(minute_run)
+    one, other = minute.results(tmp_path / "run"), minute.results(minute_run)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], name)
+
+
+def test_metrics_json_has_what_its_readers_rely_on(minute_run):
+    found = read_json(minute_run / "metrics.json")
+    percents = [f"{name}@{k}" for name in ("P", "nDCG", "PSP") for k in (1, 3, 5)]
+    for name in [*percents, "R@10", "R@100", "ceiling", *map("floors.{}".format, found["floors"])]:
+        value = found["floors"][name[7:]] if name.startswith("floors.") else found[name]
+        assert 0 <= value <= 100, name
+    assert 0 <= found["AUC"] <= 1
+    assert found["ms_per_point"] > 0 and found["ms_per_point_single"] > 0
+    assert len(found["floors"]) == 3 and max(found["floors"].values()) > 0
+
+
+def test_run_json_says_with_what_a_run_was_made(minute_run):
+    found = read_json(minute_run / "run.json")
+    assert found["experiment"]["pretrain"]["optimizer"]["rate"] == 3e-3
+    assert found["experiment"]["seed"] == 0 and found["experiment"]["miniature"]["seed"] == 0
+    assert {"jax", "flax", "numpy", "mufin_jax", "python"} <= found["versions"].keys()
+    assert found["devices"] == ["cpu:0 cpu"]
+    for facts in (found["seconds"], found["peak_bytes"]):
+        assert list(facts) == list(STAGES) and min(facts.values()) > 0
+
+
+@pytest.mark.parametrize(("stage", "steps"), [("pretrain", 4), ("finetune", 4)])
+def test_training_leaves_json_lines_and_events(minute_run, stage, steps):
+    lines = (minute_run / stage / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, steps + 1))
+    assert {"loss", "cosine"} <= json.loads(lines[0]).keys()
+    (events,) = (minute_run / stage / "tensorboard").iterdir()
+    assert events.stat().st_size > 200
+
+
+def test_a_finished_stage_is_not_touched_again(minute_run, monkeypatch):
+    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    changing = {"run.json", "lock", "owner.json"}
+
+    def state() -> dict[str, tuple[int, int]]:
+        files = (path for path in minute_run.rglob("*") if path.is_file())
+        stats = {path: path.stat() for path in files if path.name not in changing}
+        return {str(path): (stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
+
+    before = state()
+    found = run(dataclasses.replace(minute.MINUTE, workdir=minute_run))
+    assert found == read_json(minute_run / "metrics.json")
+    assert state() == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "part", "change", "said"),
+    [
+        ("prepare", "miniature", {"points": 81}, "miniature.points: 80 -> 81"),
+        ("pretrain", "model", {"heads": 2}, "model.heads: 1 -> 2"),
+        ("finetune", "finetune", {"margin": 0.4}, "margin: 0.5 -> 0.4"),
+    ],
+)
+def test_another_configuration_on_a_folder_is_refused_by_field(
+    minute_run, monkeypatch, stage, part, change, said
+):
+    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    before = read_json(minute_run / "run.json")["experiment"]
+    changed = dataclasses.replace(getattr(minute.MINUTE, part), **change)
+    other = dataclasses.replace(minute.MINUTE, workdir=minute_run, **{part: changed})
+    with pytest.raises(InputError, match=f"{stage} was made with other settings \\({said}\\)"):
+        run(other)
+    # What is recorded stays that with which the folder was made.
+    assert read_json(minute_run / "run.json")["experiment"] == before
+
+
+def test_a_stage_made_anew_does_not_leave_later_ones_standing(minute_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    shutil.copytree(minute_run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "retrieve")
+    with pytest.raises(InputError, match="initialize was made from another retrieve: delete it"):
+        run(dataclasses.replace(minute.MINUTE, workdir=tmp_path / "run"))
+
+
+def lines_of(folder: Path) -> list[str]:
+    """What training wrote down, a line a step."""
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+@pytest.mark.slow
+def test_eight_devices_give_what_one_gives(minute_run, compiled, tmp_path):
+    minute.finish(tmp_path / "run", cache=compiled, devices=8)
+    assert len(read_json(tmp_path / "run" / "run.json")["devices"]) == 8
+    for stage in ("pretrain", "finetune"):
+        one, eight = (
+            [json.loads(line)["loss"] for line in lines_of(at / stage)]
+            for at in (minute_run, tmp_path / "run")
+        )
+        np.testing.assert_allclose(one, eight, rtol=1e-4)
+    one, eight = minute.metrics(minute_run), minute.metrics(tmp_path / "run")
+    # A sum in another order may swap two labels with nearly equal scores, of 24 points: 4.2%.
+    for name in ("P@5", "nDCG@5", "R@10", "R@100"):
+        assert abs(one[name] - eight[name]) < 1.0, name
+    assert abs(one["AUC"] - eight["AUC"]) < 0.01
+
+
+def _stands(workdir: Path, cache: Path, *flags: str) -> dict:
+    minute.finish(workdir, *BRIEF, *flags, cache=cache)
+    return read_json(workdir / "metrics.json")
+
+
+@pytest.mark.slow
+def test_text_alone_without_a_table_on_clustered_batches(compiled, tmp_path):
+    found = _stands(
+        tmp_path / "run", compiled, "--model.modalities=text", "--finetune.classifiers=labels",
+        "--pretrain.batches=clustered", "--pretrain.cluster-size=4", "--pretrain.epochs=2",
+    )  # fmt: skip
+    assert found["R@100"] > 0
+    assert not (tmp_path / "run" / "finetune" / "table").exists()
+    steps = (tmp_path / "run" / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    assert (
+        len(steps) == 2
+    )  # the second epoch's batches are clustered by the refresh after the first
+
+
+@pytest.mark.slow
+def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
+    raw = json_lines(tmp_path / "raw")
+    found = _stands(
+        tmp_path / "run", compiled, f"--data={raw}", "--model.modalities=images",
+        "--evaluate.predict.mix=0.6",
+        *(f"--{stage}.optimizer.{kind}-encoder=frozen" for stage in ("pretrain", "finetune")
+          for kind in ("image", "text")),
+    )  # fmt: skip
+    assert found["R@100"] > 0 and found["ceiling"] is None
+    before, after = (
+        np.load(tmp_path / "run" / stage / "vectors.npy") for stage in ("pretrain", "finetune")
+    )
+    np.testing.assert_array_equal(before, after)  # nothing that describes has moved
+    assert np.abs(before).max() > 0
+    recorded = read_sealed(tmp_path / "run" / "finetune" / "predictor" / "predictor.json")
+    assert recorded == {"shortlist": 100, "mix": 0.6}  # what metrics.json was made with
+
+
+@pytest.mark.slow
+def test_ready_vectors_with_a_learned_reduction(compiled, tmp_path):
+    found = _stands(
+        tmp_path / "run", compiled, "--miniature.pictures=vectors", "--model.reduce=linear",
+        "--model.heads=2", "--retrieve.pooled", "--finetune.drop-best",
+    )  # fmt: skip
+    assert found["R@100"] > 0
+    assert not (tmp_path / "run" / "prepare" / "images.npy").exists()
+
+
+@pytest.mark.slow
+def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
+    found = _stands(tmp_path / "run", compiled, *checkpoint_flags(tmp_path), *(
+        f"--{stage}.optimizer.{kind}-encoder=last" for stage in ("pretrain", "finetune")
+        for kind in ("image", "text")))  # fmt: skip
+    assert found["R@100"] > 0
+    trained = minute.results(tmp_path / "run")
+    start, end = (f"{stage}/model/weights/0/image_encoder" for stage in ("pretrain", "finetune"))
+    assert (trained[f"{start}/blocks/2/up/kernel"] != trained[f"{end}/blocks/2/up/kernel"]).any()
+    np.testing.assert_array_equal(trained[f"{start}/patches/kernel"],
+                                  trained[f"{end}/patches/kernel"])  # fmt: skip
+    # The picture's size and normalisation are the checkpoint's own.
+    manifest = read_json(tmp_path / "run" / "prepare" / "manifest.json")
+    assert manifest["processing"]["size"] == 24 and manifest["processing"]["std"] == [0.5, 0.6, 0.7]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_descriptor_vectors_that_are_known_train_like_those_made_anew(minute_run, stage, tmp_path):
+    dataset, mesh = Dataset.open(minute_run / "prepare"), make_mesh(jax.devices()[:1])
+    rates = OptimizerConfig(rate=1e-2, image_encoder="frozen", text_encoder="frozen")
+    loader = Loader(dataset)
+    model = new_model(minute.MINUTE.model, dataset, mesh, 0)
+    kept = trains(rates, model.depths(), cross=stage == "finetune")
+    graphdef, train, frozen = nnx.split(model, kept, ...)
+    train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    assert not describes(train)
+    # Plain gradient descent: Adam would blow up the rounding of vanishing gradients.
+    optimizer = optax.sgd(0.1)
+    if stage == "pretrain":
+        config = dataclasses.replace(minute.MINUTE.pretrain, optimizer=rates)
+        batches = pretrain.Batches(config, dataset, loader, 0)
+        step = pretrain.make_step(config, graphdef, optimizer)
+    else:
+        config = dataclasses.replace(minute.MINUTE.finetune, optimizer=rates, classifiers="labels")
+        lists = Shortlist.load(minute_run / "retrieve" / "train")
+        batches = finetune.Batches(config, dataset, loader, lists, 0)
+        step = finetune.make_step(config, graphdef, optimizer, 10, mesh)
+
+    def learned() -> tuple[dict, dict]:
+        state = jax.tree.map(jnp.copy, {"train": train, "opt": optimizer.init(train)})
+        losses = []
+        for i in range(2):
+            state, found = step(state, frozen, put(batches(i), replicated(mesh)))
+            losses.append(found["loss"])
+        return losses, state["train"]
+
+    anew = learned()
+    loader.vectors = describe_once(model, loader, tmp_path / "vectors.npy")
+    known = learned()
+    assert isinstance(batches(0).pool, np.ndarray)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), anew, known)
+
+
+def checkpoint_flags(folder: Path) -> list[str]:
+    """The flags of a run from the tiny checkpoints in golden/, with a vocabulary for the text."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    words += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    text = folder / "text"
+    text.mkdir()
+    for file in (GOLDEN / "distilbert").iterdir():
+        os.symlink(file, text / file.name)
+    (text / "vocab.txt").write_text("\n".join(words) + "\n")
+    return [f"--model.image-checkpoint={GOLDEN / 'vit'}", f"--model.text-checkpoint={text}"]
+
+
+def json_lines(folder: Path) -> Path:
+    """Fifty products of which every third is bought with the next, some without a title."""
+    products = [
+        {"ASIN": f"B{i:03}", "title": f"lamp {i}" if i % 4 else "", "images": [f"images/{i}.jpg"],
+         "also_buy": [f"B{(i + k) % 50:03}" for k in (1, 2, 3)]}
+        for i in range(50)
+    ]  # fmt: skip
+    return write_json_lines(folder, products=products)

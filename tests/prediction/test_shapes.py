@@ -1,0 +1,86 @@
+"""Claims about the shapes of queries: few, little padding, and nothing compiled once warm."""
+
+import jax
+import numpy as np
+import pytest
+from raw_folders import picture
+from small import COLOURS, new_model
+from test_predictor import K, build
+
+from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
+from mufin_jax.prediction import shapes
+from mufin_jax.retrieval.index import IndexConfig, LabelIndex
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_blocks_cover_all_descriptors_once_with_a_quarter_of_padding_at_most(devices):
+    sizes = {-(-size // devices) * devices for size in shapes.DESCRIPTORS}
+    for count in range(400):
+        cut = list(shapes.blocks(count, devices))
+        rows = [i for part, _ in cut for i in range(part.start, part.stop)]
+        assert rows == list(range(count)) and {size for _, size in cut} <= sizes
+        padding = sum(size for _, size in cut) - count
+        assert padding <= max(count / 3, devices - 1)
+
+
+def test_the_sizes_of_points_and_bags_are_few_and_hold_what_they_must():
+    assert shapes.up_to(256, shapes.points) == [1, 16, 256]
+    assert shapes.up_to(16, shapes.slots) == [4, 16]
+    assert shapes.points(9, 8) == 16 and shapes.points(1, 8) == 8
+    assert shapes.points(300) == 300 and shapes.slots(17) == 64
+
+
+def test_what_padding_adds_is_masked():
+    bags = Bags(np.full((3, 5), 2, np.int32), np.ones((3, 5), bool))
+    padded = shapes.padded(bags)
+    assert padded.mask.shape == padded.slots.shape == (16, 16)
+    np.testing.assert_array_equal(padded.mask[:3, :5], bags.mask)
+    assert padded.mask.sum() == 15 and padded.slots.sum() == 30
+
+
+def test_a_pool_is_cut_into_its_kinds_and_loses_nothing():
+    texts = np.arange(1, 5 * 8 + 1).reshape(5, 8).astype(np.int32)
+    pixels = np.arange(18, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    places = np.zeros_like(texts)
+    parts = list(shapes.in_blocks(Pool(texts, places, pixels), 12))
+    rows = [(part, n // TEXTS_A_ROW) for part, n in parts if part.images is None]
+    tokens = np.concatenate([part.tokens[:n] for part, n in rows])
+    images = np.concatenate([part.images[:n] for part, n in parts if part.tokens is None])
+    assert tokens.shape == (5, 32)  # as wide as rows get where no text has more than 12 tokens
+    np.testing.assert_array_equal(tokens[:, :8], texts)
+    for part, n in rows:
+        assert (part.places[:n, :8] == 0).all()
+        assert (part.places[:n, 8:] == -1).all() and (part.places[n:] == -1).all()
+    np.testing.assert_array_equal(images, pixels)
+
+
+def test_a_single_row_of_texts_is_hardly_padded():
+    tokens = np.ones((1, 16), np.int32)
+    ((part, vectors),) = shapes.in_blocks(Pool(tokens, 0 * tokens, None), 32)
+    assert part.tokens.shape == (1, 16) and vectors == TEXTS_A_ROW
+
+
+@pytest.mark.parametrize("backend", ["exact", "sharded"])
+def test_a_thousand_predictions_compile_nothing_once_warm(
+    backend, dataset, one_device, tmp_path, compilations
+):
+    predictor = build(tmp_path, new_model(dataset, one_device), None, dataset)
+    # One entry is asked for each label wanted: where labels are crowded, more must be.
+    config = IndexConfig(backend=backend, over_fetch=1)
+    predictor.index = LabelIndex.load(tmp_path / "predictor" / "index", one_device, config)
+    jax.jit(lambda x: x + 1)(1.0)
+    assert compilations  # the listener hears
+    predictor.warm_up(points=40, images=3, titles=3)  # six descriptors: one size more than four
+    compilations.clear()
+    rng, asked = np.random.default_rng(0), 0
+    while asked < 1_000:
+        items = []
+        for _ in range(1 if rng.random() < 0.2 else rng.integers(1, 41)):
+            words = [rng.choice(COLOURS, rng.integers(0, 12)) for _ in range(rng.integers(1, 4))]
+            images = [picture(int(n)) for n in rng.integers(60, size=rng.integers(0, 4))]
+            titles = [" ".join(["lamp", *some]) for some in words]
+            items.append({"titles": titles, "images": images})
+        found = predictor.predict(items, k=3)
+        assert [len(row) for row in found] == [3] * len(items) and K > 3
+        asked += len(items)
+    assert compilations == []
