@@ -1,7 +1,7 @@
 # make demo    environment, install, and the main job on the built-in miniature catalogue
 # make test    environment, install, and the tests
 # make bench   environment, install with torch and hnswlib, and every benchmark, short, in one table: about 20 minutes
-# make lint    style, types and import contracts; make format mends the style; make test-slow runs the long tests
+# make lint    style, types and import contracts; make format fixes the style; make test-slow runs the long tests
 #
 # PYTHON=python3.12   the Python to build the environment with (3.11 or newer)
 # VENV=.venv          where the environment lives

@@ -142,7 +142,7 @@ def rate(said: str) -> dict[str, float]:
 
 
 def measure(workdir: Path) -> dict[str, Any]:
-    """Build the index of Module II anew and ask it; compare the run's shortlists to exact ones."""
+    """Build the index of Module II again and ask it; compare the run's shortlists to exact ones."""
     import jax
 
     from mufin_jax.data.dataset import Dataset

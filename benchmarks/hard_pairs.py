@@ -51,7 +51,7 @@ def main() -> None:
         if len(group[side]) != len(kept):
             raise InputError(
                 f"{run}: preparation kept {len(kept):,} of {len(group[side]):,} {side} items "
-                "that truth.npz counts; wanted a run on the miniature catalogue as it is made"
+                "that truth.npz counts; expected a run on the miniature catalogue as it is made"
             )
     model, loader = load_model(run / "pretrain" / "model", mesh), Loader(dataset, "both", mesh)
     paper = PretrainConfig()

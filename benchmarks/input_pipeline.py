@@ -169,7 +169,7 @@ def batches_a_second(
         dataset: a prepared folder.
         batch_size: labels of a batch.
         steps: batches that are made.
-        kept: what stands for each image in place of its pixels.
+        kept: what stands for each image instead of its pixels.
     """
     from mufin_jax.stages.pretrain import Batches, PretrainConfig
 

@@ -73,7 +73,7 @@ class Ours:
         self.graphdef, train, frozen = nnx.split(model, which, ...)
         train, self.frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
         rule = by_part(optimizer, steps)
-        # Placed as the step returns it, or the second step would be compiled anew.
+        # Placed as the step returns it, or the second step would be compiled again.
         state = {"train": train, "opt": rule.init(train)}
         self.state: dict[str, Any] = put(state, replicated(self.mesh))
         if num_labels:

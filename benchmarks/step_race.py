@@ -190,7 +190,7 @@ def _device(wanted: str) -> str:
     if wanted == "gpu" and not there:
         sys.exit(
             f"--device=gpu: torch sees CUDA and JAX's backend: {asked.stdout.strip() or 'none'}; "
-            "wanted True and gpu. Install torch and jax for CUDA, or say --device=cpu"
+            "expected True and gpu. Install torch and jax for CUDA, or say --device=cpu"
         )
     return "gpu" if there else "cpu"
 

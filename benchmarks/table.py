@@ -148,7 +148,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a folder for table.txt and lines.jsonl")
     arguments = parser.parse_args()
     if unknown := set(arguments.scripts) - SCRIPTS.keys():
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; wanted some of {', '.join(SCRIPTS)}")
+        parser.error(
+            f"unknown: {', '.join(sorted(unknown))}; expected some of {', '.join(SCRIPTS)}"
+        )
     flags, scripts = ["--short"], arguments.scripts or SCRIPTS
     if arguments.device:
         scripts = arguments.scripts or DEVICE

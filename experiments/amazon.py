@@ -82,7 +82,7 @@ def visualbert(base: Experiment, name: str, **model: Any) -> Experiment:
 
 
 # VisualBERT + MUFIN (table 2: P@1 49.11, P@5 32.35). Its pictures are vectors that do not train, as
-# VisualBERT has them. Module I at 1,024 labels reads 3,072 items at once: blocks are computed anew
+# VisualBERT has them. Module I at 1,024 labels reads 3,072 items at once: blocks are computed again
 # by the backward pass, or their tokens would take hundreds of gigabytes.
 VISUALBERT = training(
     visualbert(

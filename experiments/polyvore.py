@@ -61,7 +61,7 @@ MINIATURE = Experiment(
     ),
     # A question's wrong answers are any items, not those nearest to the right one: of a small
     # catalogue, negatives come from far down the lists. On 242 real rooms, 12 epochs of Module I
-    # and lists of 100, every cosine ended at the margin (31% of the questions in place of 74%; the
+    # and lists of 100, every cosine ended at the margin (31% of the questions instead of 74%; the
     # shortlists alone answer 77%). A list takes 8 KB: of many points, let it be the paper's 100.
     retrieve=RetrieveConfig(shortlist=1000),
     finetune=FinetuneConfig(

@@ -82,7 +82,7 @@ def headings(text: str) -> set[str]:
 
 
 def wrong_options(text: str) -> list[str]:
-    """Options that the main command does not have, or whose value it refuses."""
+    """Options that the main command does not have, or whose value it rejects."""
     own = {flag for flag in options(Comparison) if not flag.startswith("--experiment.")}
     known = {"--help", *own, *options(Experiment)}
     wrong = []

@@ -108,9 +108,9 @@ def test_prediction_does_not_depend_on_what_is_asked_beside(predictor):
 @pytest.mark.parametrize(
     ("item", "said"),
     [
-        ({}, "item 0: nothing to see; wanted a title, titles or images"),
+        ({}, "item 0: nothing to see; expected a title, titles or images"),
         ({"title": "  "}, "item 0: nothing to see"),
-        ({"titel": "lamp"}, "item 0: unknown field 'titel'; wanted title, titles, images"),
+        ({"titel": "lamp"}, "item 0: unknown field 'titel'; expected title, titles, images"),
         ({"images": [b"GIF89a"]}, "not a JPEG, PNG or WebP picture"),
         ({"images": ["/no/such.jpg"]}, "/no/such.jpg"),
     ],

@@ -72,7 +72,7 @@ def tensors(drawn: Drawn, num_labels: int = 0, fixed: bool = False) -> Tensors:
         drawn: of either module.
         num_labels: L, for Module IV.
         fixed: pad texts, images and labels to our loader's buckets, as one does for torch.compile,
-            which would compile anew for every size. Labels that pad are real ones that no
+            which would compile again for every size. Labels that pad are real ones that no
             datapoint asks for.
     """
     tokens, lengths, images = drawn.tokens, drawn.lengths, drawn.images

@@ -91,7 +91,9 @@ class Side:
           ValueError: for the labels, which have none.
         """
         if self.relevance is None:
-            raise ValueError(f"the side {self.name!r} has no relevance: wanted points, not labels")
+            raise ValueError(
+                f"the side {self.name!r} has no relevance: expected points, not labels"
+            )
         return self.relevance
 
     def images_of(self, i: int) -> Int64[np.ndarray, " images"]:
@@ -155,7 +157,7 @@ class Dataset:
         """
         path = Path(path)
         manifest = read_manifest(path, verify)
-        with damaged(f"{path} cannot be read ({{reason}}): prepare the data anew"):
+        with damaged(f"{path} cannot be read ({{reason}}): prepare the data again"):
             dataset = cls(path, manifest, **_load(path, manifest))
             _check(dataset)
             return dataset

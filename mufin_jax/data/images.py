@@ -112,7 +112,7 @@ def decode_jpeg(encoded: bytes, shape: tuple[int, ...] | None = None) -> UInt8[n
     try:
         found = _jpeg_shape(encoded)
         if shape is not None and found != shape:
-            raise ValueError(f"it is {found}, wanted {shape}")
+            raise ValueError(f"it is {found}, expected {shape}")
         try:
             import simplejpeg  # no wheel for some platforms
         except ImportError:
@@ -145,7 +145,7 @@ def _bytes(source: Path | bytes, max_bytes: int) -> bytes:
 
 
 def _check_parts(data: bytes) -> None:
-    """Refuses what Pillow would walk through for minutes, or copy until memory is full."""
+    """Rejects what Pillow would walk through for minutes, or copy until memory is full."""
     exif, profiles, jpeg = b"", 0, data.startswith(b"\xff\xd8")
     count = 0
     for name, start, size in _segments(data) if jpeg else _chunks(data):
@@ -212,7 +212,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_exif(exif: bytes) -> None:
-    """Refuses EXIF whose entries claim the same bytes over and over."""
+    """Rejects EXIF whose entries claim the same bytes over and over."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = "<" if exif.startswith(b"II") else ">"
     claimed = 0

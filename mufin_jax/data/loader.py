@@ -73,7 +73,7 @@ class Loader:
 
     Attributes:
         vectors: descriptor vectors (p, d) by number, if they are known and will not change: batches
-            then hold those of their descriptors in place of a pool.
+            then hold those of their descriptors instead of a pool.
         pixels: what batches show of the images: pixels, vectors, or what the frozen part of E_V
             made of them all (precomputed.py).
         text_vectors: vectors of the texts, ready ones or a frozen E_T's; None where batches hold

@@ -55,31 +55,33 @@ def read_manifest(folder: Path, verify: bool = False) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: wanted one that `prepare` wrote")
+        raise InputError(f"{folder} is not a folder: expected one that `prepare` wrote")
     if not path.is_file():
         raise InputError(f"{folder} has no {MANIFEST}: not prepared, or not to its end; prepare it")
     manifest, records = read_sealed(path), read_sealed(folder / RECORDS_CHECKSUMS)
     version, files = manifest.get("version"), manifest.get("files", {})
     if version != VERSION:
-        raise InputError(f"{path} has version {version}, wanted {VERSION}: prepare the data anew")
+        raise InputError(
+            f"{path} has version {version}, expected {VERSION}: prepare the data again"
+        )
     if not isinstance(files, dict) or not all(map(_is_entry, (files | records).items())):
-        raise InputError(f"{path}: a list of files that is none: prepare the data anew")
+        raise InputError(f"{path}: a list of files that is none: prepare the data again")
     for name, wanted in (files | records).items():
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise InputError(
                 f"{path} names {name!r}, which lies outside of its folder, or is a link to "
-                "elsewhere: put the file itself there, or prepare the data anew"
+                "elsewhere: put the file itself there, or prepare the data again"
             )
         found = (folder / name).stat().st_size if (folder / name).is_file() else "nothing"
         if found != wanted["bytes"]:
             raise InputError(
-                f"{folder / name}: {found} found, {wanted['bytes']} bytes wanted: prepare it anew"
+                f"{folder / name}: {found} found, {wanted['bytes']} bytes wanted: prepare it again"
             )
     if verify:
         for name, found in checksums(folder, files | records).items():
             if found["sha256"] != (files | records)[name]["sha256"]:
                 raise InputError(
-                    f"{folder / name} has changed since it was prepared: prepare it anew"
+                    f"{folder / name} has changed since it was prepared: prepare it again"
                 )
     return manifest
 

@@ -51,7 +51,7 @@ class RecordImages:
         records: dict[tuple[int, int], list[bytes]] = {}
         for i, (split, row, position) in enumerate(self._homes[rows].tolist()):
             where = f"image {position} of record {row} of split {split}"
-            with damaged(f"{self._folder}: {where} cannot be read ({{reason}}): prepare it anew"):
+            with damaged(f"{self._folder}: {where} cannot be read ({{reason}}): prepare it again"):
                 if (split, row) not in records:
                     records[split, row] = list(self._source(split)[row]["images"])
                 out[i] = decode_jpeg(records[split, row][position], out.shape[1:])
@@ -75,7 +75,7 @@ def open_split(folder: Path, split: str) -> Sequence[Any]:
     """
     import tensorflow_datasets as tfds
 
-    with damaged(f"{folder} has no split {split} ({{reason}}): prepare it anew"):
+    with damaged(f"{folder} has no split {split} ({{reason}}): prepare it again"):
         builder = tfds.builder_from_directory(folder / _NAME / _VERSION)
         return builder.as_data_source(split=split)  # pyright: ignore
 

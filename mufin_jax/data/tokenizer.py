@@ -100,7 +100,7 @@ class Tokenizer:
                     "name a tokenizer file or the folder of a checkpoint that has one"
                 )
             path = found[0]
-        with damaged(f"{path} is not a tokenizer ({{reason}}): wanted tokenizer.json"):
+        with damaged(f"{path} is not a tokenizer ({{reason}}): expected tokenizer.json"):
             if path.suffix == ".txt":
                 return cls(_from_vocabulary(path))
             backend = tokenizers.Tokenizer.from_file(str(path))
@@ -170,7 +170,7 @@ def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
     words = path.read_text("utf-8").splitlines()
     missing = [token for token in (UNK, CLS, SEP) if token not in words]
     if missing:
-        raise InputError(f"{path} lacks {missing}: wanted a BERT vocab.txt, one token a line")
+        raise InputError(f"{path} lacks {missing}: expected a BERT vocab.txt, one token a line")
     settings = path.with_name("tokenizer_config.json")
     lowercase = True
     if settings.is_file():

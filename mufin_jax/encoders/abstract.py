@@ -17,7 +17,7 @@ class _OneKey(nnx.Rngs):
 
 
 def abstract_module(make: Callable[[nnx.Rngs], M]) -> M:
-    """Return `make(rngs)` with a jax.ShapeDtypeStruct in place of each array; no weight is drawn.
+    """Return `make(rngs)` with a jax.ShapeDtypeStruct instead of each array; no weight is drawn.
 
     Does what `nnx.eval_shape` does, in a fraction of the time for deep encoders: there each key
     drawn is counted, for which Flax (0.12) asks a tracer for its sharding, and JAX prints all that

@@ -12,41 +12,41 @@ def how_computed(config: Any) -> dict[str, Any]:
 
 
 def check_transformer(config: Any) -> None:
-    """Refuse what no transformer can have; the fields are those that all of them share."""
+    """Reject what no transformer can have; the fields are those that all of them share."""
     kind = type(config).__name__
     for name in ("width", "depth", "heads", "mlp"):
         check_size(config, name)
     if config.width % config.heads:
         raise InputError(f"{kind}: width={config.width} isn't a multiple of heads={config.heads}")
     if not config.layer_norm_eps > 0:
-        raise InputError(f"{kind}: layer_norm_eps={config.layer_norm_eps}; want above 0")
+        raise InputError(f"{kind}: layer_norm_eps={config.layer_norm_eps}; expected above 0")
     if config.init_std is not None and not config.init_std > 0:
-        raise InputError(f"{kind}: init_std={config.init_std}; want above 0, or None")
+        raise InputError(f"{kind}: init_std={config.init_std}; expected above 0, or None")
     check_computed(config)
 
 
 def check_computed(config: Any) -> None:
-    """Refuse ways to compute that there are not."""
+    """Reject ways to compute that there are not."""
     kind = type(config).__name__
     if config.dtype not in ("auto", "float32", "bfloat16"):
-        raise InputError(f"{kind}: dtype={config.dtype!r}; want auto, float32 or bfloat16")
+        raise InputError(f"{kind}: dtype={config.dtype!r}; expected auto, float32 or bfloat16")
     if config.layers not in ("unrolled", "scan"):
-        raise InputError(f"{kind}: layers={config.layers!r}; want unrolled or scan")
+        raise InputError(f"{kind}: layers={config.layers!r}; expected unrolled or scan")
 
 
 def check_size(config: Any, name: str, most: int = 2**24) -> None:
-    """Refuse a size, or sizes, that aren't whole numbers, or that no array can have."""
+    """Reject a size, or sizes, that aren't whole numbers, or that no array can have."""
     sizes = getattr(config, name)
     for size in sizes if isinstance(sizes, tuple) else [sizes]:
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
             given = repr(size)[:40]
             raise InputError(
-                f"{type(config).__name__}: {name}={given}; want at least 1, at most {most:,}"
+                f"{type(config).__name__}: {name}={given}; expected at least 1, at most {most:,}"
             )
 
 
 def refuse_unless(config: Mapping[str, Any], **wanted: Any) -> None:
-    """Refuse a Hugging Face config whose values, where given, aren't the wanted ones."""
+    """Reject a Hugging Face config whose values, where given, aren't the wanted ones."""
     for name, want in wanted.items():
         if config.get(name, want) != want:
-            raise InputError(f"{name} is {repr(config[name])[:200]}; want {want!r}")
+            raise InputError(f"{name} is {repr(config[name])[:200]}; expected {want!r}")

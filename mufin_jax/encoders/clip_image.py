@@ -56,7 +56,7 @@ class ClipImageConfig(TransformerConfig):
         return self.projection
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no network."""
+        """Reject sizes that make no network."""
         super().__post_init__()
         patches.check_grid(self)
         check_size(self, "projection")

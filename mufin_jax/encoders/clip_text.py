@@ -63,7 +63,7 @@ class ClipTextConfig(TransformerConfig):
         return self.projection
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no network."""
+        """Reject sizes that make no network."""
         super().__post_init__()
         for name in ("vocab", "max_positions", "projection"):
             check_size(self, name)

@@ -34,7 +34,7 @@ class DistilBertConfig(TransformerConfig):
     """Tokens of the longest text that can be encoded."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no network."""
+        """Reject sizes that make no network."""
         super().__post_init__()
         for name in ("vocab", "max_positions"):
             check_size(self, name)

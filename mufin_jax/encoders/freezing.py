@@ -29,7 +29,7 @@ def trainable(path: tuple[Any, ...], mode: Training, depth: int) -> bool:
     """
     if mode not in get_args(Training):
         raise InputError(
-            f"encoder training is {mode!r}; want one of {', '.join(get_args(Training))}"
+            f"encoder training is {mode!r}; expected one of {', '.join(get_args(Training))}"
         )
     if path[-1] in _STATISTICS:
         return False

@@ -24,7 +24,7 @@ class EncoderConfig(Protocol):
     layers: Literal["unrolled", "scan"]
     """How blocks are compiled; see `layers.run_blocks`."""
     remat: bool
-    """Whether the backward pass computes each block anew."""
+    """Whether the backward pass computes each block again."""
 
     @property
     def depth(self) -> int:
@@ -86,7 +86,7 @@ class ImageEncoder(Protocol):
         ...
 
     def resize(self, image_size: int) -> None:
-        """Get ready, once, for images of this side in place of the checkpoint's."""
+        """Get ready, once, for images of this side instead of the checkpoint's."""
         ...
 
 

@@ -115,7 +115,7 @@ def _flash(
 
 @jax.checkpoint
 def gelu(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
-    """The exact GELU, computed anew by the backward pass: its factors are a third of memory.
+    """The exact GELU, computed again by the backward pass: its factors are a third of memory.
 
     By erf, in float32: erfc, which `jax.nn.gelu` takes, costs twice as much on a CPU.
     """
@@ -125,13 +125,13 @@ def gelu(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
 
 @jax.checkpoint
 def gelu_tanh(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
-    """The GELU by its tanh formula, computed anew by the backward pass."""
+    """The GELU by its tanh formula, computed again by the backward pass."""
     return jax.nn.gelu(hidden, approximate=True)
 
 
 @jax.checkpoint
 def quick_gelu(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
-    """x sigmoid(1.702 x), which CLIP was trained with, computed anew by the backward pass."""
+    """x sigmoid(1.702 x), which CLIP was trained with, computed again by the backward pass."""
     return hidden * jax.nn.sigmoid(1.702 * hidden)
 
 

@@ -14,7 +14,7 @@ from mufin_jax.runtime.errors import InputError
 
 
 def check_grid(config: Any) -> None:
-    """Refuse a patch or an image that has no size, or a patch that doesn't divide the image."""
+    """Reject a patch or an image that has no size, or a patch that doesn't divide the image."""
     for name in ("patch", "image_size"):
         check_size(config, name, MAX_SIDE)
     if config.image_size % config.patch:
@@ -79,7 +79,7 @@ def cut(images: Float[Array, "i h w 3"], side: int) -> tuple[Float[Array, "i p q
 def resample_positions(
     positions: Float[Array, "p width"], rows: int, columns: int, first: int = 0
 ) -> Float[Array, "q width"]:
-    """Position embeddings, for a grid of rows x columns patches in place of a square one.
+    """Position embeddings, for a grid of rows x columns patches instead of a square one.
 
     Args:
         positions: of tokens that are no patches, then of a square grid.
@@ -117,5 +117,5 @@ def square(value: Any) -> int:
     """The side of a square, which Hugging Face writes as one number or as [height, width]."""
     sides = {*value} if isinstance(value, (list, tuple)) else {value}
     if len(sides) != 1:
-        raise InputError(f"patch_size or image_size is {repr(value)[:200]}; want a square")
+        raise InputError(f"patch_size or image_size is {repr(value)[:200]}; expected a square")
     return sides.pop()

@@ -48,20 +48,22 @@ class ImageProcessing:
     """crop: how much of the shorter side is kept."""
 
     def __post_init__(self) -> None:
-        """Refuse nonsense; accept lists for mean and std, since JSON has no tuples."""
+        """Reject nonsense; accept lists for mean and std, since JSON has no tuples."""
         for name in ("mean", "std"):
             object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
         if not 1 <= self.size <= MAX_SIDE:
-            raise InputError(f"image size is {self.size}; want 1 to {MAX_SIDE:,} pixels")
+            raise InputError(f"image size is {self.size}; expected 1 to {MAX_SIDE:,} pixels")
         if self.fit not in get_args(Fit):
-            raise InputError(f"image fit is {self.fit!r}; want one of {', '.join(get_args(Fit))}")
+            raise InputError(
+                f"image fit is {self.fit!r}; expected one of {', '.join(get_args(Fit))}"
+            )
         if self.resample not in get_args(Resample):
             allowed = ", ".join(get_args(Resample))
-            raise InputError(f"image resample is {self.resample!r}; want one of {allowed}")
+            raise InputError(f"image resample is {self.resample!r}; expected one of {allowed}")
         if min(self.std) <= 0:
-            raise InputError(f"image std is {self.std}; want three numbers above 0")
+            raise InputError(f"image std is {self.std}; expected three numbers above 0")
         if not 0 < self.share <= 1:
-            raise InputError(f"image share is {self.share}; want above 0, at most 1")
+            raise InputError(f"image share is {self.share}; expected above 0, at most 1")
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ImageProcessing":
@@ -74,11 +76,11 @@ class ImageProcessing:
         if not config.get("do_resize", True):
             raise InputError("do_resize is off; only checkpoints that resize images are supported")
         if not math.isclose(config.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-3):
-            raise InputError(f"rescale_factor={config['rescale_factor']}; want 1/255")
+            raise InputError(f"rescale_factor={config['rescale_factor']}; expected 1/255")
         resample = _PILLOW_FILTERS.get(config.get("resample", 2))
         if resample is None:
             known = ", ".join(f"{n} ({name})" for n, name in _PILLOW_FILTERS.items())
-            raise InputError(f"resample={config['resample']}; want one of {known}")
+            raise InputError(f"resample={config['resample']}; expected one of {known}")
         if not config.get("do_normalize", True):
             return cls(size, fit, resample, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), share)
         mean = _three_numbers("mean", config.get("image_mean") or cls.mean)
@@ -106,13 +108,13 @@ def _square(config: Mapping[str, Any]) -> tuple[int, Fit, float]:
     if config.get("do_center_crop"):  # CLIP's: the shorter side to one size, the middle of another
         size = _side(config, "crop_size", side)[0]
         if size > side:
-            raise InputError(f"crop_size={size} is more than size={side}; want at most as much")
+            raise InputError(f"crop_size={size} is more than size={side}; expected at most as much")
         return size, "crop", size / side
     if "crop_pct" in config and side < 384:  # ConvNeXt's: above it, the whole picture
         share = config["crop_pct"]
         return side, "crop", side / int(side / (224 / 256 if share is None else float(share)))
     if shorter and "crop_pct" not in config:
-        raise InputError(f"size={config['size']}; want a square's height and width, or a crop")
+        raise InputError(f"size={config['size']}; expected a square's height and width, or a crop")
     return side, "stretch", 1.0
 
 
@@ -125,7 +127,8 @@ def _side(config: Mapping[str, Any], name: str, default: int) -> tuple[int, bool
         size = sides.pop() if len(sides) == 1 else None
     if not isinstance(size, int) or not 1 <= size <= MAX_SIDE:
         raise InputError(
-            f"{name}={repr(config[name])[:200]}; want a square's height and width, or the shorter "
+            f"{name}={repr(config[name])[:200]}; expected a square's height and width, "
+            f"or the shorter "
             f"side, of 1 to {MAX_SIDE:,} pixels"
         )
     return size, shorter
@@ -136,8 +139,8 @@ def _three_numbers(name: str, values: Any) -> tuple[float, float, float]:
         red, green, blue = (float(value) for value in values)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"image {name} is {repr(values)[:200]}; want three numbers (R, G, B)"
+            f"image {name} is {repr(values)[:200]}; expected three numbers (R, G, B)"
         ) from None
     if not all(map(math.isfinite, (red, green, blue))):
-        raise InputError(f"image {name} is {values!r}; want three finite numbers")
+        raise InputError(f"image {name} is {values!r}; expected three finite numbers")
     return red, green, blue

@@ -87,7 +87,7 @@ def of_checkpoint(modality: Modality, model_type: Any) -> EncoderKind:
             return kind
     known = ", ".join(name for kind in kinds for name in kind.model_types)
     given = repr(model_type)[:200]
-    raise InputError(f"model_type is {given}; want one that encodes {modality}s: {known}")
+    raise InputError(f"model_type is {given}; expected one that encodes {modality}s: {known}")
 
 
 def new_encoder(config: Any, rngs: Any) -> Any:
@@ -107,7 +107,7 @@ def is_joint(config: Any) -> bool:
 
 
 def described(config: Any) -> dict[str, Any]:
-    """A config as JSON can hold it; `from_description` makes it anew."""
+    """A config as JSON can hold it; `from_description` makes it again."""
     return {"kind": name_of(config), **dataclasses.asdict(config)}
 
 

@@ -52,7 +52,7 @@ class ResNetConfig:
     """How the like units of a stage are compiled: one by one, or as one that is run again and
     again, which compiles several times faster."""
     remat: bool = False
-    """Whether the backward pass computes each unit anew: less memory, a third more work."""
+    """Whether the backward pass computes each unit again: less memory, a third more work."""
 
     @property
     def depth(self) -> int:
@@ -65,12 +65,13 @@ class ResNetConfig:
         return self.widths[-1]
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no network."""
+        """Reject sizes that make no network."""
         for name, most in (("stem", _MOST), ("widths", _MOST), ("depths", 10_000)):
             check_size(self, name, most)
         if not self.widths or len(self.widths) != len(self.depths):
             raise InputError(
-                f"ResNetConfig: widths={self.widths} and depths={self.depths}; want one of each "
+                f"ResNetConfig: widths={self.widths} and depths={self.depths}; expected "
+                f"one of each "
                 "for every stage"
             )
         check_computed(self)

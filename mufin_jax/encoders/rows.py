@@ -39,7 +39,7 @@ def positions_in_texts(places: Int[Array, "r s"], most: int) -> Int[Array, "r s"
 
 
 def check_width(tokens: Int[Array, "t s"], most: int) -> None:
-    """Refuse texts of more tokens than there are positions.
+    """Reject texts of more tokens than there are positions.
 
     Raises:
         ValueError: there are more columns.

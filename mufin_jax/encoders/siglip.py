@@ -53,7 +53,7 @@ class SiglipConfig(TransformerConfig):
     """Of the MLPs."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no network."""
+        """Reject sizes that make no network."""
         super().__post_init__()
         patches.check_grid(self)
 

@@ -64,7 +64,7 @@ class TransformerConfig:
     """How blocks are compiled: one by one, or as one that is run again and again, which compiles
     several times faster (docs/performance.md has both)."""
     remat: bool = False
-    """Whether the backward pass computes each block anew: less memory, a third more work."""
+    """Whether the backward pass computes each block again: less memory, a third more work."""
 
     @property
     def outputs(self) -> int:
@@ -72,7 +72,7 @@ class TransformerConfig:
         return self.width
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no network."""
+        """Reject sizes that make no network."""
         check_transformer(self)
 
 
@@ -85,7 +85,7 @@ def activation_of(config: Mapping[str, Any], default: Activation) -> Activation:
     name = config.get("hidden_act", default)
     if name not in get_args(Activation):
         known = ", ".join(get_args(Activation))
-        raise InputError(f"hidden_act is {repr(name)[:200]}; want one of {known}")
+        raise InputError(f"hidden_act is {repr(name)[:200]}; expected one of {known}")
     return name
 
 

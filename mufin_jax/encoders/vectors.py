@@ -1,4 +1,4 @@
-"""Vectors that the user brings ready-made (as ViXML's release does), in place of E_V or E_T.
+"""Vectors that the user brings ready-made (as ViXML's release does), instead of E_V or E_T.
 
 The vectors stay as they are but for a scale; one linear map, the identity at first, can be trained.
 """

@@ -6,7 +6,7 @@ paper: ResNet-101, 2,048 entries) through a linear map. Every token attends to a
 The vector is the pooler's, tanh(W h + b) of [CLS]: the one that VisualBERT learned from whether a
 caption belongs to its picture, that its NLVR2 head reads, and that Hugging Face's `VisualBertModel`
 returns as `pooler_output`, whose numbers these are in evaluation mode. Its VQA head reads the last
-token of the text in place of [CLS], which is where a question is masked and means nothing here.
+token of the text instead of [CLS], which is where a question is masked and means nothing here.
 
 There is no VisualBERT of the size that the paper names, BERT-large. A BERT's own checkpoint serves,
 as VisualBERT began: pictures take the types and positions of texts, and their map is new.
@@ -46,13 +46,15 @@ class VisualBertConfig(TransformerConfig):
     """Entries of a picture's vector. Trained from scratch, as many as E_V gives."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no network."""
+        """Reject sizes that make no network."""
         super().__post_init__()
         for name in ("vocab", "max_positions", "visual"):
             check_size(self, name)
         check_size(self, "types")
         if self.types < 2:
-            raise InputError(f"VisualBertConfig: types={self.types}; want one for pictures, too: 2")
+            raise InputError(
+                f"VisualBertConfig: types={self.types}; expected one for pictures, too: 2"
+            )
 
     @classmethod
     def large(cls) -> "VisualBertConfig":

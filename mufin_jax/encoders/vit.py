@@ -35,7 +35,7 @@ class ViTConfig(TransformerConfig):
     """Whether queries, keys and values have a bias."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that make no network."""
+        """Reject sizes that make no network."""
         super().__post_init__()
         patches.check_grid(self)
 

@@ -117,7 +117,7 @@ def best(scores: Csr, k: int) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray,
     """
     values = np.asarray(scores.data, np.float32) + np.float32(0)  # + 0 makes one zero of -0 and 0
     if np.isnan(values).any():
-        raise InputError("a score is NaN, wanted a number: look for it where scores are made")
+        raise InputError("a score is NaN, expected a number: look for it where scores are made")
     widths = np.diff(scores.indptr)
     labels = np.full((len(widths), k), -1, np.int32)
     ranked = np.full((len(widths), k), -np.inf, np.float32)
@@ -149,11 +149,11 @@ def listed_in(ranking: Int[np.ndarray, "b k"], pairs: Csr) -> Bool[np.ndarray, "
     if len(ranking) != points:
         raise InputError(
             f"the ranking has {len(ranking)} rows and the matrix beside it {points}, "
-            "wanted as many: take both from the same split"
+            "expected as many: take both from the same split"
         )
     if ranking.size and ranking.max() >= labels:
         raise InputError(
-            f"the ranking names label {ranking.max()}, wanted ids below {labels}: "
+            f"the ranking names label {ranking.max()}, expected ids below {labels}: "
             "take ranking and relevance from the same data"
         )
     pairs = relevant_pairs(pairs)

@@ -47,7 +47,7 @@ def drop(ranking: Int[np.ndarray, "b k"], relevance: Csr, filter: Csr | None) ->
     relevance = metrics.relevant_pairs(relevance)
     if filter is not None and filter.shape != relevance.shape:
         raise InputError(
-            "the overlap filter is {} x {} and the relevance {} x {}, wanted equal shapes: take "
+            "the overlap filter is {} x {} and the relevance {} x {}, expected equal shapes: take "
             "both from the same split".format(*metrics.shape(filter), *metrics.shape(relevance))
         )
     if filter is not None and filter.nnz:
@@ -77,7 +77,7 @@ def evaluate_ranking(
     if trained != tested:
         raise InputError(
             f"train has {trained} labels and test {tested}, "
-            "wanted as many: take both from the same data"
+            "expected as many: take both from the same data"
         )
     _refuse_repeats(ranking)
     ranking, relevance, _ = drop(ranking, relevance, filter)
@@ -171,5 +171,5 @@ def _refuse_repeats(ranking: Int[np.ndarray, "b k"]) -> None:
             row, place = (int(where[0]) for where in np.nonzero(repeated))
             raise InputError(
                 f"row {rows.start + row} of the ranking names label {ordered[row, place]} twice, "
-                "wanted distinct labels: keep the better of its places"
+                "expected distinct labels: keep the better of its places"
             )

@@ -25,7 +25,7 @@ def evaluate(
     Args:
         predictor: a trained model with its label side.
         dataset: a prepared folder with the same labels.
-        lists: shortlists to score in place of the predictor's own.
+        lists: shortlists to score instead of the predictor's own.
 
     Returns:
         "P@1" ... "R@100" in percent and "AUC" as a share, as `evaluation.evaluate_ranking` has

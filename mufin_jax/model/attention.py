@@ -107,7 +107,7 @@ class AttentionBlock(nnx.Module):
 
 
 class NoAttention(nnx.Module):
-    """The identity in place of the block: A(Q, K) = Q (table 4, "no A_S" and "no A_C")."""
+    """The identity instead of the block: A(Q, K) = Q (table 4, "no A_S" and "no A_C")."""
 
     def memory(self, keys: Float[Array, "*c m d"], mask: Bool[Array, "*c m"]) -> Memory:
         """Return the bags as they are: prediction keeps them in the form of any other memory."""
@@ -129,7 +129,7 @@ class NoAttention(nnx.Module):
 
 
 class Concatenation(nnx.Module):
-    """ConCat of table 4 in place of A_C: [x1; z1] through linear maps 2D -> 2D -> D.
+    """ConCat of table 4 instead of A_C: [x1; z1] through linear maps 2D -> 2D -> D.
 
     The paper names the widths alone; a ReLU stands between the two maps, and their weights start
     at random, as no identity maps 2D to D.

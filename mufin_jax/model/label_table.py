@@ -8,7 +8,7 @@ are gathered, differentiated alone and updated in place. A step costs what its r
 the number of labels; its collectives carry rows, never the table.
 
 A label costs 2,316 bytes at D = 192 with float32 and Adam. Two options make it leaner: rows in
-bfloat16, written with stochastic rounding, and a row-wise Adagrad in place of Adam's two moments.
+bfloat16, written with stochastic rounding, and a row-wise Adagrad instead of Adam's two moments.
 """
 
 import dataclasses
@@ -54,11 +54,11 @@ class TableConfig:
     update: Literal["adam", "adagrad"] = "adam"
 
     def __post_init__(self) -> None:
-        """Refuse tables that there are not."""
+        """Reject tables that there are not."""
         if self.dtype not in ("float32", "bfloat16") or self.update not in ("adam", "adagrad"):
             raise InputError(
                 f"initialize.table.dtype={self.dtype}, initialize.table.update={self.update}: "
-                "wanted float32 or bfloat16, and adam or adagrad"
+                "expected float32 or bfloat16, and adam or adagrad"
             )
 
 

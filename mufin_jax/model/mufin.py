@@ -39,7 +39,7 @@ else:  # of any encoder in the table; the options are the fields of the default'
 
 
 def _check_joint(config: "ModelConfig") -> None:
-    """Refuse a text encoder that does not go with what the model sees."""
+    """Reject a text encoder that does not go with what the model sees."""
     joint = config.modalities == "joint"
     if config.modalities != "images" and is_joint(config.text) != joint:
         named = config.text_checkpoint or f"{name_of(config.text)}, model.text's kind,"
@@ -84,7 +84,7 @@ class ModelConfig:
     text_checkpoint: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse widths that no attention block can have."""
+        """Reject widths that no attention block can have."""
         if self.dim < 1 or self.heads < 1 or self.dim % self.heads:
             raise InputError(
                 f"model.dim={self.dim} with model.heads={self.heads}: heads must divide dim; "

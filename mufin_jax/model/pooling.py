@@ -49,7 +49,7 @@ def _maximum(runs: Float[Array, "*b r"]) -> Float[Array, "*b"]:
     """The maximum over the last axis.
 
     Not `max`: its gradient goes to entries *equal* to the maximum, and XLA may compute the entries
-    anew, rounded otherwise, so that none is (seen on CPU: gradients wrong by a third).
+    again, rounded otherwise, so that none is (seen on CPU: gradients wrong by a third).
     """
     chosen = jax.nn.one_hot(runs.argmax(-1), runs.shape[-1], dtype=bool)
     return jnp.where(chosen, runs, 0).sum(-1)

@@ -78,7 +78,7 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
 
 
 def _check_texts(dataset: Dataset, config: ModelConfig) -> None:
-    """Refuse token ids and lengths that the text encoder has no embeddings for (JAX gives NaN)."""
+    """Reject token ids and lengths that the text encoder has no embeddings for (JAX gives NaN)."""
     if (tokens := dataset.texts.shape[1]) > config.text.max_positions:
         raise InputError(
             f"{dataset.path}: texts have up to {tokens} tokens, but the text encoder takes "

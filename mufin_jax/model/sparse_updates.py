@@ -44,7 +44,7 @@ def adagrad(
 ) -> tuple[Array, Array]:
     """Return value and accumulator after a step of row-wise Adagrad.
 
-    One accumulator a row sums the mean square of its gradients, in place of one for each entry.
+    One accumulator a row sums the mean square of its gradients, instead of one for each entry.
     """
     total = total + jnp.square(gradient).reshape(len(total), -1).mean(1)
     root = jnp.sqrt(total).reshape(-1, *(1,) * (gradient.ndim - 1))

@@ -120,7 +120,7 @@ def parse(
     given = _value(arguments, "--data") is not None
     preset = _value(arguments, "--preset") or ("paper" if given else "miniature")
     if preset not in presets:
-        raise InputError(f"--preset={preset}: wanted one of {', '.join(presets)}")
+        raise InputError(f"--preset={preset}: expected one of {', '.join(presets)}")
     default = kind(presets[preset], preset=preset)
     said = io.StringIO()
     try:

@@ -20,10 +20,10 @@ def one_line(said: str, flags: Sequence[str]) -> str:
         return f"{found[1]}: {found[2]}"
     if found := re.search("invalid choice '(.*?)' .*?'(--.*?)'.* one of [(](.*?)[)]", text):
         value, flag, choices = found[1], found[2], re.findall("'(.*?)'", found[3])
-        return f"{flag}={value}: wanted one of {', '.join(c for c in choices if c != 'None')}"
+        return f"{flag}={value}: expected one of {', '.join(c for c in choices if c != 'None')}"
     if found := re.search("Missing value for argument '(--.*?)'. Expected (.*?) values", text):
         count = "a value" if found[2] == "1" else f"{found[2]} values"
-        return f"{found[1]}: wanted {count} after it; see --help"
+        return f"{found[1]}: expected {count} after it; see --help"
     return text
 
 

@@ -228,7 +228,7 @@ def _chosen(names: str, table: Mapping[str, Row]) -> dict[str, Row]:
     """Return the rows that are asked for, in the order of the table, behind its first one."""
     asked = set(table) if names == "all" else {name.strip() for name in names.split(",")}
     if unknown := sorted(asked - set(table)):
-        raise InputError(f"--rows={','.join(unknown)}: wanted all, or some of {', '.join(table)}")
+        raise InputError(f"--rows={','.join(unknown)}: expected all, or some of {', '.join(table)}")
     first = next(iter(table))
     return {name: row for name, row in table.items() if name in asked or name == first}
 
@@ -238,4 +238,4 @@ def _seeds(text: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(seed) for seed in text.split(",")))
     except ValueError:
-        raise InputError(f"--seeds={text}: wanted whole numbers, such as --seeds=0,1,2") from None
+        raise InputError(f"--seeds={text}: expected whole numbers, such as --seeds=0,1,2") from None

@@ -69,9 +69,9 @@ class Experiment:
     """The paper's tables and figures, on a page."""
 
     def __post_init__(self) -> None:
-        """Refuse seeds that numpy and JAX cannot both take."""
+        """Reject seeds that numpy and JAX cannot both take."""
         if not 0 <= self.seed < 2**31:
-            raise InputError(f"seed={self.seed}: wanted a whole number from 0 to 2147483647")
+            raise InputError(f"seed={self.seed}: expected a whole number from 0 to 2147483647")
 
     @property
     def folder(self) -> Path:

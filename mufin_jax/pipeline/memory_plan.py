@@ -3,7 +3,7 @@
 The label table is most of the model (paper, section 3: L = 4.5 million), so what a run needs is
 arithmetic: labels x bytes of a label / devices, and what stands beside it. "restore" is the moment
 when a table is read from the disk, an array at a time; "index" when the predictor's index is built,
-after training. A run that cannot fit is refused with what would make it fit. What XLA needs inside
+after training. A run that cannot fit is rejected with what would make it fit. What XLA needs inside
 a step, the activations of the encoders most of all, is not planned, nor are mapped files, which the
 system drops when it needs the room.
 """
@@ -148,7 +148,7 @@ def report(plan: MemoryPlan, available: Available | None = None) -> str:
 
 
 def check(plan: MemoryPlan, available: Available, stages: Sequence[str] = STAGES) -> None:
-    """Refuse a plan whose `stages` do not fit.
+    """Reject a plan whose `stages` do not fit.
 
     Raises:
         InputError: one line that says what is missing, and what would fit.

@@ -55,7 +55,7 @@ def run(
         Stopped: after a signal; the same call goes on.
     """
     if stage != "all" and stage not in STAGES:
-        raise InputError(f"stage={stage!r}: wanted all or one of {', '.join(STAGES)}")
+        raise InputError(f"stage={stage!r}: expected all or one of {', '.join(STAGES)}")
     if experiment.data is not None and not experiment.data.is_dir():
         raise InputError(f"--data={experiment.data}: no such folder")
     mesh = mesh or make_mesh()
@@ -132,7 +132,7 @@ class _Runner:
         return False
 
     def _foresee(self, ahead: Sequence[str]) -> None:
-        """Check the prepared data, print the memory plan, and refuse a run that cannot fit."""
+        """Check the prepared data, print the memory plan, and reject a run that cannot fit."""
         prepared = self.folders["prepare"]
         log.info("checking the prepared data against their checksums")
         check = functools.partial(Dataset.open, prepared, verify=True)

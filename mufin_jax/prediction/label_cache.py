@@ -117,7 +117,7 @@ def write_label_side(
     """Embed the labels once, and write their `index/` and their memory, `labels/`.
 
     Args:
-        folder: made anew.
+        folder: made again.
         model: the encoders and attention blocks that Module IV leaves.
         rows: eta and alpha of all labels, split over the devices; None makes w = z.
         dataset: the prepared folder.

@@ -57,10 +57,10 @@ class PredictConfig:
     mix: float = 0.7
 
     def __post_init__(self) -> None:
-        """Refuse an empty shortlist and weights outside [0, 1]."""
+        """Reject an empty shortlist and weights outside [0, 1]."""
         if self.shortlist < 1 or not 0 <= self.mix <= 1:
             raise InputError(
-                f"predict.shortlist={self.shortlist}, predict.mix={self.mix}: wanted a shortlist "
+                f"predict.shortlist={self.shortlist}, predict.mix={self.mix}: expected a shortlist "
                 "of at least 1 and a mix between 0 and 1"
             )
 
@@ -136,7 +136,7 @@ class Predictor:
         """Write the label side under this model: `index/`, `labels/` and, last, `predictor.json`.
 
         Args:
-            folder: made anew.
+            folder: made again.
             model: the encoders and attention blocks that Module IV leaves.
             rows: eta and alpha of all labels; None for classifiers w = z.
             dataset: the prepared folder.
@@ -214,7 +214,7 @@ class Predictor:
         Args:
             side: the items.
             extra: labels to retrieve beyond the shortlist, for those an overlap filter takes away.
-            lists: shortlists to use in place of this predictor's own.
+            lists: shortlists to use instead of this predictor's own.
         """
         for rows, pool, bags in self.read(side):
             given = None
@@ -231,7 +231,7 @@ class Predictor:
             side: the items; no more pictures of one are read than the loader's dataset has of any
                 item of the side's kind.
             rows: those that are read; all by default.
-            loader: in place of this predictor's own.
+            loader: instead of this predictor's own.
         """
         rows, loader = np.arange(len(side)) if rows is None else rows, loader or self.loader
         blocks = [np.arange(i, min(i + BLOCK, len(rows))) for i in range(0, len(rows), BLOCK)]

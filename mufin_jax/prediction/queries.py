@@ -75,12 +75,12 @@ def _seen(
     """The titles and pictures of an item that the model sees; InputError if it sees none."""
     if unknown := set(item) - {"title", "titles", "images"}:
         raise InputError(
-            f"{name}: unknown field {sorted(unknown)[0]!r}; wanted title, titles, images"
+            f"{name}: unknown field {sorted(unknown)[0]!r}; expected title, titles, images"
         )
     titles = _titles(item, name) if modalities != "images" else []
     images = item.get("images") or [] if modalities != "text" else []
     if not titles and not images:
-        raise InputError(f"{name}: nothing to see; wanted a title, titles or images")
+        raise InputError(f"{name}: nothing to see; expected a title, titles or images")
     if modalities == "joint" and len(titles) > 1:
         raise InputError(f"{name}: {len(titles)} titles; the model reads one with its pictures")
     for given, ready, kind in (
@@ -102,9 +102,9 @@ def _titles(item: dict, name: str) -> list[str]:
         given = [title]
     elif title or not isinstance(given, list | tuple):
         found = "a title beside them" if title else repr(given)[:80]
-        raise InputError(f"{name}: titles: {found}; wanted a list of all texts of the item")
+        raise InputError(f"{name}: titles: {found}; expected a list of all texts of the item")
     elif wrong := [one for one in given if not isinstance(one, str | None)]:
-        raise InputError(f"{name}: titles: one is {wrong[0]!r:.80}; wanted texts")
+        raise InputError(f"{name}: titles: one is {wrong[0]!r:.80}; expected texts")
     return [title for title in (str(one or "").strip() for one in given) if title]
 
 

@@ -186,7 +186,7 @@ def answers(rows: Sequence[Answer]) -> Figure:
 
 
 def _thing(axis: Any, item: Item, head: str = "", frame: str = "#BBBBBB", line: Any = "-") -> None:
-    """A picture with its title below; in place of a picture that is missing, the title alone."""
+    """A picture with its title below; instead of a picture that is missing, the title alone."""
     axis.set_axis_on()
     axis.set_xticks([])
     axis.set_yticks([])

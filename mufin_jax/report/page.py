@@ -99,5 +99,5 @@ def number(value: Any, column: str = "") -> str:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """The content of a file as the text that stands in a page in place of its name."""
+    """The content of a file as the text that stands in a page instead of its name."""
     return f"data:{kind};base64," + base64.b64encode(content).decode()

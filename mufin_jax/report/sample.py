@@ -20,7 +20,7 @@ class Asked:
     Attributes:
         dataset: the prepared folder.
         predictor: the trained model.
-        scored: MUFIN's ranking of all test points, and what is relevant, behind the filter.
+        scored: MUFIN's ranking of all test points, and what is relevant, after filtering.
         points: test points that are asked again, at most.
         vectors: vectors in a t-SNE, at most.
         seed: of the draws.

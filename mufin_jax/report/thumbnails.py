@@ -75,7 +75,7 @@ def printable(text: str, most: int = TITLE) -> str:
 
 
 def data_uri(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A picture as the text that stands in a page in place of a file's name."""
+    """A picture as the text that stands in a page instead of a file's name."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()

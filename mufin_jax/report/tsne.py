@@ -25,7 +25,7 @@ def spread(vectors: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n
     if len(vectors) < LEAST:
         raise Missing(f"{len(vectors)} vectors are too few for a map")
     if len(vectors) > MOST:
-        raise ValueError(f"{len(vectors)} vectors: wanted at most {MOST}")
+        raise ValueError(f"{len(vectors)} vectors: expected at most {MOST}")
     # Both take a second to load, which only this needs.
     import threadpoolctl
     from sklearn.manifold import TSNE

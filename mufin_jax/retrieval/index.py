@@ -195,7 +195,7 @@ class LabelIndex:
     ) -> "LabelIndex":
         """Reads what `save` wrote, wherever the folder has moved; entries stay on disk (mmap).
 
-        The config, by default the one that the index was built with, chooses the backend anew;
+        The config, by default the one that the index was built with, chooses the backend again;
         any but ScaNN, which wants its tree in the folder, needs the entries alone. Raises
         InputError, before anything is parsed, when a file is missing, damaged or not one of the
         index's.

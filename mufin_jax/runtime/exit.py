@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one line on stderr for what its user can mend."""
+"""How a command ends: its exit code, and one line on stderr for what its user can fix."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from mufin_jax.runtime.storage.disk import disk_error, is_disk_error
 def main_guard(main: Callable[[], Any]) -> int:
     """Runs a command and returns its exit code, 0 when it ends well.
 
-    What a user can mend becomes one line on stderr; other exceptions are bugs and pass through. Of
+    What a user can fix becomes one line on stderr; other exceptions are bugs and pass through. Of
     several processes all end when one does, with the same code; see peers.py.
     """
     try:

@@ -88,7 +88,7 @@ def set_threads(wanted: int | None, before: int | None) -> None:
             return
         wanted = before or max(2, cores())
     if wanted < 1:
-        raise InputError(f"--threads={wanted}: wanted a whole number >= 1")
+        raise InputError(f"--threads={wanted}: expected a whole number >= 1")
     os.environ[_THREADS] = str(wanted)
 
 

@@ -2,7 +2,7 @@
 
 <workdir>/lock, owner.json           one run at a time; the lock is the system's, freed by any death
 <workdir>/run.json                   configuration, versions, devices, seconds, memory by stage
-<workdir>/<stage>/settings.json      the configuration a stage is made with; another is refused
+<workdir>/<stage>/settings.json      the configuration a stage is made with; another is rejected
 <workdir>/<stage>/done.json          written last: the stage is finished
 
 Of several processes the main one holds the folder and writes these; what it finds, it tells others.
@@ -78,7 +78,7 @@ class Run:
             try:
                 if isinstance(error, DiskError):
                     _discard_torn(self.workdir / _COMPILED)
-                discard(self.workdir / "owner.json")  # it may stay: only who is refused reads it
+                discard(self.workdir / "owner.json")  # it may stay: only who is rejected reads it
             finally:
                 self._lock.release()
 

@@ -47,9 +47,9 @@ class EvaluateConfig:
     own_shortlists: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse to time nothing."""
+        """Reject to time nothing."""
         if self.timed_points < 1:
-            raise InputError(f"evaluate.timed_points={self.timed_points}: wanted at least 1")
+            raise InputError(f"evaluate.timed_points={self.timed_points}: expected at least 1")
 
 
 def evaluate(
@@ -159,7 +159,7 @@ def report(result: dict[str, Any]) -> str:
     lines = [table(rows, METRICS)]
     lines.append(
         f"{result['points']} test points, {result['points_without_positive']} of them without a "
-        f"relevant label behind the overlap filter; {result['ms_per_point']:.2f} ms a point in "
+        f"relevant label after overlap filtering; {result['ms_per_point']:.2f} ms a point in "
         f"batches, {result['ms_per_point_single']:.2f} ms alone"
     )
     return "\n".join(lines + _advice(result["rows"], "P@1"))

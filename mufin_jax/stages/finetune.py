@@ -92,12 +92,12 @@ class FinetuneConfig:
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1 and margins that are none."""
+        """Reject counts below 1 and margins that are none."""
         for name in ("epochs", "batch_size", "positives", "negatives", "negatives_from"):
             if getattr(self, name) < 1:
-                raise InputError(f"finetune.{name}={getattr(self, name)}: wanted a number >= 1")
+                raise InputError(f"finetune.{name}={getattr(self, name)}: expected a number >= 1")
         if not -1 < self.margin < 1:
-            raise InputError(f"finetune.margin={self.margin}: wanted a cosine between -1 and 1")
+            raise InputError(f"finetune.margin={self.margin}: expected a cosine between -1 and 1")
 
 
 @jax.tree_util.register_dataclass

@@ -1,6 +1,7 @@
 """Module III of the paper: what Module IV starts from.
 
-Encoders and A_S are Module I's; A_C, which this stage makes anew, is the identity; every label gets
+Encoders and A_S are Module I's; A_C, which this stage makes again, is the identity; every label
+gets
 a free vector eta, Xavier-uniform, and alpha = 1/2.
 
 Reads: a prepared folder and Module I's model. Writes: `model/` and `table/` (the label table: eta
@@ -41,9 +42,9 @@ class InitializeConfig:
     table: TableConfig = dataclasses.field(default_factory=TableConfig)
 
     def __post_init__(self) -> None:
-        """Refuse weights outside [0, 1]."""
+        """Reject weights outside [0, 1]."""
         if not 0 <= self.alpha <= 1:
-            raise InputError(f"initialize.alpha={self.alpha}: wanted a weight between 0 and 1")
+            raise InputError(f"initialize.alpha={self.alpha}: expected a weight between 0 and 1")
 
 
 def initialize(

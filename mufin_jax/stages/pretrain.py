@@ -75,19 +75,19 @@ class PretrainConfig:
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1 and a margin that is none."""
+        """Reject counts below 1 and a margin that is none."""
         if self.epochs < 0:
-            raise InputError(f"pretrain.epochs={self.epochs}: wanted a number >= 0")
+            raise InputError(f"pretrain.epochs={self.epochs}: expected a number >= 0")
         for name in ("positives", "negatives", "refresh_epochs", "cluster_size"):
             if getattr(self, name) < 1:
-                raise InputError(f"pretrain.{name}={getattr(self, name)}: wanted a number >= 1")
+                raise InputError(f"pretrain.{name}={getattr(self, name)}: expected a number >= 1")
         if self.batch_size < 2:
             raise InputError(
-                f"pretrain.batch_size={self.batch_size}: wanted at least 2 labels, as a label's "
+                f"pretrain.batch_size={self.batch_size}: expected at least 2 labels, as a label's "
                 "negatives are drawn for the batch's other labels"
             )
         if not 0 < self.margin < 2:
-            raise InputError(f"pretrain.margin={self.margin}: wanted a number between 0 and 2")
+            raise InputError(f"pretrain.margin={self.margin}: expected a number between 0 and 2")
 
 
 @jax.tree_util.register_dataclass

@@ -3,7 +3,7 @@
 Reads: a prepared folder, Module II's `test/` (but of questions), Module IV's predictor, what
 `evaluate` wrote. Writes NAME.csv, NAME.png and NAME.svg of each, and, last, `index.html`, one page
 with all of them. Every draw follows from the seed: the same run gives the same CSV files. They are
-written to `part/`, and moved when all are there; a run that was cut short begins the stage anew,
+written to `part/`, and moved when all are there; a run that was cut short begins the stage again,
 which takes a minute.
 """
 
@@ -63,16 +63,16 @@ class ReportConfig:
     vectors: int = 1000
 
     def __post_init__(self) -> None:
-        """Refuse to show nothing, and maps that would take hours."""
+        """Reject to show nothing, and maps that would take hours."""
         if self.points < 1 or self.shown < 1:
             raise InputError(
-                f"report.points={self.points}, report.shown={self.shown}: wanted at least 1; "
+                f"report.points={self.points}, report.shown={self.shown}: expected at least 1; "
                 "--report.no-figures leaves the figures out"
             )
         if self.shown > MOST_SHOWN:
-            raise InputError(f"report.shown={self.shown}: wanted at most {MOST_SHOWN}")
+            raise InputError(f"report.shown={self.shown}: expected at most {MOST_SHOWN}")
         if not 1 <= self.vectors <= MOST:
-            raise InputError(f"report.vectors={self.vectors}: wanted 1 to {MOST}")
+            raise InputError(f"report.vectors={self.vectors}: expected 1 to {MOST}")
 
 
 def report(
@@ -150,15 +150,15 @@ def _labels(path: Path) -> Int[np.ndarray, "b k"]:
     if not path.exists():
         raise InputError(
             f"{path} is not there, and older versions wrote none of outfits: delete {path.parent} "
-            "and run evaluate anew"
+            "and run evaluate again"
         )
-    with damaged(f"{path} cannot be read ({{reason}}): delete its folder and run evaluate anew"):
+    with damaged(f"{path} cannot be read ({{reason}}): delete its folder and run evaluate again"):
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["labels"]
 
 
 def _scored(ranking: Int[np.ndarray, "b k"], dataset: Dataset) -> Scored:
-    """A ranking behind the overlap filter, as long as anything here asks for."""
+    """A ranking after overlap filtering, as long as anything here asks for."""
     found = drop(np.asarray(ranking), dataset.test.pairs, overlap(dataset))
     return found._replace(ranking=found.ranking[:, :LONGEST].copy())
 

@@ -53,9 +53,9 @@ class RetrieveConfig:
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
 
     def __post_init__(self) -> None:
-        """Refuse an empty shortlist."""
+        """Reject an empty shortlist."""
         if self.shortlist < 1:
-            raise InputError(f"retrieve.shortlist={self.shortlist}: wanted at least 1")
+            raise InputError(f"retrieve.shortlist={self.shortlist}: expected at least 1")
 
 
 def retrieve(

@@ -67,7 +67,7 @@ def precompute(
 
     Args:
         model: the encoders, before the stage trains.
-        loader: of the dataset; its batches then hold what was kept in place of pixels and tokens.
+        loader: of the dataset; its batches then hold what was kept instead of pixels and tokens.
         optimizer: which parts train.
         folder: where the arrays are kept; made if need be.
         decisions: a JSON file where it is written what was kept and what was not: a resumed run,
@@ -173,7 +173,7 @@ class _Part:
         if size > room:
             log.info(
                 "what the frozen part of the %s makes of all %d would take %.1f GB, and %.1f GB "
-                "are free for it (--pretrain.fit.cache-gb): each step computes it anew",
+                "are free for it (--pretrain.fit.cache-gb): each step computes it again",
                 _encoder_of(self.kind).replace("_", " "), self.count, size / 1e9, room / 1e9,
             )  # fmt: skip
         return size <= room
@@ -209,7 +209,7 @@ class _Part:
         """
         array = np.asarray(mapped(self.path))  # a plain view: indexing a memmap object costs more
         if len(array) != self.count or array.dtype not in (np.uint16, np.float32):
-            found = f"{array.dtype} {array.shape}, wanted {self.count:,} rows"
+            found = f"{array.dtype} {array.shape}, expected {self.count:,} rows"
             raise InputError(f"{self.path} holds {found}: delete it and run the command again")
         if array.dtype == np.uint16:
             array = array.view(jnp.bfloat16)

@@ -67,15 +67,15 @@ class FitConfig:
     cache_gb: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse intervals that are no intervals."""
+        """Reject intervals that are no intervals."""
         for name, least in (("log_every", 1), ("checkpoint_every", 1), ("threads", 0)):
             if (found := getattr(self, name)) < least:
-                raise InputError(f"fit.{name}={found}: wanted a whole number >= {least}")
+                raise InputError(f"fit.{name}={found}: expected a whole number >= {least}")
         if not self.checkpoint_seconds > 0:
             found = self.checkpoint_seconds
-            raise InputError(f"fit.checkpoint_seconds={found}: wanted more than 0")
+            raise InputError(f"fit.checkpoint_seconds={found}: expected more than 0")
         if self.cache_gb is not None and not self.cache_gb >= 0:
-            raise InputError(f"fit.cache_gb={self.cache_gb}: wanted a number >= 0")
+            raise InputError(f"fit.cache_gb={self.cache_gb}: expected a number >= 0")
 
 
 def fit(

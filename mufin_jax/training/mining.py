@@ -67,7 +67,7 @@ def thinned(
 ) -> Bool[np.ndarray, "c b"]:
     """Return at most `count` of the candidates of each row, drawn uniformly.
 
-    Random in place of hard negatives in Module I (table 4): the hardest of so few are all of them.
+    Random instead of hard negatives in Module I (table 4): the hardest of so few are all of them.
     """
     lots = np.where(candidates, rng.random(candidates.shape), 2)
     drawn = np.argsort(lots, axis=1)[:, :count]

@@ -46,14 +46,15 @@ class OptimizerConfig:
     table_rate: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse rates that cannot train."""
+        """Reject rates that cannot train."""
         for name in ("rate", "encoder_rate", "attention_rate", "table_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}={value}: a learning rate is a positive number, say 2e-4")
         if self.warmup < 0 or not 0 <= self.weight_decay < 1 or not 0 <= self.clip < float("inf"):
             raise InputError(
-                f"warmup={self.warmup}, weight_decay={self.weight_decay}, clip={self.clip}: wanted "
+                f"warmup={self.warmup}, weight_decay={self.weight_decay}, clip={self.clip}: "
+                "expected "
                 "warmup >= 0, weight_decay in [0, 1) and clip >= 0"
             )
 
@@ -88,7 +89,7 @@ def describes(train: dict) -> bool:
 
 
 def check_trains(train: dict, stage: str) -> None:
-    """Refuse a stage in which nothing trains: its steps would leave the model as it is."""
+    """Reject a stage in which nothing trains: its steps would leave the model as it is."""
     if not jax.tree.leaves(train):
         raise InputError(
             f"{stage}: both encoders are frozen and no attention block trains, so there is nothing "

@@ -73,7 +73,7 @@ def test_a_damaged_folder_is_one_clear_error(damage, message, folder):
 
 def test_a_folder_of_another_version_asks_for_a_new_preparation(folder):
     write_sealed(folder / MANIFEST, read_sealed(folder / MANIFEST) | {"version": 99})
-    with pytest.raises(InputError, match=r"has version 99, wanted 1: prepare the data anew"):
+    with pytest.raises(InputError, match=r"has version 99, expected 1: prepare the data again"):
         Dataset.open(folder)
 
 

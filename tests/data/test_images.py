@@ -1,4 +1,4 @@
-"""Claims about single pictures: orientation, colour, fit, and what is refused."""
+"""Claims about single pictures: orientation, colour, fit, and what is rejected."""
 
 import io
 import tracemalloc
@@ -103,12 +103,12 @@ def test_a_picture_far_wider_than_high_keeps_a_row():
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "BMP", "ICO"])
-def test_other_formats_are_refused(form):
+def test_other_formats_are_rejected(form):
     with pytest.raises(BadImage, match="not a JPEG, PNG or WebP"):
         read_image(encoded(Image.new("RGB", (16, 16), RED), form), PAD)
 
 
-def test_a_bomb_is_refused_before_it_unfolds():
+def test_a_bomb_is_rejected_before_it_unfolds():
     bomb = encoded(Image.new("1", (9000, 9000)))
     tracemalloc.start()
     with pytest.raises(BadImage, match="9000 x 9000 is more than 16,000,000 pixels"):
@@ -117,7 +117,7 @@ def test_a_bomb_is_refused_before_it_unfolds():
     tracemalloc.stop()
 
 
-def test_a_large_file_is_refused_without_being_read_whole(tmp_path):
+def test_a_large_file_is_rejected_without_being_read_whole(tmp_path):
     path = tmp_path / "large.jpg"
     with path.open("wb") as file:
         file.truncate(2**33)  # sparse: takes no space

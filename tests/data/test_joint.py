@@ -139,7 +139,7 @@ def test_what_frozen_parts_make_is_kept_and_describes_the_same(
     loader, kept = Loader(dataset, "joint", mesh), tmp_path / "kept"
     precompute(model, loader, optimizer, kept, tmp_path / "decisions.json")
     assert sorted(path.name.rsplit("-", 1)[0] for path in kept.iterdir()) == files
-    monkeypatch.setattr(frozen_features, "whole_npy", None)  # nothing is made anew
+    monkeypatch.setattr(frozen_features, "whole_npy", None)  # nothing is made again
     later = Loader(dataset, "joint", mesh)
     use_precomputed(model, later, kept)
     for number, one in enumerate((loader, later)):
@@ -207,7 +207,7 @@ def test_after_warm_up_no_query_compiles_anything(predictor, dataset, monkeypatc
     assert not compilations
 
 
-def test_an_item_of_several_titles_is_refused(predictor):
+def test_an_item_of_several_titles_is_rejected(predictor):
     with pytest.raises(InputError, match="item 0: 2 titles; the model reads one with its pictures"):
         predictor.predict([{"titles": ["red lamp", "lamp"]}])
 
@@ -219,12 +219,12 @@ def test_an_item_of_several_titles_is_refused(predictor):
         (lambda: ModelConfig(text=TEXT), "visual_bert.*a text and its pictures as one.*=joint"),
     ],
 )
-def test_encoders_and_modalities_that_do_not_match_are_refused(make, message):
+def test_encoders_and_modalities_that_do_not_match_are_rejected(make, message):
     with pytest.raises(InputError, match=message):
         make()
 
 
-def test_checkpoints_that_do_not_match_are_refused(dataset, one_device):
+def test_checkpoints_that_do_not_match_are_rejected(dataset, one_device):
     read = dataclasses.replace(
         JOINT, text=dataclasses.replace(TEXT, visual=14), text_checkpoint="x"
     )
@@ -235,7 +235,7 @@ def test_checkpoints_that_do_not_match_are_refused(dataset, one_device):
         small.new_model(dataset, one_device, read)
 
 
-def test_data_that_are_not_of_one_title_and_pictures_are_refused(dataset):
+def test_data_that_are_not_of_one_title_and_pictures_are_rejected(dataset):
     two = dataclasses.replace(dataset.train, text=np.zeros((26, 2), np.int32))
     with pytest.raises(InputError, match=r"several titles each.*modalities=both"):
         Loader(dataclasses.replace(dataset, train=two), "joint")

@@ -113,7 +113,7 @@ def without(side, kind):
 
 
 @pytest.mark.parametrize("modalities, kind", [("text", "title"), ("images", "picture")])
-def test_a_model_that_would_see_nothing_of_the_data_is_refused(dataset, modalities, kind):
+def test_a_model_that_would_see_nothing_of_the_data_is_rejected(dataset, modalities, kind):
     sides = {name: without(getattr(dataset, name), kind) for name in ("train", "test", "labels")}
     Loader(dataclasses.replace(dataset, **sides), "both")
     with pytest.raises(InputError, match=f"no item has a {kind}.*modalities={modalities}"):

@@ -87,18 +87,18 @@ def test_a_lone_surrogate_does_not_stop_encoding():
     assert lengths[0] >= 3
 
 
-def test_a_vocabulary_without_special_tokens_is_refused(tmp_path):
+def test_a_vocabulary_without_special_tokens_is_rejected(tmp_path):
     (tmp_path / "vocab.txt").write_text("leather\nsofa\n")
     with pytest.raises(InputError, match=r"lacks \['\[UNK\]', '\[CLS\]', '\[SEP\]'\]"):
         Tokenizer.load(tmp_path)
 
 
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+def test_a_folder_without_a_tokenizer_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"neither tokenizer.json nor vocab.txt"):
         Tokenizer.load(tmp_path)
 
 
-def test_a_broken_tokenizer_file_is_refused(tmp_path):
+def test_a_broken_tokenizer_file_is_rejected(tmp_path):
     (tmp_path / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(InputError, match="is not a tokenizer"):
         Tokenizer.load(tmp_path)

@@ -74,7 +74,7 @@ def test_object_arrays_are_read_without_unpickling(protocol, tmp_path, monkeypat
     assert read_lists(tmp_path / "map.npy") == wanted
 
 
-def test_a_hostile_object_array_is_refused_and_runs_nothing(tmp_path):
+def test_a_hostile_object_array_is_rejected_and_runs_nothing(tmp_path):
     class Hostile:
         def __reduce__(self):
             return (open, (str(tmp_path / "canary"), "w"))

@@ -96,7 +96,7 @@ def test_head_after_trunk_is_the_whole(bert, texts):
     np.testing.assert_allclose(head, whole, atol=1e-6)
 
 
-def test_a_text_beyond_the_last_position_is_refused(bert):
+def test_a_text_beyond_the_last_position_is_rejected(bert):
     with pytest.raises(ValueError, match="9 tokens"):
         bert(jnp.ones((2, 9), int), jnp.array([9, 1]))
 
@@ -111,7 +111,7 @@ def test_only_the_last_block_trains_in_mode_last(bert):
     "change, message",
     [({"vocab": 0}, "vocab=0"), ({"heads": 7}, "heads=7"), ({"max_positions": -1}, "=-1")],
 )
-def test_a_nonsense_distilbert_is_refused_with_the_value(change, message):
+def test_a_nonsense_distilbert_is_rejected_with_the_value(change, message):
     with pytest.raises(InputError, match=message):
         DistilBertConfig(**{**vars(TINY), **change})
 

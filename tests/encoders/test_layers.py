@@ -83,7 +83,7 @@ def test_a_cpu_computes_in_float32_and_an_accelerator_in_bfloat16(monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [{"layers": "rolled"}, {"dtype": "float16"}])
-def test_ways_to_compute_that_there_are_not_are_refused(wrong):
+def test_ways_to_compute_that_there_are_not_are_rejected(wrong):
     # Not by ViTConfig: in tests its fields' types are checked before it looks.
     with pytest.raises(InputError, match=next(iter(wrong))):
         check_transformer(SimpleNamespace(**vars(IMAGES) | wrong))

@@ -65,7 +65,7 @@ def test_a_picture_is_prepared_as_the_checkpoints_own_processor_does(name):
     expected = np.load(GOLDEN / name / "expected.npz")
     found = read_image(Image.fromarray(expected["photo"]), image_processing(GOLDEN / name))
     difference = np.abs(found.astype(int) - expected["prepared"])
-    assert difference.max() <= 1  # the last bit, where a part is resized in place of the whole
+    assert difference.max() <= 1  # the last bit, where a part is resized instead of the whole
 
 
 def test_clip_reads_texts_as_hugging_face_does():
@@ -177,17 +177,20 @@ def test_the_defaults_have_their_published_number_of_weights(make, count):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ResNetConfig(widths=(4, 0), depths=(1, 1)), "widths=0; want at least 1"),
-        (lambda: ResNetConfig(widths=(4, 8), depths=(1,)), r"depths=\(1,\); want one of each"),
+        (lambda: ResNetConfig(widths=(4, 0), depths=(1, 1)), "widths=0; expected at least 1"),
+        (lambda: ResNetConfig(widths=(4, 8), depths=(1,)), r"depths=\(1,\); expected one of each"),
         (lambda: ResNetConfig(depths=(1, 1, 1, 10**9)), "depths=1000000000"),
         (lambda: ClipImageConfig(patch=50), "isn't a multiple of patch=50"),
         (lambda: ClipTextConfig(projection=0), "projection=0"),
         (lambda: SiglipConfig(heads=5), "isn't a multiple of heads=5"),
-        (lambda: ResNetConfig.from_hf({"layer_type": "x"}), "layer_type is 'x'; want 'bottleneck'"),
+        (
+            lambda: ResNetConfig.from_hf({"layer_type": "x"}),
+            "layer_type is 'x'; expected 'bottleneck'",
+        ),
         (lambda: SiglipConfig.from_hf({"vision_use_head": False}), "vision_use_head is False"),
-        (lambda: ClipTextConfig.from_hf({"hidden_act": "relu"}), "'relu'; want one of gelu"),
+        (lambda: ClipTextConfig.from_hf({"hidden_act": "relu"}), "'relu'; expected one of gelu"),
     ],
 )
-def test_a_network_that_there_is_not_is_refused_with_the_value(make, message):
+def test_a_network_that_there_is_not_is_rejected_with_the_value(make, message):
     with pytest.raises(InputError, match=message):
         make()

@@ -106,7 +106,7 @@ def test_blocks_beyond_the_depth_of_the_config_are_not_dropped_silently(vit):
     one_line(error)
 
 
-def test_weights_of_another_shape_than_the_config_implies_are_refused(vit):
+def test_weights_of_another_shape_than_the_config_implies_are_rejected(vit):
     rewrite_json(vit / "config.json", intermediate_size=41)
     with pytest.raises(InputError, match=r"\(24, 40\).*\(24, 41\)") as error:
         load_image_encoder(vit)
@@ -123,7 +123,7 @@ def test_a_vit_without_attention_biases_is_complete(vit):
     )
 
 
-def test_a_checkpoint_of_pickled_weights_is_refused_with_the_way_out(vit):
+def test_a_checkpoint_of_pickled_weights_is_rejected_with_the_way_out(vit):
     (vit / "model.safetensors").rename(vit / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pytorch_model\.bin, convert it.*save_pretrained"):
         load_image_encoder(vit)
@@ -134,11 +134,11 @@ def test_a_checkpoint_of_pickled_weights_is_refused_with_the_way_out(vit):
     [
         ("config.json", None, "config.json is missing"),
         ("config.json", "{", "config.json: Expecting property name"),
-        ("config.json", "[1]", "config.json: want a JSON object"),
-        ("config.json", "{}", "model_type is None; want one that encodes images: vit"),
-        ("config.json", '{"model_type": ["vit"]}', r"model_type is \['vit'\]; want one"),
-        ("config.json", VIT % '"hidden_act": "relu"', "hidden_act is 'relu'; want 'gelu'"),
-        ("config.json", VIT % '"image_size": [24, 32]', r"\[24, 32\]; want a square"),
+        ("config.json", "[1]", "config.json: expected a JSON object"),
+        ("config.json", "{}", "model_type is None; expected one that encodes images: vit"),
+        ("config.json", '{"model_type": ["vit"]}', r"model_type is \['vit'\]; expected one"),
+        ("config.json", VIT % '"hidden_act": "relu"', "hidden_act is 'relu'; expected 'gelu'"),
+        ("config.json", VIT % '"image_size": [24, 32]', r"\[24, 32\]; expected a square"),
         ("config.json", VIT % '"hidden_size": 25', "width=25 isn't a multiple of heads=12"),
         ("model.safetensors", "not tensors", "model.safetensors can't be read"),
     ],
@@ -152,10 +152,14 @@ def test_a_broken_file_is_named_with_what_is_wrong(vit, file, content, message):
     assert str(vit) in one_line(error)
 
 
-def test_each_loader_refuses_the_other_kind():
-    with pytest.raises(InputError, match="model_type is 'distilbert'; want one that encodes imag"):
+def test_each_loader_rejects_the_other_kind():
+    with pytest.raises(
+        InputError, match="model_type is 'distilbert'; expected one that encodes imag"
+    ):
         load_image_encoder(GOLDEN / "distilbert")
-    with pytest.raises(InputError, match="model_type is 'vit'; want one that encodes texts: dist"):
+    with pytest.raises(
+        InputError, match="model_type is 'vit'; expected one that encodes texts: dist"
+    ):
         load_text_encoder(GOLDEN / "vit")
 
 
@@ -168,7 +172,7 @@ def test_a_config_says_which_encoder_it_is_of_and_survives_json(name):
     assert trainable(("blocks", config.depth - 1, "bias"), "last", config.depth)
 
 
-def test_a_config_of_a_kind_that_there_is_not_is_refused():
+def test_a_config_of_a_kind_that_there_is_not_is_rejected():
     with pytest.raises(InputError, match="'vti'; there are vit, "):
         from_description({"kind": "vti"}, "vit")
 
@@ -204,7 +208,7 @@ def test_preprocessing_is_the_checkpoints_own():
     [
         ({"size": 36, "resample": 1}, {"size": 36, "resample": "lanczos"}),
         ({"do_normalize": False}, {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
-        ({"resample": 0}, "resample=0; want one of 1 "),
+        ({"resample": 0}, "resample=0; expected one of 1 "),
         ({"size": {"height": 3, "width": 4}}, "want a square"),
         ({"size": {"shortest_edge": 24}}, "shortest_edge.*want a square"),
         ({"do_center_crop": True}, {"fit": "crop"}),
@@ -212,8 +216,8 @@ def test_preprocessing_is_the_checkpoints_own():
         ({"do_center_crop": True, "crop_size": 25}, "crop_size=25 is more than size=24"),
         ({"crop_pct": 0.75}, {"fit": "crop", "share": 0.75}),
         ({"crop_pct": 0.75, "size": {"shortest_edge": 400}}, {"size": 400}),
-        ({"crop_pct": 2}, "share is 2.0; want above 0"),
-        ({"image_mean": [0.5, 0.5]}, r"mean is \[0.5, 0.5\]; want three"),
+        ({"crop_pct": 2}, "share is 2.0; expected above 0"),
+        ({"image_mean": [0.5, 0.5]}, r"mean is \[0.5, 0.5\]; expected three"),
         ({"image_std": [0.5, 0.5, 0]}, "want three numbers above 0"),
     ],
 )

@@ -83,7 +83,7 @@ def test_no_two_weights_of_a_bert_share_their_memory_so_that_all_can_train():
     assert len(set(places)) == len(places)
 
 
-def test_a_visual_bert_that_lacks_one_of_its_parts_is_refused(tmp_path):
+def test_a_visual_bert_that_lacks_one_of_its_parts_is_rejected(tmp_path):
     shutil.copytree(GOLDEN / "visual_bert", tmp_path / "cut")
     weights = load_file(tmp_path / "cut" / "model.safetensors")
     del weights["visual_bert.embeddings.visual_projection.bias"]
@@ -147,11 +147,11 @@ def test_bert_large_with_pictures_has_its_published_number_of_weights():
         ({"bypass_transformer": True}, "bypass_transformer is True"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"position_embedding_type": "relative_key"}, "want 'absolute'"),
-        ({"type_vocab_size": 1}, "types=1; want one for pictures, too: 2"),
+        ({"type_vocab_size": 1}, "types=1; expected one for pictures, too: 2"),
         ({"visual_embedding_dim": 0}, "visual=0"),
     ],
 )
-def test_a_network_that_there_is_not_is_refused_with_the_value(values, message):
+def test_a_network_that_there_is_not_is_rejected_with_the_value(values, message):
     with pytest.raises(InputError, match=message):
         VisualBertConfig.from_hf({"model_type": "visual_bert", **values})
 

@@ -125,7 +125,7 @@ def test_a_mode_names_the_parts_that_train(vit, mode, expected):
         ({"init_std": -1.0}, "init_std=-1.0"),
     ],
 )
-def test_a_nonsense_vit_is_refused_with_the_value(change, message):
+def test_a_nonsense_vit_is_rejected_with_the_value(change, message):
     with pytest.raises(InputError, match=message):
         ViTConfig(**{**vars(TINY), **change})
 

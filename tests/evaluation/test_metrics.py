@@ -128,7 +128,7 @@ def test_rank_sorts_by_score_then_label_whatever_the_blocks(seed, k, cells):
         assert np.isneginf(ranked[row, len(wanted) :]).all()
 
 
-def test_a_nan_score_is_refused():
+def test_a_nan_score_is_rejected():
     with pytest.raises(InputError, match="NaN"):
         metrics.rank(csr_matrix([[0.5, np.nan]]), 1)
 
@@ -225,9 +225,9 @@ def test_the_number_of_labels_costs_nothing():
     assert metrics.precision(np.array([[labels - 1]]), relevance, 1) == 100
 
 
-def test_a_ranking_of_other_data_is_refused():
+def test_a_ranking_of_other_data_is_rejected():
     relevance = sparse([{0}, {1}], 3)
-    with pytest.raises(InputError, match="label 3, wanted ids below 3"):
+    with pytest.raises(InputError, match="label 3, expected ids below 3"):
         metrics.precision(np.array([[0], [3]]), relevance, 1)
     with pytest.raises(InputError, match="1 rows and the matrix beside it 2"):
         metrics.precision(np.array([[0]]), relevance, 1)

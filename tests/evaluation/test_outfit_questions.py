@@ -138,14 +138,14 @@ def test_an_outfit_handed_in_is_ranked_as_a_test_point(predictor, monkeypatch):
 @pytest.mark.parametrize(
     "wrong, reason",
     [
-        ({"title": "coat", "titles": ["hat"]}, "titles: a title beside them; wanted a list"),
-        ({"titles": "coat"}, "titles: 'coat'; wanted a list of all texts of the item"),
-        ({"titles": 5}, "titles: 5; wanted a list"),
-        ({"titles": ["hat", ["coat"]]}, "titles: one is .'coat'.; wanted texts"),
+        ({"title": "coat", "titles": ["hat"]}, "titles: a title beside them; expected a list"),
+        ({"titles": "coat"}, "titles: 'coat'; expected a list of all texts of the item"),
+        ({"titles": 5}, "titles: 5; expected a list"),
+        ({"titles": ["hat", ["coat"]]}, "titles: one is .'coat'.; expected texts"),
         ({"titles": ["", " "]}, "nothing to see"),
     ],
 )
-def test_titles_are_a_list_in_place_of_a_title(predictor, wrong, reason):
+def test_titles_are_a_list_instead_of_a_title(predictor, wrong, reason):
     with pytest.raises(InputError, match=f"^item 1: {reason}"):
         predictor.predict([{"titles": ["coat", "hat"]}, wrong])
 
@@ -223,7 +223,9 @@ def test_an_older_run_of_outfits_whose_answers_were_not_kept_says_what_to_do(
     shutil.copytree(workdir, old)
     shutil.rmtree(old / "report")
     (old / "evaluate" / "test.npz").unlink()
-    with pytest.raises(InputError, match=r"test\.npz is not there, and older .* run evaluate anew"):
+    with pytest.raises(
+        InputError, match=r"test\.npz is not there, and older .* run evaluate again"
+    ):
         run(dataclasses.replace(MINUTE, workdir=old), "report", mesh)
 
 
@@ -332,8 +334,8 @@ def test_presets_are_of_outfits_without_a_table():
     assert (paper.finetune.epochs, paper.pretrain.epochs, paper.name) == (10, 200, "polyvore")
 
 
-def test_sizes_that_outfits_do_not_have_are_refused_in_one_line(capsys):
+def test_sizes_that_outfits_do_not_have_are_rejected_in_one_line(capsys):
     with pytest.raises(InputError, match="--num-labels=9: the built-in data of this experiment"):
         parse(polyvore.PRESETS, ["--num-labels=9"])
     assert main(polyvore.PRESETS, ["--miniature.themes=1"]) == 2
-    assert "themes=1, wanted at least 2" in capsys.readouterr().err
+    assert "themes=1, expected at least 2" in capsys.readouterr().err

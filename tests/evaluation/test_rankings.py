@@ -102,13 +102,13 @@ def test_spare_places_keep_a_hundred_labels_after_the_filter():
     assert rankings_module.evaluate_ranking(ranking, relevance, None, train)["R@100"] == 0
 
 
-def test_a_label_listed_twice_is_refused():
+def test_a_label_listed_twice_is_rejected():
     ranking, relevance = np.array([[1, 2, -1, -1], [2, 1, 2, -1]]), sparse([{1}, {2}], 4)
     with pytest.raises(InputError, match="row 1 of the ranking names label 2 twice"):
         rankings_module.evaluate_ranking(ranking, relevance, None, relevance)
 
 
-def test_matrices_of_different_data_are_refused():
+def test_matrices_of_different_data_are_rejected():
     ranking, relevance = np.array([[1]]), sparse([{1}], 4)
     with pytest.raises(InputError, match="filter is 2 x 4 and the relevance 1 x 4"):
         rankings_module.evaluate_ranking(ranking, relevance, csr_matrix((2, 4)), relevance)

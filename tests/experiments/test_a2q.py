@@ -133,9 +133,9 @@ def test_the_labels_pictures_can_be_left_out():
         (["--data=/tmp", "--num-labels=9"], "--num-labels=9: sizes are of built-in data, and"),
         (["--num-labels=many"], "--num-labels: 'many' is not a whole number"),
         (["--num-lables=9"], "unrecognized option --num-lables; did you mean --num-labels"),
-        (["--num-labels=1"], "generated data: labels=1, wanted at least 2"),
+        (["--num-labels=1"], "generated data: labels=1, expected at least 2"),
         (["--labels=9"], "did you mean --miniature.labels"),
-        (["--label-images=no"], "--label-images=no: wanted one of"),
+        (["--label-images=no"], "--label-images=no: expected one of"),
         (["--miniature.picture=9"], "unrecognized option --miniature.picture"),
     ],
 )  # fmt: skip
@@ -145,7 +145,7 @@ def test_a_wrong_size_is_one_clear_error(flags, said):
 
 
 @pytest.mark.parametrize(("kind", "lacks"), [("text", "titles"), ("image", "pixels")])
-def test_a_checkpoint_for_ready_vectors_is_refused(kind, lacks, tmp_path, capsys, monkeypatch):
+def test_a_checkpoint_for_ready_vectors_is_rejected(kind, lacks, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
     handlers = list(logging.getLogger().handlers)
     golden = GOLDEN / {"text": "distilbert", "image": "vit"}[kind]

@@ -155,7 +155,7 @@ def test_random_negatives_change_no_other_draw_of_module_one(dataset):
     assert not (batches[1].negatives & ~batches[0].negatives).any()
 
 
-def test_a_stage_in_which_nothing_trains_is_refused(dataset, one_device, tmp_path):
+def test_a_stage_in_which_nothing_trains_is_rejected(dataset, one_device, tmp_path):
     frozen = OptimizerConfig(image_encoder="frozen", text_encoder="frozen")
     config = PretrainConfig(batch_size=8, optimizer=frozen)
     with pytest.raises(InputError, match=r"pretrain: both .* frozen .*say --pretrain\.epochs=0"):

@@ -4,7 +4,7 @@ Run it once, from the root of the repository, when a version is released:
     python tests/golden/make_run.py
 `runs/<version>/` holds what a predictor needs of a minute run, and `answers.json`: queries, each a
 title and the numbers of one-coloured pictures, with their first ten labels and scores. A folder
-that is there is never made anew: it shows what users of that version have.
+that is there is never made again: it shows what users of that version have.
 """
 
 import json

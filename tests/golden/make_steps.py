@@ -31,7 +31,7 @@ def table() -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> None:
-    """Write all folders anew."""
+    """Write all folders again."""
     torch.set_num_threads(1)
     shutil.rmtree(HERE / "steps", ignore_errors=True)
     start = HERE / "steps" / "start"

@@ -142,6 +142,6 @@ def test_pmap_shard_map_and_one_device_give_the_same_numbers(mesh):
     np.testing.assert_allclose(jnp.reshape(mapped, alone.shape), alone, atol=1e-6)
 
 
-def test_heads_that_do_not_divide_the_width_are_refused():
+def test_heads_that_do_not_divide_the_width_are_rejected():
     with pytest.raises(ValueError, match="heads=4 must divide dim=6"):
         AttentionBlock(DIM, 4, rngs=nnx.Rngs(0))

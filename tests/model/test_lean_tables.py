@@ -124,6 +124,6 @@ def test_a_stored_table_says_itself_of_which_kind_it_is(config, mesh, one_device
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_table_of_an_unknown_kind_is_refused():
+def test_a_table_of_an_unknown_kind_is_rejected():
     with pytest.raises(InputError, match=r"initialize\.table\.dtype=float16"):
         TableConfig.__post_init__(SimpleNamespace(dtype="float16", update="adam"))  # pyright: ignore

@@ -205,12 +205,12 @@ def test_embeddings_and_memories_are_pytrees():
     assert len(jax.tree.leaves(memory)) == 3
 
 
-def test_labels_that_show_nothing_are_refused():
+def test_labels_that_show_nothing_are_rejected():
     with pytest.raises(InputError, match=r"without model\.label_images leaves labels empty"):
         ModelConfig(modalities="images", label_images=False)
 
 
 @pytest.mark.parametrize("wrong", [{"heads": 5}, {"heads": 0}, {"dim": 0}])
-def test_widths_that_no_attention_block_can_have_are_refused(wrong):
+def test_widths_that_no_attention_block_can_have_are_rejected(wrong):
     with pytest.raises(InputError, match="heads must divide dim"):
         ModelConfig(**wrong)

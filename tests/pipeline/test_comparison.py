@@ -67,7 +67,7 @@ def test_what_a_run_has_begun_itself_stays_and_unfinished_stages_are_not_shared(
     assert ends(own) == {} and sorted(p.name for p in own.iterdir()) == ["prepare"]
 
 
-def test_links_survive_moving_and_are_made_anew_where_their_end_is_gone(tmp_path):
+def test_links_survive_moving_and_are_made_again_where_their_end_is_gone(tmp_path):
     first = begun(tmp_path / "all" / "first", prepare=0, pretrain=1)
     (first / "precomputed").mkdir()
     own = begun(tmp_path / "all" / "own")
@@ -152,8 +152,8 @@ def test_a_report_has_means_spreads_and_paired_differences():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--rows=no_pos,alpha"], "--rows=alpha: wanted all, or some of mufin, no_pos"),
-        (["--seeds=one"], "--seeds=one: wanted whole numbers, such as --seeds=0,1,2"),
+        (["--rows=no_pos,alpha"], "--rows=alpha: expected all, or some of mufin, no_pos"),
+        (["--seeds=one"], "--seeds=one: expected whole numbers, such as --seeds=0,1,2"),
         (["--seed=3"], "--seed: every row is run through all of its stages"),
         (["--stage=finetune"], "--stage=finetune: every row"),
         (["--row=alpha_1"], "unrecognized option --row; did you mean --rows?"),

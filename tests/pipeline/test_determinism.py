@@ -83,9 +83,9 @@ def test_threads_are_what_is_asked_for_or_named_or_was_before_or_two(
     assert machine.threads() == used
 
 
-def test_no_threads_are_refused(monkeypatch):
+def test_no_threads_are_rejected(monkeypatch):
     monkeypatch.setenv("PJRT_NPROC", "")
-    with pytest.raises(InputError, match="--threads=0: wanted a whole number >= 1"):
+    with pytest.raises(InputError, match="--threads=0: expected a whole number >= 1"):
         machine.set_threads(0, None)
 
 

@@ -112,7 +112,7 @@ def test_a_finished_stage_is_not_touched_again(minute_run, monkeypatch):
         ("finetune", "finetune", {"margin": 0.4}, "margin: 0.5 -> 0.4"),
     ],
 )
-def test_another_configuration_on_a_folder_is_refused_by_field(
+def test_another_configuration_on_a_folder_is_rejected_by_field(
     minute_run, monkeypatch, stage, part, change, said
 ):
     monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
@@ -125,7 +125,7 @@ def test_another_configuration_on_a_folder_is_refused_by_field(
     assert read_json(minute_run / "run.json")["experiment"] == before
 
 
-def test_a_stage_made_anew_does_not_leave_later_ones_standing(minute_run, tmp_path, monkeypatch):
+def test_a_stage_made_again_does_not_leave_later_ones_standing(minute_run, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
     shutil.copytree(minute_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "retrieve")
@@ -221,7 +221,7 @@ def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_descriptor_vectors_that_are_known_train_like_those_made_anew(minute_run, stage, tmp_path):
+def test_descriptor_vectors_that_are_known_train_like_those_made_again(minute_run, stage, tmp_path):
     dataset, mesh = Dataset.open(minute_run / "prepare"), make_mesh(jax.devices()[:1])
     rates = OptimizerConfig(rate=1e-2, image_encoder="frozen", text_encoder="frozen")
     loader = Loader(dataset)

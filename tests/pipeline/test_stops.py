@@ -72,7 +72,7 @@ def check_stopped(workdir: Path, phase: Phase, said: str, together: bool = False
     """The work itself was stopped, not what follows it; of training, the last step is saved.
 
     Several processes agree on a stop a step later, and before it an epoch may end: its state is
-    saved, and what is stopped is describing the data anew. The main one may name the other's end.
+    saved, and what is stopped is describing the data again. The main one may name the other's end.
     """
     assert not (workdir / phase.stage / "done.json").exists()
     last = said.splitlines()[-1]

@@ -163,7 +163,7 @@ def test_without_the_classifier_the_ranking_is_the_retrievers(predictor, dataset
     np.testing.assert_allclose(scores, expected.similarities, atol=1e-6)
 
 
-def test_given_shortlists_are_scored_in_place_of_its_own(predictor, ranked, dataset):
+def test_given_shortlists_are_scored_instead_of_its_own(predictor, ranked, dataset):
     lists = predictor_module.Shortlist(
         np.ascontiguousarray(ranked[0][:, ::3]), np.zeros((SIZES["test"], 3), np.float32)
     )
@@ -242,7 +242,7 @@ def test_nothing_asked_is_nothing_answered(predictor):
     assert predictor.predict([]) == []
 
 
-def test_a_model_of_ready_vectors_answers_titles_and_refuses_pictures(dataset, mesh, tmp_path):
+def test_a_model_of_ready_vectors_answers_titles_and_rejects_pictures(dataset, mesh, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(len(dataset.images), 9)).astype(np.float32)
     ready = dataclasses.replace(dataset, image_vectors=vectors)
     model = new_model(ready, mesh, CONFIG, vector_width=9)
@@ -253,6 +253,6 @@ def test_a_model_of_ready_vectors_answers_titles_and_refuses_pictures(dataset, m
 
 
 @pytest.mark.parametrize("wrong", [{"shortlist": 0}, {"mix": 1.5}, {"mix": -0.1}])
-def test_settings_that_cannot_be_meant_are_refused(wrong):
+def test_settings_that_cannot_be_meant_are_rejected(wrong):
     with pytest.raises(InputError, match="a mix between 0 and 1"):
         PredictConfig(**wrong)

@@ -77,7 +77,7 @@ def test_every_figure_is_a_png_an_svg_and_a_csv_beside_the_page(reported):
 
 
 @pytest.mark.slow
-def test_a_report_cut_short_is_made_anew_with_the_same_bytes(reported):
+def test_a_report_cut_short_is_made_again_with_the_same_bytes(reported):
     workdir, left = reported
     assert len(left) == len(TABLES) and files(workdir / "report", ".csv") == left
     assert not (workdir / "report" / "part").exists()

@@ -121,10 +121,10 @@ def test_a_map_is_the_same_for_the_same_vectors_and_keeps_groups_apart():
     assert (groups[nearest.argmin(1)] == groups).all()
 
 
-def test_a_map_of_few_vectors_is_left_out_and_of_many_refused():
+def test_a_map_of_few_vectors_is_left_out_and_of_many_rejected():
     with pytest.raises(Missing, match="3 vectors are too few"):
         spread(np.eye(3), 0)
-    with pytest.raises(ValueError, match="wanted at most 2000"):
+    with pytest.raises(ValueError, match="expected at most 2000"):
         spread(np.zeros((2001, 2)), 0)
 
 
@@ -143,6 +143,6 @@ def test_facts_tell_hours_and_memory_but_no_folder():
 @pytest.mark.parametrize(
     "wrong", [{"points": 0}, {"shown": 0}, {"vectors": 0}, {"vectors": 2001}], ids=str
 )
-def test_nonsense_is_refused_with_the_value(wrong):
+def test_nonsense_is_rejected_with_the_value(wrong):
     with pytest.raises(InputError, match=re.escape(f"report.{next(iter(wrong))}")):
         ReportConfig(**wrong)

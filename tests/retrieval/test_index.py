@@ -139,7 +139,7 @@ def test_the_first_distinct_labels_go_by_their_best_cosine_then_by_number():
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("backend", ["exact", "auto"])
-def test_vectors_that_are_not_finite_are_refused_by_row(poison, backend):
+def test_vectors_that_are_not_finite_are_rejected_by_row(poison, backend):
     vectors, labels, queries = catalogue()
     vectors[41, 3] = poison
     with pytest.raises(InputError, match=r"entry 41 .*finite"):
@@ -150,20 +150,20 @@ def test_vectors_that_are_not_finite_are_refused_by_row(poison, backend):
         index.shortlist(queries, 3)
 
 
-def test_vectors_that_are_not_unit_normalised_are_refused():
+def test_vectors_that_are_not_unit_normalised_are_rejected():
     vectors, labels, _ = catalogue()
     vectors[5] *= 14
     with pytest.raises(InputError, match="entry 5 has norm 14"):
         LabelIndex.build(vectors, labels)
 
 
-def test_labels_out_of_range_are_refused():
+def test_labels_out_of_range_are_rejected():
     vectors, labels, _ = catalogue()
     with pytest.raises(InputError, match="carries label 399"):
         LabelIndex.build(vectors, labels, num_labels=399)
 
 
-def test_queries_of_another_width_are_refused():
+def test_queries_of_another_width_are_rejected():
     vectors, labels, queries = catalogue()
     with pytest.raises(InputError, match=r"\(7, 11\).*\(b, 12\)"):
         LabelIndex.build(vectors, labels).shortlist(queries[:, :11], 3)
@@ -277,6 +277,6 @@ def test_recall_is_the_share_of_the_exact_labels_that_were_found():
 @pytest.mark.parametrize(
     "wrong", [{"leaves_searched": 0.0}, {"reorder": 0}, {"threads": -1}, {"over_fetch": 0}]
 )
-def test_nonsense_in_the_configuration_is_refused(wrong):
+def test_nonsense_in_the_configuration_is_rejected(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         IndexConfig(**wrong)

@@ -1,4 +1,4 @@
-"""An index in its folder: it moves, serves every search, and is refused where it was harmed."""
+"""An index in its folder: it moves, serves every search, and is rejected where it was harmed."""
 
 import dataclasses
 import os
@@ -100,7 +100,7 @@ def _empty_facts(folder):
 
 
 @pytest.mark.parametrize("harm", [_lose, _shorten, _flip, _lose_facts, _empty_facts])
-def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
+def test_a_damaged_index_is_rejected_in_one_line(tmp_path, harm):
     LabelIndex.build(*catalogue()[:2]).save(tmp_path)
     harm(tmp_path)
     with pytest.raises(InputError) as refusal:
@@ -109,7 +109,7 @@ def test_a_damaged_index_is_refused_in_one_line(tmp_path, harm):
 
 
 @pytest.mark.parametrize("name", ["tree/scann_docids.pkl", "surprise.npy"])
-def test_a_file_that_is_not_the_indexs_is_refused_unread(tmp_path, name):
+def test_a_file_that_is_not_the_indexs_is_rejected_unread(tmp_path, name):
     LabelIndex.build(*catalogue()[:2]).save(tmp_path)
     (tmp_path / "tree").mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"cos\nabort\n(tR.")  # as a pickle, it would end the process

@@ -38,7 +38,7 @@ def test_a_shortlist_of_nobody_is_one_too(tmp_path):
 
 @pytest.mark.parametrize("name", ["labels", "similarities"])
 @pytest.mark.parametrize("content", [None, b"", b"PK\3\4broken", b"\x93NUMPY", "truncated"])
-def test_what_is_not_a_shortlist_is_refused(folder, name, content):
+def test_what_is_not_a_shortlist_is_rejected(folder, name, content):
     path = folder / f"{name}.npy"
     whole = path.read_bytes()
     path.unlink()
@@ -57,7 +57,7 @@ def test_what_is_not_a_shortlist_is_refused(folder, name, content):
         ("similarities", SIMILARITIES[:, :2]),
     ],
 )
-def test_arrays_of_another_kind_are_refused(folder, name, wrong):
+def test_arrays_of_another_kind_are_rejected(folder, name, wrong):
     np.save(folder / f"{name}.npy", wrong)
     with pytest.raises(InputError, match=rf"{name}\.npy has \d+ bytes instead of \d+"):
         Shortlist.load(folder)

@@ -195,7 +195,7 @@ def test_any_harm_to_any_file_is_named_and_the_step_before_is_used(tmp_path, har
     assert checkpoints.latest() == 2
 
 
-def test_a_damaged_step_that_was_asked_for_is_refused(tmp_path):
+def test_a_damaged_step_that_was_asked_for_is_rejected(tmp_path):
     Checkpoints(tmp_path).save(1, example(), {})
     _flip(tmp_path / "1" / "facts.json")
     with pytest.raises(InputError, match=r"facts\.json is damaged"):
@@ -222,13 +222,13 @@ def test_leftovers_of_a_killed_save_are_neither_used_nor_kept(tmp_path):
         ({}, r"w is float32\[3, 5\], .* none"),
     ],
 )
-def test_the_state_of_another_model_is_refused_by_name(tmp_path, like, complaint):
+def test_the_state_of_another_model_is_rejected_by_name(tmp_path, like, complaint):
     Checkpoints(tmp_path).save(1, {"w": jnp.zeros((3, 5))}, {})
     with pytest.raises(InputError, match=complaint):
         Checkpoints(tmp_path).restore(like)
 
 
-def test_arrays_of_one_name_are_refused(tmp_path):
+def test_arrays_of_one_name_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="two arrays"):
         Checkpoints(tmp_path).save(1, {"a": {"b": np.zeros(1)}, "a/b": np.zeros(1)}, {})
 

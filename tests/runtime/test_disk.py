@@ -200,7 +200,7 @@ def test_arrays_are_saved_as_numpy_would(tmp_path, array):
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EFBIG", "EIO"])
-def test_whatever_way_a_disk_refuses_is_an_error_of_the_disk(tmp_path, name, capsys):
+def test_whatever_way_a_disk_rejects_is_an_error_of_the_disk(tmp_path, name, capsys):
     number = getattr(errno, name)
 
     def refuse() -> None:

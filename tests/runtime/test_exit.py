@@ -1,4 +1,4 @@
-"""A run ends gently on a signal, with one line and a code on what a user can mend."""
+"""A run ends gently on a signal, with one line and a code on what a user can fix."""
 
 import errno
 import os

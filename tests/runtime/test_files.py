@@ -78,7 +78,7 @@ def test_a_disk_that_tells_nothing_any_more_is_still_one_line(tmp_path, monkeypa
 def test_what_the_disk_or_memory_lacks_is_no_damage(raised, passes):
     with (
         pytest.raises(type(raised) if passes else InputError) as error,
-        files.damaged("x.npy cannot be read ({reason}): make it anew"),
+        files.damaged("x.npy cannot be read ({reason}): make it again"),
     ):
         raise raised
     if not passes:

@@ -39,7 +39,7 @@ def test_60_paths_of_pictures_open_nothing_outside_and_are_counted(found):
 
 
 @pytest.mark.parametrize("name", [*hostile_paths.FILES, *hostile_paths.VECTORS])
-def test_no_link_or_pipe_in_place_of_a_file_is_followed(name, found):
+def test_no_link_or_pipe_instead_of_a_file_is_followed(name, found):
     assert found[name]["opened"] == []
     said = found[name]["said"]
     assert "\n" not in said
@@ -54,7 +54,7 @@ def test_a_prepared_folder_does_not_lead_to_files_outside(found):
     assert len(listed) == len(hostile_paths.LISTED)
     for name, case in listed.items():
         assert case["opened"] == [], name
-        assert "prepare the data anew" in case["said"] and "\n" not in case["said"], name
+        assert "prepare the data again" in case["said"] and "\n" not in case["said"], name
 
 
 def test_a_link_to_a_file_of_the_folder_is_followed_and_the_folder_may_be_a_link(tmp_path):

@@ -62,7 +62,7 @@ def test_a_map_that_is_forgotten_takes_no_memory_and_still_reads(tmp_path):
     forget(np.ones(3))  # no map: nothing happens
 
 
-def test_an_array_that_claims_more_than_there_is_is_refused_before_room_is_made(tmp_path):
+def test_an_array_that_claims_more_than_there_is_is_rejected_before_room_is_made(tmp_path):
     path, file = tmp_path / "items.npz", io.BytesIO()
     header = {"descr": "|u1", "fortran_order": False, "shape": (2003764205206896640,)}
     np.lib.format.write_array_header_1_0(file, header)

@@ -193,7 +193,7 @@ def test_a_bug_of_one_process_has_its_traceback_there_and_a_line_elsewhere(compi
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_held_is_refused_to_all(through, compiled):
+def test_a_folder_that_is_held_is_rejected_to_all(through, compiled):
     from mufin_jax.runtime.run_folder import Run
 
     with Run(through):

@@ -77,7 +77,7 @@ class Settings:
     data: Path | None = Path("there")
 
 
-def test_a_folder_is_gone_on_with_under_the_same_settings_and_refused_under_others(tmp_path):
+def test_a_folder_is_gone_on_with_under_the_same_settings_and_rejected_under_others(tmp_path):
     with Run(tmp_path) as run:
         run.guard("pretrain", Settings())
         run.guard("pretrain", Settings())

@@ -15,13 +15,13 @@ from mufin_jax.runtime.errors import InputError
     [
         ({"coordinator": "a:1"}, "without --hosts.processes and --hosts.process a process cannot"),
         ({"processes": 2, "process": 1}, "without --hosts.coordinator"),
-        ({"coordinator": "a", "processes": 2, "process": 0}, "coordinator=a: wanted HOST:PORT"),
-        ({"coordinator": "a:1", "processes": 2, "process": 2}, "process=2: wanted 0 to 1"),
-        ({"processes": 0}, "processes=0: wanted a whole number >= 1"),
-        ({"lost_timeout": 1}, "lost-timeout=1: wanted a whole number >= 5"),
+        ({"coordinator": "a", "processes": 2, "process": 0}, "coordinator=a: expected HOST:PORT"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "process=2: expected 0 to 1"),
+        ({"processes": 0}, "processes=0: expected a whole number >= 1"),
+        ({"lost_timeout": 1}, "lost-timeout=1: expected a whole number >= 5"),
     ],
 )
-def test_flags_that_do_not_fit_together_are_refused(flags, said):
+def test_flags_that_do_not_fit_together_are_rejected(flags, said):
     with pytest.raises(InputError, match=said):
         HostsConfig(**flags)
 

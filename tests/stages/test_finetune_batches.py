@@ -115,6 +115,6 @@ def test_more_devices_than_points_share_what_there_is(dataset):
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"negatives": 0}, {"margin": 1.0}])
-def test_settings_that_cannot_be_meant_are_refused(wrong):
+def test_settings_that_cannot_be_meant_are_rejected(wrong):
     with pytest.raises(InputError, match=f"finetune.{next(iter(wrong))}="):
         FinetuneConfig(**wrong)

@@ -311,6 +311,6 @@ def test_more_devices_than_labels_share_what_there_is(dataset):
 @pytest.mark.parametrize(
     "wrong", [{"epochs": -1}, {"positives": 0}, {"batch_size": 1}, {"margin": 0.0}]
 )
-def test_settings_that_cannot_be_meant_are_refused(wrong):
+def test_settings_that_cannot_be_meant_are_rejected(wrong):
     with pytest.raises(InputError, match=f"pretrain.{next(iter(wrong))}="):
         PretrainConfig(**wrong)

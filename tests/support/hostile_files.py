@@ -1,6 +1,6 @@
 """Data sets, prepared folders and checkpoints that somebody made to do harm, and their reader.
 
-    python tests/support/hostile_files.py COUNT SEED [KIND ...]    what became of them, by kind: JSON
+    python hostile_files.py COUNT SEED [KIND ...]    what became of them, by kind: JSON
 
 In a process of their own, since what compiled code does to it cannot be caught.
 """

@@ -1,7 +1,7 @@
 """Pictures that somebody made to do harm, and a process that reads them.
 
-    python tests/support/hostile_images.py mutated COUNT SEED    the read, the refused, the cost: JSON
-    python tests/support/hostile_images.py bombs                 the answer to each, and its cost: JSON
+    python hostile_images.py mutated COUNT SEED    the read, the rejected, the cost: JSON
+    python hostile_images.py bombs                 the answer to each, and its cost: JSON
 
 In a process of their own, since what a decoder in C does to it cannot be caught.
 """
@@ -276,7 +276,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "JPEG 2000": lambda: encoded(Image.new("RGB", (16, 16)), "JPEG2000"),
     "an empty file": lambda: b"",
 }  # fmt: skip
-"""What must be refused, and what makes it."""
+"""What must be rejected, and what makes it."""
 
 
 def _film(frames: int) -> bytes:
@@ -306,7 +306,7 @@ BOUNDED: dict[str, Callable[[], bytes]] = {
     "a JPEG's comments": lambda: jpeg(segment(0xFE, bytes(65_000)) * 100),
     "90 passes over 15 megapixels": lambda: scans(80),
 }
-"""What is odd, and is read or refused in bounded time and memory."""
+"""What is odd, and is read or rejected in bounded time and memory."""
 
 
 _BEST = ((min, "seconds"), (max, "bytes"))

@@ -1,6 +1,6 @@
 """The minute experiment, on a disk that takes no more from a chosen moment on.
 
-    python tests/support/lacking.py --lacking=KIND --from=PATTERN --workdir=DIR [any flag of an experiment]
+    python lacking.py --lacking=KIND --from=PATTERN --workdir=DIR [any flag of an experiment]
 
 The moment is when the first file or folder is made whose path in DIR is the regular expression
 PATTERN. From then on, by KIND:

@@ -49,7 +49,7 @@ def limit_memory(more: int) -> None:
 def cost() -> Iterator[dict[str, float]]:
     """Seconds, and bytes of memory at the peak above those before, of a block."""
     found: dict[str, float] = {}
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     before, start = _status("VmRSS"), time.perf_counter()
     try:
         yield found

@@ -84,7 +84,7 @@ def test_later_stages_describe_by_what_an_earlier_one_kept(
         model, Loader(dataset, "both", mesh), MODES[mode], tmp_path / "kept", tmp_path / "d.json"
     )
     loader = Loader(dataset, "both", mesh)
-    monkeypatch.setattr(frozen_features, "whole_npy", None)  # nothing is made anew
+    monkeypatch.setattr(frozen_features, "whole_npy", None)  # nothing is made again
     use_precomputed(model, loader, tmp_path / "kept")
     assert (loader.pixels is dataset.images) == (mode == "frozen texts")
     assert (loader.text_vectors is None) == (mode != "frozen texts")
@@ -154,7 +154,7 @@ def test_without_room_steps_see_pixels_as_before(gigabytes, dataset, model, mesh
     with caplog.at_level("INFO", "mufin_jax.training.frozen_features"):
         precompute(model, loader, LAST, tmp_path, tmp_path / "decisions.json", gigabytes)
     assert files(tmp_path) == [] and loader.pixels is dataset.images
-    assert "each step computes it anew" in caplog.text
+    assert "each step computes it again" in caplog.text
 
 
 def test_tokens_in_bfloat16_are_kept_as_they_are(dataset, mesh, tmp_path):

@@ -1,4 +1,4 @@
-"""Claims about the one training loop, with a toy step in place of a model."""
+"""Claims about the one training loop, with a toy step instead of a model."""
 
 import logging
 import re
@@ -218,6 +218,6 @@ def test_the_first_checkpoint_comes_soon_and_further_ones_ever_later(
     "wrong",
     [{"log_every": 0}, {"checkpoint_every": 0}, {"checkpoint_seconds": 0.0}, {"threads": -1}],
 )
-def test_intervals_that_are_none_are_refused(wrong):
+def test_intervals_that_are_none_are_rejected(wrong):
     with pytest.raises(InputError, match=f"fit.{next(iter(wrong))}="):
         FitConfig(**wrong)

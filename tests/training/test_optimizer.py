@@ -112,6 +112,6 @@ def test_the_optimizer_takes_the_parts_of_a_model(model):
         *({"weight_decay": 1.0}, {"clip": -0.1}, {"attention_rate": float("inf")}),
     ],
 )
-def test_rates_that_cannot_train_are_refused(wrong):
+def test_rates_that_cannot_train_are_rejected(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         OptimizerConfig(**wrong)

@@ -1,4 +1,4 @@
-"""From the rows of a raw catalogue to the items that stay, numbered anew."""
+"""From the rows of a raw catalogue to the items that stay, numbered again."""
 
 import dataclasses
 import functools
@@ -58,7 +58,7 @@ class Items:
 class ItemRecords:
     """The items of one saved side as `write_records` takes them, with their images.
 
-    A copy that goes to another process opens the files anew there, so it weighs nothing.
+    A copy that goes to another process opens the files again there, so it weighs nothing.
 
     Args:
       folder: where `Items.save` wrote them.

@@ -105,22 +105,22 @@ class PrepareConfig:
     """The runner's own options, name=value each."""
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be meant."""
+        """Rejects what cannot be meant."""
         for name in ("max_images", "max_bytes", "max_pixels", "vocab_size"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: wanted at least 1")
+                raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
         if self.vocab_size < 64:
-            raise InputError(f"vocab_size is {self.vocab_size}: wanted at least 64")
+            raise InputError(f"vocab_size is {self.vocab_size}: expected at least 64")
         if self.max_tokens < 3:
-            raise InputError(f"max_tokens is {self.max_tokens}: wanted at least 3, one a word")
+            raise InputError(f"max_tokens is {self.max_tokens}: expected at least 3, one a word")
         if not 0 <= self.max_bad < 1:
-            raise InputError(f"max_bad is {self.max_bad}: wanted a share from 0 to below 1")
+            raise InputError(f"max_bad is {self.max_bad}: expected a share from 0 to below 1")
         if self.image_array_gb < 0:
-            raise InputError(f"image_array_gb is {self.image_array_gb}: wanted 0 or more")
+            raise InputError(f"image_array_gb is {self.image_array_gb}: expected 0 or more")
         if self.image_array_gb == 0 and not self.records:
             raise InputError("image_array_gb=0 and records=False leave no pictures: allow one")
         if self.filter not in ("given", "self", "reciprocal"):
-            raise InputError(f"filter is {self.filter!r}: wanted given, self or reciprocal")
+            raise InputError(f"filter is {self.filter!r}: expected given, self or reciprocal")
         _ = self.processing
 
     @property
@@ -135,13 +135,13 @@ def prepare(
     """Reads the catalogue in `source` and writes the prepared folder `out`.
 
     The same input gives the same bytes, except for those of the records. A folder without a
-    manifest is unfinished, and started anew; a finished one is prepared again.
+    manifest is unfinished, and started again; a finished one is prepared again.
 
     Args:
       config: how.
       source: a folder in one of the forms of `readers`.
       out: where to write; its other files are left alone.
-      processing: a checkpoint's own preprocessing, in place of the config's image fields.
+      processing: a checkpoint's own preprocessing, instead of the config's image fields.
 
     Raises:
       InputError: if the source cannot be used as a whole.

@@ -31,7 +31,7 @@ def read(path: Path, tally: Tally, max_images: int, max_bytes: int) -> Catalogue
     found = sorted(entry.name for entry in source.path.iterdir())
     shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
     raise InputError(
-        f"{path} holds {shown or 'nothing'}: wanted raw_data/{{train,test,label}}.raw.txt with "
+        f"{path} holds {shown or 'nothing'}: expected raw_data/{{train,test,label}}.raw.txt with "
         "{trn,tst}_X_Y.txt, or {trn,tst,lbl}.raw.txt with <split>_embs_imgs_*.npy, "
         "or products.jsonl, or {trn,tst,lbl}.jsonl, or polyvore_item_metadata.json"
     )

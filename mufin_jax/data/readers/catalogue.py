@@ -71,7 +71,7 @@ class NoImages:
     """The source of a catalogue without images, in which no key exists."""
 
     def read(self, key: int) -> bytes | Path:
-        """Refuses."""
+        """Rejects."""
         raise LookupError(f"image {key} of a catalogue without images")
 
     def name(self, key: int) -> str:

@@ -19,7 +19,7 @@ class SourceFolder:
     """A user's folder, from which only regular files inside it are read."""
 
     def __init__(self, path: Path):
-        """Refuses what is not a folder."""
+        """Rejects what is not a folder."""
         if not path.is_dir():
             raise InputError(f"{path} is not a folder: name the folder that holds the catalogue")
         self.path = path.resolve()

@@ -121,7 +121,7 @@ def _read_items(source: SourceFolder, path: Path, tally: Tally) -> list[Product]
         known.add(item.uid)
         items.append(item)
     if not items:
-        raise InputError(f"{source.name(path)} is empty: wanted one JSON object a line")
+        raise InputError(f"{source.name(path)} is empty: expected one JSON object a line")
     return items
 
 

@@ -58,7 +58,7 @@ def read_relevance(
                 raise ValueError
         except ValueError:
             tally.bad(
-                "relevance rows", "bad line", name, number, "wanted `label:value label:value ...`"
+                "relevance rows", "bad line", name, number, "expected `label:value label:value ...`"
             )
             pairs, labels = np.zeros((0, 2)), np.zeros(0, np.int64)
         known = (labels >= 0) & (labels < shape[1])
@@ -89,7 +89,7 @@ def read_pairs(
             point, label = (int(part) for part in line.split())
         except ValueError:
             tally.bad(
-                "filter pairs", "bad line", name, number, "wanted `point label`, two row numbers"
+                "filter pairs", "bad line", name, number, "expected `point label`, two row numbers"
             )
             continue
         if 0 <= point < shape[0] and 0 <= label < shape[1]:
@@ -125,7 +125,9 @@ def _check_header(name: str, line: bytes, shape: tuple[int, int]) -> None:
     try:
         rows, columns = (int(part) for part in line.split())
     except ValueError:
-        raise InputError(f"{name}:1: wanted a header `rows columns`, found {line[:40]!r}") from None
+        raise InputError(
+            f"{name}:1: expected a header `rows columns`, found {line[:40]!r}"
+        ) from None
     if (rows, columns) != shape:
         raise InputError(
             f"{name}:1: the header says {rows:,} rows and {columns:,} columns, but there are "

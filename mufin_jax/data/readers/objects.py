@@ -2,7 +2,7 @@
 
 NumPy stores an object array as a pickle, and loading a pickle runs any code that it names. The
 opcodes that such an array of integers, lists and integer arrays needs are few: they are followed
-here over inert values, and anything else is refused.
+here over inert values, and anything else is rejected.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ def read_lists(path: Path) -> list[list[int]]:
             array = _interpret(file.read())
         entries = _elements(array)
         if len(shape) != 1 or len(entries) != shape[0]:
-            raise ValueError(f"wanted one dimension of {len(entries)} entries, found {shape}")
+            raise ValueError(f"expected one dimension of {len(entries)} entries, found {shape}")
         lists, room = [], size  # one list may be named many times
         for entry in entries:
             lists.append(_entry(entry))

@@ -67,7 +67,7 @@ def read_outfits(file: str, found: list[Any], tally: Tally) -> list[Outfit]:
     def parse(row: int, entry: Any) -> Outfit:
         set_id, members = _field(entry, "set_id", str | int), _field(entry, "items", list)
         if len(members) > MOST_ITEMS:
-            raise ValueError(f"{len(members)} items: wanted at most {MOST_ITEMS}")
+            raise ValueError(f"{len(members)} items: expected at most {MOST_ITEMS}")
         named = {}
         for member in members:
             index = str(_field(member, "index", str | int))
@@ -96,11 +96,11 @@ def read_questions(
         asked, offered = (_field(entry, field, list) for field in ("question", "answers"))
         items, answers = _resolve(asked, item_of), _resolve(offered, item_of)
         if not items or len(set(answers)) < max(2, len(offered)):
-            raise ValueError("wanted items of the outfit, and two or more distinct answers")
+            raise ValueError("expected items of the outfit, and two or more distinct answers")
         own = [_set_of(name) == _set_of(asked[0]) for name in offered]
         if sum(own) != 1:
             raise ValueError(
-                f"{sum(own)} answers are of the question's outfit {_set_of(asked[0])}: wanted one"
+                f"{sum(own)} answers are of the question's outfit {_set_of(asked[0])}: expected one"
             )
         right = own.index(True)
         return Question(row, offered[right], list(dict.fromkeys(items)), answers, right)
@@ -119,10 +119,10 @@ def read_judged(
     def parse(row: int, line: bytes) -> Judged:
         mark, *names = decode(line).split() or [""]
         if mark not in ("0", "1"):
-            raise ValueError(f"begins with {mark[:20]!r}: wanted 0 or 1")
+            raise ValueError(f"begins with {mark[:20]!r}: expected 0 or 1")
         items = list(dict.fromkeys(_resolve(names, item_of)))
         if len(items) < 2:
-            raise ValueError(f"{len(items)} distinct items: wanted two or more")
+            raise ValueError(f"{len(items)} distinct items: expected two or more")
         return Judged(items, mark == "1")
 
     return list(_usable("outfits to judge", source.name(path), lines(path), parse, tally))
@@ -153,7 +153,7 @@ def _names(outfits: list[Outfit]) -> dict[str, str]:
 
 def _resolve(names: list[Any], item_of: dict[str, str]) -> list[str]:
     if len(names) > MOST_ITEMS:
-        raise ValueError(f"{len(names)} items: wanted at most {MOST_ITEMS}")
+        raise ValueError(f"{len(names)} items: expected at most {MOST_ITEMS}")
     for name in names:
         if not isinstance(name, str) or name not in item_of:
             raise ValueError(f"names {_shown(name)}, which is no item of test.json")
@@ -167,10 +167,10 @@ def _set_of(name: str) -> str:
 def _field(entry: Any, field: str, kind: Any) -> Any:
     """A field of an object; ValueError if there is none of this kind."""
     if not isinstance(entry, dict):
-        raise ValueError(f"wanted an object, found {type(entry).__name__}")
+        raise ValueError(f"expected an object, found {type(entry).__name__}")
     value = entry.get(field)
     if not isinstance(value, kind) or isinstance(value, bool) or value == "":
-        raise ValueError(f"wanted `{field}`, found {_shown(value)}")
+        raise ValueError(f"expected `{field}`, found {_shown(value)}")
     return value
 
 

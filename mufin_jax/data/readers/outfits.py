@@ -202,7 +202,7 @@ def _load(source: SourceFolder, path: Path, kind: type) -> Any:
     """
     name, size = source.name(path), path.stat().st_size
     if size > MOST_BYTES:
-        raise InputError(f"{name} has {size:,} bytes: wanted at most {MOST_BYTES:,}")
+        raise InputError(f"{name} has {size:,} bytes: expected at most {MOST_BYTES:,}")
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -211,5 +211,5 @@ def _load(source: SourceFolder, path: Path, kind: type) -> Any:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, kind):
         wanted = {dict: "an object", list: "a list"}[kind]
-        raise InputError(f"{name}: wanted {wanted}, found {type(found).__name__}")
+        raise InputError(f"{name}: expected {wanted}, found {type(found).__name__}")
     return found

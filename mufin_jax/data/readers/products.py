@@ -38,12 +38,12 @@ def parse_product(row: int, line: bytes) -> Product:
     """
     found = json.loads(decode(line), object_pairs_hook=_object, parse_constant=_no_constant)
     if not isinstance(found, dict):
-        raise ValueError(f"wanted a JSON object, found {type(found).__name__}")
+        raise ValueError(f"expected a JSON object, found {type(found).__name__}")
     uid = next((found[key] for key in ("ASIN", "asin", "uid") if key in found), None)
     if isinstance(uid, int) and not isinstance(uid, bool):
         uid = str(uid)
     if not isinstance(uid, str) or not uid.strip():
-        raise ValueError("wanted a non-empty `ASIN` (or `uid`)")
+        raise ValueError("expected a non-empty `ASIN` (or `uid`)")
     relevant = None
     if found.get("also_buy") is not None:
         relevant = _list_of(found, "also_buy", str)

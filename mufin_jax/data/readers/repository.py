@@ -65,7 +65,7 @@ class ImageBin:
             raise BadImage(f"larger than {self._max_bytes:,} bytes")
         _, tab, encoded = line.rstrip(b"\r\n").partition(b"\t")
         if not tab:
-            raise BadImage("wanted `UID<TAB>base64`, found no tab")
+            raise BadImage("expected `UID<TAB>base64`, found no tab")
         try:
             return base64.b64decode(encoded, validate=True)
         except binascii.Error as error:
@@ -160,7 +160,7 @@ def read_titles(
     name = source.name(path)
     numbered = [(row, decode(line)) for row, line in lines(path)]
     if not numbered:
-        raise InputError(f"{name} is empty: wanted `UID->title` lines")
+        raise InputError(f"{name} is empty: expected `UID->title` lines")
     bare = ids_optional and not any("->" in line for _, line in numbered)
     tally.seen("lines", len(numbered))
     known: set[str] = set()
@@ -168,7 +168,7 @@ def read_titles(
     for i, (row, line) in enumerate(numbered):
         uid, arrow, title = (f"{path.stem}-{row}", "->", line) if bare else line.partition("->")
         if not arrow or not uid.strip():
-            tally.bad("lines", "bad line", name, row, "wanted `UID->title`")
+            tally.bad("lines", "bad line", name, row, "expected `UID->title`")
             kept[i] = False
         elif uid.strip() in known:
             tally.bad("lines", "repeated id", name, row, f"{uid.strip()} stands above already")

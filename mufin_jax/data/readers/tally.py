@@ -65,7 +65,7 @@ class Tally:
                 raise TooManyBadRows(
                     f"{bad.total():,} of {total:,} {population} are bad, more than the tolerated "
                     f"{self.max_bad:.0%}; most often ({times:,} times) {worst}, first at "
-                    f"{self._first[worst]}. Mend the data, or raise max_bad"
+                    f"{self._first[worst]}. Fix the data, or raise max_bad"
                 )
 
     def summary(self) -> str:

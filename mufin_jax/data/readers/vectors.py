@@ -1,4 +1,4 @@
-"""Ready image vectors, as ViXML releases them, in place of pictures.
+"""Ready image vectors, as ViXML releases them, instead of pictures.
 
 {trn,tst,lbl}.raw.txt            titles, as `UID->title` or alone; or the repository's files
 <split>_embs_imgs_*.npy          float rows, one an image
@@ -72,12 +72,12 @@ def open_vectors(path: Path) -> np.memmap:
     with damaged(f"{path.name} is no npy file of vectors ({{reason}})"):
         array = np.lib.format.open_memmap(path, mode="r")  # np.load would open archives, too
     if array.ndim != 2 or not array.shape[1] or not np.issubdtype(array.dtype, np.floating):
-        raise InputError(f"{path.name} holds {array.dtype} {array.shape}: wanted floats, 2 axes")
+        raise InputError(f"{path.name} holds {array.dtype} {array.shape}: expected floats, 2 axes")
     for start in until_stopped(range(0, len(array), _CHUNK), "prepare"):
         finite = np.isfinite(array[start : start + _CHUNK]).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
-            raise InputError(f"{path.name}: row {row} holds NaN or infinity: mend or remove it")
+            raise InputError(f"{path.name}: row {row} holds NaN or infinity: fix or remove it")
     return array
 
 

@@ -57,7 +57,7 @@ def write_ads(config: AdsConfig, out: Path, block: int = 8192) -> None:
 
     Raises:
       DiskError: it cannot be written.
-      Stopped: after a signal; the next attempt begins anew.
+      Stopped: after a signal; the next attempt begins again.
     """
 
     def clear() -> None:
@@ -112,7 +112,7 @@ def _write_vectors(queries: Queries, pairs: dict[str, csr_matrix], out: Path, bl
             bar.update(len(rows))
         for name, matrix in pairs.items():
             for start in until_stopped(range(0, len(matrix.indptr) - 1, block), "prepare"):
-                # Mapped anew each time: pages that were read leave the memory again.
+                # Mapped again each time: pages that were read leave the memory again.
                 shown = queries.shown(matrix[start : start + block], texts.written())
                 texts.append(queries.view(shown, f"{name} titles", start))
                 images.append(queries.view(shown, f"{name} pictures", start))

@@ -57,21 +57,22 @@ class AdsConfig:
     """How far a title's or a picture's vector lies from what it shows."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes that no data can have, naming the field."""
+        """Rejects sizes that no data can have, naming the field."""
         least = {"seed": 0, "points": 1, "test_points": 1, "labels": 2, "dim": 2}
         least |= {"zipf": 0, "cluster_zipf": 0, "spread": 0, "hidden": 0, "noise": 0}
         for name, low in least.items():
             value = getattr(self, name)
             if not low <= value < math.inf:
-                raise InputError(f"generated data: {name}={value}, wanted at least {low}")
+                raise InputError(f"generated data: {name}={value}, expected at least {low}")
         if self.labels + self.points + self.test_points >= 2**31:
             raise InputError(
                 f"generated data: labels={self.labels}, points={self.points} and "
-                f"test_points={self.test_points}: wanted less than 2,147,483,648 together"
+                f"test_points={self.test_points}: expected less than 2,147,483,648 together"
             )
         if self.clusters is not None and not 1 <= self.clusters <= self.labels:
             raise InputError(
-                f"generated data: clusters={self.clusters}, wanted 1 to {self.labels}, the number "
+                f"generated data: clusters={self.clusters}, expected 1 to {self.labels}, "
+                f"the number "
                 "of labels"
             )
 

@@ -2,7 +2,8 @@
 
 Neither titles nor pictures suffice to rank its labels (the paper's figure 1), a scene's companion
 is told by one descriptor alone (figure 5), and label frequencies have a long tail. The same
-configuration gives the same bytes. `python -m mufin_jax.data.synthetic.catalogue OUT --seed=1` writes one.
+configuration gives the same bytes. `python -m mufin_jax.data.synthetic.catalogue OUT --seed=1`
+writes one.
 
 Besides the files of the Extreme Classification Repository, OUT holds
     ceiling.json     the best reachable P@1 in percent; written last: its presence says complete
@@ -10,7 +11,7 @@ Besides the files of the Extreme Classification Repository, OUT holds
     truth.npz        {label,train,test}_{theme,kind,hue,texture,companion,pictures,has_text},
                      {train,test}_label (the label that a datapoint is, or -1), label_popularity
     miniature.json   the configuration
-With `pictures="vectors"`, in place of images/ (split: trn, tst, lbl)
+With `pictures="vectors"`, instead of images/ (split: trn, tst, lbl)
     <split>_embs_imgs_64.npy  float32 (images, 64): one vector a picture
     <split>_imgs_64_map.npy   int64 (items, most pictures): rows of the former, padded with -1
 """
@@ -80,26 +81,26 @@ class MiniatureConfig:
         return max(1, self.labels // LABELS_PER_THEME)
 
     def __post_init__(self) -> None:
-        """Refuses sizes and shares that no catalogue can have, naming the field."""
+        """Rejects sizes and shares that no catalogue can have, naming the field."""
         least = {"seed": 0, "points": 1, "test_points": 1, "labels": 24, "picture": 16}
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(
-                    f"miniature: {name}={getattr(self, name)}, wanted at least {low}; raise it"
+                    f"miniature: {name}={getattr(self, name)}, expected at least {low}; raise it"
                 )
         if self.labels > MOST_LABELS:
-            raise InputError(f"miniature: labels={self.labels}, wanted at most {MOST_LABELS}")
+            raise InputError(f"miniature: labels={self.labels}, expected at most {MOST_LABELS}")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is float and not 0 <= value <= 1:
-                raise InputError(f"miniature: {field.name}={value}, wanted a share in [0, 1]")
+                raise InputError(f"miniature: {field.name}={value}, expected a share in [0, 1]")
         if self.no_text + self.no_pictures > 1:
             raise InputError(
                 f"miniature: no_text={self.no_text} and no_pictures={self.no_pictures} exceed 1"
                 " together; lower one, since every product has a title or a picture"
             )
         if self.pictures not in ("drawn", "vectors"):
-            raise InputError(f"miniature: pictures={self.pictures!r}, wanted drawn or vectors")
+            raise InputError(f"miniature: pictures={self.pictures!r}, expected drawn or vectors")
 
 
 def write_miniature(config: MiniatureConfig, out: Path) -> None:
@@ -147,7 +148,7 @@ def claim(out: Path, record: str) -> None:
     interrupted = found is not None and record.startswith(found)
     if not interrupted and any(out.iterdir()):
         what = "a miniature catalogue of another configuration" if found else "other files"
-        raise InputError(f"{out}: holds {what}, wanted an empty folder; name another one")
+        raise InputError(f"{out}: holds {what}, expected an empty folder; name another one")
     (out / "ceiling.json").unlink(missing_ok=True)
     mark.write_text(record, encoding="utf-8")
 

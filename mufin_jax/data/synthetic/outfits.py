@@ -65,7 +65,7 @@ class OutfitsConfig:
     """Share of the items without a title."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes and shares that no outfits can have, naming the field."""
+        """Rejects sizes and shares that no outfits can have, naming the field."""
         least = {
             "seed": 0,
             "outfits": 2,
@@ -77,12 +77,12 @@ class OutfitsConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise InputError(
-                    f"miniature: {name}={getattr(self, name)}, wanted at least {low}; raise it"
+                    f"miniature: {name}={getattr(self, name)}, expected at least {low}; raise it"
                 )
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is float and not 0 <= value <= 1:
-                raise InputError(f"miniature: {field.name}={value}, wanted a share in [0, 1]")
+                raise InputError(f"miniature: {field.name}={value}, expected a share in [0, 1]")
 
 
 def write_outfits(config: OutfitsConfig, out: Path) -> None:

@@ -86,7 +86,7 @@ class Peers:
     def end(self, code: int, line: str, details: str = "") -> None:
         """Tell the others why this process ends, say so unless process 0 says the same, and exit.
 
-        `details`, such as a traceback, are printed in place of the line.
+        `details`, such as a traceback, are printed instead of the line.
         """
         self._leaving.acquire()
         self._note("ended", json.dumps(End(code, line, own=True)))

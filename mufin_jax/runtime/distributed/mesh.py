@@ -74,7 +74,7 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 def _put_in_parts(array: Any, sharding: NamedSharding) -> Array:
     """Move an array to a GPU; a large one in parts, each of which is staged by a thread of its own.
 
-    To an H100 that takes 28 GB/s in place of 8.7 (docs/performance.md).
+    To an H100 that takes 28 GB/s instead of 8.7 (docs/performance.md).
     """
     if not isinstance(array, np.ndarray) or array.nbytes < _LARGE or len(array) < _PARTS:
         return jax.device_put(array, sharding)

@@ -135,7 +135,7 @@ def finish() -> None:
 def end(code: int, line: str, details: str = "") -> None:
     """End this process, and with it the others; returns only where there are none.
 
-    The line is printed, or `details` in place of it, unless the main process ends with it, too.
+    The line is printed, or `details` instead of it, unless the main process ends with it, too.
     """
     if _peers is not None:
         _peers.end(code, line, details)

@@ -25,11 +25,11 @@ class HostsConfig:
     """Seconds without a sign of life after which a process is taken for lost."""
 
     def __post_init__(self) -> None:
-        """Refuse flags that do not fit together."""
+        """Reject flags that do not fit together."""
         for name, least in (("processes", 1), ("start_timeout", 1), ("lost_timeout", 5)):
             if (found := getattr(self, name)) is not None and found < least:
                 flag = name.replace("_", "-")
-                raise InputError(f"--hosts.{flag}={found}: wanted a whole number >= {least}")
+                raise InputError(f"--hosts.{flag}={found}: expected a whole number >= {least}")
         if self.processes == 1 and self.coordinator is None and not self.process:
             return
         given = {name: getattr(self, name) for name in ("coordinator", "processes", "process")}
@@ -40,9 +40,9 @@ class HostsConfig:
                 "--hosts.coordinator=HOST:PORT --hosts.processes=N --hosts.process=0..N-1, or none"
             )
         if self.coordinator and not re.fullmatch(r".+:[0-9]{1,5}", self.coordinator):
-            raise InputError(f"--hosts.coordinator={self.coordinator}: wanted HOST:PORT")
+            raise InputError(f"--hosts.coordinator={self.coordinator}: expected HOST:PORT")
         if self.processes and not 0 <= (self.process or 0) < self.processes:
-            raise InputError(f"--hosts.process={self.process}: wanted 0 to {self.processes - 1}")
+            raise InputError(f"--hosts.process={self.process}: expected 0 to {self.processes - 1}")
 
 
 def join(config: HostsConfig, stop: threading.Event) -> liveness.Peers | None:

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 _UNTIL_QUIET = (0.0, 0.1, 0.2)
 """Seconds before each removal of a save that failed: threads of TensorStore may still be writing,
-and make its folders anew."""
+and make its folders again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _nest(named: dict[str, tuple[list[str | int], Any]]) -> Any:
 
 
 def _check_same(wanted: dict[str, Any], stored: dict[str, dict], folder: Path) -> None:
-    """Refuses a state of another model before Orbax pads, casts or fails in its own words."""
+    """Rejects a state of another model before Orbax pads, casts or fails in its own words."""
     for name in sorted(wanted.keys() | stored.keys()):
         asked = there = None
         if name in wanted:

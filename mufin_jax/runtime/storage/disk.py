@@ -54,7 +54,7 @@ def is_disk_error(error: OSError) -> bool:
 
 @contextlib.contextmanager
 def filling(folder: Path, clear: Callable[[], object]) -> Iterator[None]:
-    """Like `disk_errors`, for a block that writes many files to a folder, and that begins anew.
+    """Like `disk_errors`, for a block that writes many files to a folder, and that begins again.
 
     If the disk takes no more, `clear` deletes what was written, and DiskError says how much it was.
     """

@@ -43,7 +43,7 @@ class NpyWriter:
     def append(self, rows: np.ndarray) -> None:
         """Appends a block of rows, of shape (r, *row_shape)."""
         if rows.shape[1:] != self._row_shape:
-            raise ValueError(f"rows of shape {rows.shape[1:]}, wanted {self._row_shape}")
+            raise ValueError(f"rows of shape {rows.shape[1:]}, expected {self._row_shape}")
         self._file.write(np.ascontiguousarray(rows, self._dtype).data)
         self._rows += len(rows)
 
@@ -91,7 +91,7 @@ class NpyWriter:
 
 
 class _Nowhere:
-    """In place of a writer, on the processes that do not write."""
+    """Instead of a writer, on the processes that do not write."""
 
     def append(self, rows: np.ndarray) -> None:
         """Does nothing."""

@@ -149,14 +149,14 @@ def test_record_i_stays_item_i_over_many_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "runner, options, wanted",
+    "runner, options, expected",
     [
         ("NoSuchRunner", (), "NoSuchRunner cannot be used: Unexpected pipeline runner"),
         ("no.such.Runner", (), "no.such.Runner cannot be used: No module named 'no'"),
         ("DirectRunner", ("direct_num_workers=many",), "direct_num_workers=many"),
     ],
 )
-def test_a_runner_or_option_that_beam_does_not_know_is_refused(runner, options, wanted):
+def test_a_runner_or_option_that_beam_does_not_know_is_rejected(runner, options, wanted):
     pytest.importorskip("apache_beam")
     with pytest.raises(InputError, match=re.escape(wanted)):
         Beam(runner, options)
@@ -166,8 +166,8 @@ def test_the_direct_runner_prints_and_fetches_nothing_and_holds_no_pictures(tmp_
     pytest.importorskip("apache_beam")
     code = (
         "import resource, socket, sys; from pathlib import Path\n"
-        "def refuse(*_): raise AssertionError('the network was touched')\n"
-        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "def reject(*_): raise AssertionError('the network was touched')\n"
+        "socket.socket.connect = socket.getaddrinfo = reject\n"
         "from mufin_jax.data.prepare import PrepareConfig, prepare\n"
         "config = PrepareConfig(image_size=96, beam_runner='DirectRunner')\n"
         "prepare(config, Path(sys.argv[1]), Path(sys.argv[2]))\n"

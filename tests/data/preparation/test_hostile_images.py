@@ -1,4 +1,4 @@
-"""Claims about hostile pictures: each is read or refused, soon, in little memory, and that is all.
+"""Claims about hostile pictures: each is read or rejected, soon, in little memory, and that is all.
 
 They are read in a process of their own, for a crash in a decoder written in C would be its end.
 """
@@ -25,7 +25,7 @@ def child(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_3000_mutated_pictures_are_read_or_refused_and_nothing_else_happens():
+def test_3000_mutated_pictures_are_read_or_rejected_and_nothing_else_happens():
     found = child("mutated", "3000", "1")
     assert found["read"] + found["refused"] == 3000
     assert min(found["read"], found["refused"]) > 500, "the mutations test one side only"
@@ -38,7 +38,7 @@ def bombs() -> list[dict[str, Any]]:
     return child("bombs")
 
 
-def test_bombs_are_refused_in_a_tenth_of_a_second_and_a_few_megabytes(bombs):
+def test_bombs_are_rejected_in_a_tenth_of_a_second_and_a_few_megabytes(bombs):
     refused = [bomb for bomb in bombs if bomb["kind"] == "refused"]
     assert len(refused) == 34
     for bomb in refused:
@@ -56,10 +56,10 @@ def test_odd_pictures_take_bounded_time_and_memory(bombs):
         assert bool(bomb["said"]) == name.startswith("zTXt"), bomb
 
 
-def test_a_prepared_jpeg_of_another_size_is_refused_before_it_is_decoded():
+def test_a_prepared_jpeg_of_another_size_is_rejected_before_it_is_decoded():
     good = encode_jpeg(np.zeros((16, 16, 3), np.uint8))
     assert decode_jpeg(good, (16, 16, 3)).shape == (16, 16, 3)
-    with pytest.raises(BadImage, match=r"it is \(65500, 65500, 3\), wanted \(16, 16, 3\)"):
+    with pytest.raises(BadImage, match=r"it is \(65500, 65500, 3\), expected \(16, 16, 3\)"):
         decode_jpeg(hostile_images.jpeg(size=(65_500, 65_500)), (16, 16, 3))
     for bad in (good[:20], b"\xff\xd8", b""):
         with pytest.raises(BadImage):

@@ -178,7 +178,7 @@ def test_too_many_broken_images_stop_with_the_first_one(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["no text at all", "no relevant pair"])
-def test_a_catalogue_with_nothing_to_learn_is_refused(damage, tmp_path):
+def test_a_catalogue_with_nothing_to_learn_is_rejected(damage, tmp_path):
     title = "" if damage == "no text at all" else "t"
     titles = {side: [(f"{side}{i}", title) for i in range(3)] for side in SIDES}
     relevance = {"train": [[], [], []], "test": [[0], [1], [2]]}
@@ -217,7 +217,7 @@ def test_a_checkpoints_preprocessing_wins_over_the_config(tmp_path):
     assert dataset.images[np.arange(2)].shape == (2, 8, 8, 3)
 
 
-def test_a_preparation_cut_short_is_started_anew_and_leaves_other_files_alone(tmp_path):
+def test_a_preparation_cut_short_is_started_again_and_leaves_other_files_alone(tmp_path):
     raw = tiny_repository(tmp_path / "raw")
     out = tmp_path / "out"
     first = prepared(raw, out).manifest
@@ -230,14 +230,14 @@ def test_a_preparation_cut_short_is_started_anew_and_leaves_other_files_alone(tm
     assert (out / "log.txt").read_text() == "not ours"
 
 
-def test_pictures_that_fit_nowhere_are_refused(tmp_path):
+def test_pictures_that_fit_nowhere_are_rejected(tmp_path):
     raw = tiny_repository(tmp_path / "raw")
     config = PrepareConfig(image_size=16, image_array_gb=1e-5, records=False)
     with pytest.raises(InputError, match="40 pictures exceed image_array_gb=1e-05"):
         prepare(config, raw, tmp_path / "out")
 
 
-def test_an_output_that_is_a_file_is_refused(tmp_path):
+def test_an_output_that_is_a_file_is_rejected(tmp_path):
     raw = tiny_repository(tmp_path / "raw")
     (tmp_path / "out").touch()
     with pytest.raises(InputError, match="is not a folder"):
@@ -264,7 +264,7 @@ def test_the_source_is_never_the_output(tmp_path):
         ("std", (0.0, 1.0, 1.0)),
     ],
 )
-def test_a_config_without_meaning_is_refused_with_the_value(field, value):
+def test_a_config_without_meaning_is_rejected_with_the_value(field, value):
     with pytest.raises((InputError, TypeError)):
         PrepareConfig(**{field: value})
 

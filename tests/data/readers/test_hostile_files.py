@@ -1,4 +1,4 @@
-"""Claims about hostile data sets, prepared folders and checkpoints: they are read, or refused by
+"""Claims about hostile data sets, prepared folders and checkpoints: they are read, or rejected by
 one line; nothing crashes, hangs, or takes memory without bound.
 
 They are read in a process of their own, for a crash in compiled code would be its end.
@@ -41,7 +41,7 @@ def read(folder: Path) -> readers.Catalogue:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
-def test_mutated_files_are_read_or_refused_and_nothing_else_happens(count):
+def test_mutated_files_are_read_or_rejected_and_nothing_else_happens(count):
     command = [sys.executable, hostile_files.__file__, str(count), "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, (done.returncode, done.stderr[-2000:])
@@ -65,7 +65,7 @@ def test_a_ceiling_of_any_kind_is_one_clear_error(text, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_json_nested_too_deeply_is_refused(tmp_path):
+def test_json_nested_too_deeply_is_rejected(tmp_path):
     (tmp_path / "a.json").write_text(DEEP)
     for reader in (read_json, read_sealed):
         with pytest.raises(InputError):
@@ -141,7 +141,7 @@ def test_a_member_of_an_archive_in_an_unknown_method_is_one_clear_error(tmp_path
         read(folder)
 
 
-def test_vectors_in_an_archive_are_refused(tmp_path):
+def test_vectors_in_an_archive_are_rejected(tmp_path):
     hostile_files._vectors(tmp_path / "raw")
     with open(tmp_path / "raw" / "trn_embs_imgs_3_4.npy", "wb") as file:
         np.savez(file, a=np.ones((9, 4)))
@@ -156,7 +156,7 @@ def _objects(path: Path, entries: int, pickled: bytes) -> None:
         file.write(pickled)
 
 
-def test_lists_that_unfold_are_refused(tmp_path):
+def test_lists_that_unfold_are_rejected(tmp_path):
     path = tmp_path / "map.npy"
     start = time.monotonic()
     inner = [7] * 3000
@@ -201,7 +201,7 @@ def test_a_title_of_a_megabyte_costs_no_more_than_the_next():
     assert time.monotonic() - start < 5  # by the square of its length, it would be half an hour
 
 
-def test_a_tokenizer_without_its_unknown_token_is_refused(tmp_path):
+def test_a_tokenizer_without_its_unknown_token_is_rejected(tmp_path):
     hostile_files._tokenizer(tmp_path / "tokenizer")
     path = tmp_path / "tokenizer" / "tokenizer.json"
     path.write_text(path.read_text().replace('"unk_token": "[UNK]"', '"unk_token": "[X]"'))
@@ -241,7 +241,9 @@ def changed(folder: Path, name: str, **arrays: np.ndarray) -> None:
         ("test_titles.npz", {"blob": np.zeros(10**9 // 10, np.uint8)}, "offsets do not rise"),
     ],
 )
-def test_a_prepared_file_that_points_beyond_another_is_refused(name, arrays, said, small, tmp_path):
+def test_a_prepared_file_that_points_beyond_another_is_rejected(
+    name, arrays, said, small, tmp_path
+):
     folder = shutil.copytree(small, tmp_path / "copy")
     Dataset.open(folder)
     changed(folder, name, **arrays)
@@ -259,7 +261,7 @@ def test_a_damaged_record_is_one_clear_error(tmp_path):
     content = bytearray(path.read_bytes())
     content[200:2000] = bytes(1800)
     path.write_bytes(content)
-    with pytest.raises(InputError, match="prepare it anew") as error:
+    with pytest.raises(InputError, match="prepare it again") as error:
         _ = Dataset.open(tmp_path / "data").images[np.arange(3)]
     assert "\n" not in str(error.value) and not isinstance(error.value, BadImage)
 
@@ -277,14 +279,14 @@ def test_a_mapped_file_that_is_none_is_one_clear_error(tmp_path):
     ("change", "said"),
     [
         ({"num_hidden_layers": 10**6}, "config.json has more blocks than the"),
-        ({"hidden_size": 0}, "width=0; want at least 1"),
+        ({"hidden_size": 0}, "width=0; expected at least 1"),
         ({"hidden_size": 24.0}, "config.json: "),
         ({"hidden_size": 10**30}, "at most 16,777,216"),
         ({"intermediate_size": "40"}, "config.json: "),
-        ({"image_size": 10**9}, "image_size=1000000000; want at least 1, at most 16,384"),
+        ({"image_size": 10**9}, "image_size=1000000000; expected at least 1, at most 16,384"),
     ],
 )
-def test_sizes_that_no_network_has_are_refused_soon(change, said, tmp_path):
+def test_sizes_that_no_network_has_are_rejected_soon(change, said, tmp_path):
     hostile_files.KINDS["vit"].make(tmp_path / "vit")
     config = tmp_path / "vit" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))

@@ -88,15 +88,15 @@ def test_lf_amazontitles_is_read_from_its_archives(tmp_path):
     "line, reason",
     [
         ('{"ASIN": "A", "title": "cut', "Unterminated"),
-        ('["A"]', "wanted a JSON object"),
-        ('{"title": "no id"}', "wanted a non-empty `ASIN`"),
+        ('["A"]', "expected a JSON object"),
+        ('{"title": "no id"}', "expected a non-empty `ASIN`"),
         ('{"ASIN": "A", "title": 7}', "`title` is no string"),
         ('{"ASIN": "A", "images": "a.jpg"}', "`images` is no list"),
         ('{"ASIN": "A", "also_buy": [NaN]}', "NaN is not JSON"),
         ('{"ASIN": "A", "ASIN": "B"}', "a key stands twice"),
         ('{"ASIN": ' + "9" * 5000 + "}", "limit"),
         ("[" * 100_000, "recursion"),
-        ("", "wanted a JSON object|Expecting value"),
+        ("", "expected a JSON object|Expecting value"),
     ],
 )
 def test_a_broken_line_of_json_is_named_by_row_and_reason(line, reason, tmp_path):

@@ -112,17 +112,17 @@ ASKED, FACTS = "disjoint/fill_in_blank_test.json", "polyvore_item_metadata.json"
 @pytest.mark.parametrize(
     ("name", "change", "row", "said"),
     [
-        (TRAIN, lambda x: x.append(7), 4, "wanted an object, found int"),
-        (TRAIN, lambda x: x[1].pop("set_id"), 2, "wanted `set_id`, found NoneType"),
-        (TRAIN, lambda x: x[1].update(items={}), 2, "wanted `items`, found dict"),
+        (TRAIN, lambda x: x.append(7), 4, "expected an object, found int"),
+        (TRAIN, lambda x: x[1].pop("set_id"), 2, "expected `set_id`, found NoneType"),
+        (TRAIN, lambda x: x[1].update(items={}), 2, "expected `items`, found dict"),
         (TRAIN, lambda x: x[1].update(items=[]), 2, "no items"),
-        (TRAIN, lambda x: x[1]["items"][0].update(item_id=None), 2, "wanted `item_id`, found NoneType"),
+        (TRAIN, lambda x: x[1]["items"][0].update(item_id=None), 2, "expected `item_id`, found NoneType"),
         (TRAIN, lambda x: x[1]["items"][0].update(index=2), 2, "index 2 stands twice"),
         (TRAIN, lambda x: x[1].update(set_id="7"), 2, "set_id 7 stands above already"),
-        (TRAIN, lambda x: x[1].update(items=x[1]["items"] * 40), 2, "80 items: wanted at most 64"),
+        (TRAIN, lambda x: x[1].update(items=x[1]["items"] * 40), 2, "80 items: expected at most 64"),
         (ASKED, lambda x: x[0]["answers"].append("21_9"), 1, "names '21_9', which is no item of"),
         (ASKED, lambda x: x[0]["question"].append(["a"] * 10**5), 1, "names list, which is no item"),
-        (ASKED, lambda x: x[0].update(question=[]), 1, "wanted items of the outfit, and two or"),
+        (ASKED, lambda x: x[0].update(question=[]), 1, "expected items of the outfit, and two or"),
         (ASKED, lambda x: x[0].update(answers=["21_3", "21_3"]), 1, "two or more distinct answers"),
         (ASKED, lambda x: x[0]["answers"].remove("21_3"), 1, "0 answers are of the question's outfit"),
         (ASKED, lambda x: x[0]["answers"].append("21_1"), 1, "2 answers are of the question's outfit"),
@@ -144,11 +144,11 @@ def test_a_bad_entry_is_left_out_and_named_by_file_and_place(tmp_path, name, cha
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("2 21_1 21_2", "begins with '2': wanted 0 or 1"),
-        ("1 21_1", "1 distinct items: wanted two or more"),
+        ("2 21_1 21_2", "begins with '2': expected 0 or 1"),
+        ("1 21_1", "1 distinct items: expected two or more"),
         ("1 21_1 99_1", "names '99_1', which is no item of test.json"),
-        ("1 " + "21_1 " * 65, "65 items: wanted at most 64"),
-        (" ", "begins with '': wanted 0 or 1"),
+        ("1 " + "21_1 " * 65, "65 items: expected at most 64"),
+        (" ", "begins with '': expected 0 or 1"),
     ],
 )
 def test_a_bad_outfit_to_judge_is_left_out_and_named(tmp_path, line, said):
@@ -168,8 +168,8 @@ def test_a_bad_outfit_to_judge_is_left_out_and_named(tmp_path, line, said):
         (TEST, None, "lacks disjoint/test.json"),
         (TRAIN, "[", "disjoint/train.json is no JSON"),
         (TEST, "\udcff", "disjoint/test.json is no JSON"),
-        (TRAIN, "{}", "disjoint/train.json: wanted a list, found dict"),
-        (FACTS, "[]", "polyvore_item_metadata.json: wanted an object, found list"),
+        (TRAIN, "{}", "disjoint/train.json: expected a list, found dict"),
+        (FACTS, "[]", "polyvore_item_metadata.json: expected an object, found list"),
         (ASKED, "[" * 100_000, "fill_in_blank_test.json is no JSON"),
         (ASKED, "[]", "fill_in_blank_test.json: none of its 0 entries can be used"),
         (TRAIN, "[]", "train.json: none of its 0 entries can be used"),
@@ -185,7 +185,7 @@ def test_a_file_that_is_wrong_as_a_whole_ends_the_run_in_one_line(tmp_path, name
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_files_that_lead_out_of_the_folder_are_refused(tmp_path):
+def test_files_that_lead_out_of_the_folder_are_rejected(tmp_path):
     raw = tiny_outfits(tmp_path / "raw")
     (raw / TEST).rename(tmp_path / "elsewhere.json")
     os.symlink(tmp_path / "elsewhere.json", raw / TEST)
@@ -208,7 +208,7 @@ def test_an_outfit_that_repeats_an_item_has_it_once():
     assert outfit.named["4"] == "a"
 
 
-def test_a_changed_file_of_questions_is_refused(tmp_path):
+def test_a_changed_file_of_questions_is_rejected(tmp_path):
     raw = tiny_outfits(tmp_path / "raw")
     found, path = prepared(raw), tmp_path / "prepared" / "questions.npz"
     whole = {name: getattr(found.questions, name) for name in np.load(path).files}

@@ -49,7 +49,7 @@ def test_a_link_within_the_folder_is_followed(tmp_path):
 
 def test_an_unknown_folder_says_what_was_found_and_what_is_read(tmp_path):
     (tmp_path / "holiday.mp4").touch()
-    with pytest.raises(InputError, match=r"holds holiday.mp4: wanted raw_data.*products.jsonl"):
+    with pytest.raises(InputError, match=r"holds holiday.mp4: expected raw_data.*products.jsonl"):
         read(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
         read(tmp_path / "absent")

@@ -112,8 +112,8 @@ FATAL = {
         "lacks raw_data/train.raw.txt",
     ),
     "no matrix": (lambda f: (f / "tst_X_Y.txt").unlink(), "lacks tst_X_Y.txt"),
-    "empty matrix": (edit("trn_X_Y.txt", lambda _: ""), "trn_X_Y.txt:1: wanted a header"),
-    "no header": (replace_line("trn_X_Y.txt", 1, "0:1.0"), "trn_X_Y.txt:1: wanted a header"),
+    "empty matrix": (edit("trn_X_Y.txt", lambda _: ""), "trn_X_Y.txt:1: expected a header"),
+    "no header": (replace_line("trn_X_Y.txt", 1, "0:1.0"), "trn_X_Y.txt:1: expected a header"),
     "other columns": (replace_line("trn_X_Y.txt", 1, "40 21"), "40 rows and 21 columns"),
     "too few rows": (
         edit("trn_X_Y.txt", lambda text: "".join(text.splitlines(True)[:-1])),
@@ -145,7 +145,7 @@ def test_a_repository_folder_that_does_not_fit_together_is_one_clear_error(name,
     assert "\n" not in str(error.value)
 
 
-def test_an_archive_that_would_unfold_to_gigabytes_is_refused(tmp_path, monkeypatch):
+def test_an_archive_that_would_unfold_to_gigabytes_is_rejected(tmp_path, monkeypatch):
     folder = tiny_repository(tmp_path / "raw")
     monkeypatch.setattr(npy, "_FREE", 2**20)
     zeros = np.zeros(2**22, np.uint8)

@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_written_is_a_disk_error(tmp_path, monkeypatch):
         {"clusters": 0}, {"clusters": 2001}, {"labels": 2**31},
     ],
 )  # fmt: skip
-def test_sizes_that_no_data_can_have_are_refused_by_name(wrong):
+def test_sizes_that_no_data_can_have_are_rejected_by_name(wrong):
     (name,) = wrong
     with pytest.raises(InputError, match=rf"generated data: {name}="):
         AdsConfig(**wrong)

@@ -156,7 +156,7 @@ def test_a_datapoint_that_is_a_label_has_the_label_s_pictures(out):
         assert places["train"][row].data.tolist() == places["label"][label].data.tolist()
 
 
-def test_an_interrupted_attempt_is_written_anew(tmp_path):
+def test_an_interrupted_attempt_is_written_again(tmp_path):
     write_miniature(SMALL, tmp_path / "a")
     whole = contents(tmp_path / "a")
     (tmp_path / "a" / "ceiling.json").unlink()
@@ -178,7 +178,7 @@ def test_without_the_ceiling_a_catalogue_is_incomplete(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["miniature.json", "somebody_elses.txt"])
-def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path, name):
+def test_a_folder_with_other_files_is_rejected_and_left_alone(tmp_path, name):
     (tmp_path / name).write_text("precious")
     with pytest.raises(InputError, match="holds"):
         write_miniature(SMALL, tmp_path)
@@ -199,7 +199,7 @@ def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path, name):
         dict(no_text=0.7, no_pictures=0.7),
     ],
 )
-def test_a_configuration_that_makes_no_sense_is_refused_by_field(wrong):
+def test_a_configuration_that_makes_no_sense_is_rejected_by_field(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         MiniatureConfig(**wrong)
 

@@ -101,9 +101,9 @@ def test_the_same_configuration_gives_the_same_bytes(folder, tmp_path):
         ).read_bytes()
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+def test_a_folder_of_something_else_is_rejected(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds other files, wanted an empty folder"):
+    with pytest.raises(InputError, match="holds other files, expected an empty folder"):
         write_outfits(CONFIG, tmp_path)
 
 
@@ -118,6 +118,6 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         ("stray", 1.5),
     ],
 )
-def test_sizes_that_cannot_be_are_refused_by_name(field, value):
+def test_sizes_that_cannot_be_are_rejected_by_name(field, value):
     with pytest.raises(InputError, match=f"miniature: {field}={value}"):
         OutfitsConfig(**{field: value})
