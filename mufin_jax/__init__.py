@@ -11,8 +11,9 @@
 Importing this package imports no JAX: a name is loaded when it is first used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mufin_jax.runtime.imports import lazy_face
 
 if TYPE_CHECKING:
     from mufin_jax.data.dataset import Dataset
@@ -23,22 +24,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Dataset", "Experiment", "Prediction", "Predictor", "evaluate", "run"]
-
-_HOMES = {
-    "Dataset": "mufin_jax.data.dataset",
-    "Experiment": "mufin_jax.pipeline.experiment",
-    "Prediction": "mufin_jax.prediction.predictor",
-    "Predictor": "mufin_jax.prediction.predictor",
-    "evaluate": "mufin_jax.evaluation.test_set",
-    "run": "mufin_jax.pipeline.run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mufin_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_face(
+    __name__,
+    {
+        "data.dataset": ["Dataset"],
+        "evaluation.test_set": ["evaluate"],
+        "pipeline.experiment": ["Experiment"],
+        "pipeline.run": ["run"],
+        "prediction.predictor": ["Prediction", "Predictor"],
+    },
+)
