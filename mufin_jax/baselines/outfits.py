@@ -9,7 +9,7 @@ from mufin_jax.evaluation import metrics
 from mufin_jax.evaluation.outfits import Scorer
 
 
-def floors(dataset: Dataset) -> dict[str, Scorer]:
+def outfit_floors(dataset: Dataset) -> dict[str, Scorer]:
     """Return scorers that no training is needed for: popularity, nearest title."""
     frequency = metrics.frequencies(dataset.train.pairs).astype(np.float32)
 

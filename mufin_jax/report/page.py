@@ -42,7 +42,7 @@ class Shown:
         return drawn + [f"{name}.csv" for name in self.panel.tables]
 
 
-def page(
+def render_page(
     name: str, metrics: Mapping[str, Any], panels: Sequence[Shown], facts: Mapping[str, Any]
 ) -> bytes:
     """Return the page.

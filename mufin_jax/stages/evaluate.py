@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from mufin_jax.baselines.outfits import floors as outfit_floors
+from mufin_jax.baselines.outfits import outfit_floors
 from mufin_jax.baselines.untrained import floors
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation import outfits

@@ -23,7 +23,7 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.rankings import Scored, drop
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.report import answer_panels, data_panels, vector_panels
-from mufin_jax.report.page import Shown, data_uri, page
+from mufin_jax.report.page import Shown, data_uri, render_page
 from mufin_jax.report.panel import Panel, panel_or_reason, to_csv
 from mufin_jax.report.run_facts import run_facts
 from mufin_jax.report.sample import Asked
@@ -179,7 +179,7 @@ def _write(panels: list[Panel], workdir: Path, out: Path) -> None:
         name = recorded.get("experiment", {}).get("name", workdir.name)
         metrics = read_json(workdir / "evaluate" / "metrics.json")
         with replacing(part / PAGE) as file:
-            file.write(page(name, metrics, shown, run_facts(recorded)))
+            file.write(render_page(name, metrics, shown, run_facts(recorded)))
         made = sorted(path.name for path in part.iterdir())
         for file_name in [*(name for name in made if name != PAGE), PAGE]:
             os.replace(part / file_name, out / file_name)

@@ -12,7 +12,7 @@ from raw_folders import tiny_outfits
 from sklearn.metrics import roc_auc_score
 
 from experiments import polyvore
-from mufin_jax.baselines.outfits import floors as outfit_floors
+from mufin_jax.baselines.outfits import outfit_floors
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare

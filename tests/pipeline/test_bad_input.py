@@ -266,7 +266,7 @@ CASES = [
     Case("pictures truncated", repository(cut("images/img.bin")), "images are bad", 65),
     Case("filter of words", repository(lambda raw: (raw / "filter_labels_test.txt").write_text("a b\n")), "1 of 1 filter pairs are bad", 65),
     Case("categories of other labels", repository(lambda raw: (raw / "categories.txt").write_text("x\n")), "categories.txt has 1 lines, but there are 20 labels"),
-    Case("ceiling that is none", repository(lambda raw: (raw / "ceiling.json").write_text("[1]")), "ceiling.json is not as"),
+    Case("ceiling that is none", repository(lambda raw: (raw / "ceiling.json").write_text("[1]")), "ceiling.json is invalid"),
     Case("a single label", too_little, "1 label has a training point, and a batch wants at least 2"),
     # JSON lines and their pictures.
     Case("broken JSON", json_lines(lambda raw: (raw / "products.jsonl").write_text(

@@ -16,7 +16,7 @@ from mufin_jax.pipeline.run import run
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report import scenes, style
 from mufin_jax.report.cross_attention import HeatMap, meet
-from mufin_jax.report.page import page
+from mufin_jax.report.page import render_page
 from mufin_jax.report.scenes import CELLS, CHANCE, LARGEST, SHARES, TITLE, WHOLE
 from mufin_jax.report.vector_panels import shown_map
 from mufin_jax.runtime.distributed.mesh import make_mesh
@@ -52,14 +52,14 @@ def reported(minute_run, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at these
         patch.setattr(experiments, "use_compile_cache", lambda folder: None)
-        patch.setattr(stage, "page", cut_short)
+        patch.setattr(stage, "render_page", cut_short)
         patch.setattr(stage, "_draw", lambda panel, folder: "")
         with pytest.raises(Stopped):
             run(experiment, "report", mesh)
         left = files(workdir / "report" / "part", ".csv")
         assert not (workdir / "report" / "index.html").exists()
         assert not (workdir / "report" / "done.json").exists()
-        patch.setattr(stage, "page", page)
+        patch.setattr(stage, "render_page", render_page)
         patch.setattr(stage, "_draw", draw)
         run(experiment, "report", mesh)
     return workdir, left

@@ -10,7 +10,7 @@ import pytest
 from pages import check_contained
 
 from mufin_jax.report import figures, scenes, tables
-from mufin_jax.report.page import Shown, number, page
+from mufin_jax.report.page import Shown, number, render_page
 from mufin_jax.report.panel import Missing, Panel, panel_or_reason, to_csv
 from mufin_jax.report.run_facts import run_facts
 from mufin_jax.report.style import drawable, house_style
@@ -40,7 +40,7 @@ def test_data_without_categories_or_scenes_say_what_is_left_out(dataset):
     assert "no categories" in made.missing
     with pytest.raises(Missing, match="only the built-in miniature"):
         scenes.scene_pairs(dataset, None)
-    text = page("x", METRICS, [Shown(made)], run_facts({})).decode()
+    text = render_page("x", METRICS, [Shown(made)], run_facts({})).decode()
     assert "Left out: the data name no categories" in text
 
 
@@ -58,7 +58,7 @@ def test_hostile_titles_stay_text_on_the_page(title):
         answers=[hostile_answer(title)],
     )  # fmt: skip
     facts = run_facts({"experiment": {"name": title}, "versions": {title: title}})
-    text = page(title, METRICS, [Shown(panel)], facts).decode("utf-8")
+    text = render_page(title, METRICS, [Shown(panel)], facts).decode("utf-8")
     elements = check_contained(text)
     assert "49" not in text  # the template of a title is not evaluated
     if "script" in title:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mufin_jax.data.preparation.resize import Bag
 from mufin_jax.data.preparation.spool import JpegSpool
-from mufin_jax.data.readers import SIDES, Catalogue
+from mufin_jax.data.readers.catalogue import SIDES, Catalogue
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.data.strings import Strings
 from mufin_jax.data.tokenizer import Tokenizer

@@ -23,7 +23,6 @@ import numpy as np
 import scipy.sparse
 
 from mufin_jax.data import images as pictures
-from mufin_jax.data import readers
 from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, write_manifest
 from mufin_jax.data.preparation.beam import Beam
 from mufin_jax.data.preparation.items import (
@@ -42,8 +41,9 @@ from mufin_jax.data.preparation.resize import Bag, Wanted, copy_vectors, resize_
 from mufin_jax.data.preparation.resize_beam import BeamWorker
 from mufin_jax.data.preparation.resize_one import Worker, resize_in_threads
 from mufin_jax.data.preparation.spool import JpegSpool
-from mufin_jax.data.readers import SIDES, Catalogue
+from mufin_jax.data.readers.catalogue import SIDES, Catalogue
 from mufin_jax.data.readers.files import SourceFolder
+from mufin_jax.data.readers.forms import load_catalogue, load_ceiling
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.data.tokenizer import Tokenizer, write_texts
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
@@ -154,8 +154,8 @@ def prepare(
     beam = Beam(config.beam_runner, config.beam_options) if config.beam_runner else None
     tally = Tally(config.max_bad)
     # What was prepared before stays until there is something to take its place.
-    catalogue = readers.read(source, tally, config.max_images, config.max_bytes)
-    ceiling = readers.read_ceiling(source)
+    catalogue = load_catalogue(source, tally, config.max_images, config.max_bytes)
+    ceiling = load_ceiling(source)
     worker = resize_in_threads if beam is None else BeamWorker(beam, SourceFolder(source))
     out = out.absolute()  # Beam's workers start elsewhere
     try:

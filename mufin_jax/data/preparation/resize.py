@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from mufin_jax.data.images import BadImage
 from mufin_jax.data.preparation.resize_one import Resizer, Worker
 from mufin_jax.data.preparation.spool import JpegSpool
-from mufin_jax.data.readers import SIDES, Catalogue
+from mufin_jax.data.readers.catalogue import SIDES, Catalogue
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.data.readers.vectors import open_vectors
 from mufin_jax.runtime.errors import InputError

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from mufin_jax.data.manifest import MANIFEST, write_manifest
 from mufin_jax.data.preparation.items import Items
-from mufin_jax.data.readers import SIDES
+from mufin_jax.data.readers.catalogue import SIDES
 from mufin_jax.data.strings import Strings
 from mufin_jax.data.synthetic.ads_world import AdsConfig, Queries
 from mufin_jax.encoders.processing import ImageProcessing

@@ -11,6 +11,8 @@ made does not show in them.
 
 import dataclasses
 import math
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -31,6 +33,8 @@ _HIDDEN = 1024  # distinct vectors of what queries leave unsaid
 @dataclasses.dataclass(frozen=True)
 class AdsConfig:
     """What to invent. The defaults take a second and 20 MB; 4.5 million labels take 3.5 GB."""
+
+    PREPARED: ClassVar[bool] = True  # `write` makes a prepared folder, not a raw catalogue
 
     seed: int = 0
     """Address of all randomness."""
@@ -55,6 +59,12 @@ class AdsConfig:
     """How much of a label its datapoints show and its text does not say."""
     noise: float = 1.2
     """How far a title's or a picture's vector lies from what it shows."""
+
+    def write(self, out: Path) -> None:
+        """Write a prepared folder into `out`; see `ads.write_ads`."""
+        from mufin_jax.data.synthetic.ads import write_ads  # which imports this file
+
+        write_ads(self, out)
 
     def __post_init__(self) -> None:
         """Rejects sizes that no data can have, naming the field."""

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -41,6 +41,8 @@ MOST_LABELS = 5_000_000  # beyond it, the invented words of the themes would rep
 @dataclass(frozen=True)
 class MiniatureConfig:
     """What to invent. The defaults take seconds and a few tens of MB."""
+
+    PREPARED: ClassVar[bool] = False  # `write` makes a raw catalogue
 
     seed: int = 0
     """Address of all randomness."""
@@ -79,6 +81,10 @@ class MiniatureConfig:
     def num_themes(self) -> int:
         """Themes: one for each 50 labels."""
         return max(1, self.labels // LABELS_PER_THEME)
+
+    def write(self, out: Path) -> None:
+        """Write the raw catalogue into the folder `out`; see `write_miniature`."""
+        write_miniature(self, out)
 
     def __post_init__(self) -> None:
         """Rejects sizes and shares that no catalogue can have, naming the field."""

@@ -16,29 +16,27 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Int
 
 from mufin_jax.data.synthetic import draw
 from mufin_jax.data.synthetic import titles as titles_module
 from mufin_jax.data.synthetic.catalogue import claim
-from mufin_jax.data.synthetic.catalogue_world import NUM_HUES, NUM_KINDS, NUM_STYLES, NUM_TEXTURES
+from mufin_jax.data.synthetic.outfits_world import Outfit, Shelf, make_shelf
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.disk import disk_errors, filling
 from mufin_jax.runtime.storage.files import discard
 
-SIZES = (4, 5, 6)
-"""Items of an outfit, each number as likely."""
 NUM_BRANDS = 40
-_HUES = NUM_HUES // NUM_STYLES
 
 
 @dataclass(frozen=True)
 class OutfitsConfig:
     """What to invent. The defaults take seconds and some MB."""
+
+    PREPARED: ClassVar[bool] = False  # `write` makes a raw catalogue
 
     seed: int = 0
     """Address of all randomness."""
@@ -63,6 +61,10 @@ class OutfitsConfig:
     """Share of the titles that name their hue."""
     no_text: float = 0.03
     """Share of the items without a title."""
+
+    def write(self, out: Path) -> None:
+        """Write the raw catalogue into the folder `out`; see `write_outfits`."""
+        write_outfits(self, out)
 
     def __post_init__(self) -> None:
         """Rejects sizes and shares that no outfits can have, naming the field."""
@@ -96,7 +98,17 @@ def write_outfits(config: OutfitsConfig, out: Path) -> None:
         claim(out, json.dumps(asdict(config), indent=1) + "\n")
     with filling(out, partial(discard, out)):
         (out / "disjoint").mkdir(exist_ok=True)
-        shelves = {split: _shelf(config, split) for split in ("train", "test")}
+        shelves = {
+            split: make_shelf(
+                config.themes,
+                config.copies,
+                config.stray,
+                first,
+                _rng(config, split, "items"),
+                _rng(config, split, "outfits"),
+            )
+            for split, first in (("train", 100_000_000), ("test", 200_000_000))
+        }
         _write_items(config, shelves, out)
         outfits = {"train": config.outfits, "test": config.test_outfits}
         made = {name: list(shelves[name].outfits(count)) for name, count in outfits.items()}
@@ -116,90 +128,12 @@ _CEILING = (
 )
 
 
-class Item(NamedTuple):
-    """A place in the shelf of a split, and whether the item strays from its outfit."""
-
-    number: int
-    strays: bool
-
-
-class Outfit(NamedTuple):
-    """Items of one theme and style, of different kinds."""
-
-    theme: int
-    style: int
-    items: list[Item]
-
-
-@dataclass
-class _Shelf:
-    """All items of a split, `copies` of each sort (theme, style, kind), sort after sort."""
-
-    config: OutfitsConfig
-    rng: np.random.Generator
-    first: int  # item id of the first
-    theme: Int[np.ndarray, " items"]
-    style: Int[np.ndarray, " items"]
-    kind: Int[np.ndarray, " items"]
-    hue: Int[np.ndarray, " items"]
-    texture: Int[np.ndarray, " items"]
-
-    def id(self, number: int) -> str:
-        """An item's id."""
-        return str(self.first + number)
-
-    def pick(self, theme: int, style: int, kind: int) -> int:
-        """Any item of a sort."""
-        sort = (theme * NUM_STYLES + style) * NUM_KINDS + kind
-        return int(sort * self.config.copies + self.rng.integers(self.config.copies))
-
-    def near(self, theme: int, style: int) -> list[tuple[int, int]]:
-        """What strays: the theme alone, the style alone, neither."""
-        t, u = (self._other(theme, self.config.themes) for _ in range(2))
-        s, v = (self._other(style, NUM_STYLES) for _ in range(2))
-        return [(theme, s), (t, style), (u, v)]
-
-    def _other(self, value: int, count: int) -> int:
-        return int((value + 1 + self.rng.integers(count - 1)) % count)
-
-    def outfits(self, count: int) -> Iterator[Outfit]:
-        """Draws outfits."""
-        for _ in range(count):
-            theme = int(self.rng.integers(self.config.themes))
-            style = int(self.rng.integers(NUM_STYLES))
-            items = []
-            kinds = self.rng.permutation(NUM_KINDS)[: self.rng.choice(SIZES)]
-            for kind in kinds.tolist():
-                strays = bool(self.rng.random() < self.config.stray)
-                sort = theme, style
-                if strays:
-                    sort = self.near(theme, style)[self.rng.integers(3)]
-                items.append(Item(self.pick(*sort, kind), strays))
-            yield Outfit(theme, style, items)
-
-
-def _shelf(config: OutfitsConfig, split: str) -> _Shelf:
-    rng = _rng(config, split, "items")
-    sorts = np.arange(config.themes * NUM_STYLES * NUM_KINDS).repeat(config.copies)
-    style = sorts // NUM_KINDS % NUM_STYLES
-    return _Shelf(
-        config,
-        _rng(config, split, "outfits"),
-        first=100_000_000 if split == "train" else 200_000_000,
-        theme=sorts // (NUM_KINDS * NUM_STYLES),
-        style=style,
-        kind=sorts % NUM_KINDS,
-        hue=_HUES * style + rng.integers(_HUES, size=len(sorts)),
-        texture=rng.integers(NUM_TEXTURES, size=len(sorts)),
-    )
-
-
 def _rng(config: OutfitsConfig, *address: str) -> np.random.Generator:
     """Randomness with an address: adding a draw in one place moves none elsewhere."""
     return np.random.default_rng([config.seed, *(int.from_bytes(a.encode()) for a in address)])
 
 
-def _titles(config: OutfitsConfig, shelf: _Shelf, rng: np.random.Generator) -> Iterator[str]:
+def _titles(config: OutfitsConfig, shelf: Shelf, rng: np.random.Generator) -> Iterator[str]:
     brands = [titles_module.invented_word(number).capitalize() for number in range(NUM_BRANDS)]
     sorts = zip(shelf.theme.tolist(), shelf.kind.tolist(), shelf.hue.tolist(), strict=True)
     for theme, kind, hue in sorts:
@@ -214,7 +148,7 @@ def _titles(config: OutfitsConfig, shelf: _Shelf, rng: np.random.Generator) -> I
         yield " ".join(rng.permutation(kept)) if rng.random() >= config.no_text else ""
 
 
-def _write_items(config: OutfitsConfig, shelves: dict[str, _Shelf], out: Path) -> None:
+def _write_items(config: OutfitsConfig, shelves: dict[str, Shelf], out: Path) -> None:
     metadata: dict[str, Any] = {}
     (out / "images").mkdir(exist_ok=True)
     for split, shelf in shelves.items():
@@ -234,7 +168,7 @@ def _write_items(config: OutfitsConfig, shelves: dict[str, _Shelf], out: Path) -
     _dump(out / "polyvore_item_metadata.json", metadata)
 
 
-def _entry(shelf: _Shelf, row: int, outfit: Outfit) -> dict[str, Any]:
+def _entry(shelf: Shelf, row: int, outfit: Outfit) -> dict[str, Any]:
     items = [
         {"item_id": shelf.id(item), "index": index}
         for index, (item, _) in enumerate(outfit.items, 1)
@@ -242,7 +176,7 @@ def _entry(shelf: _Shelf, row: int, outfit: Outfit) -> dict[str, Any]:
     return {"set_id": _set_id(row), "items": items}
 
 
-def _names(shelf: _Shelf, outfits: list[Outfit]) -> dict[tuple[int, ...], list[tuple[str, int]]]:
+def _names(shelf: Shelf, outfits: list[Outfit]) -> dict[tuple[int, ...], list[tuple[str, int]]]:
     """By sort and by kind, the names of all items of outfits, and which items they are."""
     names: dict[tuple[int, ...], list[tuple[str, int]]] = {}
     for row, outfit in enumerate(outfits):
@@ -253,7 +187,7 @@ def _names(shelf: _Shelf, outfits: list[Outfit]) -> dict[tuple[int, ...], list[t
     return names
 
 
-def _write_questions(shelf: _Shelf, outfits: list[Outfit], folder: Path) -> list[float]:
+def _write_questions(shelf: Shelf, outfits: list[Outfit], folder: Path) -> list[float]:
     """One question for each outfit; returns the chance of who knows all to answer it."""
     rng, names = shelf.rng, _names(shelf, outfits)
     questions, chances = [], []
@@ -283,7 +217,7 @@ def _write_questions(shelf: _Shelf, outfits: list[Outfit], folder: Path) -> list
     return chances
 
 
-def _write_judged(shelf: _Shelf, outfits: list[Outfit], folder: Path) -> None:
+def _write_judged(shelf: Shelf, outfits: list[Outfit], folder: Path) -> None:
     """Each outfit, and as many of the same kinds thrown together."""
     names, lines = _names(shelf, outfits), []
     for row, outfit in enumerate(outfits):

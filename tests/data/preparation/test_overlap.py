@@ -14,7 +14,7 @@ from mufin_jax.data.readers.tally import Tally
 
 def read(folder, max_bad=0.05, max_images=15):
     tally = Tally(max_bad)
-    return readers.read(folder, tally, max_images, 10_000_000), tally
+    return readers.load_catalogue(folder, tally, max_images, 10_000_000), tally
 
 
 TITLES = {

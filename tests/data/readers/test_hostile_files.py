@@ -36,7 +36,7 @@ from mufin_jax.runtime.storage.npy import mapped
 
 
 def read(folder: Path) -> readers.Catalogue:
-    return readers.read(folder, Tally(0.05), 15, 10_000_000)
+    return readers.load_catalogue(folder, Tally(0.05), 15, 10_000_000)
 
 
 @pytest.mark.timeout(900)
@@ -60,8 +60,8 @@ DEEP = "[" * 100_000
 @pytest.mark.parametrize("text", [DEEP, '{"P@1": 1%s}' % ("0" * 400), '{"P@1": []}', "\0"])
 def test_a_ceiling_of_any_kind_is_one_clear_error(text, tmp_path):
     (tmp_path / "ceiling.json").write_text(text)
-    with pytest.raises(InputError, match=r"ceiling\.json is not as") as error:
-        readers.read_ceiling(tmp_path)
+    with pytest.raises(InputError, match=r"ceiling\.json is invalid") as error:
+        readers.load_ceiling(tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -109,7 +109,7 @@ def test_numbers_that_are_no_labels_are_bad_lines(cell, tmp_path):
     lines = (folder / "trn_X_Y.txt").read_text().splitlines()
     (folder / "trn_X_Y.txt").write_text("\n".join([lines[0], cell, *lines[2:]]))
     noted = Tally(0.05)
-    readers.read(folder, noted, 15, 10_000_000)
+    readers.load_catalogue(folder, noted, 15, 10_000_000)
     assert noted.counts == {"bad line": 1}
 
 

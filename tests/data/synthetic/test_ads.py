@@ -138,7 +138,7 @@ def test_an_interrupted_attempt_is_overwritten(ads, tmp_path):
 _MEASURE = """
 import resource, sys
 from pathlib import Path
-from mufin_jax.data.ads import AdsConfig, write_ads
+from mufin_jax.data.synthetic.ads import AdsConfig, write_ads
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 write_ads(AdsConfig(labels=100_000, points=40_000, test_points=10_000), Path(sys.argv[1]), 2048)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

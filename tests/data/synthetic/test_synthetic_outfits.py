@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mufin_jax.data.readers import read, read_ceiling
+from mufin_jax.data.readers import load_catalogue, load_ceiling
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.data.synthetic import titles
 from mufin_jax.data.synthetic.outfits import OutfitsConfig, write_outfits
@@ -41,7 +41,7 @@ def sort_of(item: str) -> tuple[int, int, int]:
 
 def test_the_reader_finds_nothing_to_complain_of(folder):
     tally = Tally(0.0)
-    found = read(folder, tally, 15, 10**6)
+    found = load_catalogue(folder, tally, 15, 10**6)
     assert found.form == "outfits" and not tally.counts
     assert found.questions is not None
     assert len(found.questions.right) == 120 and found.questions.unseen.all()
@@ -77,7 +77,7 @@ def test_wrong_answers_share_the_theme_the_style_or_neither(folder, named):
 
 
 def test_the_ceiling_is_of_who_finds_all_that_do_not_stray(folder):
-    ceiling = read_ceiling(folder)
+    ceiling = load_ceiling(folder)
     assert ceiling is not None and 94 < ceiling["FITB"] < 100
 
 

@@ -1,0 +1,59 @@
+"""The forms of catalogues: find out which one a folder has, and load it."""
+
+import json
+from pathlib import Path
+
+from mufin_jax.data.readers import jsonlines, outfits, repository, vectors
+from mufin_jax.data.readers.catalogue import Catalogue
+from mufin_jax.data.readers.files import SourceFolder
+from mufin_jax.data.readers.tally import Tally
+from mufin_jax.runtime.errors import InputError
+
+# Vectors come first: their folder may also hold the repository's titles.
+READERS = (vectors, repository, jsonlines, outfits)
+
+
+def load_catalogue(path: Path, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
+    """Recognise the form of a folder by its files, and load the catalogue.
+
+    Args:
+        path: the folder.
+        tally: takes unusable rows.
+        max_images: the most images of an item; further images are left out.
+        max_bytes: the largest encoded image.
+
+    Raises:
+        InputError: if no reader knows the form, or the files do not fit together.
+        TooManyBadRows: if more lines are unusable than the tally tolerates.
+    """
+    source = SourceFolder(path)
+    for reader in READERS:
+        if reader.recognises(source):
+            catalogue = reader.read(source, tally, max_images, max_bytes)
+            tally.check()
+            return catalogue
+    found = sorted(entry.name for entry in source.path.iterdir())
+    shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
+    raise InputError(
+        f"{path} holds {shown or 'nothing'}: expected raw_data/{{train,test,label}}.raw.txt with "
+        "{trn,tst}_X_Y.txt, or {trn,tst,lbl}.raw.txt with <split>_embs_imgs_*.npy, "
+        "or products.jsonl, or {trn,tst,lbl}.jsonl, or polyvore_item_metadata.json"
+    )
+
+
+def load_ceiling(path: Path) -> dict[str, float] | None:
+    """Return the best reachable scores in percent, or None if there is no ceiling.json.
+
+    Whoever generates a catalogue can write this file. Its remarks (strings) are left out.
+
+    Raises:
+        InputError: if the file is not an object of numbers.
+    """
+    file = SourceFolder(path).find("ceiling.json")
+    if file is None:
+        return None
+    try:
+        found = json.loads(file.read_text("utf-8")).items()
+        return {name: float(score) for name, score in found if not isinstance(score, str)}
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise InputError(f'{file} is invalid ({error}): expected {{"P@1": percent}}') from None
