@@ -14,8 +14,9 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig, write_miniature
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
+from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.embed_side import SideEmbedding
-from mufin_jax.model.mufin import ModelConfig, Mufin
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.prediction.label_cache import writing
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.exact import LabelEntries

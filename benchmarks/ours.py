@@ -16,7 +16,8 @@ from flax import nnx
 from mufin_jax.encoders.pretrained import load_image_encoder, load_text_encoder
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.model import label_table
-from mufin_jax.model.mufin import ModelConfig, Mufin
+from mufin_jax.model.config import ModelConfig
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime.distributed.mesh import by_row, make_mesh, one_ahead, put, replicated
 from mufin_jax.stages import finetune, pretrain
 from mufin_jax.training.optimizer import OptimizerConfig, by_part, trains

@@ -107,7 +107,7 @@ class Queries:
 
     def embedding(self, count: int, mesh: Any) -> Any:
         """The first so many, padded as the predictor pads them."""
-        from mufin_jax.model.mufin import Embedding
+        from mufin_jax.model.heads import Embedding
         from mufin_jax.prediction import shapes
         from mufin_jax.runtime.distributed.mesh import by_row, put
 

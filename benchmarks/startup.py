@@ -92,7 +92,7 @@ def make_run(workdir: Path, full_size: bool) -> None:
     from experiments.amazon import MINIATURE
     from mufin_jax.data.preparation.prepare import PrepareConfig
     from mufin_jax.data.synthetic.catalogue import MiniatureConfig
-    from mufin_jax.model.mufin import ModelConfig
+    from mufin_jax.model.config import ModelConfig
     from mufin_jax.pipeline.run import run
 
     short = dataclasses.replace(

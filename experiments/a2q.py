@@ -22,7 +22,7 @@ if the pictures are decoded as fast.
 import sys
 
 from mufin_jax.data.synthetic.ads import AdsConfig
-from mufin_jax.model.mufin import ModelConfig
+from mufin_jax.model.config import ModelConfig
 from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.retrieval.index import IndexConfig

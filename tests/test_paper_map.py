@@ -153,7 +153,7 @@ def test_the_paper_map_names_every_part_of_the_method():
         found.group() for found in _NAME.finditer((ROOT / "docs/paper.md").read_text("utf-8"))
     }
     method = """`losses.py:hinge_loss` `losses.py:cosine_margin_loss` `attention.py:AttentionBlock`
-        `model.py:Mufin.describe` `model.py:Mufin.embed` `model.py:Mufin.adapt`
+        `item_encoder.py:ItemEncoder.describe` `heads.py:Heads.embed` `heads.py:Heads.adapt`
         `classifiers.py:combine` `classifiers.py:update` `retrieval.py:LabelIndex.shortlist`
         `mining.py:draw_positives` `mining.py:candidates` `prediction.py:Predictor.rank`"""
     assert set(method.split()) <= mapped

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Side
 from mufin_jax.data.loader import Loader, prefetch
-from mufin_jax.model.mufin import Mufin
+from mufin_jax.model.heads import Heads
+from mufin_jax.model.item_encoder import ItemEncoder
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, put, replicated
 from mufin_jax.runtime.distributed.padding import pad_rows
@@ -44,7 +45,7 @@ class SideEmbedding:
 
 
 def describe_once(
-    model: Mufin, loader: Loader, path: Path, block: int = 512
+    model: ItemEncoder, loader: Loader, path: Path, block: int = 512
 ) -> Float[np.ndarray, "p d"]:
     """Return a map of the descriptor vectors of a dataset, row r holding descriptor number r.
 
@@ -101,7 +102,7 @@ def describe_once(
 
 
 def embed_blocks(
-    model: Mufin,
+    model: Heads,
     loader: Loader,
     vectors: Float[np.ndarray, "p d"],
     side: Side,
@@ -135,7 +136,7 @@ def embed_blocks(
 
 
 def embed_once(
-    model: Mufin, loader: Loader, vectors: Float[np.ndarray, "p d"], side: Side, path: Path
+    model: Heads, loader: Loader, vectors: Float[np.ndarray, "p d"], side: Side, path: Path
 ) -> Float[np.ndarray, "b d"]:
     """Return a map of x1 (or z1) of a side's items, read from the file if it is there.
 

@@ -13,7 +13,8 @@ from mufin_jax.encoders.checks import how_computed
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.registry import described, from_description
 from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
-from mufin_jax.model.mufin import ModelConfig, Mufin
+from mufin_jax.model.config import ModelConfig
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.runtime.errors import InputError

@@ -18,7 +18,7 @@ from mufin_jax.data.preparation.prepare import PrepareConfig
 from mufin_jax.data.synthetic.ads import AdsConfig
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
-from mufin_jax.model.mufin import ModelConfig
+from mufin_jax.model.config import ModelConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig

@@ -15,8 +15,9 @@ from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.checks import how_computed
 from mufin_jax.encoders.pretrained import read_config
 from mufin_jax.encoders.vectors import ReadyVectors
+from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.label_table import TableConfig
-from mufin_jax.model.mufin import ModelConfig, Mufin
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.pipeline.memory_plan import Sizes, check, plan, report
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.machine import available

@@ -25,7 +25,8 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.model import label_table
 from mufin_jax.model.attention import Memory
 from mufin_jax.model.embed_side import SideEmbedding, embed_blocks, embed_once
-from mufin_jax.model.mufin import CrossBlock, Mufin
+from mufin_jax.model.heads import CrossBlock
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.retrieval.build import EntryWriter
 from mufin_jax.retrieval.index import IndexConfig
 from mufin_jax.runtime.distributed import processes

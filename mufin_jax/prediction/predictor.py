@@ -26,7 +26,8 @@ from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import embed
-from mufin_jax.model.mufin import Embedding, Mufin
+from mufin_jax.model.heads import Embedding
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model
 from mufin_jax.prediction import scoring, shapes
 from mufin_jax.prediction.label_cache import LabelMemory, write_label_side
@@ -77,7 +78,7 @@ class Prediction:
 
 @functools.cache
 def _encoding(graphdef: Any) -> tuple[Callable[[dict, Pool], jax.Array], ...]:
-    """`Mufin.describe` and `see`, compiled, of the weights of models that have one structure."""
+    """Return `ItemEncoder.describe` and `see`, compiled, as functions of an encoder's weights."""
     return (
         jax.jit(lambda weights, pool: nnx.merge(graphdef, weights).describe(pool)),
         jax.jit(lambda weights, pool: nnx.merge(graphdef, weights).see(pool.images)),
@@ -113,14 +114,12 @@ class Predictor:
         # block is spread over the devices by itself.
         size = model.mesh.size
         self.loader = Loader(dataset, seen.modalities, size, seen.label_images, padded=False)
-        # To take a module of hundreds of arrays apart costs milliseconds a call: what follows the
-        # encoders gets a model without them, and the encoders are taken apart here, once.
-        graphdef, state = nnx.split(model)
+        # Taking a module of hundreds of arrays apart costs milliseconds a call. So the encoder is
+        # taken apart here, once, and what follows it gets the heads alone.
+        graphdef, state = nnx.split(model.encoder())
         self._encode, self._see = _encoding(graphdef)
         self._weights = nnx.to_pure_dict(state)
-        self._heads = nnx.merge(graphdef, state)
-        for name in ("image_encoder", "text_encoder", "image_reduce", "text_reduce"):
-            setattr(self._heads, name, None)
+        self._heads = model.heads()
 
     @staticmethod
     def write(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from mufin_jax.model.mufin import Embedding, Mufin
+from mufin_jax.model.heads import Embedding, Heads
 from mufin_jax.prediction.label_cache import LabelMemory, gather
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch, replicated
@@ -26,28 +26,28 @@ _ELSEWHERE = 32
 
 
 def score(
-    model: Mufin, points: Embedding, memory: LabelMemory, lists: Shortlist, mix: float
+    heads: Heads, points: Embedding, memory: LabelMemory, lists: Shortlist, mix: float
 ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
     """Return the labels of shortlists and their scores, best first; -inf for no label.
 
     Args:
-        model: where A_C comes from.
+        heads: where A_C comes from.
         points: the datapoints.
         memory: bags and classifiers of all labels.
         lists: the shortlists of the first datapoints; what lies behind them is padding.
         mix: weight of c.
     """
-    size, devices = len(points.mask), model.mesh.devices
+    size, devices = len(points.mask), heads.mesh.devices
     together = min(TOGETHER.get(devices.flat[0].platform, _ELSEWHERE) * devices.size, size)
     labels = grown(lists.labels, size, -1)
     found = (labels, grown(lists.similarities, size, -np.inf), memory.slots(labels))
     groups = -(-len(lists.labels) // together)
-    return fetch(_score(model, points, memory.arrays, found, groups, together=together, mix=mix))
+    return fetch(_score(heads, points, memory.arrays, found, groups, together=together, mix=mix))
 
 
 @functools.partial(jax.jit, static_argnames=("together", "mix"))
 def _score(
-    model: Mufin, points: Embedding, arrays: Any, found: Any, groups: Any, together: int, mix: float
+    heads: Heads, points: Embedding, arrays: Any, found: Any, groups: Any, together: int, mix: float
 ) -> tuple[jax.Array, jax.Array]:
     """c, mixed with a, for shortlists: labels and scores, best first; -inf for no label.
 
@@ -55,15 +55,15 @@ def _score(
     """
     labels, a, slots = found
     whole = (points, labels, slots)
-    whole = jax.lax.with_sharding_constraint(whole, replicated(model.mesh))
+    whole = jax.lax.with_sharding_constraint(whole, replicated(heads.mesh))
 
     def group(number: Any, c: jax.Array) -> jax.Array:
         # Slices that reach over the end start earlier: what they hold is then computed twice.
         points, labels, slots = jax.tree.map(
             lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number * together, together), whole
         )
-        memory, w = gather(arrays, labels, slots, model.mesh)
-        own = jnp.einsum("bcd,bcd->bc", model.adapt(points, memory), w)
+        memory, w = gather(arrays, labels, slots, heads.mesh)
+        own = jnp.einsum("bcd,bcd->bc", heads.adapt(points, memory), w)
         return jax.lax.dynamic_update_slice_in_dim(c, own, number * together, 0)
 
     c = jax.lax.fori_loop(0, groups, group, jnp.zeros(labels.shape))

@@ -19,7 +19,7 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.evaluation.outfits import rank_answers, score_answers
 from mufin_jax.evaluation.rankings import spare_places
 from mufin_jax.model.attention import AttentionBlock
-from mufin_jax.model.mufin import Embedding, Mufin
+from mufin_jax.model.heads import Embedding, Heads
 from mufin_jax.prediction.label_cache import gather
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report.panel import Missing
@@ -62,7 +62,7 @@ def meet(
     for block, pool, bags in _blocks(predictor, predictor.loader, rows, "attend"):
         points = predictor.embed(pool, bags)
         named = grown(labels[block].astype(np.int32), len(points.mask), -1)
-        heads = predictor.model
+        heads = predictor.model.heads()
         met = _meet(heads, points, memory.arrays, named, memory.slots(named), heads.mesh)
         x1, x2, w, weights = fetch(met)
         real = slice(len(block))  # what lies behind is padding
@@ -71,14 +71,14 @@ def meet(
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _meet(model: Mufin, points: Embedding, arrays: Any, labels: Any, slots: Any, mesh: Mesh) -> Any:
+def _meet(heads: Heads, points: Embedding, arrays: Any, labels: Any, slots: Any, mesh: Mesh) -> Any:
     whole = jax.lax.with_sharding_constraint((points, labels, slots), replicated(mesh))
     points, labels, slots = whole
     memory, w = gather(arrays, labels, slots, mesh)
     weights = None
-    if isinstance(model.cross_attention, AttentionBlock):
-        weights = model.cross_attention.weights(points.bag[:, None], memory).mean(-3)
-    return points.vector, model.adapt(points, memory), w, weights
+    if isinstance(heads.cross_attention, AttentionBlock):
+        weights = heads.cross_attention.weights(points.bag[:, None], memory).mean(-3)
+    return points.vector, heads.adapt(points, memory), w, weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.model import label_table
+from mufin_jax.model.config import CrossAttention
+from mufin_jax.model.heads import new_cross_attention
 from mufin_jax.model.label_table import TableConfig
-from mufin_jax.model.mufin import CrossAttention, new_cross_attention
 from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.runtime.errors import InputError

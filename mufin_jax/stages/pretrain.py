@@ -22,8 +22,9 @@ from jax.sharding import Mesh
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import EXPECTED, Items, Loader
+from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.embed_side import describe_once
-from mufin_jax.model.mufin import ModelConfig, Mufin
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import new_model, save_model
 from mufin_jax.runtime.distributed.mesh import by_row, put, replicated
 from mufin_jax.runtime.distributed.padding import spare_rows

@@ -19,8 +19,8 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.model import label_table
+from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.embed_side import describe_once, embed_blocks
-from mufin_jax.model.mufin import ModelConfig
 from mufin_jax.model.pooling import pool_maximum, unit
 from mufin_jax.model.saved import load_model, new_model, save_model
 from mufin_jax.pipeline.cli import parse

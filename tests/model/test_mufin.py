@@ -12,7 +12,9 @@ from small import CONFIG, new_model, weights
 from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.attention import Memory
-from mufin_jax.model.mufin import Embedding, ModelConfig, Mufin
+from mufin_jax.model.config import ModelConfig
+from mufin_jax.model.heads import Embedding
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.errors import InputError
@@ -214,3 +216,16 @@ def test_labels_that_show_nothing_are_rejected():
 def test_widths_that_no_attention_block_can_have_are_rejected(wrong):
     with pytest.raises(InputError, match="heads must divide dim"):
         ModelConfig(**wrong)
+
+
+def test_the_halves_of_a_model_share_its_weights_and_have_nothing_else(one_device, dataset):
+    model = new_model(dataset, one_device, CONFIG)
+    halves = weights(model.encoder()) | weights(model.heads())
+    assert len(weights(model.encoder())) + len(weights(model.heads())) == len(halves)
+    assert halves.keys() == weights(model).keys()
+    assert {name.split("/")[0] for name in weights(model.heads())} == {
+        "self_attention",
+        "cross_attention",
+    }
+    assert model.heads().self_attention is model.self_attention
+    assert model.encoder().image_encoder is model.image_encoder

@@ -22,7 +22,7 @@ from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.encoders.vit import ViTConfig
-from mufin_jax.model.mufin import ModelConfig
+from mufin_jax.model.config import ModelConfig
 from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.experiment import STAGES, Experiment
 from mufin_jax.stages.evaluate import EvaluateConfig

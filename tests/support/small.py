@@ -13,7 +13,8 @@ from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
-from mufin_jax.model.mufin import ModelConfig, Mufin
+from mufin_jax.model.config import ModelConfig
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime.distributed.mesh import put, replicated
 
 PIXELS = 8

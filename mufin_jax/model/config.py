@@ -1,0 +1,81 @@
+"""What the model is made of."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from mufin_jax.encoders.distilbert import DistilBertConfig
+from mufin_jax.encoders.registry import configs, is_joint, name_of
+from mufin_jax.encoders.vit import ViTConfig
+from mufin_jax.runtime.errors import InputError
+
+Modalities = Literal["both", "text", "images", "joint"]
+CrossAttention = Literal["attention", "concat", "none"]
+
+if TYPE_CHECKING:
+    ImageConfig = TextConfig = Any
+else:  # of any encoder in the table; the options are the fields of the default's kind
+    ImageConfig = Annotated[configs("image"), tyro.conf.AvoidSubcommands]
+    TextConfig = Annotated[configs("text"), tyro.conf.AvoidSubcommands]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What the model is made of; the defaults are the paper's.
+
+    Attributes:
+        dim: D, the width of every embedding.
+        heads: attention heads of A_S and of A_C; must divide dim.
+        modalities: what the model sees of an item: both, its text, or its images; or both through a
+            joint encoder, to which E_V's vectors of the images are tokens: one descriptor an item.
+        label_images: whether the labels' pictures are seen; without them, labels are text alone.
+        reduce: how 768 entries become D: adaptive max-pooling, or a learned linear map.
+        self_attention: A_S, or none: X1 = X0 (table 4).
+        cross_attention: A_C; [x1; z1] through two linear maps; or none: x2_l = x1 (table 4). Module
+            III makes it, so that runs which differ in it share Modules I and II.
+        image: E_V, when it is trained from scratch; the config's type says which encoder.
+        text: E_T, when it is trained from scratch; its vocabulary is the tokenizer's.
+        image_checkpoint: weights for E_V to start from: a local directory or a name on the hub.
+            Its config.json says which encoder, and how large.
+        text_checkpoint: weights for E_T to start from, likewise, with their tokenizer.
+    """
+
+    dim: int = 192
+    heads: int = 1
+    modalities: Modalities = "both"
+    label_images: bool = True
+    reduce: Literal["max_pool", "linear"] = "max_pool"
+    self_attention: Literal["attention", "none"] = "attention"
+    cross_attention: CrossAttention = "attention"
+    image: ImageConfig = dataclasses.field(default_factory=ViTConfig.base_32)
+    text: TextConfig = dataclasses.field(default_factory=DistilBertConfig.base)
+    image_checkpoint: str | None = None
+    text_checkpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        """Reject widths that no attention block can have."""
+        if self.dim < 1 or self.heads < 1 or self.dim % self.heads:
+            raise InputError(
+                f"model.dim={self.dim} with model.heads={self.heads}: heads must divide dim; "
+                "choose, say, --model.heads=1"
+            )
+        if self.modalities == "images" and not self.label_images:
+            raise InputError(
+                "model.modalities=images without model.label_images leaves labels empty; choose "
+                "--model.modalities=both"
+            )
+        if self.text_checkpoint is None:  # else its config.json specifies the encoder
+            check_joint(self)
+
+
+def check_joint(config: ModelConfig) -> None:
+    """Reject a text encoder that does not fit what the model sees."""
+    joint = config.modalities == "joint"
+    if config.modalities != "images" and is_joint(config.text) != joint:
+        named = config.text_checkpoint or f"{name_of(config.text)}, model.text's kind,"
+        kind = "a text alone" if joint else "a text and its pictures as one"
+        raise InputError(
+            f"model.modalities={config.modalities}, but {named} encodes {kind}; choose "
+            f"--model.modalities={'both' if joint else 'joint'}, or another text encoder"
+        )

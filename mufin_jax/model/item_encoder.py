@@ -1,0 +1,99 @@
+"""The item encoder: every descriptor, by the encoder of its kind, reduced to D entries (X0).
+
+A joint encoder (VisualBERT) makes a single descriptor of all that an item has.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from mufin_jax.data.bags import TEXTS_A_ROW, Pool
+from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.encoders.vectors import ReadyVectors
+from mufin_jax.model.pooling import pool_maximum
+from mufin_jax.runtime.distributed.mesh import replicated
+
+
+class ItemEncoder(nnx.Module):
+    """E_V and E_T, each with its reduction to D: raw descriptors in, X0 out.
+
+    Args:
+        image_encoder: E_V; None when the model sees no images.
+        text_encoder: E_T; None when the model sees no texts.
+        image_reduce: the linear map from E_V's vectors to D; None for adaptive max-pooling.
+        text_reduce: the linear map from E_T's vectors to D; None for adaptive max-pooling.
+        dim: D.
+        processing: how pixels are normalised before E_V.
+        mesh: the devices that descriptors are encoded on.
+    """
+
+    def __init__(
+        self,
+        image_encoder: Any,
+        text_encoder: Any,
+        image_reduce: nnx.Linear | None,
+        text_reduce: nnx.Linear | None,
+        *,
+        dim: int,
+        processing: ImageProcessing,
+        mesh: Mesh,
+    ):
+        self.dim, self.processing, self.mesh = dim, processing, mesh
+        self.image_encoder, self.text_encoder = image_encoder, text_encoder
+        self.image_reduce, self.text_reduce = image_reduce, text_reduce
+
+    def describe(self, pool: Pool) -> Float[Array, "p d"]:
+        """Return the descriptor vectors X0 of a pool, texts first, on every device."""
+        parts = []
+        if self.text_encoder is not None and pool.tokens is not None:
+            parts.append(self._reduce(self.read(pool), self.text_reduce))
+        if self.image_encoder is not None and pool.images is not None and pool.pictures is None:
+            parts.append(self._reduce(self.see(pool.images), self.image_reduce))
+        # Encoded where the descriptor lies, then gathered: the vectors of a batch are small.
+        parts = [jax.lax.with_sharding_constraint(part, replicated(self.mesh)) for part in parts]
+        return jnp.concatenate(parts)
+
+    def depths(self) -> dict[str, int]:
+        """Return the number of blocks of each encoder, by its name in the model."""
+        encoders = {"image_encoder": self.image_encoder, "text_encoder": self.text_encoder}
+        return {
+            name: 1 if isinstance(encoder, ReadyVectors) else encoder.config.depth
+            for name, encoder in encoders.items()
+            if encoder is not None
+        }
+
+    def read(self, pool: Pool) -> Float[Array, "t w"]:
+        """What E_T makes of texts, or of what a frozen E_T made of them before.
+
+        A joint E_T makes it of the texts and what E_V makes of their pictures.
+        """
+        assert self.text_encoder is not None and pool.tokens is not None
+        if isinstance(self.text_encoder, ReadyVectors):
+            return self.text_encoder(pool.tokens)
+        if pool.places is None:
+            return pool.tokens
+        if pool.pictures is not None and pool.images is not None:
+            # Each picture is encoded where it lies, and read by texts on any device.
+            vectors = jax.lax.with_sharding_constraint(self.see(pool.images), replicated(self.mesh))
+            chosen, shown = vectors[jnp.maximum(pool.pictures, 0)], pool.pictures >= 0
+            return self.text_encoder(pool.tokens, pool.places >= 0, chosen, shown)
+        hidden = self.text_encoder.packed(pool.tokens, pool.places, TEXTS_A_ROW)
+        return hidden.reshape(-1, hidden.shape[-1])
+
+    def see(self, images: Array) -> Float[Array, "i w"]:
+        """What E_V makes of images, or of what its frozen part made of them before."""
+        assert self.image_encoder is not None
+        if isinstance(self.image_encoder, ReadyVectors):
+            return self.image_encoder(images)
+        if images.dtype == jnp.uint8:
+            return self.image_encoder(self.processing.normalise(images))
+        return self.image_encoder.head(images) if images.ndim > 2 else images
+
+    def _reduce(self, hidden: Float[Array, "p w"], linear: nnx.Linear | None) -> Array:
+        if linear is not None:
+            return linear(hidden)
+        return hidden if hidden.shape[-1] == self.dim else pool_maximum(hidden, self.dim)
