@@ -29,8 +29,9 @@ CLOCKED = """
 import collections, contextlib, json, sys, time
 begin = time.perf_counter()
 from experiments import amazon
-from mufin_jax import runs, training
-from mufin_jax.command import main
+from mufin_jax.runtime import run_folder
+from mufin_jax.training import loop
+from mufin_jax.pipeline.cli import main
 import jax
 imports, stage = time.perf_counter() - begin, [None]
 found = collections.defaultdict(collections.Counter)
@@ -46,7 +47,7 @@ def clock(event, seconds, **_):
             found[stage[0]]["programs"] += 1
 
 jax.monitoring.register_event_duration_secs_listener(clock)
-timed, prefetch = runs.Run.timed, training.prefetch
+timed, prefetch = run_folder.Run.timed, loop.prefetch
 
 @contextlib.contextmanager
 def in_stage(self, name):
@@ -71,7 +72,7 @@ def batches(*arguments):
             found[stage[0]]["steps_without_compiling"] += time.perf_counter() - start
             found[stage[0]]["steps"] += 1
 
-runs.Run.timed, training.prefetch = in_stage, batches
+run_folder.Run.timed, loop.prefetch = in_stage, batches
 code = main(amazon.PRESETS, sys.argv[1:])
 print(json.dumps({"imports": imports, "parts": found}))
 sys.exit(code)
