@@ -1,4 +1,4 @@
-"""Claims about our own source: nothing in it runs code that a file of data may hold."""
+"""Our own source never runs code that a data file may contain."""
 
 import ast
 
@@ -15,7 +15,7 @@ METHODS = {"extractall", "unpack_archive", "read_pickle", "unsafe_load", "system
 
 
 def offences(source: str) -> list[str]:
-    """What in a source would run code that data hold, by line."""
+    """Return what in a source would run code from data, by line."""
     found = []
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -53,7 +53,7 @@ def _forbids_objects(keyword: ast.keyword) -> bool:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_source_runs_code_that_data_hold(path):
+def test_no_source_runs_code_from_data(path):
     assert offences(path.read_text("utf-8")) == []
 
 
@@ -78,9 +78,9 @@ def test_no_source_runs_code_that_data_hold(path):
         "os.system(command)",
     ],
 )
-def test_each_of_these_ways_to_run_code_from_data_would_be_seen(wrong):
+def test_each_way_to_run_code_from_data_is_found(wrong):
     assert len(offences(wrong)) == 1
 
 
-def test_what_is_harmless_passes():
+def test_harmless_code_passes():
     assert offences("import pickletools\nnp.load(path, allow_pickle=False)\nre.compile('x')") == []

@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, names exist, options are taken, examples compile."""
+"""The documentation: links lead to files, names and options exist, examples compile."""
 
 import ast
 import dataclasses
@@ -19,7 +19,7 @@ from mufin_jax.runtime.errors import InputError
 
 PRESETS = {name: Experiment() for name in amazon.PRESETS}
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += [ROOT / "benchmarks/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s]+)\)")
 _NAME = re.compile(r"`(?P<file>[\w./]+\.py):(?P<name>[\w.]+)`")
@@ -28,7 +28,7 @@ _FENCED = re.compile(r"```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
 
 
 def wrong_links(text: str, page: Path) -> list[str]:
-    """Links to a file or heading that is not there, and names that the file they lead to lacks."""
+    """Return the links to a missing file or heading, and to a file that lacks the name."""
     wrong = []
     for link in _LINK.finditer(_prose(text)):
         target, _, heading = link["target"].partition("#")
@@ -46,13 +46,13 @@ def wrong_links(text: str, page: Path) -> list[str]:
 
 
 def wrong_names(text: str) -> list[str]:
-    """`path.py:name` outside of links, with paths from the repository's root."""
+    """Return each wrong `path.py:name` outside of links; paths begin at the repository's root."""
     named = _NAME.finditer(_LINK.sub("", _prose(text)))
     return [found.group() for found in named if not defines(ROOT / found["file"], found["name"])]
 
 
 def defines(path: Path, name: str) -> bool:
-    """Whether a file itself defines a dotted name; what it merely imports does not count."""
+    """Return whether a file itself defines a dotted name; imported names do not count."""
     if not path.is_file():
         return False
     bodies = [ast.parse(path.read_text("utf-8")).body]
@@ -65,7 +65,7 @@ def defines(path: Path, name: str) -> bool:
 
 
 def names_of(node: ast.stmt) -> list[str]:
-    """The names that a statement defines."""
+    """Return the names that a statement defines."""
     match node:
         case ast.FunctionDef() | ast.ClassDef():
             return [node.name]
@@ -76,13 +76,13 @@ def names_of(node: ast.stmt) -> list[str]:
 
 
 def headings(text: str) -> set[str]:
-    """The anchors that a page's headings get."""
+    """Return the anchors of a page's headings."""
     titles = re.findall(r"^#+ (.+)$", _prose(text), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def wrong_options(text: str) -> list[str]:
-    """Options that the main command does not have, or whose value it rejects."""
+    """Return the options that the main command does not have, or whose value it rejects."""
     own = {flag for flag in options(Comparison) if not flag.startswith("--experiment.")}
     known = {"--help", *own, *options(Experiment)}
     wrong = []
@@ -96,7 +96,7 @@ def wrong_options(text: str) -> list[str]:
 
 
 def options(config: type, prefix: str = "") -> Iterator[str]:
-    """The flags of a configuration, those of nested ones included."""
+    """Yield the flags of a configuration, including nested ones."""
     for name, kind in typing.get_type_hints(config).items():
         flag = f"{prefix}{name.replace('_', '-')}"
         kind = next(filter(dataclasses.is_dataclass, typing.get_args(kind)), kind)  # of a union
@@ -109,7 +109,7 @@ def options(config: type, prefix: str = "") -> Iterator[str]:
 
 
 def accepted(option: re.Match[str]) -> bool:
-    """Whether the command takes the option's value."""
+    """Return whether the command takes the option's value."""
     try:
         parse(PRESETS, [option.group()], Comparison)
     except InputError:
@@ -121,19 +121,20 @@ def _prose(text: str) -> str:
     return _FENCED.sub("", text)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_link_leads_to_a_file_that_has_the_name(page):
     assert wrong_links(page.read_text("utf-8"), page) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_name_outside_of_links_exists(page):
     assert wrong_names(page.read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "docs/paper.md", "docs/data.md", "docs/artefacts.md", "docs/encoders.md"],
+    ["README.md"]
+    + [f"docs/{page}.md" for page in ("recipes", "paper", "data", "artefacts", "encoders")],
 )
 def test_every_option_is_one_of_the_main_command(name):
     assert wrong_options((ROOT / name).read_text("utf-8")) == []
@@ -148,31 +149,82 @@ def test_python_examples_compile_and_use_what_the_package_has():
         assert set(re.findall(r"\bmufin\.(\w+)", block)) <= set(mufin_jax.__all__)
 
 
-def test_the_paper_map_names_every_part_of_the_method():
-    mapped = {
-        found.group() for found in _NAME.finditer((ROOT / "docs/paper.md").read_text("utf-8"))
+# The parts of the method that docs/paper.md must lead to: a file of the library, and names in it.
+METHOD = {
+    "training/losses.py": ["hinge_loss", "cosine_margin_loss"],
+    "training/mining.py": ["draw_positives", "candidates"],
+    "model/attention.py": ["AttentionBlock"],
+    "model/item_encoder.py": ["ItemEncoder.describe"],
+    "model/heads.py": ["Heads.embed", "Heads.adapt"],
+    "model/label_table.py": ["combine", "update"],
+    "retrieval/index.py": ["LabelIndex.shortlist"],
+    "prediction/predictor.py": ["Predictor.rank"],
+}
+
+
+@pytest.mark.parametrize("file", METHOD)
+def test_the_paper_map_links_every_part_of_the_method(file):
+    page = ROOT / "docs/paper.md"
+    names = {
+        name["name"]
+        for link in _LINK.finditer(page.read_text("utf-8"))
+        if (name := _NAME.fullmatch(link["text"]))
+        and (page.parent / link["target"]).resolve() == ROOT / "mufin_jax" / file
     }
-    method = """`losses.py:hinge_loss` `losses.py:cosine_margin_loss` `attention.py:AttentionBlock`
-        `item_encoder.py:ItemEncoder.describe` `heads.py:Heads.embed` `heads.py:Heads.adapt`
-        `classifiers.py:combine` `classifiers.py:update` `retrieval.py:LabelIndex.shortlist`
-        `mining.py:draw_positives` `mining.py:candidates` `prediction.py:Predictor.rank`"""
-    assert set(method.split()) <= mapped
+    assert set(METHOD[file]) <= names
 
 
-def test_every_file_of_the_library_stands_in_the_readme():
-    readme = (ROOT / "README.md").read_text("utf-8")
-    files = {path.name for path in (ROOT / "mufin_jax").glob("*.py")} - {"__init__.py"}
-    assert {name for name in files if name not in readme} == set()
+def linked(page: Path) -> set[Path]:
+    """Return the files and folders that the links of a page lead to."""
+    found = _LINK.finditer(page.read_text("utf-8"))
+    return {(page.parent / link["target"].partition("#")[0]).resolve() for link in found}
+
+
+def test_the_readme_links_every_package_of_the_library():
+    packages = {path.parent for path in (ROOT / "mufin_jax").glob("*/__init__.py")}
+    assert packages - linked(ROOT / "README.md") == set()
+
+
+def test_the_page_on_the_house_links_every_file_of_the_library():
+    files = {path for path in (ROOT / "mufin_jax").rglob("*.py") if path.stem[0] != "_"}
+    assert files - linked(ROOT / "docs/house.md") == set()
+
+
+def test_a_file_is_not_found_in_the_name_of_another(tmp_path):
+    (tmp_path / "page.md").write_text("[`label_memory.py`](label_memory.py)")
+    assert tmp_path / "memory.py" not in linked(tmp_path / "page.md")
+
+
+def long_lines(text: str) -> list[str]:
+    """Return the lines of prose beyond 100 columns; tables and one long word are exempt."""
+    lines = [line.strip() for line in _prose(text).splitlines() if len(line) > 100]
+    return [line for line in lines if not line.startswith("|") and " " in line]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_prose_has_at_most_100_columns(page):
+    assert long_lines(page.read_text("utf-8")) == []
+
+
+def test_a_line_of_prose_that_is_too_long_is_found():
+    assert long_lines("word " * 21 + "\n| " + "cell " * 30 + "|\n" + "x" * 120) == [
+        ("word " * 21).strip()
+    ]
+
+
+def test_the_readme_has_at_most_150_lines():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
 
 
 @pytest.mark.parametrize(
     "link",
     [
-        "[`losses.py:hinge_los`](../mufin_jax/losses.py)",
-        "[`losses.py:hinge_loss`](../mufin_jax/model.py)",
-        "[`model.py:Mufin.embedded`](../mufin_jax/model.py)",
-        "[`model.py:Mufin.embed.local`](../mufin_jax/model.py)",
-        "[`model.py:unit`](../mufin_jax/model.py)",  # imported there, defined elsewhere
+        "[`losses.py:hinge_los`](../mufin_jax/training/losses.py)",
+        "[`losses.py:hinge_loss`](../mufin_jax/training/mining.py)",
+        "[`mufin.py:Heads.embed`](../mufin_jax/model/heads.py)",  # another file's name
+        "[`heads.py:Heads.embedded`](../mufin_jax/model/heads.py)",
+        "[`heads.py:Heads.embed.local`](../mufin_jax/model/heads.py)",
+        "[`heads.py:unit`](../mufin_jax/model/heads.py)",  # imported there, defined elsewhere
         "[losses](../mufin_jax/loss.py)",
         "[data](data.md#no-such-heading)",
     ],
@@ -182,9 +234,8 @@ def test_a_wrong_link_is_found(link):
 
 
 def test_a_wrong_name_is_found():
-    assert wrong_names("`mufin_jax/losses.py:hinge_loss` `mufin_jax/losses.py:hinge`") == [
-        "`mufin_jax/losses.py:hinge`"
-    ]
+    right, wrong = (f"`mufin_jax/training/losses.py:{name}`" for name in ("hinge_loss", "hinge"))
+    assert wrong_names(f"{right} {wrong}") == [wrong]
 
 
 @pytest.mark.parametrize(

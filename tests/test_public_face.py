@@ -1,5 +1,6 @@
-"""`import mufin_jax as mufin`: light to import, and the README's example does what it says."""
+"""`import mufin_jax as mufin`: it imports no JAX, and the examples of the pages run."""
 
+import ast
 import io
 import re
 import shutil
@@ -35,19 +36,19 @@ def test_importing_the_package_takes_less_than_half_a_second():
     assert imported - statistics.median(seconds("pass") for _ in range(3)) < 0.5
 
 
-def test_data_are_opened_without_jax(minute_run):
+def test_opening_a_dataset_imports_no_jax(minute_run):
     code = "import sys, mufin_jax; mufin_jax.Dataset.open(sys.argv[1]); print('jax' in sys.modules)"
     command = [sys.executable, "-c", code, str(minute_run / "prepare")]
     assert subprocess.check_output(command, text=True) == "False\n"
 
 
 @pytest.mark.parametrize("name", mufin.__all__)
-def test_every_public_name_is_there_and_described(name):
+def test_every_public_name_exists_and_has_a_docstring(name):
     assert getattr(mufin, name).__doc__
     assert name in dir(mufin)
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error():
+def test_an_unknown_name_raises_an_attribute_error():
     with pytest.raises(AttributeError, match="'mufin_jax' has no attribute 'Datset'"):
         _ = mufin.Datset  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -59,7 +60,7 @@ def predictor(minute_run):
     return mufin.Predictor.load(minute_run, make_mesh(jax.devices()[:1]))
 
 
-def test_a_loaded_predictor_scores_what_the_run_did(minute_run, predictor):
+def test_a_loaded_predictor_has_the_metrics_of_its_run(minute_run, predictor):
     dataset = mufin.Dataset.open(minute_run / "prepare")
     found, wanted = mufin.evaluate(predictor, dataset), read_json(minute_run / "metrics.json")
     assert {"P@1", "nDCG@5", "PSP@5", "R@100", "AUC"} <= found.keys()
@@ -67,9 +68,7 @@ def test_a_loaded_predictor_scores_what_the_run_did(minute_run, predictor):
         np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)
 
 
-def test_a_predictor_names_labels_for_titles_and_pictures_it_has_not_seen(
-    minute_run, predictor, tmp_path
-):
+def test_a_predictor_ranks_labels_for_new_titles_and_pictures(minute_run, predictor, tmp_path):
     dataset = mufin.Dataset.open(minute_run / "prepare")
     red = Image.new("RGB", (40, 30), "red")
     red.save(tmp_path / "shelf.jpg")
@@ -94,7 +93,7 @@ def test_a_predictor_names_labels_for_titles_and_pictures_it_has_not_seen(
     )
 
 
-def test_prediction_does_not_depend_on_what_is_asked_beside(predictor):
+def test_a_prediction_does_not_depend_on_the_other_items(predictor):
     items = [{"title": f"lamp {i}"} for i in range(5)]
     together = predictor.predict(items, k=3)
     for item, answer in zip(items, together, strict=True):
@@ -115,32 +114,37 @@ def test_prediction_does_not_depend_on_what_is_asked_beside(predictor):
         ({"images": ["/no/such.jpg"]}, "/no/such.jpg"),
     ],
 )
-def test_an_item_that_cannot_be_read_is_named(predictor, item, said):
+def test_the_error_names_an_item_that_cannot_be_read(predictor, item, said):
     from mufin_jax.runtime.errors import InputError
 
     with pytest.raises(InputError, match=said):
         predictor.predict([item])
 
 
-def test_a_folder_without_a_model_says_how_to_get_one(tmp_path):
+def test_loading_a_folder_without_a_model_reports_how_to_train_one(tmp_path):
     from mufin_jax.runtime.errors import InputError
 
     with pytest.raises(InputError, match="no trained model there; run the stages up to finetune"):
         mufin.Predictor.load(tmp_path)
 
 
-def test_the_example_of_the_readme_does_what_it_says(minute_run, compiled, tmp_path):
-    readme = (ROOT / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?import mufin_jax as mufin.*?)```", readme, re.DOTALL)
-    code = code.replace("experiments.amazon import MINIATURE", "minute import MINUTE as MINIATURE")
+def test_the_python_examples_of_the_readme_and_the_recipes_run(minute_run, compiled, tmp_path):
+    pages = [(ROOT / name).read_text("utf-8") for name in ("docs/recipes.md", "README.md")]
+    blocks = [re.findall(r"```python\n(.*?)```", page, re.DOTALL) for page in pages]
+    assert [len(found) for found in blocks] == [1, 1]
+    (trains,), (predicts,) = blocks
+    code = trains.replace(
+        "experiments.amazon import MINIATURE", "minute import MINUTE as MINIATURE"
+    )
     shutil.copytree(minute_run, tmp_path / "runs" / "demo")
+    (tmp_path / "runs" / "amazon-miniature").symlink_to("demo")
     Image.new("RGB", (40, 30), "red").save(tmp_path / "shelf.jpg")
     process = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, "-c", code + predicts], cwd=tmp_path, capture_output=True, text=True,
         env=minute.environment(compiled) | {"PYTHONPATH": str(SUPPORT)},
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    *ranked, last = process.stdout.splitlines()
-    assert len(ranked) == 2 * 5
-    wanted = read_json(minute_run / "metrics.json")["P@1"]
-    assert last == f"30 {wanted}"
+    measured, *rankings = process.stdout.splitlines()
+    expected = read_json(minute_run / "metrics.json")["P@1"]
+    assert measured == f"30 {expected}"
+    assert [len(ast.literal_eval(ranking)) for ranking in rankings] == [5, 5]
