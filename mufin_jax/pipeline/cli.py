@@ -23,7 +23,7 @@ from mufin_jax.runtime.logs import set_up_logging
 
 with swift_imports():
     from mufin_jax.data.preparation.prepare import Overlap
-    from mufin_jax.pipeline.experiment import Experiment, Stage
+    from mufin_jax.pipeline.experiment import Experiment, StageName
     from mufin_jax.pipeline.run import run
     from mufin_jax.runtime import machine
     from mufin_jax.runtime.distributed import processes
@@ -37,7 +37,7 @@ class Command:
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
     """What to run."""
-    stage: Stage = "all"
+    stage: StageName = "all"
     """One stage, or all of them in their order."""
     preset: str = "miniature"
     """Where the defaults come from: miniature (without --data), paper (with it), or another."""

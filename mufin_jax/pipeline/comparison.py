@@ -23,7 +23,7 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.tables import table
 from mufin_jax.evaluation.test_set import measure
 from mufin_jax.pipeline.cli import Command
-from mufin_jax.pipeline.experiment import Experiment, Stage
+from mufin_jax.pipeline.experiment import Experiment, StageName
 from mufin_jax.pipeline.run import run
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
@@ -35,8 +35,8 @@ from mufin_jax.runtime.storage.files import read_json, replacing, write_json
 COLUMNS = ("P@1", "P@5", "nDCG@5", "R@10")
 """What the paper's table 4 reports, in percent."""
 
-_TO_THE_END: tuple[Stage, ...] = ("all",)
-_TO_SHORTLISTS: tuple[Stage, ...] = ("prepare", "pretrain", "retrieve")
+_TO_THE_END: tuple[StageName, ...] = ("all",)
+_TO_SHORTLISTS: tuple[StageName, ...] = ("prepare", "pretrain", "retrieve")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,6 @@
-"""An experiment: a dataset and one configuration per stage; `run` takes it through the stages.
-
-    prepare -> pretrain (I) -> retrieve (II) -> initialize (III) -> finetune (IV)
-            -> evaluate -> report
-
-Each stage reads the folders of those before it and writes its own, `<workdir>/<stage>/`. A finished
-stage is skipped, an interrupted one goes on from its last checkpoint.
-"""
+"""An experiment: a dataset and one configuration per stage; `run` takes it through the stages."""
 
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +11,7 @@ from mufin_jax.data.synthetic.ads import AdsConfig
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.model.config import ModelConfig
+from mufin_jax.prediction.predictor import PredictConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig
@@ -27,12 +20,10 @@ from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.report import ReportConfig
 from mufin_jax.stages.retrieve import RetrieveConfig
 
-log = logging.getLogger(__name__)
-
-Stage = Literal[
+StageName = Literal[
     "prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate", "report", "all"
 ]
-STAGES = ("prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate", "report")
+"""A stage of the table in `stage_table.py`, or all of them in its order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +54,8 @@ class Experiment:
     """Module III."""
     finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
     """Module IV."""
+    predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
+    """How scores are made: measured by evaluate, and served by the predictor of finetune."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """The test set's metrics."""
     report: ReportConfig = dataclasses.field(default_factory=ReportConfig)

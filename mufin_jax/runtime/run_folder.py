@@ -17,7 +17,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -106,25 +106,33 @@ class Run:
             f"{stage} is finished", lambda: write_json(path, {"at": _now(), **(facts or {})})
         )
 
-    def guard(self, stage: str, settings: Any) -> None:
+    def guard(self, stage: str, settings: Any, unrecorded: Mapping[str, Any] | None = None) -> None:
         """Records the settings (JSON-able, or a dataclass) that a stage is made with.
 
         Raises InputError, which lists what differs, if its folder was begun with other settings.
         """
-        self.check(stage, settings)
+        self.check(stage, settings, unrecorded)
         path = self.stage_folder(stage) / "settings.json"
         if processes.is_main() and not path.exists():
             write_json(path, settings)
 
-    def check(self, stage: str, settings: Any) -> None:
-        """Raises what `guard` raises, and records nothing."""
-        processes.once(f"{stage} is checked", lambda: self._check(stage, settings))
+    def check(self, stage: str, settings: Any, unrecorded: Mapping[str, Any] | None = None) -> None:
+        """Raises what `guard` raises, and records nothing.
 
-    def _check(self, stage: str, settings: Any) -> None:
+        Args:
+            stage: name of the stage.
+            settings: what it is to be made with.
+            unrecorded: what the folder was made with that its settings.json lacks.
+        """
+        processes.once(
+            f"{stage} is checked", lambda: self._check(stage, settings, unrecorded or {})
+        )
+
+    def _check(self, stage: str, settings: Any, unrecorded: Mapping[str, Any]) -> None:
         path = self.workdir / stage / "settings.json"
         if not path.exists():
             return
-        old, new = _flat(read_json(path)), _flat(jsonable(settings))
+        old, new = _flat({**unrecorded, **read_json(path)}), _flat(jsonable(settings))
         changes = [
             f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
             for name in sorted(old.keys() | new.keys())

@@ -22,11 +22,12 @@ from mufin_jax.evaluation.rankings import METRICS, drop
 from mufin_jax.evaluation.tables import MM_AMAZON_LABELS, PAPER_TABLE_2, table
 from mufin_jax.evaluation.test_set import evaluate as score
 from mufin_jax.evaluation.test_set import measure, rank_test, time_single
-from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.files import read_json, replacing, write_json
+from mufin_jax.runtime.storage.files import replacing, write_json
+from mufin_jax.stages.context import StageContext
 
 MODULE_1 = "Module I alone (P-I-bag)"
 """The row of Module II's shortlists."""
@@ -37,12 +38,10 @@ class EvaluateConfig:
     """What is measured.
 
     Attributes:
-        predict: shortlist and mix of the final scores.
         timed_points: datapoints answered one at a time to measure the time of a single answer.
         own_shortlists: also score the shortlists made by Module I's encoders.
     """
 
-    predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
     timed_points: int = 50
     own_shortlists: bool = True
 
@@ -52,15 +51,15 @@ class EvaluateConfig:
             raise InputError(f"evaluate.timed_points={self.timed_points}: expected at least 1")
 
 
-def evaluate(
-    config: EvaluateConfig, prepared: Path, retrieved: Path, workdir: Path, out: Path, mesh: Mesh
-) -> dict[str, Any]:
-    """Measure a finished run and return what `metrics.json` holds."""
+def evaluate(config: EvaluateConfig, context: StageContext) -> None:
+    """Measure a finished run and write `metrics.json`."""
+    prepared, retrieved = context.prepared, context.folders["retrieve"]
+    workdir, out, mesh = context.workdir, context.out, context.mesh
     dataset = Dataset.open(prepared)
     test, train = dataset.test, dataset.train
     if not len(test):
         raise InputError(f"{prepared}: no test points to evaluate on; bring a test split")
-    predictor = Predictor.load(workdir, mesh, config.predict)
+    predictor = Predictor.load(workdir, mesh, context.predict)
     if dataset.questions is not None:
         result, answers = _answer(predictor, dataset, workdir, retrieved, mesh)
 
@@ -69,7 +68,7 @@ def evaluate(
             _write(result, workdir, out)
 
         processes.once("the metrics are written", write_answers)
-        return read_json(out / "metrics.json")
+        return
     labels, scores, batched = rank_test(predictor, dataset)
     alone = time_single(predictor, dataset, config.timed_points)
     module_1 = Shortlist.load(retrieved / "test")
@@ -101,7 +100,6 @@ def evaluate(
         _write(result, workdir, out)
 
     processes.once("the metrics are written", write)
-    return read_json(out / "metrics.json")
 
 
 def _save(labels: Int[np.ndarray, "b k"], scores: Float[np.ndarray, "b k"], out: Path) -> None:

@@ -13,7 +13,6 @@ encoder trains.
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -31,8 +30,7 @@ from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.label_table import load_table
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model, save_model
-from mufin_jax.prediction.predictor import PredictConfig, Predictor
-from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, put, replicated
@@ -40,6 +38,7 @@ from mufin_jax.runtime.distributed.padding import padded_size, spare_rows, usual
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
+from mufin_jax.stages.context import StageContext
 from mufin_jax.training import losses, mining
 from mufin_jax.training.frozen_features import precompute
 from mufin_jax.training.loop import FitConfig, fit
@@ -206,31 +205,21 @@ def pad_labels(
     return ids, np.concatenate([labels, np.full(len(pads), labels[0])])
 
 
-def finetune(
-    config: FinetuneConfig,
-    prepared: Path,
-    retrieved: Path,
-    initialized: Path,
-    out: Path,
-    mesh: Mesh,
-    seed: int,
-    kept: Path,
-    index: IndexConfig = IndexConfig(),  # noqa: B008 (frozen)
-    predict: PredictConfig = PredictConfig(),  # noqa: B008 (frozen)
-    pooled: bool = False,
-) -> None:
-    """Module IV: train cross-attention and classifiers, and write model and table to `out`.
+def finetune(config: FinetuneConfig, context: StageContext) -> None:
+    """Module IV: train cross-attention and classifiers, and write model and table.
 
     What frozen parts of the encoders make is computed once, to the folder `kept`.
 
     Raises:
         InputError: if the data cannot fill a batch.
-        Stopped: after a signal; the same call goes on.
+        Stopped: after a signal; the same call resumes.
     """
-    dataset = Dataset.open(prepared)
+    dataset, out, mesh = Dataset.open(context.prepared), context.out, context.mesh
+    initialized = context.folders["initialize"]
     model = load_model(initialized / "model", mesh)
     loader = Loader(dataset, model.config.modalities, mesh, model.config.label_images)
-    batches = Batches(config, dataset, loader, Shortlist.load(retrieved / "train"), seed)
+    lists = Shortlist.load(context.folders["retrieve"] / "train")
+    batches = Batches(config, dataset, loader, lists, context.seed)
     steps = config.epochs * batches.per_epoch
     graphdef, train, frozen = nnx.split(
         model, trains(config.optimizer, model.depths(), cross=True), ...
@@ -244,7 +233,7 @@ def finetune(
         loader.vectors = describe_once(model, loader, described)
     else:
         decisions = out / "precomputed.json"
-        precompute(model, loader, config.optimizer, kept, decisions, config.fit.cache_gb)
+        precompute(model, loader, config.optimizer, context.kept, decisions, config.fit.cache_gb)
     optimizer = by_part(config.optimizer, steps)
     step = make_step(config, graphdef, optimizer, steps, mesh)
 
@@ -278,7 +267,10 @@ def finetune(
         Checkpoints(out / "table").save(0, dataclasses.replace(state["table"], rows=rows), {})
     del state, train, batches  # the moments of all parameters make room for the label side
     vectors = describe_once(model, loader, described)
-    Predictor.write(out / "predictor", model, rows, dataset, vectors, predict, index, pooled)
+    Predictor.write(
+        out / "predictor", model, rows, dataset, vectors, context.predict, context.index,
+        context.pooled,
+    )  # fmt: skip
     if learns_to_describe:
         processes.once("finetune is complete", described.unlink)
 

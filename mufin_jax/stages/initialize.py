@@ -10,21 +10,19 @@ padded to a multiple of 1,024).
 """
 
 import dataclasses
-from pathlib import Path
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.model import label_table
-from mufin_jax.model.config import CrossAttention
 from mufin_jax.model.heads import new_cross_attention
 from mufin_jax.model.label_table import TableConfig
 from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
+from mufin_jax.stages.context import StageContext
 
 STAGE = 3
 """Address of this stage's random draws, beside the seed."""
@@ -48,20 +46,13 @@ class InitializeConfig:
             raise InputError(f"initialize.alpha={self.alpha}: expected a weight between 0 and 1")
 
 
-def initialize(
-    config: InitializeConfig,
-    prepared: Path,
-    pretrained: Path,
-    out: Path,
-    mesh: Mesh,
-    seed: int,
-    cross_attention: CrossAttention = "attention",
-) -> None:
-    """Module III: write the model and the label table that Module IV starts from to `out`."""
-    dataset = Dataset.open(prepared)
-    key = jax.random.fold_in(jax.random.key(seed), STAGE)
-    model = load_model(pretrained / "model", mesh)
-    model.config = dataclasses.replace(model.config, cross_attention=cross_attention)
+def initialize(config: InitializeConfig, context: StageContext) -> None:
+    """Module III: write the model and the label table that Module IV starts from."""
+    dataset, out, mesh = Dataset.open(context.prepared), context.out, context.mesh
+    key = jax.random.fold_in(jax.random.key(context.seed), STAGE)
+    model = load_model(context.folders["pretrain"] / "model", mesh)
+    kind = context.model.cross_attention
+    model.config = dataclasses.replace(model.config, cross_attention=kind)
     cross = new_cross_attention(model.config, nnx.Rngs(jax.random.fold_in(key, 1)))
     graphdef, state = nnx.split(cross)
     model.cross_attention = nnx.merge(graphdef, put(state, replicated(mesh)))

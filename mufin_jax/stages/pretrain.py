@@ -10,19 +10,16 @@ TensorBoard events; `vectors.npy` (float32 (p, D), the descriptor vectors) where
 
 import dataclasses
 import functools
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import EXPECTED, Items, Loader
-from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import new_model, save_model
@@ -31,6 +28,7 @@ from mufin_jax.runtime.distributed.padding import spare_rows
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
+from mufin_jax.stages.context import StageContext
 from mufin_jax.training import losses, mining
 from mufin_jax.training.frozen_features import precompute
 from mufin_jax.training.loop import FitConfig, fit
@@ -172,24 +170,17 @@ class Batches:
         return rng.permutation(self.usable)
 
 
-def pretrain(
-    config: PretrainConfig,
-    model_config: ModelConfig,
-    prepared: Path,
-    out: Path,
-    mesh: Mesh,
-    seed: int,
-    kept: Path,
-) -> None:
-    """Module I: train the encoders and A_S, and write the model to `out`.
+def pretrain(config: PretrainConfig, context: StageContext) -> None:
+    """Module I: train the encoders and A_S, and write the model.
 
     What frozen parts of the encoders make is computed once, to the folder `kept`.
 
     Raises:
         InputError: if the data cannot fill a batch.
-        Stopped: after a signal; the same call goes on.
+        Stopped: after a signal; the same call resumes.
     """
-    dataset = Dataset.open(prepared)
+    dataset, model_config, out = Dataset.open(context.prepared), context.model, context.out
+    mesh, seed, kept = context.mesh, context.seed, context.kept
     if not config.epochs:
         save_model(new_model(model_config, dataset, mesh, seed), out / "model")
         return

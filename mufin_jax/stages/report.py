@@ -16,12 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Int
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.rankings import Scored, drop
-from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report import answer_panels, data_panels, vector_panels
 from mufin_jax.report.page import Shown, data_uri, render_page
 from mufin_jax.report.panel import Panel, panel_or_reason, to_csv
@@ -37,6 +36,7 @@ from mufin_jax.runtime.logs import progress
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.disk import disk_errors, filling
 from mufin_jax.runtime.storage.files import damaged, discard, read_json, replacing, sync
+from mufin_jax.stages.context import StageContext
 
 PAGE = "index.html"
 MOST_SHOWN = 60
@@ -75,37 +75,24 @@ class ReportConfig:
             raise InputError(f"report.vectors={self.vectors}: expected 1 to {MOST}")
 
 
-def report(
-    config: ReportConfig, prepared: Path, workdir: Path, out: Path, mesh: Mesh, seed: int,
-    truth: Path | None = None, predict: PredictConfig | None = None,
-) -> None:  # fmt: skip
+def report(config: ReportConfig, context: StageContext) -> None:
     """Write the report of a finished run.
-
-    Args:
-        config: what is shown.
-        prepared: the prepared folder.
-        workdir: the run's, with the stages up to evaluate.
-        out: the stage's folder.
-        mesh: all devices.
-        seed: of the draws.
-        predict: how `evaluate` predicted; as `finetune` recorded by default.
-        truth: what the miniature catalogue knows of its scenes, if the data are such.
 
     Raises:
         InputError: if something that an earlier stage wrote cannot be read.
         DiskError: if the disk does not take the files.
         Stopped: after a signal.
     """
-    dataset = Dataset.open(prepared)
-    panels = _panels(config, dataset, workdir, mesh, seed, truth, predict)
-    processes.once("the report is written", functools.partial(_write, panels, workdir, out))
+    panels = _panels(config, context)
+    write = functools.partial(_write, panels, context.workdir, context.out)
+    processes.once("the report is written", write)
 
 
-def _panels(
-    config: ReportConfig, dataset: Dataset, workdir: Path, mesh: Mesh, seed: int,
-    truth: Path | None, predict: PredictConfig | None,
-) -> list[Panel]:  # fmt: skip
-    """Every panel in the page's order; the model is asked by all processes together."""
+def _panels(config: ReportConfig, context: StageContext) -> list[Panel]:
+    """Return every panel in the page's order; all processes ask the model together."""
+    dataset, workdir, seed = Dataset.open(context.prepared), context.workdir, context.seed
+    builtin = not isinstance(context.source, Path)
+    truth = context.invented / "truth.npz" if builtin else None
     scored = _scored(_labels(workdir / "evaluate" / "test.npz"), dataset)
     rankings = {"MUFIN": scored}
     if dataset.questions is None:  # else MUFIN's are rankings of the given answers
@@ -122,7 +109,7 @@ def _panels(
          lambda: data_panels.popularity(dataset, rankings)),
     ]  # fmt: skip
     if config.figures:
-        predictor = Predictor.load(workdir, mesh, predict)
+        predictor = Predictor.load(workdir, context.mesh, context.predict)
         asked = Asked(dataset, predictor, scored, config.points, config.vectors, seed)
         makers[3:3] = [
             ("figure1", "Figure 1: what each modality finds",

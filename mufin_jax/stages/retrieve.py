@@ -13,10 +13,8 @@ is cut short is not made again.
 import dataclasses
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from jax.sharding import Mesh
 
 from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import Loader
@@ -29,6 +27,7 @@ from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage import files
 from mufin_jax.runtime.storage.npy import forget
+from mufin_jax.stages.context import StageContext
 from mufin_jax.training.frozen_features import use_precomputed
 
 log = logging.getLogger(__name__)
@@ -58,17 +57,16 @@ class RetrieveConfig:
             raise InputError(f"retrieve.shortlist={self.shortlist}: expected at least 1")
 
 
-def retrieve(
-    config: RetrieveConfig, prepared: Path, pretrained: Path, out: Path, mesh: Mesh, kept: Path
-) -> None:
-    """Module II: write the index and every datapoint's shortlist to `out`.
+def retrieve(config: RetrieveConfig, context: StageContext) -> None:
+    """Module II: write the index and every datapoint's shortlist.
 
     What Module I left of its frozen encoders in the folder `kept` is used.
     """
-    dataset = Dataset.open(prepared)
+    dataset = Dataset.open(context.prepared)
+    pretrained, out, mesh = context.folders["pretrain"], context.out, context.mesh
     model = load_model(pretrained / "model", mesh)
     loader = Loader(dataset, model.config.modalities, mesh, model.config.label_images)
-    use_precomputed(model, loader, kept)
+    use_precomputed(model, loader, context.kept)
     known, own = pretrained / "vectors.npy", out / "vectors.npy"
     vectors = describe_once(model, loader, known if processes.decide(known.exists) else own)
     x = embed_once(model, loader, vectors, dataset.train, out / "x.npy")

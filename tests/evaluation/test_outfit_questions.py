@@ -19,7 +19,7 @@ from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.evaluation import metrics, outfits
 from mufin_jax.evaluation.rankings import drop
-from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.cli import main, parse
 from mufin_jax.pipeline.run import run
 from mufin_jax.prediction import queries
@@ -240,7 +240,7 @@ def test_answers_are_ranked_best_first_and_what_is_not_seen_comes_last():
 @pytest.mark.slow
 def test_the_report_asks_the_questions(workdir, mesh, tmp_path, monkeypatch):
     monkeypatch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at these
-    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     finished, workdir = workdir, tmp_path / "run"
     shutil.copytree(finished, workdir)
     shutil.rmtree(workdir / "report")

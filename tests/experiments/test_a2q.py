@@ -15,7 +15,7 @@ from places import GOLDEN, ROOT
 from experiments import a2q, amazon
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.synthetic.ads import AdsConfig
-from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.cli import main, parse
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.exact import LabelEntries
@@ -26,7 +26,7 @@ from mufin_jax.runtime.storage.files import read_json
 TINY = (
     "--num_labels=240", "--num-points=4_00", "--num-test-points=50", "--miniature.dim=16",
     "--miniature.noise=0.4", "--model.dim=16", "--finetune.batch-size=100", "--finetune.epochs=2",
-    "--evaluate.timed-points=3", "--retrieve.shortlist=40", "--evaluate.predict.shortlist=40",
+    "--evaluate.timed-points=3", "--retrieve.shortlist=40", "--predict.shortlist=40",
 )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def test_a_wrong_size_is_one_clear_error(flags, said):
 
 @pytest.mark.parametrize(("kind", "lacks"), [("text", "titles"), ("image", "pixels")])
 def test_a_checkpoint_for_ready_vectors_is_rejected(kind, lacks, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     handlers = list(logging.getLogger().handlers)
     golden = GOLDEN / {"text": "distilbert", "image": "vit"}[kind]
     flags = [f"--workdir={tmp_path / 'run'}", *TINY, f"--model.{kind}-checkpoint={golden}"]

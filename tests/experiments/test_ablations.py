@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contexts import context
 from flax import nnx
 from small import CONFIG, SIZES, new_model, shaken, weights
 
@@ -114,7 +115,9 @@ def test_module_three_makes_the_cross_attention_and_a_saved_model_keeps_it(
 ):
     save_model(new_model(dataset, one_device), tmp_path / "pretrain" / "model")
     out = tmp_path / kind
-    initialize(InitializeConfig(), dataset.path, tmp_path / "pretrain", out, one_device, 3, kind)
+    folders = {"prepare": dataset.path, "pretrain": tmp_path / "pretrain"}
+    model = without(cross_attention=kind)
+    initialize(InitializeConfig(), context(out, one_device, folders, seed=3, model=model))
     found = load_model(out / "model", one_device)
     assert found.config == without(cross_attention=kind)
     assert sum(name.startswith("cross_attention") for name in weights(found)) == count
@@ -159,9 +162,8 @@ def test_a_stage_in_which_nothing_trains_is_rejected(dataset, one_device, tmp_pa
     frozen = OptimizerConfig(image_encoder="frozen", text_encoder="frozen")
     config = PretrainConfig(batch_size=8, optimizer=frozen)
     with pytest.raises(InputError, match=r"pretrain: both .* frozen .*say --pretrain\.epochs=0"):
-        pretrain(
-            config, without(self_attention="none"), dataset.path, tmp_path, one_device, 0, tmp_path
-        )
+        model, folders = without(self_attention="none"), {"prepare": dataset.path}
+        pretrain(config, context(tmp_path, one_device, folders, model=model))
     check_trains({"self_attention": {"query": np.ones(1)}}, "pretrain")
 
 

@@ -16,7 +16,7 @@ import pytest
 from places import GOLDEN
 from raw_folders import picture, tiny_repository, write_json_lines, write_vectors
 
-from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.cli import main
 
 Flags = list[str]
@@ -313,7 +313,7 @@ def no_traces(monkeypatch):
     """`main` is the last thing a process does: it sets up logging and a cache for all of it."""
     root = logging.getLogger()
     before = list(root.handlers)
-    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     yield
     root.handlers[:] = before
 

@@ -17,7 +17,8 @@ from experiments.ablations import TABLE_4, Ablations
 from mufin_jax.model.label_table import load_table
 from mufin_jax.pipeline.cli import main, parse
 from mufin_jax.pipeline.comparison import Row, differences, report, spread
-from mufin_jax.pipeline.experiment import STAGES, Experiment
+from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
@@ -101,7 +102,7 @@ def test_a_killed_table_goes_on_and_makes_common_stages_once(minute_run, compile
 
     out = minute.finish(tmp_path, *flags, cache=compiled, script=SCRIPT)
     assert {path: path.stat().st_mtime_ns for path in full.rglob("*.npy")} == before
-    assert ends(row) == dict.fromkeys(["miniature", *STAGES[:4]], "mufin")
+    assert ends(row) == dict.fromkeys(["miniature", *[*STAGES][:4]], "mufin")
     assert not (row / "finetune" / "table").exists()
     found, wanted = read_json(tmp_path / "table.json"), read_json(full / "metrics.json")["rows"]
     assert list(found) == ["mufin", "p_i_bag", "alpha_1"]

@@ -6,12 +6,12 @@ import minute
 import pytest
 from driver import kill_after_first_step, kill_and_finish
 
-from mufin_jax.pipeline.experiment import STAGES
+from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 
 def test_a_run_killed_in_every_stage_ends_the_same(minute_run, compiled, tmp_path):
-    kills = kill_and_finish(tmp_path / "run", STAGES, cache=compiled, seed=1)
+    kills = kill_and_finish(tmp_path / "run", [*STAGES], cache=compiled, seed=1)
     assert [stage for stage, _ in kills] == list(STAGES)
     minute.assert_same(tmp_path / "run", minute_run)
 
@@ -61,7 +61,11 @@ def test_a_run_whose_index_is_scann_and_whose_encoders_are_frozen_ends_the_same(
     minute.finish(tmp_path / "whole", *flags, cache=compiled)
     assert (tmp_path / "whole" / "retrieve" / "index" / "tree").is_dir()
     kill_and_finish(
-        tmp_path / "run", sorted(STAGES * 2, key=STAGES.index), *flags, cache=compiled, seed=4
+        tmp_path / "run",
+        [stage for stage in STAGES for _ in range(2)],
+        *flags,
+        cache=compiled,
+        seed=4,
     )
     minute.assert_same(tmp_path / "run", tmp_path / "whole")
 

@@ -22,9 +22,9 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.saved import new_model
-from mufin_jax.pipeline import experiment as experiments
-from mufin_jax.pipeline.experiment import STAGES
+from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.run import run
+from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError
@@ -90,7 +90,7 @@ def test_training_leaves_json_lines_and_events(minute_run, stage, steps):
 
 
 def test_a_finished_stage_is_not_touched_again(minute_run, monkeypatch):
-    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     changing = {"run.json", "lock", "owner.json"}
 
     def state() -> dict[str, tuple[int, int]]:
@@ -115,7 +115,7 @@ def test_a_finished_stage_is_not_touched_again(minute_run, monkeypatch):
 def test_another_configuration_on_a_folder_is_rejected_by_field(
     minute_run, monkeypatch, stage, part, change, said
 ):
-    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     before = read_json(minute_run / "run.json")["experiment"]
     changed = dataclasses.replace(getattr(minute.MINUTE, part), **change)
     other = dataclasses.replace(minute.MINUTE, workdir=minute_run, **{part: changed})
@@ -126,7 +126,7 @@ def test_another_configuration_on_a_folder_is_rejected_by_field(
 
 
 def test_a_stage_made_again_does_not_leave_later_ones_standing(minute_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "use_compile_cache", lambda folder: None)
+    monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     shutil.copytree(minute_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "retrieve")
     with pytest.raises(InputError, match="initialize was made from another retrieve: delete it"):
@@ -179,7 +179,7 @@ def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
     raw = json_lines(tmp_path / "raw")
     found = _stands(
         tmp_path / "run", compiled, f"--data={raw}", "--model.modalities=images",
-        "--evaluate.predict.mix=0.6",
+        "--predict.mix=0.6",
         *(f"--{stage}.optimizer.{kind}-encoder=frozen" for stage in ("pretrain", "finetune")
           for kind in ("image", "text")),
     )  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from driver import SECONDS, Stopwatch, signal_at
 
-from mufin_jax.pipeline.experiment import STAGES
+from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 HALTING = str(Path(minute.__file__).with_name("halting.py"))

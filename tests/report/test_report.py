@@ -11,7 +11,7 @@ import pytest
 from pages import check_contained, rows
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.pipeline import experiment as experiments
+from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.run import run
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report import scenes, style
@@ -51,7 +51,7 @@ def reported(minute_run, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at these
-        patch.setattr(experiments, "use_compile_cache", lambda folder: None)
+        patch.setattr(running, "use_compile_cache", lambda folder: None)
         patch.setattr(stage, "render_page", cut_short)
         patch.setattr(stage, "_draw", lambda panel, folder: "")
         with pytest.raises(Stopped):

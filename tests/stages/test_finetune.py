@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from contexts import context
 from finetuning import CONFIG, TABLE, L, batches, shortlists
 from flax import nnx
 from small import new_model, weights
@@ -212,9 +213,10 @@ def test_the_moments_are_gone_when_the_label_side_is_written(
     monkeypatch.setattr(stage, "fit", lambda state, *rest, **options: state)  # training is not it
     monkeypatch.setattr(stage, "describe_once", lambda model, loader, path: path.touch())
     (tmp_path / "finetune").mkdir()
+    folders = {name: tmp_path / name for name in ("retrieve", "initialize")}
+    folders["prepare"] = dataset.path
     finetune(
-        dataclasses.replace(CONFIG, epochs=1), dataset.path, tmp_path / "retrieve",
-        tmp_path / "initialize", tmp_path / "finetune", one_device, 0, tmp_path / "kept",
-    )  # fmt: skip
+        dataclasses.replace(CONFIG, epochs=1), context(tmp_path / "finetune", one_device, folders)
+    )
     assert during == [before + 1]  # eta, without its two moments
     assert not (tmp_path / "finetune" / "vectors.npy").exists()  # the images' encoder has trained

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from contexts import context
 
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.embed_side import describe_once
@@ -21,11 +22,15 @@ def pretrained(model, tmp_path_factory):
     return folder
 
 
+def context_of(dataset, pretrained, out, mesh):
+    return context(out, mesh, {"prepare": dataset.path, "pretrain": pretrained})
+
+
 @pytest.fixture(scope="module")
 def whole(dataset, pretrained, mesh, tmp_path_factory):
     """The folder of a stage that nothing disturbed."""
     out = tmp_path_factory.mktemp("retrieve")
-    retrieve(CONFIG, dataset.path, pretrained, out, mesh, out / "kept")
+    retrieve(CONFIG, context_of(dataset, pretrained, out, mesh))
     return out
 
 
@@ -56,13 +61,13 @@ def test_it_goes_on_with_what_is_complete_and_ends_the_same(
 
     monkeypatch.setattr(stage, "write_shortlists", fails)
     with pytest.raises(KeyboardInterrupt):
-        retrieve(CONFIG, dataset.path, pretrained, tmp_path, mesh, tmp_path / "kept")
+        retrieve(CONFIG, context_of(dataset, pretrained, tmp_path, mesh))
     left = {"index", "train", "vectors.npy", "x.npy"}
     assert {path.name for path in tmp_path.iterdir()} == left
     monkeypatch.undo()
     monkeypatch.setattr(stage, "EntryWriter", None)  # the index is not built again
     monkeypatch.setattr(stage, "_blocks", lambda x: iter([]))  # nor the training points asked
-    retrieve(CONFIG, dataset.path, pretrained, tmp_path, mesh, tmp_path / "kept")
+    retrieve(CONFIG, context_of(dataset, pretrained, tmp_path, mesh))
     assert contents(tmp_path) == contents(whole)
 
 
@@ -74,5 +79,5 @@ def test_descriptor_vectors_that_module_one_kept_are_not_made_again(
     kept = tmp_path / "pretrain" / "vectors.npy"
     describe_once(model, Loader(dataset, "both", mesh.size), kept)
     monkeypatch.setattr(Loader, "pool", None)
-    retrieve(CONFIG, dataset.path, tmp_path / "pretrain", tmp_path / "out", mesh, tmp_path / "kept")
+    retrieve(CONFIG, context_of(dataset, tmp_path / "pretrain", tmp_path / "out", mesh))
     assert contents(tmp_path / "out") == contents(whole) and kept.exists()

@@ -22,6 +22,7 @@ from typing import Any, cast
 import jax
 import minute
 import numpy as np
+from contexts import after
 from raw_folders import picture
 from small import COLOURS
 
@@ -100,16 +101,14 @@ def steps(stage: str, run: Path, scratch: Path) -> dict[str, Any]:
     rarely = dataclasses.replace(config.fit, log_every=20, checkpoint_every=STEPS // 10)
     config = dataclasses.replace(config, epochs=STEPS, fit=rarely)
     (scratch / stage).mkdir()
-    mesh, seed, kept = make_mesh(jax.devices()[:1]), SEEDS[stage], scratch / "kept"
+    mesh = make_mesh(jax.devices()[:1])
+    given = after(run, scratch / stage, mesh, seed=SEEDS[stage], model=minute.MINUTE.model)
     try:
         if stage == "pretrain":
             config = dataclasses.replace(config, refresh_epochs=50)
-            pretrain.pretrain(
-                config, minute.MINUTE.model, run / "prepare", scratch / stage, mesh, seed, kept
-            )
+            pretrain.pretrain(config, given)
         else:
-            folders = (run / before for before in ("prepare", "retrieve", "initialize"))
-            finetune.finetune(config, *folders, scratch / stage, mesh, seed, kept)
+            finetune.finetune(config, given)
     except Enough:
         pass
     return {"memory": memory, "late": compiled, "shapes": len(shapes)}

@@ -24,7 +24,8 @@ from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.pipeline.cli import main
-from mufin_jax.pipeline.experiment import STAGES, Experiment
+from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
@@ -171,7 +172,7 @@ def assert_same(one: Path, other: Path, until: str = "evaluate") -> None:
     That is the prepared data, weights, tables, checkpoints, shortlists, rankings, the losses of
     every step, and the metrics.
     """
-    stages = STAGES[: STAGES.index(until) + 1]
+    stages = [*STAGES][: [*STAGES].index(until) + 1]
     found, wanted = (
         {name: array for name, array in results(at).items() if name.split("/")[0] in stages}
         for at in (one, other)
@@ -191,7 +192,7 @@ def assert_same(one: Path, other: Path, until: str = "evaluate") -> None:
 def begun(finished: Path, workdir: Path, stage: str) -> Path:
     """A copy of a finished run's folder as it was before a stage."""
     workdir.mkdir()
-    for name in STAGES[: STAGES.index(stage)]:
+    for name in [*STAGES][: [*STAGES].index(stage)]:
         shutil.copytree(finished / name, workdir / name)
     return workdir
 

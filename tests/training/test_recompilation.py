@@ -8,6 +8,7 @@ import sys
 import jax
 import minute
 import pytest
+from contexts import after
 from places import SUPPORT
 
 
@@ -59,9 +60,9 @@ def test_module_1_compiles_each_shape_once_and_donates_its_state(
 
     watched = Watched(stage, monkeypatch, compilations)
     stage.pretrain(
-        minute.MINUTE.pretrain, minute.MINUTE.model, minute_run / "prepare", tmp_path,
-        two_devices, 0, tmp_path / "kept",
-    )  # fmt: skip
+        minute.MINUTE.pretrain,
+        after(minute_run, tmp_path, two_devices, model=minute.MINUTE.model),
+    )
     watched.check(most_shapes=3)
 
 
@@ -71,10 +72,7 @@ def test_module_4_compiles_each_shape_once_and_donates_its_state(
     from mufin_jax.stages import finetune as stage
 
     watched = Watched(stage, monkeypatch, compilations)
-    stage.finetune(
-        minute.MINUTE.finetune, minute_run / "prepare", minute_run / "retrieve",
-        minute_run / "initialize", tmp_path, two_devices, 0, tmp_path / "kept",
-    )  # fmt: skip
+    stage.finetune(minute.MINUTE.finetune, after(minute_run, tmp_path, two_devices))
     watched.check(most_shapes=3)
 
 
@@ -84,7 +82,7 @@ import jax
 counts = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **_: counts.update([event.split("/")[-1]]))
 import minute
-from mufin_jax.command import main
+from mufin_jax.pipeline.cli import main
 assert main(minute.PRESETS, sys.argv[1:]) == 0
 print(counts["cache_hits"], counts["cache_misses"])
 """

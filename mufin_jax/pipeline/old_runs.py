@@ -1,0 +1,31 @@
+"""Runs of older versions: what their stages did not record is found in what they wrote."""
+
+from pathlib import Path
+from typing import Any
+
+from mufin_jax.runtime.storage.files import read_json, read_sealed
+
+
+def unrecorded(workdir: Path, stage: str) -> dict[str, Any]:
+    """Return settings that a stage was made with and that its settings.json lacks.
+
+    Up to version 0.1.0, only evaluate recorded how scores are made (`predict`). Module IV had
+    written the same options next to its predictor.
+
+    Args:
+        workdir: the run's folder.
+        stage: the name of a stage.
+
+    Returns:
+        The settings, empty if the stage recorded all of them or nothing shows them.
+    """
+    path = workdir / stage / "settings.json"
+    if stage not in ("finetune", "report") or not path.exists() or "predict" in read_json(path):
+        return {}
+    frozen = workdir / "finetune" / "predictor" / "predictor.json"
+    if stage == "finetune" and frozen.exists():
+        return {"predict": read_sealed(frozen)}
+    measured = workdir / "evaluate" / "settings.json"
+    if measured.exists():
+        return {"predict": read_json(measured)["predict"]}
+    return {}

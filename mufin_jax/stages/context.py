@@ -1,0 +1,61 @@
+"""What every stage is given in addition to its own settings."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from mufin_jax.data.synthetic.builtin import BuiltIn
+from mufin_jax.data.synthetic.catalogue import MiniatureConfig
+from mufin_jax.model.config import ModelConfig
+from mufin_jax.prediction.predictor import PredictConfig
+from mufin_jax.retrieval.config import IndexConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class StageContext:
+    """Where a stage reads and writes, and the settings of other parts that it reads.
+
+    The fields after `seed` are settings of the whole experiment or of another stage. A stage reads
+    them here and nowhere else. `pipeline.stage_table` shows which stage records which of them.
+
+    Attributes:
+        workdir: the run's folder.
+        folders: the folder of every stage, by name; a stage reads those of the stages before it.
+        out: the folder that the stage writes.
+        mesh: all devices.
+        seed: of every random draw.
+        model: kinds and sizes of the encoders and attention blocks. Read by prepare (the
+            checkpoints decide the tokenizer and the size of a picture), pretrain and initialize.
+        index: how the index searches, `retrieve.index`. Read by finetune.
+        pooled: one vector a label in the index, `retrieve.pooled`. Read by finetune.
+        predict: how scores are made. Read by finetune, evaluate and report.
+        source: the raw data folder, or built-in data. Read by prepare and report.
+    """
+
+    workdir: Path
+    folders: Mapping[str, Path]
+    out: Path
+    mesh: Mesh
+    seed: int = 0
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
+    pooled: bool = False
+    predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
+    source: Path | BuiltIn = dataclasses.field(default_factory=MiniatureConfig)
+
+    @property
+    def prepared(self) -> Path:
+        """The folder of the prepared data."""
+        return self.folders["prepare"]
+
+    @property
+    def kept(self) -> Path:
+        """The folder where stages keep what frozen parts of the encoders compute."""
+        return self.workdir / "precomputed"
+
+    @property
+    def invented(self) -> Path:
+        """The folder of the built-in raw data."""
+        return self.workdir / "miniature"
