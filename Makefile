@@ -12,8 +12,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A file stays together: its tests share what they compiled. A process takes about 1 GB.
-SIDE_BY_SIDE := -n auto --maxprocesses=4 --dist=loadfile
+# A file stays together, since its tests share what they compiled; tests marked `apart` do not.
+# tests/conftest.py puts the long files first. A process takes about 1 GB.
+SIDE_BY_SIDE := -n auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow bench lint format clean

@@ -1,12 +1,19 @@
 """What every test stands on: eight virtual devices, strict JAX, data sets that may be absent."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import minute
+import programs
 import pytest
+from filelock import FileLock
+from rotation import pytest_report_header, todays
+
+__all__ = ["pytest_report_header"]  # pytest finds it here
 
 # Compiling is most of the time of these tests, and what they claim holds for any machine code.
 # Processes that tests start inherit this. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
@@ -20,6 +27,22 @@ if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
 jax.config.update("jax_num_cpu_devices", 8)
 # (b, d) + (d,) is written out by the caller: a forgotten axis fails instead of broadcasting.
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+WHOLE_RUNS = ("runtime", "pipeline")
+"""Folders of long tests. They come first, which leaves short ones for the end."""
+
+
+@pytest.hookimpl(tryfirst=True)  # the rotation counts what was collected, not what -k and -m leave
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what waits for another day, and tell --dist=loadgroup what stays together."""
+    items[:], later = todays(items)
+    if later:
+        config.hook.pytest_deselected(items=later)
+    items.sort(key=lambda item: item.path.parent.name not in WHOLE_RUNS)
+    for item in items:
+        if not item.get_closest_marker("apart") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -90,14 +113,34 @@ def compilations():
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory) -> Path:
-    """Where processes that tests start share their compiled programs."""
-    return tmp_path_factory.mktemp("compiled")
+def compiled(tmp_path_factory) -> Iterator[Path]:
+    """Where processes that tests start share their compiled programs; see programs.py."""
+    folder, store = tmp_path_factory.mktemp("compiled"), programs.kept()
+    if store is None:
+        yield folder
+        return
+    with contextlib.suppress(OSError):  # without what is kept, tests take longer
+        programs.take(store, folder)
+    yield folder
+    with contextlib.suppress(OSError):
+        programs.give(folder, store)
 
 
 @pytest.fixture(scope="session")
 def minute_run(tmp_path_factory, compiled) -> Path:
-    """The folder of a finished run of the minute experiment on one device; not to be changed."""
+    """The folder of a finished run of the minute experiment on one device; not to be changed.
+
+    Of several processes of pytest-xdist, the first makes the run, and each has its own copy.
+    """
     workdir = tmp_path_factory.mktemp("minute") / "run"
-    minute.finish(workdir, cache=compiled)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        minute.finish(workdir, cache=compiled)
+        return workdir
+    shared = tmp_path_factory.getbasetemp().parent / "minute"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "whole").exists():
+            shutil.rmtree(shared, ignore_errors=True)  # of a process that failed
+            minute.finish(shared / "run", cache=compiled)
+            (shared / "whole").touch()
+    shutil.copytree(shared / "run", workdir)
     return workdir

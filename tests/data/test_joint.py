@@ -310,6 +310,7 @@ def test_every_stage_of_a_run_works_and_its_report_says_what_it_cannot_show(whol
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("joint", every=2)
 def test_a_run_killed_while_it_trains_ends_as_one_that_was_not(whole_run, compiled, tmp_path):
     for stage in ("pretrain", "finetune"):
         process = minute.start(tmp_path / "run", *FLAGS, cache=compiled)
@@ -326,6 +327,7 @@ def test_a_run_killed_while_it_trains_ends_as_one_that_was_not(whole_run, compil
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("joint", every=2)
 def test_eight_devices_give_what_one_gives(whole_run, compiled, tmp_path):
     minute.finish(tmp_path / "run", *FLAGS, cache=compiled, devices=8)
     for stage in ("pretrain", "finetune"):
@@ -337,6 +339,7 @@ def test_eight_devices_give_what_one_gives(whole_run, compiled, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("joint", every=2)
 def test_frozen_checkpoints_without_module_1(compiled, tmp_path):
     shutil.copytree(GOLDEN / "visual_bert", tmp_path / "text")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
@@ -361,6 +364,7 @@ def weights_of(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("joint", every=2)
 def test_ready_vectors_of_pictures_are_read_with_titles(compiled, tmp_path):
     minute.finish(
         tmp_path / "run", *FLAGS, "--miniature.pictures=vectors", "--model.reduce=linear",

@@ -238,6 +238,7 @@ def test_answers_are_ranked_best_first_and_what_is_not_seen_comes_last():
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("outfits", every=2)
 def test_the_report_asks_the_questions(workdir, mesh, tmp_path, monkeypatch):
     monkeypatch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at these
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
@@ -305,6 +306,7 @@ def test_a_question_shown_by_one_modality_is_answered_as_one_that_has_no_other(p
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("outfits", every=2)
 def test_a_run_cut_short_goes_on_to_the_same_scores(workdir, mesh, tmp_path):
     cut = tmp_path / "run"
     shutil.copytree(workdir, cut)

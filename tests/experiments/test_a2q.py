@@ -93,6 +93,7 @@ def test_a_title_or_a_picture_cannot_be_asked_where_vectors_are_known(workdir, i
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("experiments", every=2)
 def test_ready_vectors_can_be_trained_upon(workdir, compiled, tmp_path):
     trains = [f"--pretrain.optimizer.{kind}-encoder=full" for kind in ("image", "text")]
     finish(tmp_path / "run", compiled, "--pretrain.epochs=2", "--pretrain.batch-size=64", *trains)

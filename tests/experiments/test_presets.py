@@ -88,6 +88,7 @@ def finish(experiment, preset, checkpoints, image, text, data, workdir, cache):
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("presets", every=9)
 @pytest.mark.parametrize(
     ("preset", "image", "text", "trains"),
     TABLE_2,
@@ -104,6 +105,7 @@ def test_a_preset_of_table_2_runs_whole_and_trains_what_it_says(
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("presets", every=9)
 @pytest.mark.parametrize(("preset", "image"), TABLE_3)
 def test_a_preset_of_table_3_runs_whole(preset, image, checkpoints, compiled, tmp_path):
     metrics, moved = finish(

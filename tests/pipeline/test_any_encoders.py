@@ -30,6 +30,7 @@ MODELS = {
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("any encoders", every=2)
 @pytest.mark.parametrize("name", MODELS)
 def test_any_encoders_describe_are_kept_and_come_back(name, dataset, one_device, tmp_path):
     model = new_model(MODELS[name], dataset, one_device, seed=0)

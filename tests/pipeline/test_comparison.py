@@ -84,6 +84,7 @@ def test_links_survive_moving_and_are_made_again_where_their_end_is_gone(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("experiments", every=2)
 def test_a_killed_table_goes_on_and_makes_common_stages_once(minute_run, compiled, tmp_path):
     full = tmp_path / "seed-0" / "mufin"
     shutil.copytree(minute_run, full)
@@ -176,6 +177,7 @@ def test_flags_of_the_experiment_are_those_of_every_row():
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("experiments", every=2)
 def test_siamesexml_trains_and_answers_from_titles_alone(compiled, tmp_path):
     siamese = amazon.siamesexml(minute.MINUTE, "siamesexml")
     model, flags = siamese.model, ["--preset=siamesexml", "--label_images=false"]

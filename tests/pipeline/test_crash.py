@@ -9,6 +9,8 @@ from driver import kill_after_first_step, kill_and_finish
 from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.apart
+
 
 def test_a_run_killed_in_every_stage_ends_the_same(minute_run, compiled, tmp_path):
     kills = kill_and_finish(tmp_path / "run", [*STAGES], cache=compiled, seed=1)
@@ -17,6 +19,7 @@ def test_a_run_killed_in_every_stage_ends_the_same(minute_run, compiled, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("kills", every=9)
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seed", range(2, 11))
 def test_a_run_killed_twenty_two_times_ends_the_same(minute_run, compiled, tmp_path, seed):
@@ -28,6 +31,7 @@ def test_a_run_killed_twenty_two_times_ends_the_same(minute_run, compiled, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("last checkpoint", every=2)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_whoever_lives_two_seconds_past_its_first_step_has_moved_the_last_checkpoint_on(
     minute_run, compiled, tmp_path, stage
@@ -50,6 +54,7 @@ def test_whoever_lives_two_seconds_past_its_first_step_has_moved_the_last_checkp
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("scann", every=2)
 @pytest.mark.timeout(900)
 def test_a_run_whose_index_is_scann_and_whose_encoders_are_frozen_ends_the_same(compiled, tmp_path):
     flags = [

@@ -11,6 +11,7 @@ from mufin_jax.runtime import machine
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import read_json
 
+pytestmark = pytest.mark.apart
 FROZEN = [
     f"--{stage}.optimizer.{kind}-encoder=frozen"
     for stage in ("pretrain", "finetune")
@@ -18,6 +19,8 @@ FROZEN = [
 ]
 SCANN = ["--miniature.labels=400", "--miniature.points=600", "--prepare.max-images=4"]
 SCANN += ["--pretrain.batch-size=100", "--finetune.batch-size=100", *FROZEN]
+
+SLOW = [pytest.mark.slow, pytest.mark.rotates("cores and threads", every=3)]
 
 
 @contextlib.contextmanager
@@ -43,9 +46,9 @@ def loading(threads: int) -> list[str]:
     ("cores", "threads", "warm"),
     [
         (1, 0, True),
-        pytest.param(1, 1, False, marks=pytest.mark.slow),
-        pytest.param(2, 1, True, marks=pytest.mark.slow),
-        pytest.param(2, 2, False, marks=pytest.mark.slow),
+        pytest.param(1, 1, False, marks=SLOW),
+        pytest.param(2, 1, True, marks=SLOW),
+        pytest.param(2, 2, False, marks=SLOW),
     ],
 )
 def test_a_second_run_is_the_first(minute_run, compiled, tmp_path, cores, threads, warm):
@@ -58,6 +61,7 @@ def test_a_second_run_is_the_first(minute_run, compiled, tmp_path, cores, thread
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("scann", every=2)
 @pytest.mark.timeout(900)
 def test_a_run_whose_index_is_scann_s_is_the_same_on_one_core_and_on_two(compiled, tmp_path):
     for cores in (2, 1):  # each with its default, two threads

@@ -161,6 +161,7 @@ def _stands(workdir: Path, cache: Path, *flags: str) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("experiment", every=2)
 def test_text_alone_without_a_table_on_clustered_batches(compiled, tmp_path):
     found = _stands(
         tmp_path / "run", compiled, "--model.modalities=text", "--finetune.classifiers=labels",
@@ -175,6 +176,7 @@ def test_text_alone_without_a_table_on_clustered_batches(compiled, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("experiment", every=2)
 def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
     raw = json_lines(tmp_path / "raw")
     found = _stands(
@@ -194,6 +196,7 @@ def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("experiment", every=2)
 def test_ready_vectors_with_a_learned_reduction(compiled, tmp_path):
     found = _stands(
         tmp_path / "run", compiled, "--miniature.pictures=vectors", "--model.reduce=linear",
@@ -204,6 +207,7 @@ def test_ready_vectors_with_a_learned_reduction(compiled, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("experiment", every=2)
 def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
     found = _stands(tmp_path / "run", compiled, *checkpoint_flags(tmp_path), *(
         f"--{stage}.optimizer.{kind}-encoder=last" for stage in ("pretrain", "finetune")
@@ -220,6 +224,7 @@ def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("experiment", every=2)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_descriptor_vectors_that_are_known_train_like_those_made_again(minute_run, stage, tmp_path):
     dataset, mesh = Dataset.open(minute_run / "prepare"), make_mesh(jax.devices()[:1])

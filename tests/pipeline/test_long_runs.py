@@ -8,7 +8,9 @@ import pytest
 from places import SUPPORT
 
 pytestmark = [
+    pytest.mark.apart,
     pytest.mark.slow,
+    pytest.mark.rotates("long runs", every=3),
     pytest.mark.timeout(1200),
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc"),
 ]

@@ -50,12 +50,19 @@ PHASES = {
     "reporting": Phase("report", "mufin_jax.report.tables:by_category", "report"),
     "index": Phase("retrieve", "mufin_jax.retrieval.build:check_unit", "the index"),
 }
+pytestmark = pytest.mark.apart
 DEFAULT = {"resizing", "training"}
 TOGETHER = ["resizing", "refreshing", "training", "index", "evaluating"]
 
 
-def slowly(names):
-    return [pytest.param(n, marks=[] if n in DEFAULT else pytest.mark.slow) for n in names]
+def phases_and_signals():
+    """Every phase with both signals; SIGINT has the same handler, and is tried in a phase a day."""
+    for name in PHASES:
+        slow = [pytest.mark.slow, pytest.mark.rotates("stops", every=3)]
+        yield pytest.param(name, signal.SIGTERM, id=name, marks=[] if name in DEFAULT else slow)
+    for name in PHASES:
+        slow = [pytest.mark.slow, pytest.mark.rotates("interrupts", every=len(PHASES))]
+        yield pytest.param(name, signal.SIGINT, id=f"{name} INT", marks=slow)
 
 
 def here(process: subprocess.Popen[str]) -> None:
@@ -106,14 +113,7 @@ def prepared_for(request, name: str, workdir: Path) -> tuple[Path, list[str]]:
     return minute.begun(finished, workdir, phase.stage), flags
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGTERM, id="TERM"),
-        pytest.param(signal.SIGINT, id="INT", marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize("name", slowly(PHASES))
+@pytest.mark.parametrize(("name", "number"), phases_and_signals())
 def test_a_signal_in_any_phase_ends_it_and_the_same_command_goes_on(
     name, number, request, compiled, tmp_path
 ):
@@ -133,6 +133,7 @@ def test_a_signal_in_any_phase_ends_it_and_the_same_command_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("stops together", every=5)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("asked", [0, 1])
 @pytest.mark.parametrize("name", TOGETHER)
@@ -152,6 +153,7 @@ def test_a_signal_to_one_of_two_processes_ends_both(name, asked, request, compil
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("stops at random", every=3)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [11, 12, 13])
 def test_signals_at_random_moments_lose_at_most_a_step(minute_run, compiled, tmp_path, seed):

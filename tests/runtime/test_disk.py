@@ -283,6 +283,7 @@ def test_a_list_of_files_that_scann_could_not_write_is_missed(tmp_path, monkeypa
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("disk", every=3)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["limit", "full", "read-only"])
 @needs_scann
@@ -305,6 +306,7 @@ def test_an_index_whose_tree_the_disk_cuts_short_ends_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("disk again", every=7)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("real", [False, True])
 @pytest.mark.parametrize("stage", POINTS)

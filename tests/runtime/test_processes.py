@@ -76,7 +76,7 @@ def check_stacks(said, own):
     `own`: the runtime may say something, too, which cannot be helped if it has lost process 0.
     """
     lines = said.splitlines()
-    assert any("in fit" in line and "training.py" in line for line in lines), said
+    assert any("in fit" in line and "training/loop.py" in line for line in lines), said
     if not own:
         told = (
             "Thread 0x",
@@ -114,6 +114,7 @@ def test_a_process_that_dies_takes_the_others_along_and_the_same_command_goes_on
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("stopped process", every=2)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_stopped_ends_the_others_and_itself_once_it_goes_on(
     compiled, tmp_path, victim
@@ -271,6 +272,7 @@ def _interrupt(workdir, cache, stage, how):
 
 
 @pytest.mark.slow
+@pytest.mark.rotates("lost process", every=2)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_a_run_that_lost_a_process_is_resumed_to_the_bit(minute_through, compiled, tmp_path, stage):
     (code, said), _ = _interrupt(tmp_path, compiled, stage, subprocess.Popen.kill)

@@ -1,0 +1,69 @@
+"""Which repeats of slow tests run today: a part of each group, another part every day.
+
+A test that is marked `rotates("group", every=3)` belongs to a group, and of the group one test in
+three runs. ROTATION names the day, as in `ROTATION=20261130 make test-slow`; without it every test
+runs. The choice depends on the day, the group and a test's place in the group, and on nothing else:
+the same day gives the same tests, and any `every` days in a row give all of them.
+"""
+
+import collections
+import datetime
+import os
+import zlib
+from collections.abc import Iterable
+
+import pytest
+
+
+def day_of(rotation: str) -> int | None:
+    """The number of the day that ROTATION names; None if it names none, and every test runs."""
+    if not rotation:
+        return None
+    try:
+        return datetime.datetime.strptime(rotation, "%Y%m%d").toordinal()
+    except ValueError:
+        raise pytest.UsageError(
+            f"ROTATION={rotation}: expected a day, such as ROTATION=20261130"
+        ) from None
+
+
+def runs(day: int, group: str, place: int, every: int) -> bool:
+    """Whether the test in this place of its group runs on a day."""
+    return (day + zlib.crc32(group.encode()) + place) % every == 0
+
+
+def sample(items: Iterable[pytest.Item], day: int) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """The tests that run on a day, and those that wait for another one.
+
+    Args:
+        items: All tests that were collected, in their order.
+        day: The number of the day.
+
+    Returns:
+        Two lists, each in the order of `items`.
+    """
+    places: collections.Counter[str] = collections.Counter()
+    now, later = [], []
+    for item in items:
+        mark = item.get_closest_marker("rotates")
+        if mark is None:
+            now.append(item)
+            continue
+        (group,), every = mark.args, mark.kwargs["every"]
+        (now if runs(day, group, places[group], every) else later).append(item)
+        places[group] += 1
+    return now, later
+
+
+def todays(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """The tests that run on the day that ROTATION names, and those that do not."""
+    day = day_of(os.environ.get("ROTATION", ""))
+    return (items, []) if day is None else sample(items, day)
+
+
+def pytest_report_header() -> str | None:
+    """Print the day, by which a run can be repeated."""
+    rotation = os.environ.get("ROTATION", "")
+    if day_of(rotation) is None:
+        return None
+    return f"ROTATION={rotation}: a part of the slow tests; without it, all of them"
