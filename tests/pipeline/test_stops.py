@@ -113,7 +113,7 @@ def prepared_for(request, name: str, workdir: Path) -> tuple[Path, list[str]]:
     return minute.begun(finished, workdir, phase.stage), flags
 
 
-@pytest.mark.parametrize(("name", "number"), phases_and_signals())
+@pytest.mark.parametrize(("name", "number"), list(phases_and_signals()))
 def test_a_signal_in_any_phase_ends_it_and_the_same_command_goes_on(
     name, number, request, compiled, tmp_path
 ):
