@@ -3,11 +3,11 @@
 import ast
 import io
 import re
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
-import time
 
 import minute
 import numpy as np
@@ -26,11 +26,15 @@ def test_importing_the_package_imports_no_jax():
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
-def test_importing_the_package_takes_less_than_half_a_second():
+def test_importing_the_package_takes_less_than_half_a_second_of_cpu_time():
+    def used() -> float:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return children.ru_utime + children.ru_stime
+
     def seconds(code: str) -> float:
-        start = time.perf_counter()
+        before = used()
         subprocess.run([sys.executable, "-c", code], check=True)
-        return time.perf_counter() - start
+        return used() - before
 
     imported = statistics.median(seconds("import mufin_jax") for _ in range(3))
     assert imported - statistics.median(seconds("pass") for _ in range(3)) < 0.5

@@ -1,8 +1,8 @@
 """CLIP's text encoder: each token sees those before it; pooled at the last one, and projected.
 
-The numbers are those of Hugging Face's `CLIPModel.get_text_features`, of texts as CLIP's tokenizer
-ends them: with the token whose vector it pools. The same checkpoint holds CLIP's image encoder,
-which `clip_image.py` takes.
+The numbers are those of Hugging Face's `CLIPModel.get_text_features`, for texts that end as CLIP's
+tokenizer ends them: with the token whose vector is pooled. The same checkpoint holds CLIP's image
+encoder, which `clip_image.py` takes.
 """
 
 import dataclasses
@@ -14,30 +14,19 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mufin_jax.encoders.checks import check_size
-from mufin_jax.encoders.layers import (
-    Activation,
-    compute_dtype,
-    layer_norm,
-    linear,
-    normal,
-    run_blocks,
-)
+from mufin_jax.encoders.layers import Activation, layer_norm, linear, run_blocks
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
-from mufin_jax.encoders.rows import alone, check_width, ends, positions_in_texts, together
-from mufin_jax.encoders.transformer import (
-    PRE_NORM_BLOCKS,
-    PreNormBlock,
-    TransformerConfig,
-    activation_of,
-)
+from mufin_jax.encoders.rows import ends, together
+from mufin_jax.encoders.text_transformer import TextTransformer, TextTransformerConfig
+from mufin_jax.encoders.transformer import PRE_NORM_BLOCKS, PreNormBlock, activation_of
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipTextConfig(TransformerConfig):
-    """The shape of CLIP's text encoder; the defaults are that of openai/clip-vit-base-patch32.
+class ClipTextConfig(TextTransformerConfig):
+    """The shape of CLIP's text encoder; the defaults are those of openai/clip-vit-base-patch32.
 
     Raises:
-        InputError: sizes that no transformer has.
+        InputError: A size that no transformer has.
     """
 
     width: int = 512
@@ -59,21 +48,20 @@ class ClipTextConfig(TransformerConfig):
 
     @property
     def outputs(self) -> int:
-        """The width of the vectors."""
+        """Return the width of the vectors."""
         return self.projection
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
         super().__post_init__()
-        for name in ("vocab", "max_positions", "projection"):
-            check_size(self, name)
+        check_size(self, "projection")
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ClipTextConfig":
         """Read a Hugging Face `config.json`; absent keys have Hugging Face's defaults.
 
         Raises:
-            InputError: a network that this file doesn't implement.
+            InputError: A network that this file doesn't implement.
         """
         text = config.get("text_config", config)
         return cls(
@@ -102,59 +90,27 @@ NAMING = Naming(
 )
 
 
-class ClipText(nnx.Module):
+class ClipText(TextTransformer):
     """Texts to vectors: the last token after the final LayerNorm, projected."""
 
     Config = ClipTextConfig
     naming = NAMING
 
     def __init__(self, config: ClipTextConfig, rngs: nnx.Rngs):
-        self.config, self.dtype = config, compute_dtype(config.dtype)
-        embedding = normal(config.init_std, config.width)
-        # In float32: gradients of common words add up over thousands of tokens (distilbert.py).
-        self.words = nnx.Embed(config.vocab, config.width, embedding_init=embedding, rngs=rngs)
-        self.positions = nnx.Param(embedding(rngs.params(), (config.max_positions, config.width)))
+        super().__init__(config, rngs)
         self.blocks = nnx.List(
             PreNormBlock(config, rngs, activation=config.activation) for _ in range(config.depth)
         )
         self.norm = layer_norm(config, rngs)
         self.projection = linear(config.width, config.projection, config, rngs, bias=False)
 
-    def __call__(
-        self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]
-    ) -> Float[Array, "t outputs"]:
-        """Encode texts.
-
-        Args:
-            tokens: token ids below `config.vocab`; what stands behind a text's end is ignored.
-            lengths: number of real tokens of each text; a text of length 0 becomes zeros.
-
-        Returns:
-            float32 vectors.
-
-        Raises:
-            ValueError: more token columns than `config.max_positions`.
-        """
-        check_width(tokens, self.config.max_positions)
-        return self.packed(tokens, alone(tokens, lengths), 1)[:, 0]
-
     def packed(
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"], texts: int
     ) -> Float[Array, "r k outputs"]:
-        """Encode texts that stand one behind the other in a row; each sees itself alone.
-
-        Args:
-            tokens: token ids below `config.vocab`; the tokens of a text are neighbours.
-            places: which text of its row, 0 to k - 1, a token belongs to; -1 for none.
-            texts: k, the texts that a row may hold.
-
-        Returns:
-            float32 vectors; zero for a place that no text has.
-        """
+        """Encode several texts a row; see TextTransformer."""
         earlier = jnp.tril(jnp.ones((tokens.shape[1],) * 2, bool))
         seen = together(places) & earlier[None]
-        where = positions_in_texts(places, self.config.max_positions)
-        states = (self.words(tokens) + self.positions[...][where]).astype(self.dtype)
+        states = self.placed_words(tokens, places).astype(self.dtype)
         states = run_blocks(
             list(self.blocks), self.config, states, lambda block, x: block(x, seen=seen)
         )

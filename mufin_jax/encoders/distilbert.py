@@ -11,42 +11,33 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from mufin_jax.encoders.checks import check_size, refuse_unless
-from mufin_jax.encoders.layers import compute_dtype, layer_norm, normal, run_blocks
+from mufin_jax.encoders.checks import refuse_unless
+from mufin_jax.encoders.layers import layer_norm, run_blocks
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
-from mufin_jax.encoders.rows import alone, check_width, of_texts, positions_in_texts, together
-from mufin_jax.encoders.transformer import PostNormBlock, TransformerConfig
+from mufin_jax.encoders.rows import alone, of_texts, together
+from mufin_jax.encoders.text_transformer import TextTransformer, TextTransformerConfig
+from mufin_jax.encoders.transformer import PostNormBlock
 
 
 @dataclasses.dataclass(frozen=True)
-class DistilBertConfig(TransformerConfig):
+class DistilBertConfig(TextTransformerConfig):
     """The shape of a DistilBERT; the defaults are distilbert-base-uncased.
 
     Raises:
-        InputError: sizes that no transformer has.
+        InputError: A size that no transformer has.
     """
 
     depth: int = 6
     """Number of transformer blocks."""
-    vocab: int = 30522
-    """Number of different tokens."""
-    max_positions: int = 512
-    """Tokens of the longest text that can be encoded."""
-
-    def __post_init__(self) -> None:
-        """Reject sizes that make no network."""
-        super().__post_init__()
-        for name in ("vocab", "max_positions"):
-            check_size(self, name)
 
     @classmethod
     def base(cls) -> "DistilBertConfig":
-        """DistilBERT-base: the paper's text encoder."""
+        """Return DistilBERT-base: the paper's text encoder."""
         return cls()
 
     @classmethod
     def miniature(cls, vocab: int) -> "DistilBertConfig":
-        """A DistilBERT that trains from scratch in minutes on a CPU."""
+        """Return a DistilBERT that trains from scratch in minutes on a CPU."""
         return cls(
             vocab=vocab, width=64, depth=2, heads=4, mlp=128, max_positions=64, init_std=None
         )
@@ -56,7 +47,7 @@ class DistilBertConfig(TransformerConfig):
         """Read a Hugging Face `config.json`; absent keys have Hugging Face's defaults.
 
         Raises:
-            InputError: a network that this file doesn't implement.
+            InputError: A network that this file doesn't implement.
         """
         refuse_unless(config, activation="gelu")
         return cls(
@@ -88,59 +79,27 @@ NAMING = Naming(
 )
 
 
-class DistilBert(nnx.Module):
+class DistilBert(TextTransformer):
     """Texts to vectors: the mean of the last hidden state over the real tokens."""
 
     Config = DistilBertConfig
     naming = NAMING
 
     def __init__(self, config: DistilBertConfig, rngs: nnx.Rngs):
-        self.config, self.dtype = config, compute_dtype(config.dtype)
-        embedding = normal(config.init_std, config.width)
-        # In float32, as the positions below: the gradient of a common word, or of a position, is a
-        # sum over thousands of tokens, which GPUs add up in bfloat16 badly and ten times as slowly.
-        self.words = nnx.Embed(config.vocab, config.width, embedding_init=embedding, rngs=rngs)
-        self.positions = nnx.Param(embedding(rngs.params(), (config.max_positions, config.width)))
+        super().__init__(config, rngs)
         self.norm_embeddings = layer_norm(config, rngs)
         self.blocks = nnx.List([PostNormBlock(config, rngs) for _ in range(config.depth)])
-
-    def __call__(
-        self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]
-    ) -> Float[Array, "t width"]:
-        """Encode texts.
-
-        Args:
-            tokens: token ids below `config.vocab`; what stands behind a text's end is ignored.
-            lengths: number of real tokens of each text; a text of length 0 becomes zeros.
-
-        Returns:
-            float32 vectors.
-
-        Raises:
-            ValueError: more token columns than `config.max_positions`.
-        """
-        check_width(tokens, self.config.max_positions)
-        return self.packed(tokens, alone(tokens, lengths), 1)[:, 0]
 
     def packed(
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"], texts: int
     ) -> Float[Array, "r k width"]:
-        """Encode texts that stand one behind the other in a row; each sees itself alone.
-
-        Args:
-            tokens: token ids below `config.vocab`; the tokens of a text are neighbours.
-            places: which text of its row, 0 to k - 1, a token belongs to; -1 for none.
-            texts: k, the texts that a row may hold.
-
-        Returns:
-            float32 vectors; zero for a place that no text has.
-        """
+        """Encode several texts a row; see TextTransformer."""
         return self.head(self.trunk(tokens, places), places, texts)
 
     def trunk(
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"]
     ) -> Float[Array, "r s width"]:
-        """All tokens before the last block, in the compute dtype."""
+        """Return all tokens before the last block, in the compute dtype."""
         seen = together(places)
         return run_blocks(
             list(self.blocks)[:-1], self.config, self.embed(tokens, places),
@@ -150,28 +109,26 @@ class DistilBert(nnx.Module):
     def head(
         self, states: Float[Array, "r s width"], places: Int[Array, "r s"], texts: int
     ) -> Float[Array, "r k width"]:
-        """The last block and the mean over the tokens of each text; float32."""
+        """Apply the last block and take the mean over the tokens of each text; float32."""
         states = self._last(states, places)
         own = of_texts(places, texts).astype(jnp.float32)
-        # Padding is multiplied by zero, not selected away: its values are finite, and so are
-        # its gradients, even in a row where all is padding.
+        # Padding is multiplied by zero, not selected away: its values and its gradients are
+        # finite, even in a row that is all padding.
         total = jnp.einsum("rsd,rks->rkd", states, own)
         return total / jnp.maximum(own.sum(-1), 1)[..., None]
 
     def hidden(
         self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]
     ) -> Float[Array, "t s width"]:
-        """The last hidden state, float32; behind a text's end it means nothing."""
+        """Return the last hidden state, float32; after the end of a text it means nothing."""
         places = alone(tokens, lengths)
         return self._last(self.trunk(tokens, places), places)
 
     def embed(
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"]
     ) -> Float[Array, "r s width"]:
-        """Word plus position in its text, normalised."""
-        words = self.words(tokens)
-        position = positions_in_texts(places, self.config.max_positions)
-        return self.norm_embeddings(words + self.positions[...][position]).astype(self.dtype)
+        """Return the words plus their positions in their texts, normalised."""
+        return self.norm_embeddings(self.placed_words(tokens, places)).astype(self.dtype)
 
     def _last(
         self, states: Float[Array, "r s width"], places: Int[Array, "r s"]

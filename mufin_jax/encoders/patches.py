@@ -1,71 +1,22 @@
-"""Images as tokens: square patches, and position embeddings for a grid of them."""
+"""Images cut into square patches, and position embeddings resampled to a grid of patches."""
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders.checks import check_size
-from mufin_jax.encoders.processing import MAX_SIDE
 from mufin_jax.runtime.errors import InputError
 
 
-def check_grid(config: Any) -> None:
-    """Reject a patch or an image that has no size, or a patch that doesn't divide the image."""
-    for name in ("patch", "image_size"):
-        check_size(config, name, MAX_SIDE)
-    if config.image_size % config.patch:
-        raise InputError(
-            f"{type(config).__name__}: image_size={config.image_size} isn't a multiple of "
-            f"patch={config.patch}"
-        )
-
-
-def embed(
-    images: Float[Array, "i h w 3"],
-    side: int,
-    project: nnx.Linear,
-    positions: nnx.Param,
-    cls: nnx.Param | None = None,
-) -> Float[Array, "i p width"]:
-    """Patches through their projection, a token in front where there is one, positions added.
-
-    Pixels beyond the last whole patch are left out, and positions are resampled to the patches.
-
-    Args:
-        images: normalised.
-        side: of a patch.
-        project: a patch to a token.
-        positions: for the token in front, then for a square grid of patches.
-        cls: the token in front.
-    """
-    found, rows, columns = cut(images, side)
-    tokens = project(found)
-    if cls is not None:
-        front = cls[...].astype(tokens.dtype)
-        front = jnp.broadcast_to(front, (len(images), 1, tokens.shape[-1]))
-        tokens = jnp.concatenate([front, tokens], axis=1)
-    fitting = resample_positions(positions[...], rows, columns, first=0 if cls is None else 1)
-    return tokens + fitting.astype(tokens.dtype)[None]
-
-
-def resize(encoder: Any, image_size: int, first: int) -> None:
-    """Resample the positions of an encoder, once, for images of this side; see `embed`."""
-    side = image_size // encoder.config.patch
-    encoder.config = dataclasses.replace(encoder.config, image_size=image_size)
-    encoder.positions = nnx.Param(resample_positions(encoder.positions[...], side, side, first))
-
-
 def cut(images: Float[Array, "i h w 3"], side: int) -> tuple[Float[Array, "i p q"], int, int]:
-    """The patches of images, row by row, flattened; how many rows and columns of them there are.
+    """Cut images into patches; pixels beyond the last whole patch are left out.
 
-    Pixels beyond the last whole patch are left out.
+    Returns:
+        The patches, row by row, flattened; how many rows and how many columns there are.
 
     Raises:
-        ValueError: the images hold no patch.
+        ValueError: The images hold no patch.
     """
     count, height, width, _ = images.shape
     rows, columns = height // side, width // side
@@ -79,13 +30,13 @@ def cut(images: Float[Array, "i h w 3"], side: int) -> tuple[Float[Array, "i p q
 def resample_positions(
     positions: Float[Array, "p width"], rows: int, columns: int, first: int = 0
 ) -> Float[Array, "q width"]:
-    """Position embeddings, for a grid of rows x columns patches instead of a square one.
+    """Resample position embeddings of a square grid of patches to one of rows x columns.
 
     Args:
-        positions: of tokens that are no patches, then of a square grid.
-        rows: of patches.
-        columns: of patches.
-        first: how many tokens stand before the grid: theirs are left alone.
+        positions: Of the tokens in front of the patches, then of a square grid.
+        rows: Of patches.
+        columns: Of patches.
+        first: How many tokens stand in front of the patches; their positions stay unchanged.
     """
     side = round((positions.shape[0] - first) ** 0.5)
     if (rows, columns) == (side, side):
@@ -97,7 +48,7 @@ def resample_positions(
 
 
 def _bicubic(old: int, new: int) -> np.ndarray:
-    """The (new, old) matrix of torch's bicubic resizing.
+    """Return the (new, old) matrix of torch's bicubic resizing.
 
     `jax.image.resize` renormalises the kernel at the borders where torch repeats the border, and
     so differs from Hugging Face in the outer patches.
@@ -114,7 +65,11 @@ def _bicubic(old: int, new: int) -> np.ndarray:
 
 
 def square(value: Any) -> int:
-    """The side of a square, which Hugging Face writes as one number or as [height, width]."""
+    """Return the side of a square, which Hugging Face writes as one number or [height, width].
+
+    Raises:
+        InputError: The height and the width differ.
+    """
     sides = {*value} if isinstance(value, (list, tuple)) else {value}
     if len(sides) != 1:
         raise InputError(f"patch_size or image_size is {repr(value)[:200]}; expected a square")

@@ -177,7 +177,7 @@ def _parsed(path: Path, parse: Callable[[Mapping[str, Any]], Any]) -> Any:
     try:
         if isinstance(values := json.loads(path.read_text(encoding="utf-8")), dict):
             return parse(values)
-        raise InputError("want a JSON object")
+        raise InputError("expected a JSON object")
     except FileNotFoundError:
         raise InputError(f"{path} is missing; give a complete Hugging Face checkpoint") from None
     except Exception as error:  # what a wrong value meets is of many types

@@ -1,8 +1,8 @@
 """SigLIP's image encoder, of its first and second version: a ViT pooled by attention.
 
 The numbers are those of Hugging Face's `SiglipVisionModel`, its `pooler_output`. One learned query,
-the probe, attends to all patches. The checkpoints of SigLIP 2 for one picture size are of this
-architecture; those that take any shape of picture (NaFlex) are of another.
+the probe, attends to all patches. The checkpoints of SigLIP 2 for one picture size have this
+architecture; those that take any shape of picture (NaFlex) have another.
 """
 
 import dataclasses
@@ -14,55 +14,35 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders import patches
 from mufin_jax.encoders.checks import refuse_unless
-from mufin_jax.encoders.layers import (
-    ACTIVATIONS,
-    Activation,
-    attend,
-    compute_dtype,
-    layer_norm,
-    linear,
-    normal,
-    run_blocks,
-)
+from mufin_jax.encoders.image_transformer import ImageTransformer, ImageTransformerConfig
+from mufin_jax.encoders.layers import ACTIVATIONS, Activation, attend, layer_norm, linear, normal
 from mufin_jax.encoders.naming import LINEAR, NORM, PATCHES, POSITIONS, SQUEEZED, Layer, Naming
-from mufin_jax.encoders.transformer import (
-    PRE_NORM_BLOCKS,
-    PreNormBlock,
-    TransformerConfig,
-    activation_of,
-)
+from mufin_jax.encoders.patches import square
+from mufin_jax.encoders.transformer import PRE_NORM_BLOCKS, activation_of
 
 
 @dataclasses.dataclass(frozen=True)
-class SiglipConfig(TransformerConfig):
+class SiglipConfig(ImageTransformerConfig):
     """The shape of SigLIP's image encoder; the defaults are google/siglip2-base-patch16-224's.
 
     Raises:
-        InputError: sizes that no transformer has, or a patch that doesn't divide the image.
+        InputError: A size that no transformer has, or a patch that doesn't divide the image.
     """
 
     layer_norm_eps: float = 1e-6
     """Added to the variance in every LayerNorm."""
     patch: int = 16
     """Side of a square patch, in pixels."""
-    image_size: int = 224
-    """Side of the square images that the position embeddings are made for, in pixels."""
     activation: Activation = "gelu_pytorch_tanh"
     """Of the MLPs."""
-
-    def __post_init__(self) -> None:
-        """Reject sizes that make no network."""
-        super().__post_init__()
-        patches.check_grid(self)
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "SiglipConfig":
         """Read a Hugging Face `config.json`; absent keys have Hugging Face's defaults.
 
         Raises:
-            InputError: a network that this file doesn't implement.
+            InputError: A network that this file doesn't implement.
         """
         vision = config.get("vision_config", config)
         refuse_unless(vision, num_channels=3, vision_use_head=True)
@@ -72,14 +52,14 @@ class SiglipConfig(TransformerConfig):
             heads=vision.get("num_attention_heads", 12),
             mlp=vision.get("intermediate_size", 3072),
             layer_norm_eps=float(vision.get("layer_norm_eps", 1e-6)),
-            patch=patches.square(vision.get("patch_size", 16)),
-            image_size=patches.square(vision.get("image_size", 224)),
+            patch=square(vision.get("patch_size", 16)),
+            image_size=square(vision.get("image_size", 224)),
             activation=activation_of(vision, "gelu_pytorch_tanh"),
         )
 
 
 def _third(number: int) -> Layer:
-    """The query's, the key's or the value's part of one matrix for all three."""
+    """Return how the query's, the key's or the value's part of one matrix for all three is read."""
     return (
         ("_weight", ".kernel", lambda x: np.split(x, 3)[number].T),
         ("_bias", ".bias", lambda x: np.split(x, 3)[number]),
@@ -106,43 +86,22 @@ NAMING = Naming(
 )
 
 
-class Siglip(nnx.Module):
-    """Images to vectors: what the probe makes of all patches after the last LayerNorm."""
+class Siglip(ImageTransformer):
+    """Images to vectors: what the probe gathers from all patches after the last LayerNorm."""
 
     Config = SiglipConfig
     naming = NAMING
+    in_front = 0
 
     def __init__(self, config: SiglipConfig, rngs: nnx.Rngs):
-        self.config, self.dtype = config, compute_dtype(config.dtype)
-        grid = config.image_size // config.patch
-        embedding = normal(config.init_std, config.width)
-        self.patches = linear(3 * config.patch**2, config.width, config, rngs)
-        self.positions = nnx.Param(embedding(rngs.params(), (grid**2, config.width)))
-        self.blocks = nnx.List(
-            PreNormBlock(config, rngs, activation=config.activation) for _ in range(config.depth)
-        )
+        super().__init__(config, rngs, activation=config.activation)
         self.norm = layer_norm(config, rngs)
         self.pooling = Pooling(config, rngs)
 
-    def __call__(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i width"]:
-        """Encode normalised images; those of another size than the config's are welcome."""
-        return self.head(self.trunk(images))
-
-    def trunk(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i p width"]:
-        """All patches before the last block, in the compute dtype."""
-        tokens = patches.embed(images, self.config.patch, self.patches, self.positions)
-        return run_blocks(
-            list(self.blocks)[:-1], self.config, tokens, lambda block, tokens: block(tokens)
-        )
-
     def head(self, tokens: Float[Array, "i p width"]) -> Float[Array, "i width"]:
-        """The last block, the last LayerNorm and the pooling; float32."""
+        """Apply the last block, the last LayerNorm and the pooling; float32."""
         tokens = self.blocks[self.config.depth - 1](tokens.astype(self.dtype))
         return self.pooling(self.norm(tokens).astype(self.dtype)).astype(jnp.float32)
-
-    def resize(self, image_size: int) -> None:
-        """Resample the position embeddings, once, for images of this side."""
-        patches.resize(self, image_size, first=0)
 
 
 class Pooling(nnx.Module):
@@ -161,7 +120,7 @@ class Pooling(nnx.Module):
         self.down = linear(config.mlp, width, config, rngs)
 
     def __call__(self, tokens: Float[Array, "i p width"]) -> Float[Array, "i width"]:
-        """One vector for each image."""
+        """Return one vector for each image."""
         query = self.query(self.probe[...].astype(tokens.dtype)[None, None])
         query = jnp.broadcast_to(query, (len(tokens), 1, query.shape[-1]))
         key, value = self.key(tokens), self.value(tokens)

@@ -2,7 +2,7 @@
 
 The numbers are those of Hugging Face's `ViTModel` without its pooler. The forward pass is split
 in two where the paper's Module I splits it: `trunk` is everything below the last block, `head` is
-what trains. Only the CLS token of the last block is ever read, so `head` computes no other row.
+what trains. Only the CLS token of the last block is read, so `head` computes no other row.
 """
 
 import dataclasses
@@ -12,46 +12,37 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders import patches
 from mufin_jax.encoders.checks import refuse_unless
-from mufin_jax.encoders.layers import compute_dtype, layer_norm, linear, normal, run_blocks
+from mufin_jax.encoders.image_transformer import ImageTransformer, ImageTransformerConfig
+from mufin_jax.encoders.layers import layer_norm
 from mufin_jax.encoders.naming import LINEAR, NORM, PATCHES, SQUEEZED, Naming
-from mufin_jax.encoders.transformer import PreNormBlock, TransformerConfig
+from mufin_jax.encoders.patches import square
 
 
 @dataclasses.dataclass(frozen=True)
-class ViTConfig(TransformerConfig):
+class ViTConfig(ImageTransformerConfig):
     """The shape of a Vision Transformer; the defaults are ViT-B/32.
 
     Raises:
-        InputError: sizes that no transformer has, or a patch that doesn't divide the image.
+        InputError: A size that no transformer has, or a patch that doesn't divide the image.
     """
 
-    patch: int = 32
-    """Side of a square patch, in pixels."""
-    image_size: int = 224
-    """Side of the square images that the position embeddings are made for, in pixels."""
     qkv_bias: bool = True
     """Whether queries, keys and values have a bias."""
 
-    def __post_init__(self) -> None:
-        """Reject sizes that make no network."""
-        super().__post_init__()
-        patches.check_grid(self)
-
     @classmethod
     def base_32(cls) -> "ViTConfig":
-        """ViT-B/32 at 224 pixels: the paper's main text."""
+        """Return ViT-B/32 at 224 pixels: the paper's main text."""
         return cls()
 
     @classmethod
     def base_16(cls) -> "ViTConfig":
-        """ViT-B/16 at 224 pixels: the paper's supplement."""
+        """Return ViT-B/16 at 224 pixels: the paper's supplement."""
         return cls(patch=16)
 
     @classmethod
     def miniature(cls) -> "ViTConfig":
-        """A ViT that trains from scratch in minutes on a CPU."""
+        """Return a ViT that trains from scratch in minutes on a CPU."""
         return cls(width=64, depth=2, heads=4, mlp=128, patch=8, image_size=32, init_std=None)
 
     @classmethod
@@ -59,7 +50,7 @@ class ViTConfig(TransformerConfig):
         """Read a Hugging Face `config.json`; absent keys have Hugging Face's defaults.
 
         Raises:
-            InputError: a network that this file doesn't implement.
+            InputError: A network that this file doesn't implement.
         """
         refuse_unless(config, hidden_act="gelu", num_channels=3)
         return cls(
@@ -67,8 +58,8 @@ class ViTConfig(TransformerConfig):
             depth=config.get("num_hidden_layers", 12),
             heads=config.get("num_attention_heads", 12),
             mlp=config.get("intermediate_size", 3072),
-            patch=patches.square(config.get("patch_size", 16)),
-            image_size=patches.square(config.get("image_size", 224)),
+            patch=square(config.get("patch_size", 16)),
+            image_size=square(config.get("image_size", 224)),
             layer_norm_eps=float(config.get("layer_norm_eps", 1e-12)),
             qkv_bias=config.get("qkv_bias", True),
         )
@@ -90,7 +81,7 @@ NAMING = Naming(
         ("layers.{}.mlp.fc2", "blocks.{}.down", LINEAR),
         ("layernorm", "norm", NORM),
     ),
-    # transformers 5 renamed the blocks in memory; its files, and the hub's, keep the old names.
+    # transformers 5 renamed the blocks in memory; its files and the hub's keep the old names.
     older=(
         ("encoder.layer.", "layers."),
         (".attention.attention.query.", ".attention.q_proj."),
@@ -104,45 +95,17 @@ NAMING = Naming(
 )
 
 
-class ViT(nnx.Module):
+class ViT(ImageTransformer):
     """Images to vectors: the CLS token of the last hidden state, after the final LayerNorm."""
 
     Config = ViTConfig
     naming = NAMING
 
     def __init__(self, config: ViTConfig, rngs: nnx.Rngs):
-        self.config, self.dtype = config, compute_dtype(config.dtype)
-        grid = config.image_size // config.patch
-        embedding = normal(config.init_std, config.width)
-        self.patches = linear(3 * config.patch**2, config.width, config, rngs)
-        self.cls = nnx.Param(embedding(rngs.params(), (config.width,)))
-        self.positions = nnx.Param(embedding(rngs.params(), (grid**2 + 1, config.width)))
-        self.blocks = nnx.List(
-            [PreNormBlock(config, rngs, config.qkv_bias) for _ in range(config.depth)]
-        )
+        super().__init__(config, rngs, qkv_bias=config.qkv_bias)
         self.norm = layer_norm(config, rngs)
 
-    def __call__(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i width"]:
-        """Encode normalised images; those of another size than the config's are welcome."""
-        return self.head(self.trunk(images))
-
-    def trunk(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i p width"]:
-        """All tokens (CLS first) before the last block, in the compute dtype."""
-        below = list(self.blocks)[:-1]
-        return run_blocks(below, self.config, self.embed(images), lambda block, x: block(x))
-
     def head(self, tokens: Float[Array, "i p width"]) -> Float[Array, "i width"]:
-        """The last block and the final LayerNorm, for the CLS token alone; float32."""
+        """Apply the last block and the final LayerNorm to the CLS token only; float32."""
         tokens = tokens.astype(self.dtype)
         return self.norm(self.blocks[self.config.depth - 1](tokens, rows=1)[:, 0])
-
-    def embed(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i p width"]:
-        """Patches through their projection, CLS in front, positions added.
-
-        Images of another size are treated as by Hugging Face's `interpolate_pos_encoding`.
-        """
-        return patches.embed(images, self.config.patch, self.patches, self.positions, self.cls)
-
-    def resize(self, image_size: int) -> None:
-        """Resample the position embeddings, once, for images of this side."""
-        patches.resize(self, image_size, first=1)

@@ -1,13 +1,13 @@
-"""Every way in which a run can end with a word, in one place: one exception and one exit code each.
+"""All user-facing errors, each with its exit code.
 
-A message is one line that says what was found (file and row where there is one), what was
-wanted, and what to do. `ending.main_guard` prints it and exits with the code; of several
-processes, `peers` ends those that have lost another.
+A message is one line: what was found (the file, and the row where there is one), what was expected,
+and what to do. `exit.main_guard` prints it and exits with the code. With several processes,
+distributed/liveness.py ends those that have lost another.
 """
 
 
 class MufinError(Exception):
-    """Ends a run with `exit_code` and, instead of a traceback, its one-line message."""
+    """Ends a run with `exit_code` and its one-line message instead of a traceback."""
 
     exit_code = 1
 
@@ -49,11 +49,11 @@ class Stopped(MufinError):
 
 
 class PeerLost(MufinError):
-    """Another of the run's processes died, or never came; the same command on all resumes it."""
+    """Another process of the run died, or never came; the same command on all resumes the run."""
 
     exit_code = 75
 
 
 def reason(error: BaseException) -> str:
-    """What an exception says, as a part of one line: without line breaks, and not without end."""
+    """Return an exception's text as a part of one line: without line breaks, and cut to 200."""
     return " ".join(str(error).split())[:200] or type(error).__name__

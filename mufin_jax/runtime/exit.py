@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one line on stderr for what its user can fix."""
+"""Ends a command: with an exit code, and one line on stderr about what its user can fix."""
 
 import errno
 import os
@@ -7,7 +7,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.liveness import say
@@ -16,11 +15,11 @@ from mufin_jax.runtime.signals import signals_stop_gently
 from mufin_jax.runtime.storage.disk import disk_error, is_disk_error
 
 
-def main_guard(main: Callable[[], Any]) -> int:
-    """Runs a command and returns its exit code, 0 when it ends well.
+def main_guard(main: Callable[[], object]) -> int:
+    """Run a command and return its exit code, 0 when it ends well.
 
-    What a user can fix becomes one line on stderr; other exceptions are bugs and pass through. Of
-    several processes all end when one does, with the same code; see peers.py.
+    What a user can fix becomes one line on stderr; other exceptions are bugs and pass through. With
+    several processes, all end when one does, with the same code; see distributed/liveness.py.
     """
     try:
         with signals_stop_gently():
@@ -45,10 +44,10 @@ def main_guard(main: Callable[[], Any]) -> int:
 
 
 def _answer(error: Exception) -> tuple[int | None, str]:
-    """The exit code and the line that answer an exception; without a code, it is a bug."""
+    """Return the exit code and the line for an exception; the code is None for a bug."""
     if isinstance(error, MufinError):
         return error.exit_code, "error: " + " ".join(str(error).split("\n"))
-    if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has had enough
+    if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE, ""
     if isinstance(error, OSError) and is_disk_error(error):
@@ -58,7 +57,7 @@ def _answer(error: Exception) -> tuple[int | None, str]:
 
 
 def _is_of_the_runtime(error: BaseException | None) -> bool:
-    """Whether JAX's runtime raised an exception, or what led to it."""
+    """Return whether JAX's runtime raised an exception, or one that led to it."""
     while error is not None and type(error).__name__ != "JaxRuntimeError":
         error = error.__cause__ or error.__context__
     return error is not None

@@ -230,13 +230,11 @@ def use_compile_cache(folder: Path) -> None:
 
 
 def _discard_torn(cache: Path) -> None:
-    """Deletes programs that the disk took in part: JAX keeps them, to compile again every time."""
-    from jax._src import compilation_cache
+    """Delete programs that the disk took in part: JAX keeps them, to compile again every time."""
+    from mufin_jax.runtime.jax_internals import is_whole_program
 
     for path in cache.glob("*-cache"):
-        try:
-            compilation_cache.decompress_executable(path.read_bytes())
-        except Exception:  # of whichever library has compressed it
+        if not is_whole_program(path.read_bytes()):
             discard(path)
 
 

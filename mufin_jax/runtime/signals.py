@@ -1,8 +1,8 @@
-"""How a run stops on a signal: by itself within seconds, whatever it is at.
+"""Stops a run on a signal (SIGTERM, Ctrl-C) within seconds, whatever it is doing.
 
-Work is cut into pieces, and between two of them the run looks whether a signal came. Where it is in
-one long native call instead (a program that compiles for a minute), a thread ends the process in
-its place, unless steps were made that are not saved. That may happen at any moment, as a kill may:
+Work is cut into pieces, and between two pieces the run checks whether a signal came. Where it is in
+one long native call instead (a program that compiles for a minute), a thread ends the process for
+it, unless training has made steps that are not saved. That may happen at any moment, as a kill may:
 every file is whole or absent.
 """
 
@@ -17,14 +17,11 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NoReturn, TypeVar
 
-from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.liveness import leave, say
+from mufin_jax.runtime.distributed.processes import THIS_RUN
 from mufin_jax.runtime.errors import Stopped
 
 T = TypeVar("T")
-
-_gentle = False
-"""Whether this process listens to signals by now."""
 
 PATIENCE = 8.0
 """Seconds that a run has, after a signal, to end by itself."""
@@ -32,26 +29,30 @@ PATIENCE = 8.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 ONE_REQUEST = 1.0
-"""Seconds in which a further signal is the same request: `timeout` signals a process and its group.
+"""Seconds in which a second signal is the same request: `timeout` signals a process and its group.
 """
 
-unsaved = threading.Event()
-"""Set while training has made steps that no checkpoint holds: the run is then waited for."""
+unsaved = THIS_RUN.unsaved
+"""Set while training has made steps that no checkpoint holds: a stopped run may then save them."""
 
 
 def stop_requested() -> bool:
-    """Whether a signal asked a process of the run to stop: save, then raise Stopped."""
-    return processes.stop.is_set()
+    """Return whether a signal asked a process of the run to stop: save, then raise Stopped."""
+    return THIS_RUN.stop.is_set()
 
 
 def check_stop(where: str) -> None:
-    """Raises Stopped in a phase that has nothing to save, if a signal asked for it."""
-    if processes.stop.is_set():
-        raise Stopped(f"{where}: stopped by a signal; run the same command to go on")
+    """Raise Stopped if a signal asked the run to stop; for a phase that has nothing to save.
+
+    Raises:
+        Stopped: A signal came; its message begins with `where`.
+    """
+    if THIS_RUN.stop.is_set():
+        raise Stopped(f"{where}: stopped by a signal; run the same command to resume")
 
 
 def until_stopped(items: Iterable[T], where: str) -> Iterator[T]:
-    """Yields the items; raises what `check_stop` does before the next one."""
+    """Yield the items, and call `check_stop` before each."""
     for item in items:
         check_stop(where)
         yield item
@@ -59,29 +60,28 @@ def until_stopped(items: Iterable[T], where: str) -> Iterator[T]:
 
 @contextlib.contextmanager
 def signals_stop_gently() -> Iterator[None]:
-    """Makes SIGTERM and Ctrl-C requests that `stop_requested` answers; a second one kills.
+    """Turn SIGTERM and Ctrl-C into requests that `stop_requested` reports; a second one kills.
 
-    Does nothing outside the main thread, where Python allows no handlers, nor within itself. An
-    event loop that takes over Python's wakeup file leaves the handlers alone to answer.
+    Does nothing outside the main thread, where Python allows no handlers, nor within itself. If an
+    event loop takes over Python's wakeup file, only the handlers remain to notice a signal.
     """
-    global _gentle
-    if _gentle or threading.current_thread() is not threading.main_thread():
+    if THIS_RUN.listening or threading.current_thread() is not threading.main_thread():
         yield
         return
-    processes.stop.clear()
+    THIS_RUN.stop.clear()
     unsaved.clear()
     noticed, notice = socket.socketpair()
     notice.setblocking(False)
     wakeup = signal.set_wakeup_fd(notice.fileno(), warn_on_full_buffer=False)
-    # The thread below does the rest, and hears of signals while Python can't run this.
-    before = {number: signal.signal(number, lambda *_: processes.stop.set()) for number in _SIGNALS}
+    # The thread below does the rest. It learns of a signal even while Python cannot run this.
+    before = {number: signal.signal(number, lambda *_: THIS_RUN.stop.set()) for number in _SIGNALS}
     watch = threading.Thread(target=_watch, args=(noticed,), name="signals", daemon=True)
     watch.start()
-    _gentle = True
+    THIS_RUN.listening = True
     try:
         yield
     finally:
-        _gentle = False
+        THIS_RUN.listening = False
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -89,19 +89,19 @@ def signals_stop_gently() -> Iterator[None]:
         watch.join()
         notice.close()
         noticed.close()
-        processes.stop.clear()
+        THIS_RUN.stop.clear()
         unsaved.clear()
 
 
 def _watch(noticed: socket.socket) -> None:
-    """Hears of signals as they come, also while the main thread is in a native call.
+    """Learn of signals as they come, even while the main thread is in a native call.
 
-    Python runs its handlers between two steps of the main thread, and only then.
+    Python runs its handlers only between two steps of the main thread.
     """
     if _next(noticed, math.inf) is None:
         return
     first = time.monotonic()
-    processes.stop.set()
+    THIS_RUN.stop.set()
     say("\nstopping after this step; once more to end at once")
     patient = first + PATIENCE
     while True:
@@ -110,8 +110,8 @@ def _watch(noticed: socket.socket) -> None:
         except TimeoutError:
             patient = time.monotonic() + PATIENCE
             if not unsaved.is_set():
-                line = "error: stopped by a signal; run the same command to go on"
-                processes.end(Stopped.exit_code, line)
+                line = "error: stopped by a signal; run the same command to resume"
+                THIS_RUN.end(Stopped.exit_code, line)
                 say(line)
                 leave(Stopped.exit_code)
         else:
@@ -122,9 +122,10 @@ def _watch(noticed: socket.socket) -> None:
 
 
 def _next(noticed: socket.socket, until: float) -> int | None:
-    """The number of the next signal that asks for a stop; None once none is listened for.
+    """Return the number of the next signal that asks for a stop; None once listening has ended.
 
-    Raises TimeoutError if none comes until then, on the monotonic clock.
+    Raises:
+        TimeoutError: None came until then, on the monotonic clock.
     """
     while (left := until - time.monotonic()) > 0:
         noticed.settimeout(None if left == math.inf else left)
@@ -137,21 +138,41 @@ def _next(noticed: socket.socket, until: float) -> int | None:
 
 
 def _die_of(number: int) -> NoReturn:
-    """Has a signal do what it does to a program without a handler, from any thread."""
-    ctypes.CDLL(None).signal(number, 0)  # SIG_DFL; Python lets the main thread alone say so
+    """Let a signal do what it does to a program without a handler; works in any thread."""
+    ctypes.CDLL(None).signal(number, 0)  # SIG_DFL; Python allows only the main thread to set it
     os.kill(os.getpid(), number)
     time.sleep(1)
     leave(128 + number)
 
 
-def _forked() -> None:
-    """Leaves signals to the system in a process that this one has forked."""
-    global _gentle
-    if _gentle:
-        _gentle = False
+_held = threading.local()
+"""The signals that a thread had blocked before it began to fork; none if it holds none back."""
+
+
+def _before_fork() -> None:
+    """Hold signals back in the thread that forks: one to the new process must not get lost."""
+    _held.before = None
+    if THIS_RUN.listening:
+        _held.before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _after_fork_in_parent() -> None:
+    if _held.before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _held.before)
+
+
+def _after_fork_in_child() -> None:
+    """Leave signals to the system in the new process, those that came meanwhile included."""
+    if _held.before is not None:
+        THIS_RUN.listening = False
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, _held.before)
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

@@ -160,7 +160,7 @@ def fit(
                         _save(done, state, checkpoints, skips)
                     raise Stopped(
                         f"{name}: stopped by a signal after step {done} of {steps}, which is "
-                        "saved; run the same command to go on"
+                        "saved; run the same command to resume"
                     )
     return state
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from flax import nnx
 from places import GOLDEN, ROOT
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from mufin_jax.encoders import pretrained
 from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.pretrained import (
     image_processing,
@@ -85,6 +87,24 @@ def test_shards_are_read_as_one_checkpoint(vit):
     (vit / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(InputError, match="model-00002-of-00002"):
         load_image_encoder(vit)
+
+
+def test_an_index_that_names_a_file_outside_of_the_folder_opens_nothing(tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(GOLDEN / "vit", tmp_path / "checkpoints" / "vit"))
+    names = sorted(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").rename(tmp_path / "other.safetensors")
+    where = dict.fromkeys(names, "../../other.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    opened = []
+
+    def recorded_open(path, **options):
+        opened.append(Path(path))
+        return safe_open(path, **options)
+
+    monkeypatch.setattr(pretrained, "safe_open", recorded_open)
+    with pytest.raises(InputError, match=r"vit/other\.safetensors can't be read"):
+        load_image_encoder(folder)
+    assert opened == [folder / "other.safetensors"]
 
 
 def test_a_weight_that_is_missing_is_named(vit):
@@ -209,8 +229,8 @@ def test_preprocessing_is_the_checkpoints_own():
         ({"size": 36, "resample": 1}, {"size": 36, "resample": "lanczos"}),
         ({"do_normalize": False}, {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}),
         ({"resample": 0}, "resample=0; expected one of 1 "),
-        ({"size": {"height": 3, "width": 4}}, "want a square"),
-        ({"size": {"shortest_edge": 24}}, "shortest_edge.*want a square"),
+        ({"size": {"height": 3, "width": 4}}, "expected a square"),
+        ({"size": {"shortest_edge": 24}}, "shortest_edge.*expected a square"),
         ({"do_center_crop": True}, {"fit": "crop"}),
         ({"do_center_crop": True, "crop_size": 18}, {"size": 18, "fit": "crop", "share": 0.75}),
         ({"do_center_crop": True, "crop_size": 25}, "crop_size=25 is more than size=24"),
@@ -218,7 +238,7 @@ def test_preprocessing_is_the_checkpoints_own():
         ({"crop_pct": 0.75, "size": {"shortest_edge": 400}}, {"size": 400}),
         ({"crop_pct": 2}, "share is 2.0; expected above 0"),
         ({"image_mean": [0.5, 0.5]}, r"mean is \[0.5, 0.5\]; expected three"),
-        ({"image_std": [0.5, 0.5, 0]}, "want three numbers above 0"),
+        ({"image_std": [0.5, 0.5, 0]}, "expected three numbers above 0"),
     ],
 )
 def test_older_and_unsupported_preprocessing(vit, changes, expected):
@@ -233,7 +253,8 @@ def test_older_and_unsupported_preprocessing(vit, changes, expected):
 
 def test_reading_preprocessing_needs_no_jax():
     code = (
-        "import sys; from mufin_jax.encoders import of_checkpoint, trainable; "
+        "import sys; from mufin_jax.encoders.registry import of_checkpoint; "
+        "from mufin_jax.encoders.freezing import trainable; "
         "from mufin_jax.encoders.pretrained import image_processing; "
         f"image_processing({str(GOLDEN / 'vit')!r}); "
         "print({'jax', 'flax', 'transformers', 'huggingface_hub'} & {*sys.modules})"

@@ -146,7 +146,7 @@ def test_bert_large_with_pictures_has_its_published_number_of_weights():
     [
         ({"bypass_transformer": True}, "bypass_transformer is True"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
-        ({"position_embedding_type": "relative_key"}, "want 'absolute'"),
+        ({"position_embedding_type": "relative_key"}, "expected 'absolute'"),
         ({"type_vocab_size": 1}, "types=1; expected one for pictures, too: 2"),
         ({"visual_embedding_dim": 0}, "visual=0"),
     ],

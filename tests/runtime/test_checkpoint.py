@@ -1,9 +1,12 @@
 """Checkpoints: bit-exact, whole or absent, and never silently damaged."""
 
+import functools
 import json
 import subprocess
 import sys
 import time
+import warnings
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -149,6 +152,17 @@ def test_the_newest_are_kept_and_abandoned_later_steps_go(tmp_path):
     assert checkpoints.latest() == 9
 
 
+def test_all_of_a_checkpoint_is_on_disk_before_it_gets_its_name(tmp_path, disk_calls):
+    Checkpoints(tmp_path / "checkpoints").save(1, example(), {"epoch": 2})
+    finished = tmp_path / "checkpoints" / "1"
+    renamed = disk_calls.index(("replace", finished))
+    synced = {number for call, number in disk_calls[:renamed] if call == "sync"}
+    parts = [finished, *finished.rglob("*")]
+    assert len(parts) > 8
+    assert [path for path in parts if path.stat().st_ino not in synced] == []
+    assert ("sync", finished.parent.stat().st_ino) in disk_calls[renamed:]
+
+
 def test_a_step_saved_again_is_replaced(tmp_path):
     for value in (1, 2):
         Checkpoints(tmp_path).save(3, {"value": jnp.int32(value)}, {})
@@ -236,9 +250,9 @@ def test_arrays_of_one_name_are_rejected(tmp_path):
 _FULL = """
 import pathlib, resource, signal, sys
 import numpy as np
-from mufin_jax.checkpoint import Checkpoints
-from mufin_jax.logs import set_up_logging
-from mufin_jax.ending import main_guard
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
+from mufin_jax.runtime.logs import set_up_logging
+from mufin_jax.runtime.exit import main_guard
 set_up_logging()
 folder = pathlib.Path(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -260,10 +274,27 @@ def test_a_disk_that_takes_no_more_ends_in_one_line_and_leaves_the_step_before(t
     assert Checkpoints(tmp_path).latest() == 1
 
 
+def test_failed_saves_install_one_hook_and_one_filter_in_all(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    monkeypatch.setattr(orbax, "_ignore_closed_loops", functools.cache(
+        orbax._ignore_closed_loops.__wrapped__))  # fmt: skip
+    state = set()
+    with warnings.catch_warnings():
+        for _ in range(3):
+            with pytest.raises(OSError), orbax._one_error():
+                raise OSError("full")
+            state.add((sys.unraisablehook, len(warnings.filters)))
+    assert len(state) == 1
+    for text in ("Event loop is closed", "another"):
+        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(text)))
+    assert [str(each.exc_value) for each in told] == ["another"]
+
+
 _SAVES = """
 import itertools, pathlib, sys
 import numpy as np
-from mufin_jax.checkpoint import Checkpoints
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 for step in itertools.count(1):
     Checkpoints(pathlib.Path(sys.argv[1])).save(step, {"w": np.full(50_000, step)}, {"at": step})
     print(step, flush=True)

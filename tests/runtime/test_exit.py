@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -16,14 +17,14 @@ from mufin_jax.runtime.exit import main_guard
 
 _STEPS = """
 import sys, time
-from mufin_jax.errors import Stopped
-from mufin_jax.ending import main_guard
-from mufin_jax.stops import stop_requested
+from mufin_jax.runtime.errors import Stopped
+from mufin_jax.runtime.exit import main_guard
+from mufin_jax.runtime.signals import stop_requested
 def main():
     print("ready", flush=True)
     while not (stop_requested() and sys.argv[1] == "polls"):
         time.sleep(0.01)
-    raise Stopped("step 5 is saved; run the same command to go on")
+    raise Stopped("step 5 is saved; run the same command to resume")
 sys.exit(main_guard(main))
 """
 
@@ -72,7 +73,7 @@ def test_a_run_whose_stderr_nobody_reads_ends_with_its_code():
 
 _FORKS = """
 import multiprocessing, os, sys, time
-from mufin_jax.ending import main_guard
+from mufin_jax.runtime.exit import main_guard
 def main():
     if os.fork() == 0:
         os.close(1), os.close(2)
@@ -91,20 +92,63 @@ def test_forked_processes_neither_stop_a_run_nor_hold_it_up():
     assert (process.returncode, out, errors) == (0, "[1, 2]\n", "")
 
 
+_SIGNALS_A_CHILD = """
+import os, signal, sys, time
+if sys.argv[1] == "at once":  # before the package's own hook, which comes later
+    os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+from mufin_jax.runtime.exit import main_guard
+from mufin_jax.runtime.signals import stop_requested
+def main():
+    child = os.fork()
+    if child == 0:
+        os.write(1, b"forked\\n")
+        for _ in range(100):
+            time.sleep(0.05)
+        os._exit(0)
+    if sys.argv[1] == "later":
+        assert sys.stdin.readline() == "forked\\n"
+        os.kill(child, signal.SIGTERM)
+    ended = os.waitpid(child, 0)[1]
+    time.sleep(0.2)  # in which a thread of this process would learn of the signal
+    print(os.waitstatus_to_exitcode(ended), stop_requested(), flush=True)
+sys.exit(main_guard(main))
+"""
+
+
+@pytest.mark.parametrize("moment", ["at once", "later"])
+def test_a_signal_to_a_forked_process_ends_it_and_does_not_stop_the_run(moment):
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SIGNALS_A_CHILD, moment], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with process:
+        if moment == "later":
+            assert next_line(process.stdout) == "forked\n"
+        out, errors = process.communicate("forked\n", timeout=60)
+    assert (process.returncode, out) == (0, f"{-signal.SIGTERM} False\n")
+    assert "stopping" not in errors
+
+
+# Nested functions of functions are traced and lowered at once, but compile to 4,096 copies.
 _COMPILES = """
 import sys
 import jax, jax.numpy as jnp
-from mufin_jax import stops
-from mufin_jax.ending import main_guard
-def much(x):
-    for _ in range(3_000):
-        x = jnp.sin(x) @ jnp.outer(x, x)
-    return x
+from mufin_jax.runtime import signals
+from mufin_jax.runtime.exit import main_guard
+def repeated(function):
+    def eight_times(x):
+        for _ in range(8):
+            x = function(x)
+        return x
+    return jax.jit(eight_times)
 def main():
-    lowered = jax.jit(much).lower(jnp.ones(2))
-    stops.PATIENCE = float(sys.argv[1])
+    function = jax.jit(lambda x: jnp.sin(x) @ jnp.outer(x, x))
+    for _ in range(4):
+        function = repeated(function)
+    lowered = function.lower(jnp.ones(2))
+    signals.PATIENCE = float(sys.argv[1])
     if sys.argv[2] == "unsaved":
-        stops.unsaved.set()
+        signals.unsaved.set()
     print("ready", flush=True)
     lowered.compile()  # one native call, which takes minutes
 sys.exit(main_guard(main))
@@ -178,7 +222,7 @@ def test_a_bug_keeps_its_traceback():
 
 
 def test_a_reader_that_leaves_early_is_no_error():
-    code = "import sys; from mufin_jax.ending import main_guard\n" \
+    code = "import sys; from mufin_jax.runtime.exit import main_guard\n" \
         "sys.exit(main_guard(lambda: [print('x' * 999) for _ in range(9999)]))"  # fmt: skip
     with python(code) as process:
         assert process.stdout is not None and process.stderr is not None

@@ -41,6 +41,16 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_on_disk_before_it_gets_its_name_and_the_name_before_writing_ends(
+    tmp_path, disk_calls
+):
+    path = tmp_path / "array.npy"
+    with replacing(path) as file:
+        file.write(b"new")
+    expected = [("sync", path.stat().st_ino), ("replace", path), ("sync", tmp_path.stat().st_ino)]
+    assert disk_calls == expected
+
+
 def test_a_wrong_name_is_not_blamed_on_the_disk(tmp_path):
     with pytest.raises(FileNotFoundError), disk_errors(tmp_path):
         (tmp_path / "absent" / "file").write_bytes(b"")

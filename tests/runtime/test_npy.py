@@ -1,6 +1,7 @@
 """Claims about npy files that are written block by block: whole or absent, mapped, forgotten."""
 
 import io
+import mmap
 import zipfile
 
 import numpy as np
@@ -55,11 +56,27 @@ def test_what_is_cut_short_leaves_the_old_file_alone(tmp_path):
 def test_a_map_that_is_forgotten_takes_no_memory_and_still_reads(tmp_path):
     np.save(tmp_path / "rows.npy", np.arange(500_000.0))
     rows = np.asarray(mapped(tmp_path / "rows.npy"))[7:]
-    assert rows.sum() > 0 and resident(rows) >= rows.nbytes
+    assert rows.sum() > 0
     forget(rows)
     assert resident(rows) < rows.nbytes / 10
     assert rows[3] == 10
     forget(np.ones(3))  # no map: nothing happens
+
+
+def test_forgetting_part_of_a_map_hands_back_the_pages_of_the_whole_map(tmp_path):
+    # Whether pages are in memory is up to the system, so we watch what it is told.
+    told = []
+
+    class Watched(mmap.mmap):
+        def madvise(self, option):
+            told.append(option)
+
+    (tmp_path / "rows").write_bytes(bytes(80))
+    with open(tmp_path / "rows", "r+b") as file, Watched(file.fileno(), 80) as pages:
+        rows = np.ndarray((5, 2), np.float64, buffer=pages)
+        forget(rows[1:, :1])
+        assert told == [mmap.MADV_DONTNEED]
+        del rows
 
 
 def test_an_array_that_claims_more_than_there_is_is_rejected_before_room_is_made(tmp_path):

@@ -103,7 +103,7 @@ def test_a_process_that_dies_takes_the_others_along_and_the_same_command_goes_on
     code, said = minute.ends([processes[1 - victim]])[0]
     assert time.monotonic() - killed < 5 + 15  # --hosts.lost-timeout, and what is promised
     assert code == 75
-    line = f"error: process {victim} of 2 was lost; run the same command on all hosts to go on"
+    line = f"error: process {victim} of 2 was lost; run the same command on all hosts to resume"
     assert said.splitlines()[-1] == line
     check_stacks(said, own=not victim)
     minute.ends([processes[victim]])
@@ -162,7 +162,7 @@ def test_a_signal_is_heard_while_the_others_wait_for_the_main_process(compiled, 
     other.send_signal(signal.SIGTERM)
     (main_code, main_said), (code, said) = minute.ends([main, other], 30)
     assert (main_code, code) == (75, 75)
-    assert main_said == "error: prepare: stopped by a signal; run the same command to go on"
+    assert main_said == "error: prepare: stopped by a signal; run the same command to resume"
     assert said.splitlines()[-1].startswith("process 0 ended: prepare: stopped by a signal")
 
 
@@ -223,7 +223,9 @@ def test_a_coordinator_that_is_not_there_is_one_line_after_the_timeout(compiled,
     )  # fmt: skip
     assert process.returncode == 75
     assert process.stderr.count("\n") == 1
-    assert "did not all meet within 2 s (process 1 of 2, coordinator localhost:9)" in process.stderr
+    assert (
+        "did not all start within 2 s (process 1 of 2, coordinator localhost:9)" in process.stderr
+    )
 
 
 # The whole of a run, by all stages of the minute experiment.

@@ -17,7 +17,7 @@ from mufin_jax.runtime.storage.files import read_json
 
 _HOLD = """
 import pathlib, sys, time
-from mufin_jax.runs import Run
+from mufin_jax.runtime.run_folder import Run
 with Run(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -96,15 +96,19 @@ def test_fields_that_came_or_went_differ(tmp_path):
             run.guard("a", {"new": None, "same": {}})
 
 
-def test_run_json_gathers_facts_and_adds_up_the_seconds_of_interrupted_stages(tmp_path):
-    for _ in range(2):
+def test_run_json_gathers_facts_and_adds_up_the_seconds_of_interrupted_stages(
+    tmp_path, monkeypatch
+):
+    clock = [100.0]
+    monkeypatch.setattr(run_folder.time, "monotonic", lambda: clock[0])
+    for seconds in (1.5, 2.25):
         with Run(tmp_path) as run, pytest.raises(Stopped), run.timed("pretrain"):
             run.record(seed=3, config={"rate": np.float32(0.5)})
-            time.sleep(0.05)
+            clock[0] += seconds
             raise Stopped("now")
     facts = read_json(tmp_path / "run.json")
     assert facts["seed"] == 3 and facts["config"] == {"rate": 0.5}
-    assert 0.1 <= facts["seconds"]["pretrain"] < 2
+    assert facts["seconds"]["pretrain"] == 3.75
 
 
 def test_the_environment_names_versions_and_devices():

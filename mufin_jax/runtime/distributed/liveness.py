@@ -1,9 +1,10 @@
-"""What became of a run's other processes: none waits for ever, or ends without a word.
+"""Detects that another process of the run ended or was lost, and ends this one, with a reason.
 
-JAX's coordination service knows which processes live, and keeps the notes that they leave: that one
-ended and why, and that a signal asked one to stop. Two threads listen to it while the main thread
-computes, or waits in a collective that will never be complete, and end the process when another
-one's end is final. That may happen at any moment, as a kill may: every file is whole or absent.
+JAX's coordination service knows which processes live. It also keeps the notes that processes
+leave: that one ended and why, or that a signal asked one to stop. Two threads listen to it while
+the main thread computes, or waits in a collective that will never be complete. They end the process
+once the end of another one is final. That may happen at any moment, as a kill may: every file is
+whole or absent.
 """
 
 import ctypes
@@ -16,64 +17,116 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from mufin_jax.runtime.errors import PeerLost
+from mufin_jax.runtime.jax_internals import CoordinationClient
 
-ADVICE = "run the same command on all hosts to go on"
+ADVICE = "run the same command on all hosts to resume"
 
 _POLL = 1.0
 _GRACE = 3.0
-"""Seconds for the main thread to come to the same end by itself, with a line of its own."""
+"""Seconds in which the main thread can come to the same end by itself, with its own line."""
 _LAST = 10.0
 """Seconds that process 0 stays for the others: JAX aborts whoever loses the service it runs."""
 
 
 class End(NamedTuple):
-    """Why a process ended: of itself (`own`), or because another one did."""
+    """Why a process ended: for a reason of its own (`own`), or because another one did."""
 
     code: int
     line: str
     own: bool
 
 
+class Aborts:
+    """Gives an abort in native code an exit code and a last line.
+
+    JAX's runtime aborts a process the moment it loses process 0, before any thread of ours can
+    notice, and as soon as it fails to connect. Python's own signal handlers would never run: they
+    wait for the main thread.
+
+    Attributes:
+        failed_collective: The traceback of a collective that failed in the main thread, which now
+            waits to learn the cause.
+    """
+
+    def __init__(self) -> None:
+        self.failed_collective = ""
+        self._handler: Callable[[int], None] | None = None  # the C library keeps no reference
+
+    def answer(self, answer: Callable[[], tuple[int, str] | None]) -> None:
+        """Let an abort end this process with the exit code and the line of `answer`.
+
+        Where `answer` returns None, the abort takes its course.
+        """
+
+        def handler(number: int) -> None:
+            del number
+            if (found := answer()) is not None:
+                if found[0] == PeerLost.exit_code:
+                    self.dump_stacks()
+                os.write(2, f"{found[1]}\n".encode())
+                leave(found[0])
+
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
+        libc = ctypes.CDLL(None)
+        libc.signal.restype = ctypes.c_void_p
+        libc.signal(signal.SIGABRT, self._handler)
+
+    def ignore(self) -> None:
+        """Let aborts take their course again."""
+        signal.signal(signal.SIGABRT, signal.SIG_DFL)
+
+    def dump_stacks(self) -> None:
+        """Print the failed collective's traceback, and the stacks of all threads, to stderr."""
+        try:
+            os.write(2, self.failed_collective.encode())
+            faulthandler.dump_traceback(sys.__stderr__ or 2)
+        except (OSError, ValueError):
+            pass  # stderr is closed
+
+
 class Peers:
-    """The processes of a run, as this one hears of them.
+    """The other processes of the run, as this one learns of them.
 
     Args:
         client: JAX's client of the coordination service.
-        process: the number of this process.
-        processes: how many there are.
-        stop: set when a signal asks this process to stop, and set here when one asks another.
-        lost_timeout: seconds after which the service takes a silent process for lost.
+        process: The number of this process.
+        processes: How many there are.
+        stop: Set when a signal asks this process to stop; set here when one asks another.
+        lost_timeout: Seconds after which the service considers a silent process lost.
+        aborts: Prints where this process's threads were when another process is lost.
     """
 
     def __init__(
         self,
-        client: Any,
+        client: CoordinationClient,
         process: int,
         processes: int,
         stop: threading.Event,
         lost_timeout: float,
+        aborts: Aborts,
     ):
         self.client, self.process, self.processes, self.stop = client, process, processes, stop
-        self.lost_timeout = lost_timeout
+        self.lost_timeout, self._aborts = lost_timeout, aborts
         self._others = set(range(processes)) - {process}
         self._gone: set[int] = set()
         self._leaving = threading.Lock()  # taken once, by the thread that ends the process
         self._parting, self._parted = threading.Event(), threading.Event()
         self._threads = [
-            threading.Thread(target=listen, name=listen.__name__, daemon=True)
-            for listen in (self._hear, self._feel)
+            threading.Thread(target=run, name=f"peers: {work}", daemon=True)
+            for work, run in (("notes", self._watch_notes), ("lives", self._watch_lives))
         ]
         for thread in self._threads:
             thread.start()
 
     def part(self) -> bool:
-        """Stop listening when all have reached a good end; process 0 waits for the others to go.
+        """Stop listening after all have ended well; process 0 waits for the others to leave.
 
-        Returns whether both threads have ended. One that is still in native code when Python ends
-        would abort the process.
+        Returns:
+            Whether both threads have ended. A thread that is still in native code when Python ends
+            would abort the process.
         """
         self._parting.set()
         if self.process == 0:
@@ -84,16 +137,19 @@ class Peers:
         return not any(thread.is_alive() for thread in self._threads)
 
     def end(self, code: int, line: str, details: str = "") -> None:
-        """Tell the others why this process ends, say so unless process 0 says the same, and exit.
+        """Tell the others why this process ends, and exit.
 
-        `details`, such as a traceback, are printed instead of the line.
+        Args:
+            code: The exit code.
+            line: The reason, which is printed unless process 0 prints the same.
+            details: What to print instead of the line, such as a traceback.
         """
         self._leaving.acquire()
         self._note("ended", json.dumps(End(code, line, own=True)))
         self._exit(code, "" if self._main_says(End(code, line, own=True)) else details or line)
 
     def _main_says(self, end: End) -> bool:
-        """Whether this is another than process 0, which comes to the same end within a moment."""
+        """Return whether process 0, and this is another, comes to the same end within a moment."""
         if self.process == 0:
             return False
         _until(lambda: 0 in self._gone or 0 in self._ended(), _GRACE)
@@ -113,10 +169,10 @@ class Peers:
         try:
             self.client.key_value_set(f"mufin/{kind}/{self.process}", text, allow_overwrite=True)
         except RuntimeError:
-            pass  # the service is gone, and with it all need for notes
+            pass  # the service is gone, and nobody is left to read notes
 
     def _notes(self, kind: str) -> dict[int, str]:
-        """The notes of one kind, by process."""
+        """Return the notes of one kind, by process."""
         try:
             found = self.client.key_value_dir_get(f"mufin/{kind}")
         except RuntimeError:
@@ -126,8 +182,8 @@ class Peers:
     def _ended(self) -> dict[int, End]:
         return {process: End(*json.loads(text)) for process, text in self._notes("ended").items()}
 
-    def _hear(self) -> None:
-        """Listens for notes: of a stop, which it passes on, and of ends."""
+    def _watch_notes(self) -> None:
+        """Follow the notes: pass on that a stop was asked for, and end when another has ended."""
         told = False
         while not self._parting.wait(_POLL):
             if self.stop.is_set() and not told:
@@ -140,8 +196,8 @@ class Peers:
                 if other in self._others and end.own and not self._parting.wait(_GRACE):
                     self._follow(end.code, f"process {other} ended: {_bare(end.line)}")
 
-    def _feel(self) -> None:
-        """Asks who lives; the service answers when all who do have asked."""
+    def _watch_lives(self) -> None:
+        """Ask again and again who lives; the service answers when all that live have asked."""
         first: dict[int, int] = {}
         failures = 0
         last = self._parted if self.process == 0 else self._parting
@@ -161,73 +217,30 @@ class Peers:
             last.wait(_POLL)
 
     def _follow(self, code: int, line: str, stacks: bool = False) -> None:
-        """Ends this process because of another, unless its main thread is doing so already.
+        """End this process because of another, unless its main thread is already ending it.
 
-        With `stacks`, it says first where its threads were: what they waited for may tell what
-        became of the other one.
+        With `stacks`, print first where the threads were: what they waited for may show what
+        became of the other process.
         """
         if self._leaving.acquire(blocking=False):
             self._note("ended", json.dumps(End(code, line, own=False)))
             if stacks:
-                dump_stacks()
+                self._aborts.dump_stacks()
             self._exit(code, line)
 
 
 def lost_line(lost: list[int], processes: int) -> str:
-    """What a process says that ends because others were lost."""
+    """Return the last line of a process that ends because others were lost."""
     which = ", ".join(map(str, lost[:8])) + (", ..." if lost[8:] else "")
     was = "was" if len(lost) == 1 else "were"
     return f"error: process {which} of {processes} {was} lost; {ADVICE}"
 
 
-failed_collective = ""
-"""The traceback of a collective that failed in the main thread, which waits to hear why."""
-
-
-def dump_stacks() -> None:
-    """Print the traceback of a collective that failed, and the stacks of all threads, to stderr."""
-    try:
-        os.write(2, failed_collective.encode())
-        faulthandler.dump_traceback(sys.__stderr__ or 2)
-    except (OSError, ValueError):
-        pass  # stderr is closed
-
-
-def answer_aborts(answer: Callable[[], tuple[int, str] | None]) -> None:
-    """Give an abort in native code an exit code and a last line, unless `answer` has none.
-
-    JAX's runtime aborts a process the moment that it loses process 0, before any thread of ours can
-    hear of it, and as soon as it fails to connect. Python's own handlers would never run: they wait
-    for the main thread.
-    """
-
-    def handler(number: int) -> None:
-        del number
-        if (found := answer()) is not None:
-            if found[0] == PeerLost.exit_code:
-                dump_stacks()
-            os.write(2, f"{found[1]}\n".encode())
-            leave(found[0])
-
-    global _handler  # the C library keeps no reference
-    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handler)
-    libc = ctypes.CDLL(None)
-    libc.signal.restype = ctypes.c_void_p
-    libc.signal(signal.SIGABRT, _handler)
-
-
-_handler: Any = None
-
-
-def leave_aborts() -> None:
-    """Let aborts be aborts again."""
-    signal.signal(signal.SIGABRT, signal.SIG_DFL)
-
-
 def answers(address: str) -> bool:
-    """Whether a service of gRPC lives at host:port.
+    """Return whether a gRPC service lives at HOST:PORT.
 
-    The system itself accepts connections to a process that is stopped: so it is greeted.
+    The system itself accepts connections to a process that is stopped, so we greet the service and
+    wait for its answer.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -240,7 +253,7 @@ def answers(address: str) -> bool:
 
 
 def say(line: str) -> None:
-    """Print a line on stderr, if anybody still reads there: a Ctrl-C has ended `tee`, too."""
+    """Print a line on stderr, if somebody still reads it: a Ctrl-C has ended `tee`, too."""
     try:
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):
@@ -248,7 +261,7 @@ def say(line: str) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit at once, from any thread; what was printed is printed."""
+    """Exit at once, from any thread, after flushing what was printed."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -258,7 +271,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _until(true: Callable[[], bool], seconds: float) -> None:
-    """Waits, at most so long, until something is true."""
+    """Wait until something is true, at most so long."""
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""How the processes of a run find one another: by flags, or by what a launcher tells them."""
+"""How the processes of a run find each other: by flags, or through a launcher such as Slurm."""
 
 import dataclasses
 import os
@@ -7,22 +7,23 @@ import threading
 
 from mufin_jax.runtime.distributed import liveness
 from mufin_jax.runtime.errors import InputError, PeerLost
+from mufin_jax.runtime.jax_internals import distributed_state, launchers
 
 
 @dataclasses.dataclass(frozen=True)
 class HostsConfig:
-    """How several processes find one another; of no use where a launcher says it."""
+    """How several processes find each other; needed only if no launcher connects them."""
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, as all processes can reach it."""
+    """HOST:PORT of process 0, reachable by all processes."""
     processes: int | None = None
-    """How many there are; 1 keeps this one alone, whatever its launcher says."""
+    """How many there are; with 1, the run has this process only, whatever its launcher says."""
     process: int | None = None
-    """Which of them this is, from 0."""
+    """The number of this process, from 0."""
     start_timeout: int = 300
-    """Seconds to wait at the start until all are there."""
+    """Seconds to wait at the start until all processes are there."""
     lost_timeout: int = 20
-    """Seconds without a sign of life after which a process is taken for lost."""
+    """Seconds without a sign of life after which a process counts as lost."""
 
     def __post_init__(self) -> None:
         """Reject flags that do not fit together."""
@@ -36,7 +37,7 @@ class HostsConfig:
         missing = [f"--hosts.{name}" for name, value in given.items() if value is None]
         if 0 < len(missing) < len(given):
             raise InputError(
-                f"without {' and '.join(missing)} a process cannot know its place: give "
+                f"without {' and '.join(missing)} a process cannot find the others: give "
                 "--hosts.coordinator=HOST:PORT --hosts.processes=N --hosts.process=0..N-1, or none"
             )
         if self.coordinator and not re.fullmatch(r".+:[0-9]{1,5}", self.coordinator):
@@ -45,30 +46,52 @@ class HostsConfig:
             raise InputError(f"--hosts.process={self.process}: expected 0 to {self.processes - 1}")
 
 
-def join(config: HostsConfig, stop: threading.Event) -> liveness.Peers | None:
-    """Connect with the other processes; None if neither flags nor a launcher speak of any."""
+def join(
+    config: HostsConfig, stop: threading.Event, aborts: liveness.Aborts
+) -> liveness.Peers | None:
+    """Connect with the other processes.
+
+    Args:
+        config: The flags.
+        stop: Set when a signal asks a process of the run to stop.
+        aborts: Gets the answers to aborts in JAX's runtime.
+
+    Returns:
+        The other processes; None if neither flags nor a launcher tell of any.
+
+    Raises:
+        InputError: The flags, or the launcher's settings, are unusable for JAX.
+    """
     if config.processes == 1:
         return None
     place = f"process {config.process} of {config.processes}, coordinator {config.coordinator}"
     if config.coordinator is None:
         if (place := launcher()) is None:
             return None
-    import jax
-    from jax._src import distributed  # where JAX keeps its client of the coordination service
+    _initialize(config, place, aborts)
+    client, process, processes, address = distributed_state()
+    lost = PeerLost.exit_code, liveness.lost_line([0], processes)
+    aborts.answer(lambda: None if liveness.answers(address) else lost)
+    return liveness.Peers(client, process, processes, stop, config.lost_timeout, aborts)
 
-    # Else the runtime would abort every process when one is lost, and take over SIGTERM.
+
+def _initialize(config: HostsConfig, place: str, aborts: liveness.Aborts) -> None:
+    """Connect JAX's runtime; end this process if the others do not come in time."""
+    import jax
+
+    # Without these the runtime would abort every process when one is lost, and take over SIGTERM.
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)
 
     def late() -> None:
         os.write(
             2,
-            f"error: the processes of this run did not all meet within {config.start_timeout} s "
-            f"({place}); start all of them, or allow more with --hosts.start-timeout\n".encode(),
+            f"error: the processes of this run did not all start within {config.start_timeout} s "
+            f"({place}); start all of them, or raise --hosts.start-timeout\n".encode(),
         )
         liveness.leave(PeerLost.exit_code)
 
-    liveness.answer_aborts(
+    aborts.answer(
         lambda: (InputError.exit_code, f"error: this process could not join the run ({place})")
     )
     timer = threading.Timer(config.start_timeout, late)
@@ -84,29 +107,27 @@ def join(config: HostsConfig, stop: threading.Event) -> liveness.Peers | None:
             heartbeat_timeout_seconds=config.lost_timeout,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        liveness.leave_aborts()
+        aborts.ignore()
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"this process could not join the run ({place}): {reason}") from error
     finally:
         timer.cancel()
-    state = distributed.global_state
-    address, processes = state.coordinator_address or "", state.num_processes
-    lost = PeerLost.exit_code, liveness.lost_line([0], processes)
-    liveness.answer_aborts(lambda: None if liveness.answers(address) else lost)
-    return liveness.Peers(state.client, state.process_id, processes, stop, config.lost_timeout)
 
 
 def launcher() -> str | None:
-    """The launcher that JAX recognises, if it started more than one process."""
-    from jax._src import clusters
+    """Return the launcher that JAX recognises, if it started more than one process.
 
+    Raises:
+        InputError: The launcher's settings are unusable for JAX.
+    """
+    name = ""
     try:
-        for cluster in clusters.ClusterEnv._cluster_types:
-            name = cluster.__name__.removesuffix("Cluster")
-            # A pod that is no part of an indexed Job is alone; JAX would look for its Job.
+        for known in launchers():
+            name = known.name
+            # A pod outside an indexed Job is a run of its own; JAX would look for its Job.
             in_job = name != "K8s" or "JOB_COMPLETION_INDEX" in os.environ
-            if not cluster.opt_in_only_method and in_job and cluster.is_env_present():
-                return name if cluster.get_process_count() > 1 else None
+            if not known.only_by_name and in_job and known.started_this():
+                return name if known.process_count() > 1 else None
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(

@@ -6,6 +6,7 @@ array that a device holds.
 """
 
 import contextlib
+import functools
 import math
 import os
 import re
@@ -59,25 +60,30 @@ def forget_place(path: Path) -> None:
 
 @contextlib.contextmanager
 def _one_error() -> Iterator[None]:
-    """Has the first error of a save be its only one.
+    """Let the first error of a save be its only one.
 
-    Orbax raises it and closes its event loop; what becomes of the arrays still under way is then
-    told to a closed loop, from threads of TensorStore, in a traceback each on stderr, until the
-    process ends.
+    Orbax raises it and closes its event loop. Threads of TensorStore then report the arrays still
+    under way to the closed loop until the process ends, each with a traceback on stderr.
     """
+    _ignore_closed_loops()
+    try:
+        yield
+    except BaseException:
+        # Python keeps one copy of a filter, however often it is added.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        raise
+
+
+@functools.cache
+def _ignore_closed_loops() -> None:
+    """Drop reports to a closed event loop from now on; called again, do nothing."""
     before = sys.unraisablehook
 
-    def hook(told: Any) -> None:
+    def hook(told: "sys.UnraisableHookArgs") -> None:
         if "Event loop is closed" not in str(told.exc_value):
             before(told)
 
     sys.unraisablehook = hook
-    try:
-        yield
-    except BaseException:
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        raise
-    sys.unraisablehook = before
 
 
 def load_arrays(path: Path, targets: dict[str, Any]) -> dict[str, Any]:
