@@ -156,9 +156,9 @@ def test_record_i_stays_item_i_over_many_files(tmp_path):
         ("DirectRunner", ("direct_num_workers=many",), "direct_num_workers=many"),
     ],
 )
-def test_a_runner_or_option_that_beam_does_not_know_is_rejected(runner, options, wanted):
+def test_a_runner_or_option_that_beam_does_not_know_is_rejected(runner, options, expected):
     pytest.importorskip("apache_beam")
-    with pytest.raises(InputError, match=re.escape(wanted)):
+    with pytest.raises(InputError, match=re.escape(expected)):
         Beam(runner, options)
 
 
