@@ -12,9 +12,10 @@ from mufin_jax.runtime.storage.checkpoint import Checkpoints
 pytestmark = pytest.mark.apart
 
 
-def test_a_run_killed_in_every_stage_ends_the_same(minute_run, compiled, tmp_path):
-    kills = kill_and_finish(tmp_path / "run", [*STAGES], cache=compiled, seed=1)
-    assert [stage for stage, _ in kills] == list(STAGES)
+def test_a_run_killed_in_three_stages_ends_the_same(minute_run, compiled, tmp_path):
+    stages = ["prepare", "pretrain", "finetune"]  # the test below kills in all of them
+    kills = kill_and_finish(tmp_path / "run", stages, cache=compiled, seed=1)
+    assert [stage for stage, _ in kills] == stages
     minute.assert_same(tmp_path / "run", minute_run)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import jax
 import jaxlib
-from jax._src import compilation_cache
+
+from mufin_jax.runtime.jax_internals import is_whole_program
 
 MOST_BYTES = 2_000_000_000
 """What may be kept in all; the oldest programs are dropped first, and kept again if needed."""
@@ -58,18 +59,9 @@ def give(folder: Path, store: Path, most: int = MOST_BYTES) -> None:
     """Put the whole programs of a folder into a store, and keep the store below its size."""
     store.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*-cache"):
-        if not (store / path.name).exists() and _is_whole(path):
+        if not (store / path.name).exists() and is_whole_program(path.read_bytes()):
             _copy(path, store)
     _trim(store, most)
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a program was written to its end: a process may have been killed at it."""
-    try:
-        compilation_cache.decompress_executable(path.read_bytes())
-    except Exception:  # of whichever library has compressed it
-        return False
-    return True
 
 
 def _copy(path: Path, folder: Path) -> None:
