@@ -280,9 +280,9 @@ CASES = [
     Case("vectors of other widths", vectors(saved("trn_embs_imgs_3_4.npy", np.ones((9, 5), np.float32))), "different widths"),
     Case("map of other length", vectors(saved("lbl_imgs_384_3_map.npy", np.arange(5))), "map.npy has 5 entries, but lbl.raw.txt has 9 items"),
     Case("map beyond the vectors", vectors(saved("lbl_imgs_384_3_map.npy", np.arange(9) + 3)), "unknown vector", 65),
-    Case("map with code", vectors(code_in_map), "trn_imgs_384_3_map.npy is no array of lists of integers"),
-    Case("vectors truncated", vectors(cut("trn_embs_imgs_3_4.npy")), "trn_embs_imgs_3_4.npy is no npy file of vectors"),
-    Case("vectors twice", vectors(saved("trn_embs_imgs_5_4.npy", np.ones((9, 4), np.float32))), "leave the one to be used"),
+    Case("map with code", vectors(code_in_map), "trn_imgs_384_3_map.npy is not an array of lists of integers"),
+    Case("vectors truncated", vectors(cut("trn_embs_imgs_3_4.npy")), "trn_embs_imgs_3_4.npy is not an npy file of vectors"),
+    Case("vectors twice", vectors(saved("trn_embs_imgs_5_4.npy", np.ones((9, 4), np.float32))), "keep only the file to use"),
     Case("picture checkpoint for vectors", vectors(lambda raw: None, f"--model.image-checkpoint={GOLDEN / 'vit'}"), "hold ready image vectors, not pixels"),
     # Checkpoints.
     Case("no checkpoint", flags("--model.image-checkpoint=no/such/folder"), "no folder no/such/folder; give a checkpoint's folder"),

@@ -1,4 +1,4 @@
-"""Which Apache Beam runner prepares the data, for those who have one."""
+"""The Apache Beam runner that prepares the data, if the user names one."""
 
 import contextlib
 import dataclasses
@@ -8,25 +8,25 @@ from typing import Any
 
 from mufin_jax.runtime.errors import InputError, reason
 
-# Beam's "DirectRunner" looks for a Go program on the internet before it does the work itself. This
-# is the runner to which it falls back.
+# Beam's "DirectRunner" first looks for a Go program on the internet. Then it falls back to this
+# runner.
 _OFFLINE = {"directrunner": "FnApiRunner", "direct": "FnApiRunner"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Beam:
-    """Which runner, and its options.
+    """A runner and its options.
 
     Attributes:
-      name: Beam's name of the runner, such as FlinkRunner; DirectRunner works in this process.
-      options: the runner's own, `name=value` or `--name=value` each.
+        name: Beam's name of the runner, such as FlinkRunner; DirectRunner works in this process.
+        options: the runner's own options, each `name=value` or `--name=value`.
     """
 
     name: str
     options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises InputError if there is no Beam, no such runner, or an option makes no sense."""
+        """Raise InputError if Beam is missing, or the runner or an option is unknown."""
         try:
             with _silent():
                 import apache_beam  # noqa: F401  # pyright: ignore[reportMissingImports]
@@ -43,16 +43,16 @@ class Beam:
             self.pipeline_options().get_all_options()
         except (ImportError, ValueError, AttributeError) as error:
             raise InputError(f"beam_runner={self.name} cannot be used: {reason(error)}") from None
-        except SystemExit:  # argparse, which has printed what is wrong
+        except SystemExit:  # from argparse, which has printed the reason
             raise InputError(f"beam_options={self.options} are not what Beam expects") from None
 
     @property
     def runner(self) -> str:
-        """The name as Beam takes it."""
+        """The name that Beam expects."""
         return _OFFLINE.get(self.name.lower(), self.name)
 
     def pipeline_options(self) -> Any:
-        """Beam's options, read from ours and never from the command line."""
+        """Return Beam's options, read from ours and never from the command line."""
         from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
 
         options = [f"--{option.removeprefix('--')}" for option in self.options]
@@ -61,9 +61,9 @@ class Beam:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """On import Beam logs, without need, that Google's libraries are missing."""
+    """Silence Beam's import, which logs that Google's libraries are missing."""
     root, handler = logging.getLogger(), logging.NullHandler()
-    root.addHandler(handler)  # else `logging.warning` would set up logging in its own way
+    root.addHandler(handler)  # otherwise `logging.warning` would configure logging
     root.addFilter(_nothing)
     try:
         yield

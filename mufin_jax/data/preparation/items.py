@@ -1,4 +1,4 @@
-"""From the rows of a raw catalogue to the items that stay, numbered again."""
+"""From the rows of a raw catalogue to the items that are kept, with new numbers."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from mufin_jax.runtime.signals import until_stopped
 
 @dataclasses.dataclass
 class Items:
-    """The items of one side that stay; see `dataset.Side` for the arrays."""
+    """The kept items of one side; see `dataset.Side` for the arrays."""
 
     ids: Strings
     titles: Strings
@@ -32,11 +32,11 @@ class Items:
     image_rows: Int64[np.ndarray, " images"]
 
     def __len__(self) -> int:
-        """The number of items."""
+        """Return the number of items."""
         return len(self.text)
 
     def save(self, folder: Path, name: str) -> None:
-        """Writes `<name>_ids.npz`, `<name>_titles.npz` and `<name>_items.npz`."""
+        """Write `<name>_ids.npz`, `<name>_titles.npz` and `<name>_items.npz`."""
         self.ids.save(folder / f"{name}_ids.npz")
         self.titles.save(folder / f"{name}_titles.npz")
         np.savez(
@@ -48,7 +48,7 @@ class Items:
 
     @classmethod
     def load(cls, folder: Path, name: str) -> "Items":
-        """Reads what `save` wrote."""
+        """Read the files that `save` wrote."""
         with np.load(folder / f"{name}_items.npz", allow_pickle=False) as arrays:
             rest = [arrays[key] for key in ("text", "image_offsets", "image_rows")]
         ids, titles = (Strings.load(folder / f"{name}_{part}.npz") for part in ("ids", "titles"))
@@ -56,18 +56,19 @@ class Items:
 
 
 class ItemRecords:
-    """The items of one saved side as `write_records` takes them, with their images.
+    """The items of one saved side with their images, for `write_records`.
 
-    A copy that goes to another process opens the files again there, so it weighs nothing.
-
-    Args:
-      folder: where `Items.save` wrote them.
-      name: of the side.
-      spool: holds the images; None if there are none.
+    A pickled copy contains no data: it opens the files again in its process.
     """
 
     def __init__(self, folder: Path, name: str, spool: JpegSpool | None):
-        """Opens nothing yet."""
+        """Open nothing yet.
+
+        Args:
+            folder: where `Items.save` wrote the items.
+            name: the name of the side.
+            spool: contains the images; None if there are none.
+        """
         self._folder, self._name = folder, name
         self._spool_folder = spool.folder if spool else None
 
@@ -80,16 +81,16 @@ class ItemRecords:
         return JpegSpool(self._spool_folder) if self._spool_folder else None
 
     def __len__(self) -> int:
-        """The number of items."""
+        """Return the number of items."""
         return len(self._items)
 
     def num_bytes(self) -> int:
-        """About the size of all records."""
+        """Return the approximate size of all records."""
         images = self._spool.sizes(self._items.image_rows).sum() if self._spool else 0
         return int(images) + len(self._items.ids.blob) + len(self._items.titles.blob)
 
     def read(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        """The items from `start` to before `stop`."""
+        """Yield the items from `start` to before `stop`."""
         items, spool = self._items, self._spool
         numbers = until_stopped(range(start, stop), "prepare")
         title = f"{self._name} records"
@@ -99,17 +100,17 @@ class ItemRecords:
             yield {"uid": items.ids[i], "title": items.titles[i], "images": images}
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is opened stays behind."""
+        """Leave out what is opened."""
         return {key: value for key, value in self.__dict__.items() if key not in self._OPENED}
 
     _OPENED = ("_items", "_spool")
 
 
 def drop_empty(catalogue: Catalogue, bags: dict[str, Bag], tally: Tally) -> None:
-    """Marks the items that have neither text nor image as not kept.
+    """Mark the items that have neither text nor image as not kept.
 
     Raises:
-      InputError: if a side has no item left, or training no relevant pair.
+        InputError: if a side has no item left, or training has no relevant pair.
     """
     for name in SIDES:
         side = catalogue.sides[name]
@@ -131,7 +132,7 @@ def drop_empty(catalogue: Catalogue, bags: dict[str, Bag], tally: Tally) -> None
 def compact_pairs(
     catalogue: Catalogue, pairs: scipy.sparse.csr_matrix, name: str
 ) -> scipy.sparse.csr_matrix:
-    """A points x labels matrix without the rows and columns of items that are not kept."""
+    """Return a points x labels matrix without the rows and columns of items not kept."""
     kept = pairs[catalogue.sides[name].kept][:, catalogue.sides["label"].kept]
     kept = scipy.sparse.csr_matrix(kept, dtype=np.float32)
     kept.sort_indices()
@@ -141,9 +142,10 @@ def compact_pairs(
 def distinct_texts(
     catalogue: Catalogue,
 ) -> tuple[list[str], dict[str, Int32[np.ndarray, "n *texts"]]]:
-    """The distinct texts in the order of first mention; and by side, each item's, or -1.
+    """Return the distinct texts in order of first mention, and by side the text numbers of items.
 
-    A side whose items have several has as many columns as the most texts of an item.
+    A missing text has the number -1. If items can have several texts, there are as many columns as
+    the most texts of an item.
     """
     rows: dict[str, int] = {}
     text = {}
@@ -162,7 +164,7 @@ def distinct_texts(
 
 
 def train_tokenizer(catalogue: Catalogue, vocab_size: int) -> Tokenizer:
-    """A tokenizer of the kept training titles, or of those of another side if there are none."""
+    """Train a tokenizer on the kept training titles, or on another side's if there are none."""
     for name in ("train", "label", "test"):
         side = catalogue.sides[name]
         texts = [text for i in np.flatnonzero(side.kept) for text in side.texts_of(int(i))]
@@ -172,7 +174,7 @@ def train_tokenizer(catalogue: Catalogue, vocab_size: int) -> Tokenizer:
 
 
 def compact(catalogue: Catalogue, name: str, bag: Bag, text: np.ndarray) -> Items:
-    """The kept items of a side; `text` are the rows that `distinct_texts` gave."""
+    """Return the kept items of a side; `text` has the rows from `distinct_texts`."""
     side = catalogue.sides[name]
     counts = bag.counts()
     offsets = np.zeros(side.kept.sum() + 1, np.int64)
@@ -188,7 +190,7 @@ def compact(catalogue: Catalogue, name: str, bag: Bag, text: np.ndarray) -> Item
 
 
 def image_homes(items: dict[str, Items]) -> Int64[np.ndarray, "i 3"]:
-    """Split, item and position of the first mention of each image."""
+    """Return split, item and position of the first mention of each image."""
     homes = []
     for split, name in enumerate(SIDES):
         offsets = items[name].image_offsets
@@ -201,12 +203,12 @@ def image_homes(items: dict[str, Items]) -> Int64[np.ndarray, "i 3"]:
 
 
 def save_categories(catalogue: Catalogue, folder: Path) -> None:
-    """Writes label_categories.npz (a code each, and the codes' names), if labels have them."""
+    """Write label_categories.npz (a code each, and the codes' names), if labels have them."""
     label = catalogue.sides["label"]
     if label.categories is None:
         return
     kept = [label.categories[i] for i in np.flatnonzero(label.kept)]
-    names = sorted(set(kept))  # numpy would make all as long as the longest
+    names = sorted(set(kept))  # a NumPy array would pad all names to the longest
     code_of = {name: code for code, name in enumerate(names)}
     codes = np.array([code_of[name] for name in kept], np.int32)
     packed = Strings.pack(names)

@@ -1,7 +1,7 @@
 """The overlap filter: (datapoint, label) pairs that are too easy to be scored.
 
-A catalogue's products stand on both sides, so a point can be its own label, and a relation seen
-from one end in training can be asked for from the other end in testing.
+A catalogue's products are on both sides, so a point can be its own label. Also, a test pair can be
+the reverse of a training pair.
 """
 
 from typing import Literal
@@ -17,21 +17,21 @@ Overlap = Literal["given", "self", "reciprocal"]
 def overlap_filter(
     catalogue: Catalogue, choice: Overlap
 ) -> tuple[Overlap, dict[str, scipy.sparse.csr_matrix]]:
-    """The filtered pairs of both sides.
+    """Return the filtered pairs of both sides.
 
-    Two items are the same if their whole id is, a comma-joined one included.
+    Two items are the same if their whole ids are equal, including comma-joined ids.
 
     Args:
-      catalogue: as its reader returned it.
-      choice:
-        "given": the catalogue's filter files; if one side has none, its filter is empty; if
-          neither has, as "reciprocal".
-        "self": each point with the label that is the same item.
-        "reciprocal": "self", and for testing every relevant pair (b, a) such that label b is
-          relevant to the training point a.
+        catalogue: as its reader returned it.
+        choice:
+            "given": the catalogue's filter files; if one side has none, its filter is empty; if
+                neither has one, as "reciprocal".
+            "self": each point with the label that is the same item.
+            "reciprocal": "self", and for testing every relevant pair (b, a) such that label b is
+                relevant to the training point a.
 
     Returns:
-      the choice that took effect, and CSR matrices of points x labels by "train" and "test".
+        The choice that took effect, and CSR matrices of points x labels by "train" and "test".
     """
     if choice == "given" and catalogue.filters is not None:
         return choice, catalogue.filters
@@ -51,10 +51,10 @@ def overlap_filter(
 
 
 def _reversed_in_test(catalogue: Catalogue, label_of: dict[str, int]) -> scipy.sparse.csr_matrix:
-    """Relevant test pairs (b, a) whose reverse (a, b) is relevant in training."""
+    """Return the relevant test pairs (b, a) whose reverse (a, b) is relevant in training."""
     shape = (len(catalogue.sides["test"]), len(catalogue.sides["label"]))
     train = catalogue.relevance["train"].tocoo()
-    # A training pair (row a, column b) as (label b, label a), where point a is a label too.
+    # A training pair (row a, column b) as (label b, label a), if point a is also a label.
     own = _own_label(catalogue.sides["train"], label_of)
     both = own[train.row] >= 0
     turned = scipy.sparse.csr_matrix(
@@ -71,7 +71,7 @@ def _reversed_in_test(catalogue: Catalogue, label_of: dict[str, int]) -> scipy.s
 
 
 def _own_label(side: RawSide, label_of: dict[str, int]) -> np.ndarray:
-    """The label that is the same item as each point, or -1."""
+    """Return the label that is the same item as each point, or -1."""
     own = [label_of.get(uid, -1) for uid in side.ids]
     return np.where(side.kept, np.array(own, np.int64), -1)
 

@@ -1,16 +1,16 @@
-"""The stage `prepare`: a catalogue as users hold it becomes a folder that training reads.
+"""The stage `prepare`: a user's catalogue becomes a folder that training reads.
 
-Writes (see `Dataset` for how they are opened)
+Writes (see `Dataset` for how the files are opened)
     texts.npy, text_lengths.npy     token ids int32 (t, max_tokens) of the distinct texts
     images.npy                      uint8 (i, size, size, 3), the distinct images; or
-    image_vectors.npy               float32 (i, width), where the user has vectors
+    image_vectors.npy               float32 (i, width), if the user has vectors
     records/                        the items as a TensorFlow Dataset, images as JPEG
     image_homes.npy                 int64 (i, 3): split, record and position of each image there
     {train,test,label}_items.npz    text, image_offsets, image_rows of each item
     {train,test,label}_{ids,titles}.npz
     {train,test}_{relevance,filter}.npz    CSR of points x labels
-    label_categories.npz, questions.npz, ceiling.json      where the catalogue has them
-    tokenizer.json, prepare_report.json, records.json, and at last manifest.json
+    label_categories.npz, questions.npz, ceiling.json      if the catalogue has them
+    tokenizer.json, prepare_report.json, records.json, and finally manifest.json
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ class PrepareConfig:
     """Height and width of the prepared pictures, in pixels."""
     fit: Fit = "pad"
     """pad: keep the proportions, on white; stretch: resize both sides to the image size; crop:
-    keep the proportions, and the middle."""
+    keep the proportions and the middle."""
     resample: Resample = "bilinear"
     """The filter that resizes pictures."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -85,27 +85,27 @@ class PrepareConfig:
     max_pixels: int = pictures.MAX_PIXELS
     """Pictures with more pixels are left out, before they are decoded."""
     image_array_gb: float = 32.0
-    """Above this size the decoded pictures are not stored; training then decodes the records."""
+    """Above this size, decoded pictures are not stored and training decodes the records."""
     records: bool = True
-    """Whether to write the TensorFlow Dataset of array records too."""
+    """Whether to also write the TensorFlow Dataset of array records."""
     tokenizer: str | None = None
-    """Checkpoint (folder or hub name) or tokenizer.json; else one is trained on the titles."""
+    """Checkpoint (folder or hub name) or tokenizer.json; by default, train one on the titles."""
     vocab_size: int = 8192
     """The most tokens of a trained tokenizer."""
     max_tokens: int = 32
-    """Longer titles are cut, the tokens at both ends included."""
+    """Longer titles are cut; the tokens at both ends count."""
     filter: Overlap = "given"
-    """Pairs left out of scoring. given: the filter files, else as reciprocal; self: each point's
-    own item; reciprocal: that, and relevant test pairs whose reverse is in training."""
+    """Pairs left out of scoring. given: the filter files, or else reciprocal; self: each point's
+    own item; reciprocal: these, and relevant test pairs whose reverse is in training."""
     max_bad: float = 0.05
-    """The largest share of bad lines, or of broken images, that is skipped."""
+    """The largest tolerated share of bad lines, or of broken images."""
     beam_runner: str | None = None
-    """Apache Beam's runner that does the work, such as FlinkRunner; else this process does it."""
+    """Apache Beam runner for the work, such as FlinkRunner; by default, this process does it."""
     beam_options: tuple[str, ...] = ()
-    """The runner's own options, name=value each."""
+    """The runner's own options, each name=value."""
 
     def __post_init__(self) -> None:
-        """Rejects what cannot be meant."""
+        """Reject impossible values."""
         for name in ("max_images", "max_bytes", "max_pixels", "vocab_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
@@ -125,39 +125,39 @@ class PrepareConfig:
 
     @property
     def processing(self) -> ImageProcessing:
-        """The image fields in the encoder's terms; raises InputError if they make no sense."""
+        """The image fields as the encoder's settings; InputError if they are invalid."""
         return ImageProcessing(self.image_size, self.fit, self.resample, self.mean, self.std)
 
 
 def prepare(
     config: PrepareConfig, source: Path, out: Path, processing: ImageProcessing | None = None
 ) -> None:
-    """Reads the catalogue in `source` and writes the prepared folder `out`.
+    """Read the catalogue in `source` and write the prepared folder `out`.
 
-    The same input gives the same bytes, except for those of the records. A folder without a
-    manifest is unfinished, and started again; a finished one is prepared again.
+    The same input gives the same bytes, except for the records. A folder without a manifest is
+    unfinished: preparation starts again. A finished folder is prepared again too.
 
     Args:
-      config: how.
-      source: a folder in one of the forms of `readers`.
-      out: where to write; its other files are left alone.
-      processing: a checkpoint's own preprocessing, instead of the config's image fields.
+        config: the settings.
+        source: a folder in one of the forms of `readers`.
+        out: the output folder; its other files are left alone.
+        processing: a checkpoint's own preprocessing, instead of the config's image fields.
 
     Raises:
-      InputError: if the source cannot be used as a whole.
-      TooManyBadRows: if more of it is bad than `config.max_bad`.
-      DiskError: if the disk is full, read-only or failing.
+        InputError: if the source as a whole is unusable.
+        TooManyBadRows: if a larger share of the source is bad than `config.max_bad`.
+        DiskError: if the disk is full, read-only or failing.
     """
     source, out = Path(source), Path(out)
     if out.resolve() == source.resolve():
         raise InputError(f"{out} is both the catalogue and the output: name another output folder")
     beam = Beam(config.beam_runner, config.beam_options) if config.beam_runner else None
     tally = Tally(config.max_bad)
-    # What was prepared before stays until there is something to take its place.
+    # An earlier preparation stays until the new catalogue has been read.
     catalogue = load_catalogue(source, tally, config.max_images, config.max_bytes)
     ceiling = load_ceiling(source)
     worker = resize_in_threads if beam is None else BeamWorker(beam, SourceFolder(source))
-    out = out.absolute()  # Beam's workers start elsewhere
+    out = out.absolute()  # Beam's workers have another working directory
     try:
         with filling(out, functools.partial(_clear, out)):
             out.mkdir(parents=True, exist_ok=True)
@@ -187,12 +187,7 @@ def _write(
         bags = _images(config, catalogue, processing, out, tally, spool, worker)
     drop_empty(catalogue, bags, tally)
     texts, text = distinct_texts(catalogue)
-    if config.tokenizer is not None:
-        tokenizer = Tokenizer.load(config.tokenizer)
-    else:
-        tokenizer = train_tokenizer(catalogue, config.vocab_size)
-    tokenizer.save(out / "tokenizer.json")
-    write_texts(tokenizer, texts, config.max_tokens, out)
+    _tokenize(config, catalogue, texts, out)
     items = {name: compact(catalogue, name, bags[name], text[name]) for name in SIDES}
     for name in SIDES:
         items[name].save(out, name)
@@ -204,11 +199,7 @@ def _write(
         catalogue.questions.compact(*kept).save(out / "questions.npz")
     overlap, filters = overlap_filter(catalogue, config.filter)
     counts = {name: len(items[name]) for name in SIDES}
-    for kind, matrices in (("relevance", catalogue.relevance), ("filter", filters)):
-        for name, matrix in matrices.items():
-            pairs = compact_pairs(catalogue, matrix, name)
-            scipy.sparse.save_npz(out / f"{name}_{kind}.npz", pairs)
-            counts[f"{name}_{kind}"] = pairs.nnz
+    counts |= _save_pairs(catalogue, filters, out)
     counts["texts"] = len(texts)
     rows = "image_vectors.npy" if catalogue.vectors else "image_homes.npy"
     counts["images"] = len(np.load(out / rows, mmap_mode="r", allow_pickle=False))
@@ -229,14 +220,37 @@ def _write(
         "processing": dataclasses.asdict(processing),
         "max_tokens": config.max_tokens,
         "filter": overlap,
-        # Who did the work leaves no trace in the result.
+        # The runner does not change the result.
         "config": {name: settings[name] for name in settings if not name.startswith("beam_")},
     }
     write_manifest(out, content, [name for name in _FILES if (out / name).is_file()])
 
 
+def _tokenize(config: PrepareConfig, catalogue: Catalogue, texts: list[str], out: Path) -> None:
+    """Load or train the tokenizer, and save it with the texts' tokens."""
+    if config.tokenizer is not None:
+        tokenizer = Tokenizer.load(config.tokenizer)
+    else:
+        tokenizer = train_tokenizer(catalogue, config.vocab_size)
+    tokenizer.save(out / "tokenizer.json")
+    write_texts(tokenizer, texts, config.max_tokens, out)
+
+
+def _save_pairs(
+    catalogue: Catalogue, filters: dict[str, scipy.sparse.csr_matrix], out: Path
+) -> dict[str, int]:
+    """Save relevance and filter of both sides; return the number of pairs of each."""
+    counts = {}
+    for kind, matrices in (("relevance", catalogue.relevance), ("filter", filters)):
+        for name, matrix in matrices.items():
+            pairs = compact_pairs(catalogue, matrix, name)
+            scipy.sparse.save_npz(out / f"{name}_{kind}.npz", pairs)
+            counts[f"{name}_{kind}"] = pairs.nnz
+    return counts
+
+
 def _clear(out: Path) -> None:
-    """Removes what an earlier preparation left, the manifest first."""
+    """Remove what an earlier preparation left, the manifest first."""
     for name in (MANIFEST, RECORDS_CHECKSUMS, *_FILES):
         (out / name).unlink(missing_ok=True)
     for name in ("records", _SPOOL):

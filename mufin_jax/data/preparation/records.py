@@ -1,9 +1,9 @@
 """The prepared items as a TensorFlow Dataset in array records, without TensorFlow.
 
 Record i of split train, test or label is item i: `uid`, `title`, and `images`, each the bytes of a
-JPEG at training size. Any TFDS or grain pipeline can read them; `Dataset` does where the decoded
-pixels would not fit on the disk. The bytes of these files differ from run to run (protocol buffers
-order a map as they please), their content does not.
+JPEG at training size. Any TFDS or grain pipeline can read them. `Dataset` reads them if the decoded
+pixels would not fit on the disk. The bytes of these files differ between runs, because protocol
+buffers order a map arbitrarily; their content does not.
 """
 
 import dataclasses
@@ -20,24 +20,24 @@ Record = Mapping[str, Any]
 
 @runtime_checkable
 class Records(Protocol):
-    """The records of a split, readable from any place on."""
+    """The records of a split, readable from any position."""
 
     def num_bytes(self) -> int:
-        """About how many bytes they take."""
+        """Return the approximate size in bytes."""
         ...
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of records."""
         ...
 
     def read(self, start: int, stop: int) -> Iterable[Record]:
-        """Some of them, in order: `uid`, `title` (str) and `images` (list of bytes)."""
+        """Yield some records in order: `uid`, `title` (str) and `images` (list of bytes)."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
-    """Consecutive records of one file, as TFDS asks for them: called, and then iterated over."""
+    """Consecutive records of one file; TFDS calls the object and then iterates."""
 
     records: Records
     start: int
@@ -49,32 +49,33 @@ class _Shard:
         )
 
 
-def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None = None) -> None:
-    """Writes one split after the other, in the order of its records.
-
-    TFDS's sharded builder writes each file in one go, so memory holds the records of one file: less
-    than a gigabyte. (Its generator-based builder needs TensorFlow to write more than that.)
-
-    Args:
-      splits: by name. TFDS cannot hold a split without records.
-      folder: where to write; nothing is written or fetched elsewhere.
-      beam: writes the files in its workers, to which the records are pickled, and which must see
-        `folder`; in this process if not given.
-
-    Raises:
-      OSError: if the disk is full, read-only or failing.
-    """
-    import tensorflow_datasets as tfds  # half a second; only preparation and a large set need it
+def _shards(records: Records) -> list[_Shard]:
+    """Split records into files of the size that TFDS prefers."""
     from tensorflow_datasets.core.utils import shard_utils
 
-    def shards(records: Records) -> list[_Shard]:
-        count = shard_utils.ShardConfig.calculate_number_shards(records.num_bytes(), len(records))
-        stops = shard_utils.get_shard_boundaries(len(records), count)
-        starts = [0, *stops[:-1]]
-        return [_Shard(records, *ends) for ends in zip(starts, stops, strict=True)]
+    count = shard_utils.ShardConfig.calculate_number_shards(records.num_bytes(), len(records))
+    stops = shard_utils.get_shard_boundaries(len(records), count)
+    return [_Shard(records, *ends) for ends in zip([0, *stops[:-1]], stops, strict=True)]
+
+
+def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None = None) -> None:
+    """Write one split after the other, in the order of its records.
+
+    TFDS's sharded builder writes each file in one go, so memory contains the records of one file:
+    less than a gigabyte. (TFDS's generator-based builder needs TensorFlow to write more.)
+
+    Args:
+        splits: the records by split. TFDS does not support a split without records.
+        folder: the output folder; nothing is written elsewhere or downloaded.
+        beam: its workers write the files: they get pickled records and must see `folder`.
+
+    Raises:
+        OSError: if the disk is full, read-only or failing.
+    """
+    import tensorflow_datasets as tfds  # takes half a second; few processes need it
 
     class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
-        """A builder over given records; unregistered, since a process may prepare twice."""
+        """A builder over given records; unregistered, because a process may prepare twice."""
 
         name = _NAME
         VERSION = tfds.core.Version(_VERSION)
@@ -85,7 +86,7 @@ def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None
                 builder=self,
                 description="Items of a prepared mufin_jax folder.",
                 features=tfds.features.FeaturesDict(
-                    # Text holds bytes as they are; the Image feature would decode on reading.
+                    # Text keeps the bytes unchanged; the Image feature would decode them when read.
                     {"uid": text(), "title": text(), "images": tfds.features.Sequence(text())}
                 ),
                 disable_shuffling=True,  # record i must be item i
@@ -96,12 +97,12 @@ def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None
             return self._current
 
         def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
-            # Under Beam, TFDS 4.9.10 runs the pipelines of earlier splits again with each
-            # further one, and takes the lengths of ten shards and more in the order "0", "1",
-            # "10", "2": hence one split at a time, and the lengths from us.
+            # Under Beam, TFDS 4.9.10 runs the pipelines of earlier splits again with each further
+            # split. It also sorts the lengths of ten or more shards as "0", "1", "10", "2". So we
+            # write one split at a time and set the lengths.
             done = []
             for name, records in splits.items():
-                self._current = {name: shards(records)}
+                self._current = {name: _shards(records)}
                 super()._download_and_prepare(dl_manager, download_config)
                 lengths = [shard.stop - shard.start for shard in self._current[name]]
                 split: tfds.core.SplitInfo = self.info.splits[name]  # pyright: ignore
@@ -112,7 +113,7 @@ def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None
     if beam is not None:
         config = config.replace(beam_runner=beam.runner, beam_options=beam.pipeline_options())
     with _quiet(tfds), native_errors():
-        # Without TensorFlow the default format fails, at the very end.
+        # Without TensorFlow, the default format fails at the very end.
         builder = Builder(data_dir=folder, file_format="array_record")
         builder.download_and_prepare(download_config=config)
     for path in (folder / _NAME / _VERSION).glob("*.shard_infos.json"):

@@ -1,4 +1,4 @@
-"""Every distinct image of a catalogue, once: decoded, brought to training size, written."""
+"""Every distinct image of a catalogue is decoded, resized to training size and written once."""
 
 import contextlib
 import dataclasses
@@ -29,18 +29,18 @@ class Bag:
     rows: Int64[np.ndarray, " images"]
 
     def counts(self) -> Int64[np.ndarray, " n"]:
-        """The number of images of each item."""
+        """Return the number of images of each item."""
         return np.diff(self.offsets)
 
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What becomes of the images.
+    """The output for the images.
 
     Attributes:
-      array_file: the npy file for the pixels.
-      array_bytes: if the pixels would take more, they are not written there.
-      jpegs: whether JPEGs are wanted, too.
+        array_file: the npy file for the pixels.
+        array_bytes: pixels that need more bytes than this are not written there.
+        jpegs: whether to write JPEGs too.
     """
 
     array_file: Path
@@ -57,23 +57,23 @@ def resize_images(
     spool: JpegSpool,
     worker: Worker,
 ) -> dict[str, Bag]:
-    """Writes the distinct images in the order in which the sides first name them.
+    """Write the distinct images in the order in which the sides first mention them.
 
     Args:
-      catalogue: with an image source.
-      read: from an encoded image to (size, size, 3) pixels; raises BadImage.
-      size: height and width of the result.
-      tally: takes broken images, which leave their items.
-      wanted: what becomes of them.
-      spool: is made; takes the JPEGs.
-      worker: does the work, such as `resize_in_threads`.
+        catalogue: a catalogue with an image source.
+        read: maps an encoded image to (size, size, 3) pixels; raises BadImage.
+        size: height and width of the result.
+        tally: takes broken images; their items lose them.
+        wanted: the output.
+        spool: takes the JPEGs; it is created here.
+        worker: does the work, such as `resize_in_threads`.
 
     Returns:
-      by side, the rows of each item's images.
+        By side, the rows of each item's images.
 
     Raises:
-      InputError: if the pixels take too much and no records are wanted either.
-      TooManyBadRows: as soon as more images are broken than the tally tolerates.
+        InputError: if the pixels need too many bytes and no records are written either.
+        TooManyBadRows: as soon as more images are broken than the tally tolerates.
     """
     mentions = _Mentions(catalogue)
     _, first, inverse = np.unique(mentions.keys, return_index=True, return_inverse=True)
@@ -82,7 +82,7 @@ def resize_images(
     if not fits and not wanted.jpegs:
         raise InputError(
             f"{len(seen):,} pictures exceed image_array_gb={wanted.array_bytes / 1e9:g}: "
-            "raise it, or let records be written"
+            "raise it, or allow records"
         )
     tally.seen("images", len(seen))
     row_of, rows = np.full(len(seen), -1, np.int64), 0
@@ -105,10 +105,10 @@ def resize_images(
 
 
 def copy_vectors(catalogue: Catalogue, out: Path) -> dict[str, Bag]:
-    """Writes the catalogue's image vectors one file after the other, as float32.
+    """Write the catalogue's image vectors one file after the other, as float32.
 
     Raises:
-      InputError: if a vector exceeds float32.
+        InputError: if a vector exceeds float32.
     """
     arrays = [open_vectors(path) for path in catalogue.vectors]
     with NpyWriter(out, (arrays[0].shape[1],), np.float32) as writer:
@@ -124,7 +124,7 @@ def copy_vectors(catalogue: Catalogue, out: Path) -> dict[str, Bag]:
 
 
 class _Mentions:
-    """All images that kept items name, side after side, item after item."""
+    """All images that kept items mention, side after side, item after item."""
 
     def __init__(self, catalogue: Catalogue):
         self._catalogue = catalogue
@@ -141,7 +141,7 @@ class _Mentions:
         )
 
     def bags(self, rows: np.ndarray) -> dict[str, Bag]:
-        """Cuts one row for each mention into sides and items; rows of -1 are left out."""
+        """Split one row for each mention into sides and items; rows of -1 are left out."""
         bags, start = {}, 0
         for name, counts in zip(SIDES, self._counts, strict=True):
             mine = rows[start : start + counts.sum()]
@@ -153,7 +153,7 @@ class _Mentions:
         return bags
 
     def place(self, mention: int) -> tuple[str, int]:
-        """The file and row of the item that makes a mention."""
+        """Return the file and row of the item of a mention."""
         item = int(np.searchsorted(self._ends, mention, side="right"))
         for side in (self._catalogue.sides[name] for name in SIDES):
             if item < len(side):
@@ -167,7 +167,7 @@ def _npy(path: Path | None, size: int) -> "NpyWriter | _Nowhere":
 
 
 class _Nowhere:
-    """Takes the place of a file that is not wanted."""
+    """A writer that drops everything, for a file that is not written."""
 
     def append(self, rows: np.ndarray) -> None:
         pass

@@ -1,12 +1,12 @@
 """Resizing under Apache Beam: many machines decode, resize and encode the pictures.
 
-The workers and this process share a file system. Beam's own collections hold numbers only:
-workers read the encoded pictures from the catalogue's files and leave their results in the spool,
-a file for each shard of consecutive images, from which this process goes on as if it had made
-them. So no process holds all pictures, and a shard that Beam runs twice gives the same bytes twice.
+The workers and this process share a file system. Beam's own collections contain only numbers.
+Workers read the encoded pictures from the catalogue's files and write their results to the spool,
+a file for each shard of consecutive images. This process then continues as if it had made them. No
+process keeps all pictures in memory. A shard that Beam runs twice gives the same bytes twice.
 
-Beam pickles our code and its arguments (paths, settings) on the way to its workers; nothing that
-a user's file holds is ever unpickled.
+Beam pickles our code and its arguments (paths, settings) for its workers. Nothing from a user's
+files is ever unpickled.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ SHARD = 1024
 
 @dataclasses.dataclass(frozen=True)
 class BeamWorker:
-    """A `resizer.Worker` of many machines; the whole job runs before the first result comes.
+    """A `resize_one.Worker` on many machines; the whole job runs before the first result.
 
     Attributes:
-      beam: where it runs.
-      folder: of the catalogue.
+        beam: the runner.
+        folder: the catalogue's folder.
     """
 
     beam: Beam
@@ -49,9 +49,9 @@ class BeamWorker:
     def __call__(
         self, resizer: Resizer, keys: Int64[np.ndarray, " i"], spool: JpegSpool
     ) -> Results:
-        """Runs the job, then reads what it left."""
+        """Run the job, then read its results."""
         if isinstance(resizer.source, ImageFiles):
-            # Millions of paths would not fit into Beam's job: they go through a file.
+            # Millions of paths would not fit into Beam's job: write them to a file.
             names = Strings.pack(resizer.source.name(int(key)) for key in keys)
             save_array(spool.folder / "names.npy", names.blob)
             save_array(spool.folder / "name_offsets.npy", names.offsets)
@@ -76,7 +76,7 @@ class BeamWorker:
 
 @dataclasses.dataclass(frozen=True)
 class _Shards:
-    """What a worker does with the number of a shard."""
+    """The work of a Beam worker for the number of a shard."""
 
     resizer: Resizer
     spool: JpegSpool
@@ -107,7 +107,7 @@ class _Shards:
 
 
 def _collect(number: int, resizer: Resizer, spool: JpegSpool) -> Results:
-    """What a worker left of a shard; its pixels are removed."""
+    """Yield a worker's results for a shard, and remove its pixels."""
     facts = json.loads(_facts(spool.folder, number).read_bytes())
     shape, start = (resizer.size, resizer.size, 3), 0
     with _pixels(spool.folder, number).open("rb") as pixels:
@@ -126,20 +126,20 @@ def _collect(number: int, resizer: Resizer, spool: JpegSpool) -> Results:
 
 
 class _NamedFiles:
-    """An ImageFiles whose paths lie in a file; key p is the p-th of them."""
+    """ImageFiles whose paths are in a file; key p is path number p."""
 
     def __init__(self, folder: SourceFolder, names: Path):
-        """Opens nothing."""
+        """Open nothing yet."""
         self._folder, self._names = folder, names
 
     def name(self, key: int) -> str:
-        """The path as the data give it."""
+        """Return the path as the data give it."""
         blob = np.load(self._names / "names.npy", mmap_mode="r", allow_pickle=False)
         offsets = np.load(self._names / "name_offsets.npy", mmap_mode="r", allow_pickle=False)
         return Strings(blob, offsets)[key]
 
     def read(self, key: int) -> Path:
-        """The file; raises BadImage if there is none in the data folder."""
+        """Return the file; raise BadImage if it is not in the data folder."""
         return self._folder.image(self.name(key))
 
 
@@ -153,7 +153,7 @@ def _pixels(folder: Path, number: int) -> Path:
 
 @contextlib.contextmanager
 def _draft(path: Path) -> Iterator[Any]:
-    """A file that takes its name when it is complete: Beam may run a shard twice, even at once."""
+    """Write a file that gets its name when complete: Beam may run a shard twice, even at once."""
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     with draft.open("wb") as file:
         yield file

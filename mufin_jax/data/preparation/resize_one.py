@@ -1,4 +1,4 @@
-"""What is done to each picture, and the threads that do it on one machine.
+"""The work on each picture, and the threads that do it on one machine.
 
 Images stream through a bounded window of threads, so memory does not grow with their number.
 """
@@ -23,20 +23,20 @@ from mufin_jax.data.readers.catalogue import ImageSource
 T = TypeVar("T")
 R = TypeVar("R")
 
-# For each image its pixels (None if they are not asked for), or what is wrong with it.
+# For each image its pixels (None if they are not needed), or its defect.
 Results = Generator[np.ndarray | BadImage | None, None, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Resizer:
-    """What is done to each image, wherever it is done.
+    """The work on each image, independent of where it runs.
 
     Attributes:
-      source: where the encoded images lie.
-      read: from an encoded image to (size, size, 3) pixels; raises BadImage.
-      size: height and width of the result.
-      pixels: whether pixels are asked for.
-      jpegs: whether JPEGs are asked for.
+        source: the source of the encoded images.
+        read: maps an encoded image to (size, size, 3) pixels; raises BadImage.
+        size: height and width of the result.
+        pixels: whether pixels are needed.
+        jpegs: whether JPEGs are needed.
     """
 
     source: ImageSource
@@ -46,7 +46,7 @@ class Resizer:
     jpegs: bool
 
     def __call__(self, key: int) -> tuple[np.ndarray, bytes] | BadImage:
-        """The pixels of an image and their JPEG (b"" if none is asked for), or what is wrong."""
+        """Return the pixels of an image and its JPEG (b"" if not needed), or the defect."""
         try:
             pixels = self.read(self.source.read(key))
             return pixels, encode_jpeg(pixels) if self.jpegs else b""
@@ -54,15 +54,15 @@ class Resizer:
             return BadImage(f"{self.source.name(key)}: {error}")
 
 
-# Resizes the images of some keys, in their order; the JPEGs of the sound ones go to the spool.
+# Resizes the images of some keys, in order; the JPEGs of sound images go to the spool.
 Worker = Callable[[Resizer, Int64[np.ndarray, " i"], JpegSpool], Results]
 
 
 def resize_in_threads(resizer: Resizer, keys: Int64[np.ndarray, " i"], spool: JpegSpool) -> Results:
-    """The worker for one machine."""
+    """Resize on one machine; a `Worker`."""
     progress = tqdm(map(int, keys), "images", len(keys), unit=" images", disable=None)
     with (
-        warnings.catch_warnings(),  # Pillow's remarks on odd files; ours are in the report
+        warnings.catch_warnings(),  # from Pillow, about odd files; our report lists them
         spool.file(0).open("wb") as file,
     ):
         warnings.simplefilter("ignore")
@@ -77,7 +77,7 @@ def resize_in_threads(resizer: Resizer, keys: Int64[np.ndarray, " i"], spool: Jp
 
 
 def _in_order(function: Callable[[T], R], values: Iterable[T]) -> Iterator[R]:
-    """Like map, a few calls ahead in threads: Pillow decodes outside the interpreter's lock."""
+    """Map in order, with some calls ahead in threads: Pillow decodes outside the GIL."""
     threads = min(16, os.cpu_count() or 1)
     pending: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:

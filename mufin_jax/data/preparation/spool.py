@@ -1,4 +1,4 @@
-"""The prepared JPEGs between resizing and the records: files on disk, and where each JPEG lies."""
+"""The prepared JPEGs between resizing and the records: files, and the place of each JPEG."""
 
 import array
 import shutil
@@ -16,31 +16,31 @@ _PLACES = "places.npy"
 class JpegSpool:
     """The JPEG of each distinct image: row r is `size` bytes from `start` in file `number`.
 
-    Args:
-      folder: where the files lie; `create` makes it.
+    Attributes:
+        folder: the folder of the files; `create` makes it.
     """
 
     def __init__(self, folder: Path):
-        """Opens nothing yet."""
+        """Open nothing yet."""
         self.folder = folder
         self._new = array.array("q")
         self._places: Int64[np.ndarray, "i 3"] | None = None
 
     def create(self) -> None:
-        """Makes the folder, empty."""
+        """Make the folder, empty."""
         self.remove()
         self.folder.mkdir()
 
     def file(self, number: int) -> Path:
-        """The file of that number."""
+        """Return the file with this number."""
         return self.folder / f"{number:06d}.jpegs"
 
     def place(self, number: int, start: int, size: int) -> None:
-        """Says where the next row lies."""
+        """Set the place of the next row."""
         self._new.extend((number, start, size))
 
     def save(self) -> None:
-        """Writes the places for other processes."""
+        """Write the places for other processes."""
         save_array(self.folder / _PLACES, np.frombuffer(self._new, np.int64).reshape(-1, 3))
         self._new = array.array("q")
 
@@ -54,11 +54,11 @@ class JpegSpool:
         return places
 
     def sizes(self, rows: Int[np.ndarray, " r"]) -> Int64[np.ndarray, " r"]:
-        """The bytes of some rows."""
+        """Return the numbers of bytes of some rows."""
         return self.places[rows, 2]
 
     def read(self, rows: Iterable[int]) -> list[bytes]:
-        """The JPEGs of some rows."""
+        """Return the JPEGs of some rows."""
         return [self._one(*self.places[row].tolist()) for row in rows]
 
     def _one(self, number: int, start: int, size: int) -> bytes:
@@ -67,5 +67,5 @@ class JpegSpool:
             return file.read(size)
 
     def remove(self) -> None:
-        """Removes the folder, if it is there."""
+        """Remove the folder, if it exists."""
         shutil.rmtree(self.folder, ignore_errors=True)

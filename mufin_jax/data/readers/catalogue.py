@@ -1,8 +1,7 @@
-"""What every reader returns: a catalogue as it was found, with nothing decoded yet.
+"""What every reader returns: a catalogue as the reader found it, with nothing decoded yet.
 
-Row i of a side stays row i until preparation drops what is unusable, so that the relevance files,
-which refer to rows by number, keep their meaning. Images are named by integer keys: eight bytes
-per image are held in memory, never pixels.
+Row i of a side stays row i until preparation drops what is unusable: relevance files refer to rows
+by number. Images are named by integer keys: memory holds eight bytes an image, never pixels.
 """
 
 import dataclasses
@@ -24,11 +23,11 @@ class ImageSource(Protocol):
     """Where the encoded images of a catalogue lie."""
 
     def read(self, key: int) -> bytes | Path:
-        """The image's file or bytes; raises BadImage if there is none."""
+        """Return the image's file or bytes; raise BadImage if there is none."""
         ...
 
     def name(self, key: int) -> str:
-        """What the report calls this image."""
+        """Return what the report calls this image."""
         ...
 
 
@@ -37,15 +36,15 @@ class RawSide:
     """The items of one side, in the order of their file.
 
     Attributes:
-      file: name of the file, for messages.
-      rows: 1-based line of each item in that file.
-      ids: one string an item.
-      titles: one string an item; "" where there is none.
-      kept: False where the line was unusable.
-      image_offsets: item i has the image keys `image_offsets[i]:image_offsets[i + 1]`.
-      image_keys: into the catalogue's ImageSource, or rows of its image vectors.
-      categories: one name an item, where the form has them.
-      texts: the texts of each item, where it may have several; else its title is its text.
+        file: the name of the file, for messages.
+        rows: the 1-based line of each item in that file.
+        ids: one string an item.
+        titles: one string an item; "" if it has none.
+        kept: False if the line is unusable.
+        image_offsets: item i has the image keys `image_offsets[i]:image_offsets[i + 1]`.
+        image_keys: keys of the catalogue's ImageSource, or rows of its image vectors.
+        categories: one name an item, if the form has categories.
+        texts: the texts of each item, if an item can have several; otherwise its text is its title.
     """
 
     file: str
@@ -59,38 +58,38 @@ class RawSide:
     texts: list[list[str]] | None = None
 
     def __len__(self) -> int:
-        """The number of items, unusable ones included."""
+        """Return the number of items, unusable ones included."""
         return len(self.ids)
 
     def texts_of(self, i: int) -> list[str]:
-        """The texts of item i, none of them empty."""
+        """Return the non-empty texts of item i."""
         return [text for text in (self.texts[i] if self.texts else [self.titles[i]]) if text]
 
 
 class NoImages:
-    """The source of a catalogue without images, in which no key exists."""
+    """The source of a catalogue without images: no key exists."""
 
     def read(self, key: int) -> bytes | Path:
-        """Rejects."""
+        """Raise LookupError."""
         raise LookupError(f"image {key} of a catalogue without images")
 
     def name(self, key: int) -> str:
-        """The key."""
+        """Return the key as text."""
         return str(key)
 
 
 @dataclasses.dataclass
 class Catalogue:
-    """Three sides and how they relate.
+    """Three sides and their relations.
 
     Attributes:
-      form: the name of the form it was read from.
-      sides: by "train", "test" and "label".
-      relevance: by "train" and "test": CSR of points x labels, 1 where relevant.
-      filters: like relevance; None where there is no filter file.
-      images: where the images lie, if there are any.
-      vectors: npy files whose rows, one file after the other, the image keys count.
-      questions: where the test points are questions with given answers.
+        form: the name of the form that was read.
+        sides: by "train", "test" and "label".
+        relevance: by "train" and "test": CSR of points x labels, 1 if relevant.
+        filters: the overlap filters, like relevance; None if there is no filter file.
+        images: the source of the images, if there are any.
+        vectors: npy files of image vectors; image keys count their rows, file after file.
+        questions: set if the test points are questions with given answers.
     """
 
     form: str

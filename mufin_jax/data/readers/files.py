@@ -12,20 +12,24 @@ from mufin_jax.runtime.signals import check_stop
 
 MAX_LINE = 64 * 2**20
 MAX_BLANK = 1_000_000
-_FREE, _TIMES = 2**20, 100  # an archive may unfold to so many bytes, and times its size beyond
+_FREE, _TIMES = 2**20, 100  # an archive may unpack to _FREE bytes and _TIMES its size
 
 
 class SourceFolder:
-    """A user's folder, from which only regular files inside it are read."""
+    """A user's folder; only regular files inside it are read."""
 
     def __init__(self, path: Path):
-        """Rejects what is not a folder."""
+        """Reject anything that is not a folder."""
         if not path.is_dir():
             raise InputError(f"{path} is not a folder: name the folder that holds the catalogue")
         self.path = path.resolve()
 
     def find(self, *names: str) -> Path | None:
-        """The first of these relative names that is a file; InputError if it lies elsewhere."""
+        """Return the first of these relative names that is a file, or None.
+
+        Raises:
+            InputError: if the file is a link that leads out of the folder.
+        """
         path = next((self.path / name for name in names if (self.path / name).is_file()), None)
         if path is not None and not path.resolve().is_relative_to(self.path):
             raise InputError(
@@ -34,22 +38,26 @@ class SourceFolder:
         return path
 
     def require(self, *names: str) -> Path:
-        """Like `find`, but its absence is an InputError."""
+        """Return the first of these relative names that is a file.
+
+        Raises:
+            InputError: if no file has one of these names.
+        """
         found = self.find(*names)
         if found is None:
             raise InputError(f"{self.path} lacks {' or '.join(names)}")
         return found
 
     def name(self, path: Path) -> str:
-        """A file's name relative to the folder, for messages."""
+        """Return a file's name relative to the folder, for messages."""
         return path.relative_to(self.path).as_posix()
 
     def image(self, name: str) -> Path:
-        """The file that a path in the data means.
+        """Return the file at a path that the data give.
 
         Raises:
-          BadImage: if it is absolute, leads out of the folder (by "..", "~" or a link), or is no
-            regular file.
+            BadImage: if the path is absolute, leads out of the folder (by "..", "~" or a link), or
+                is not a regular file.
         """
         try:
             relative = PurePosixPath(name)
@@ -70,15 +78,16 @@ class SourceFolder:
 
 
 def lines(path: Path, trailing_blanks: bool = False) -> Iterator[tuple[int, bytes]]:
-    """1-based row numbers and lines without their ends; unpacks .gz.
+    """Yield 1-based row numbers and lines without their ends; unpack .gz files.
 
-    Blank lines at the end are left out, unless `trailing_blanks`.
+    Blank lines at the end are left out, unless `trailing_blanks` is set.
 
     Raises:
-      InputError: if a line is longer than 64 MB, a million are blank before one that is not, an
-        archive unfolds to a hundred times its size and more, or the file cannot be read.
+        InputError: if a line is longer than 64 MB, if a million blank lines precede a line with
+            text, if an archive unpacks to more than a hundred times its size, or if the file cannot
+            be read.
     """
-    blank = unfolded = 0
+    blank = unpacked = 0
     try:
         most = _FREE + _TIMES * path.stat().st_size
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
@@ -87,11 +96,11 @@ def lines(path: Path, trailing_blanks: bool = False) -> Iterator[tuple[int, byte
                 check_stop("prepare")
                 row += 1
                 if len(line) > MAX_LINE:
-                    raise InputError(f"{path}:{row}: a line of more than {MAX_LINE:,} bytes")
-                unfolded += len(line)
-                if unfolded > most:
+                    raise InputError(f"{path}:{row}: expected lines of at most {MAX_LINE:,} bytes")
+                unpacked += len(line)
+                if unpacked > most:
                     raise InputError(
-                        f"{path}:{row}: unfolds to more than {most:,} bytes: unpack it"
+                        f"{path}:{row}: unpacks to more than {most:,} bytes: unpack it yourself"
                     )
                 line = line.rstrip(b"\r\n")
                 if not trailing_blanks and not line.strip():
@@ -103,12 +112,12 @@ def lines(path: Path, trailing_blanks: bool = False) -> Iterator[tuple[int, byte
                     yield missed, b""
                 blank = 0
                 yield row, line
-    except (OSError, EOFError, zlib.error) as error:  # gzip raises all on a damaged file
+    except (OSError, EOFError, zlib.error) as error:  # gzip raises any of these for a damaged file
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
 def decode(line: bytes) -> str:
-    """UTF-8, else latin-1, in which some released files are written."""
+    """Decode UTF-8, otherwise latin-1: some released files are in latin-1."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,11 +1,12 @@
-"""Catalogues as JSON lines: MUFIN's supplement (App. B) and LF-AmazonTitles.
+"""Catalogues as JSON lines: the form of MUFIN's supplement (App. B) and of LF-AmazonTitles.
 
-    products.jsonl          `ASIN`, `title`, `images` (paths in the folder), `also_buy` a line; or
-    {trn,tst,lbl}.jsonl     the same by side (.json and .gz too), where line i of lbl is label i
-    {trn,tst}_X_Y.txt       the relevance; where absent, it is `also_buy` (ids) or `target_ind`
-                            with `target_rel` (label numbers and values)
+    products.jsonl          one product a line: `ASIN`, `title`, `images` (paths in the folder),
+                            `also_buy`; or
+    {trn,tst,lbl}.jsonl     one file a side (.json and .gz too); line i of lbl is label i
+    {trn,tst}_X_Y.txt       the relevance; without it, `also_buy` (ids), or `target_ind` with
+                            `target_rel` (label numbers and values)
 
-`asin` and `uid` are read as `ASIN` too. `category`, where the labels have it, is kept.
+`asin` and `uid` also count as `ASIN`. The labels' `category` is kept if they have one.
 """
 
 import hashlib
@@ -28,46 +29,46 @@ _PRODUCTS = tuple(f"products{ending}" for ending in _ENDINGS)
 
 
 class ImageFiles:
-    """Image files by number, each distinct path once."""
+    """Image files by number; each distinct path has one number."""
 
     def __init__(self, source: SourceFolder):
-        """Starts without a path."""
+        """Start without a path."""
         self._source = source
         self._numbers: dict[str, int] = {}
         self._names: list[str] = []
 
     def add(self, name: str) -> int:
-        """The key of a path."""
+        """Return the key of a path."""
         key = self._numbers.setdefault(name, len(self._names))
         if key == len(self._names):
             self._names.append(name)
         return key
 
     def name(self, key: int) -> str:
-        """The path as the data give it."""
+        """Return the path as the data give it."""
         return self._names[key]
 
     def read(self, key: int) -> Path:
-        """The file; raises BadImage if there is none in the data folder."""
+        """Return the file; raise BadImage if it is not in the data folder."""
         return self._source.image(self._names[key])
 
 
 def recognises(source: SourceFolder) -> bool:
-    """Whether the folder is in this form."""
+    """Return whether the folder has this form."""
     return _split_file(source, "label") is not None or source.find(*_PRODUCTS) is not None
 
 
 def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
-    """Reads everything but the images' bytes; by-side files win over products.jsonl.
+    """Read everything except the images' bytes; files by side take precedence over products.jsonl.
 
     Args:
-      source: the folder.
-      tally: takes bad lines, labels that do not exist, bad paths and URLs.
-      max_images: of an item; further ones are left out.
-      max_bytes: of an encoded image; checked when it is read.
+        source: the folder.
+        tally: takes bad lines, unknown labels, bad paths and URLs.
+        max_images: the most images of an item; further images are left out.
+        max_bytes: the largest encoded image; checked when the image is read.
 
     Raises:
-      InputError: if a file is missing or does not fit the others.
+        InputError: if a file is missing or does not fit the others.
     """
     del max_bytes
     images = ImageFiles(source)
@@ -104,7 +105,7 @@ def _split_file(source: SourceFolder, side: str) -> Path | None:
 
 
 def _read_items(source: SourceFolder, path: Path, tally: Tally) -> list[Product]:
-    """One item a line; unusable lines stay, not `kept`, since relevance counts lines."""
+    """Read one item a line; unusable lines stay, not `kept`: relevance counts lines."""
     items = []
     known: set[str] = set()
     for row, line in lines(path):
@@ -115,7 +116,7 @@ def _read_items(source: SourceFolder, path: Path, tally: Tally) -> list[Product]
             tally.bad("lines", "bad line", source.name(path), row, str(error)[:120])
             item = Product(row, kept=False)
         if item.kept and item.uid in known:
-            reason = f"{item.uid} stands above already"
+            reason = f"{item.uid} occurs in an earlier line"
             tally.bad("lines", "repeated id", source.name(path), row, reason)
             item.kept = False
         known.add(item.uid)
@@ -126,12 +127,12 @@ def _read_items(source: SourceFolder, path: Path, tally: Tally) -> list[Product]
 
 
 def is_test(asin: str) -> bool:
-    """Whether a product of an unsplit catalogue is a test point: one in five, by its hash."""
+    """Return whether a product of an unsplit catalogue is a test point: one in five, by hash."""
     return int(hashlib.sha1(asin.encode("utf-8", "replace")).hexdigest()[:8], 16) % 5 == 0
 
 
 def _split_by_hash(products: list[Product]) -> dict[str, list[Product]]:
-    """Points are products that have a label; labels are bought with a training point."""
+    """Split into sides: points have a label; labels are bought with a training point."""
     products = [item for item in products if item.kept]
     train = [item for item in products if not is_test(item.uid)]
     bought = {asin for item in train for asin in item.relevant or ()}
@@ -153,7 +154,7 @@ def _side(
     for item in items:
         local = [name for name in item.images if "://" not in name]
         if len(local) < len(item.images):
-            reason = "not fetched: download the pictures and name them by path in `images`"
+            reason = "not downloaded: download the pictures and give their paths in `images`"
             for _ in range(len(item.images) - len(local)):
                 tally.note("image by URL", file, item.row, reason)
         if len(local) > max_images:
@@ -177,10 +178,10 @@ def _side(
 def _relevance(
     side: RawSide, items: list[Product], label: RawSide, tally: Tally, complete: bool
 ) -> scipy.sparse.csr_matrix:
-    """`also_buy` ids or `target_ind` numbers as a matrix.
+    """Return `also_buy` ids or `target_ind` numbers as a matrix.
 
-    With a label file (`complete`), a row of which no label is known is bad. Without, products
-    outside the catalogue are to be expected in also_buy, and are only counted.
+    With a label file (`complete`), a row without any known label is bad. Without one, also_buy can
+    name products outside the catalogue; these are only counted.
     """
     numbers: dict[str, int] = {}
     for i, uid in enumerate(label.ids):
@@ -198,7 +199,7 @@ def _relevance(
         row = [number for number in found if number >= 0]
         if len(row) < len(found):
             unknown = next(n for n, i in zip(item.relevant or (), found, strict=True) if i < 0)
-            reason = f"{len(found) - len(row)} labels that do not exist, the first {unknown!r}"
+            reason = f"{len(found) - len(row)} unknown labels, the first {unknown!r}"
             if complete and not row:
                 tally.bad("also_buy rows", "unknown label", side.file, item.row, reason)
             else:

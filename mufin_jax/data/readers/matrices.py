@@ -14,7 +14,7 @@ from mufin_jax.runtime.storage.files import damaged
 
 
 def from_rows(rows: Iterable[Sequence[int] | np.ndarray], num_columns: int) -> csr_matrix:
-    """A CSR matrix of ones from the column numbers of each row; repeats count once."""
+    """Return a CSR matrix of ones from the column numbers of each row; repeats count once."""
     indptr, indices = [0], []
     for row in rows:
         indices.append(np.unique(np.asarray(row, np.int64)))
@@ -26,17 +26,17 @@ def from_rows(rows: Iterable[Sequence[int] | np.ndarray], num_columns: int) -> c
 def read_relevance(
     source: SourceFolder, path: Path, shape: tuple[int, int], tally: Tally
 ) -> csr_matrix:
-    """Reads `rows columns`, then one line of `label:value` a row; a line may be empty.
+    """Read `rows columns`, then one line of `label:value` a row; a line may be empty.
 
     Args:
-      source: the folder the file lies in.
-      path: the file.
-      shape: the numbers of points and labels that the other files say.
-      tally: takes labels that do not exist; their pairs are dropped.
+        source: the folder of the file.
+        path: the file.
+        shape: the numbers of points and labels according to the other files.
+        tally: takes unknown labels; their pairs are dropped.
 
     Raises:
-      InputError: if the header is broken or does not fit, if there are too few or too many lines,
-        or if more rows than tolerated name labels that do not exist.
+        InputError: if the header is damaged or does not fit, if there are too few or too many
+            lines, or if more rows than tolerated name unknown labels.
     """
     name = source.name(path)
     rows: list[np.ndarray] = []
@@ -51,7 +51,7 @@ def read_relevance(
             continue
         try:
             pairs = np.array(line.replace(b":", b" ").split(), np.float64).reshape(-1, 2)
-            if not (np.abs(pairs) < 2**53).all():  # NaN and infinity neither
+            if not (np.abs(pairs) < 2**53).all():  # rejects NaN and infinity too
                 raise ValueError
             labels = pairs[:, 0].astype(np.int64)
             if (labels != pairs[:, 0]).any():
@@ -73,14 +73,14 @@ def read_relevance(
                 )
         rows.append(labels[known & (pairs[:, 1] > 0)])
     if len(rows) < shape[0]:
-        raise InputError(f"{name} has {len(rows):,} rows, but its header says {shape[0]:,}")
+        raise InputError(f"{name} has {len(rows):,} rows, but its header gives {shape[0]:,}")
     return from_rows(rows, shape[1])
 
 
 def read_pairs(
     source: SourceFolder, path: Path, shape: tuple[int, int], tally: Tally
 ) -> csr_matrix:
-    """Reads a filter file: one `point label` pair of row numbers a line."""
+    """Read a filter file: one `point label` pair of row numbers a line."""
     name = source.name(path)
     pairs = []
     for number, line in lines(path):
@@ -105,15 +105,15 @@ def read_pairs(
 
 
 def read_csr(source: SourceFolder, path: Path, num_rows: int) -> csr_matrix:
-    """Reads a CSR matrix that scipy saved, checking sizes before and structure after loading."""
+    """Read a CSR matrix that scipy saved; check sizes before loading and structure after it."""
     name = source.name(path)
-    with damaged(f"{name} is not a CSR matrix as scipy saves it ({{reason}})"):
+    with damaged(f"{name} is not a CSR matrix that scipy saved ({{reason}})"):
         matrix = load_csr(path, num_rows)
     found = len(matrix.indptr) - 1
     if found != num_rows:
         raise InputError(f"{name} has {found:,} rows, but there are {num_rows:,} items")
     if not np.isfinite(matrix.data).all():
-        raise InputError(f"{name} holds NaN or infinity")
+        raise InputError(f"{name} contains NaN or infinity: expected finite values")
     return matrix
 
 
@@ -130,6 +130,6 @@ def _check_header(name: str, line: bytes, shape: tuple[int, int]) -> None:
         ) from None
     if (rows, columns) != shape:
         raise InputError(
-            f"{name}:1: the header says {rows:,} rows and {columns:,} columns, but there are "
+            f"{name}:1: the header gives {rows:,} rows and {columns:,} columns, but there are "
             f"{shape[0]:,} points and {shape[1]:,} labels"
         )

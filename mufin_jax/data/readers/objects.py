@@ -1,8 +1,8 @@
-"""Lists of integers out of a npy file of objects, without running what the file says.
+"""Lists of integers from an npy file of objects, without running the code that the file names.
 
-NumPy stores an object array as a pickle, and loading a pickle runs any code that it names. The
-opcodes that such an array of integers, lists and integer arrays needs are few: they are followed
-here over inert values, and anything else is rejected.
+NumPy stores an object array as a pickle, and loading a pickle runs any code that it names. An array
+of integers, lists and integer arrays needs few opcodes. This reader interprets these over inert
+values and rejects all others.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _LITERALS = {
 
 @dataclasses.dataclass
 class _Call:
-    """What the pickle wanted called, and with what: never called."""
+    """A call that the pickle requests, with its arguments; it is never made."""
 
     name: str
     arguments: tuple = ()
@@ -37,13 +37,13 @@ class _Call:
 
 
 def read_lists(path: Path) -> list[list[int]]:
-    """The entries of a one-dimensional object array; an integer n counts as [n].
+    """Return the entries of a one-dimensional object array; an integer n counts as [n].
 
-    A plain integer array of one or two dimensions will do too. Negative numbers, which stand for
-    "no image", are left out.
+    A plain integer array of one or two dimensions is accepted too. Negative numbers mean "no image"
+    and are left out.
 
     Raises:
-      InputError: if the file is damaged, or holds anything but integers in lists or arrays.
+        InputError: if the file is damaged, or contains anything except integers in lists or arrays.
     """
     size = path.stat().st_size
     try:
@@ -60,21 +60,21 @@ def read_lists(path: Path) -> list[list[int]]:
         entries = _elements(array)
         if len(shape) != 1 or len(entries) != shape[0]:
             raise ValueError(f"expected one dimension of {len(entries)} entries, found {shape}")
-        lists, room = [], size  # one list may be named many times
+        lists, room = [], size  # the file may name one list many times
         for entry in entries:
             lists.append(_entry(entry))
             room -= len(lists[-1])
             if room < 0:
                 raise ValueError(f"more integers than its {size:,} bytes")
         return lists
-    except Exception as error:  # damage shows in many ways, first of all in the header
+    except Exception as error:  # damage causes many kinds of exceptions, most of them in the header
         raise InputError(
-            f"{path.name} is no array of lists of integers ({reason(error)})"
+            f"{path.name} is not an array of lists of integers ({reason(error)})"
         ) from None
 
 
 def _interpret(pickled: bytes) -> Any:
-    """Follows the opcodes over inert values."""
+    """Interpret the opcodes over inert values."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -152,7 +152,7 @@ def _integer(value: Any) -> int:
 
 
 def _elements(array: Any) -> list[Any]:
-    """The elements of a reconstructed array or scalar."""
+    """Return the elements of a reconstructed array or scalar."""
     if isinstance(array, _Call) and array.name in _SCALAR:
         return [_integer(array)]
     if isinstance(array, _Call) and array.name in _FROM_BUFFER:
@@ -176,7 +176,7 @@ def _dtype(kind: Any) -> np.dtype:
 
 
 def _raw(data: Any) -> Any:
-    """Bytes, which old protocols spell as a call that encodes a latin-1 string."""
+    """Return bytes; old protocols write them as a call that encodes a latin-1 string."""
     if isinstance(data, _Call) and data.name == "_codecs encode":
         return data.arguments[0].encode("latin-1")
     return data

@@ -1,4 +1,4 @@
-"""Outfits, questions and outfits to be judged: parsed entry by entry, and checked."""
+"""Outfits, questions and outfits to judge: parsed and checked entry by entry."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
@@ -11,19 +11,19 @@ from mufin_jax.data.readers.tally import Tally
 T = TypeVar("T")
 
 MOST_ITEMS = 64
-"""Larger outfits are left out: each makes as many datapoints as it has items, of as many items."""
+"""Larger outfits are left out: an outfit of n items makes n datapoints of n - 1 items each."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outfit:
-    """Distinct items, by id, that somebody put together.
+    """Distinct items, by id, that somebody combined.
 
     Attributes:
-      row: its 1-based place in the file.
-      set_id: the outfit's id.
-      items: the items' ids, each once.
-      indices: the index of each, by which questions name it.
-      named: item by index, of all entries.
+        row: its 1-based place in the file.
+        set_id: the outfit's id.
+        items: the items' ids, each once.
+        indices: the index of each item; questions name items by it.
+        named: the item of each index, for all entries.
     """
 
     row: int
@@ -35,14 +35,14 @@ class Outfit:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A test outfit that lacks an item, and items to choose from.
+    """A test outfit without one of its items, and items to choose from.
 
     Attributes:
-      row: its 1-based place in the file.
-      name: the right answer's, `<set_id>_<index>`.
-      items: of the outfit, each once.
-      answers: distinct items.
-      right: the place of the right one.
+        row: its 1-based place in the file.
+        name: the name of the right answer, `<set_id>_<index>`.
+        items: the outfit's other items, each once.
+        answers: distinct items.
+        right: the place of the right answer.
     """
 
     row: int
@@ -54,14 +54,14 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """Items, each once, and whether somebody put them together."""
+    """Items, each once, and whether somebody combined them."""
 
     items: list[str]
     compatible: bool
 
 
 def read_outfits(file: str, found: list[Any], tally: Tally) -> list[Outfit]:
-    """The outfits of train.json or test.json; unusable ones go to the tally."""
+    """Return the outfits of train.json or test.json; unusable outfits go to the tally."""
     known: set[str] = set()
 
     def parse(row: int, entry: Any) -> Outfit:
@@ -72,12 +72,12 @@ def read_outfits(file: str, found: list[Any], tally: Tally) -> list[Outfit]:
         for member in members:
             index = str(_field(member, "index", str | int))
             if index in named:
-                raise ValueError(f"index {index} stands twice")
+                raise ValueError(f"index {index} occurs twice")
             named[index] = str(_field(member, "item_id", str | int))
         if not named:
             raise ValueError("no items")
         if str(set_id) in known:
-            raise ValueError(f"set_id {set_id} stands above already")
+            raise ValueError(f"set_id {set_id} occurs in an earlier entry")
         known.add(str(set_id))
         first = {item: index for index, item in reversed(named.items())}
         items = list(dict.fromkeys(named.values()))
@@ -89,7 +89,7 @@ def read_outfits(file: str, found: list[Any], tally: Tally) -> list[Outfit]:
 def read_questions(
     file: str, found: list[Any], outfits: list[Outfit], tally: Tally
 ) -> list[Question]:
-    """The questions of fill_in_blank_test.json, whose names are those of test.json's items."""
+    """Return the questions of fill_in_blank_test.json; they name the items of test.json."""
     item_of = _names(outfits)
 
     def parse(row: int, entry: Any) -> Question:
@@ -100,7 +100,7 @@ def read_questions(
         own = [_set_of(name) == _set_of(asked[0]) for name in offered]
         if sum(own) != 1:
             raise ValueError(
-                f"{sum(own)} answers are of the question's outfit {_set_of(asked[0])}: expected one"
+                f"{sum(own)} answers are from the question's outfit {_set_of(asked[0])}: expected 1"
             )
         right = own.index(True)
         return Question(row, offered[right], list(dict.fromkeys(items)), answers, right)
@@ -111,7 +111,7 @@ def read_questions(
 def read_judged(
     source: SourceFolder, path: Path | None, outfits: list[Outfit], tally: Tally
 ) -> list[Judged]:
-    """The lines of compatibility_test.txt, if there is one."""
+    """Return the lines of compatibility_test.txt, if there is one."""
     if path is None:
         return []
     item_of = _names(outfits)
@@ -135,7 +135,7 @@ def _usable(
     parse: Callable[[int, Any], T],
     tally: Tally,
 ) -> Iterator[T]:
-    """What can be parsed; the rest is counted, each with the number of its entry."""
+    """Yield what can be parsed; count the rest, each with the number of its entry."""
     for row, entry in entries:
         tally.seen(population, 1)
         try:
@@ -156,7 +156,7 @@ def _resolve(names: list[Any], item_of: dict[str, str]) -> list[str]:
         raise ValueError(f"{len(names)} items: expected at most {MOST_ITEMS}")
     for name in names:
         if not isinstance(name, str) or name not in item_of:
-            raise ValueError(f"names {_shown(name)}, which is no item of test.json")
+            raise ValueError(f"names {_shown(name)}, which is not an item of test.json")
     return [item_of[name] for name in names]
 
 
@@ -165,7 +165,7 @@ def _set_of(name: str) -> str:
 
 
 def _field(entry: Any, field: str, kind: Any) -> Any:
-    """A field of an object; ValueError if there is none of this kind."""
+    """Return a field of an object; raise ValueError if there is none of this kind."""
     if not isinstance(entry, dict):
         raise ValueError(f"expected an object, found {type(entry).__name__}")
     value = entry.get(field)

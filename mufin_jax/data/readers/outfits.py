@@ -6,14 +6,14 @@ images/<item_id>.jpg              or the path in an item's field `image`
 fill_in_blank_test.json           [{"question": [name, ...], "answers": [name, ...]}, ...]
 compatibility_test.txt            `1 name name ...` or `0 name name ...` a line; optional
 
-The last three lie in `disjoint/`, or in the folder itself. A name `<set_id>_<index>` is an item of
-test.json; the right answer is the one whose set_id is the question's, as in the official code,
-which leaves `blank_position` alone, too.
+The last three are in `disjoint/`, or in the folder itself. A name `<set_id>_<index>` is an item of
+test.json. The right answer is the one with the question's set_id. As in the official code,
+`blank_position` is ignored.
 
-An item left out of a training outfit is the label of a datapoint, the bag of all others. Test
-points are the questions. Labels are the items of training and test; those of test alone have no
-training point. A point and the items that it holds are pairs of the overlap filter: what an outfit
-has, it lacks no more.
+An item left out of a training outfit is the label of a datapoint: the bag of all other items. Test
+points are the questions. Labels are the items of training and test; items that only occur in test
+have no training point. A point and the items that it contains are pairs of the overlap filter: an
+outfit no longer needs what it has.
 """
 
 import json
@@ -22,63 +22,58 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int32
 
 from mufin_jax.data.questions import Questions, pack
 from mufin_jax.data.readers import matrices
 from mufin_jax.data.readers.catalogue import Catalogue, RawSide
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.jsonlines import ImageFiles
-from mufin_jax.data.readers.outfit_lines import read_judged, read_outfits, read_questions
+from mufin_jax.data.readers.outfit_lines import (
+    Judged,
+    Outfit,
+    Question,
+    read_judged,
+    read_outfits,
+    read_questions,
+)
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
 
 FORM = "outfits"
 METADATA = "polyvore_item_metadata.json"
 MOST_BYTES = 2**28
-"""The largest JSON file that is read: it is held as a whole, in several times its size.
+"""The largest JSON file that is read: loading it takes several times its size in memory.
 
-Polyvore Outfits has 251,008 items: a kilobyte for each.
+For the 251,008 items of Polyvore Outfits, this is a kilobyte an item.
 """
 _FOLDERS = ("disjoint/", "", "nondisjoint/")
 
 
 def recognises(source: SourceFolder) -> bool:
-    """Whether the folder is in this form."""
+    """Return whether the folder has this form."""
     return source.find(METADATA) is not None
 
 
 def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
-    """Reads everything but the pictures' bytes.
+    """Read everything except the pictures' bytes.
 
     Args:
-      source: the folder.
-      tally: takes outfits, questions and items that cannot be used.
-      max_images: unused, an item has one picture.
-      max_bytes: of a picture; checked when it is read.
+        source: the folder.
+        tally: takes unusable outfits, questions and items.
+        max_images: unused; an item has one picture.
+        max_bytes: the largest picture; checked when the picture is read.
 
     Raises:
-      InputError: if a file is missing, no JSON, or holds nothing that can be used.
+        InputError: if a file is missing, is not JSON, or contains nothing usable.
     """
     del max_images, max_bytes
-    folder = next((f for f in _FOLDERS if source.find(f + "train.json")), None)
-    if folder is None:
-        raise InputError(f"{source.path} lacks disjoint/train.json or train.json")
-    paths = {name: source.require(folder + name) for name in _WANTED}
-    files = {name: source.name(path) for name, path in paths.items()}
-    found = {name: _load(source, path, list) for name, path in paths.items()}
-    train = read_outfits(files["train.json"], found["train.json"], tally)
-    test = read_outfits(files["test.json"], found["test.json"], tally)
-    asked = read_questions(files[_BLANKS], found[_BLANKS], test, tally)
-    judged = read_judged(source, source.find(folder + "compatibility_test.txt"), test, tally)
-    for name, some in (("train.json", train), (_BLANKS, asked)):
-        if not some:
-            raise InputError(f"{files[name]}: none of its {len(found[name]):,} entries can be used")
-
-    numbers: dict[str, int] = {}  # of the labels: training's items first
+    files, train, test, asked, judged = _read_entries(source, tally)
+    numbers: dict[str, int] = {}  # of the labels: the items of training come first
     for outfit in (*train, *test):
         for item in outfit.items:
             numbers.setdefault(item, len(numbers))
-    items = _Items(source, list(numbers), ImageFiles(source), tally)
+    items = _Garments(source, list(numbers), ImageFiles(source), tally)
     trained = {item for outfit in train for item in outfit.items}
 
     def labels(names: Iterable[str]) -> list[int]:
@@ -91,14 +86,11 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
         for index, item in zip(outfit.indices, outfit.items, strict=True)
     ]
     tests = [_Point(q.row, q.name, labels(q.items), q.answers[q.right]) for q in asked]
-    most = max(len(question.answers) for question in asked)
-    answers = np.full((len(asked), most), -1, np.int32)
-    for row, question in enumerate(asked):
-        answers[row, : len(question.answers)] = labels(question.answers)
+    unseen = [trained.isdisjoint([*q.items, *q.answers]) for q in asked]
     questions = Questions(
-        answers=answers,
-        right=np.array([question.right for question in asked], np.int32),
-        unseen=np.array([trained.isdisjoint([*q.items, *q.answers]) for q in asked], bool),
+        answers=_padded([labels(q.answers) for q in asked]),
+        right=np.array([q.right for q in asked], np.int32),
+        unseen=np.array(unseen, bool),
         **pack([np.array(labels(outfit.items)) for outfit in judged]),
         compatible=np.array([outfit.compatible for outfit in judged], bool),
     )
@@ -123,8 +115,36 @@ _BLANKS = "fill_in_blank_test.json"
 _WANTED = ("train.json", "test.json", _BLANKS)
 
 
+class _Entries(NamedTuple):
+    """The usable entries of all files, and the files' names."""
+
+    files: dict[str, str]
+    train: list[Outfit]
+    test: list[Outfit]
+    asked: list[Question]
+    judged: list[Judged]
+
+
+def _read_entries(source: SourceFolder, tally: Tally) -> _Entries:
+    """Read the outfits, the questions and the outfits to judge."""
+    folder = next((f for f in _FOLDERS if source.find(f + "train.json")), None)
+    if folder is None:
+        raise InputError(f"{source.path} lacks disjoint/train.json or train.json")
+    paths = {name: source.require(folder + name) for name in _WANTED}
+    files = {name: source.name(path) for name, path in paths.items()}
+    found = {name: _load(source, path, list) for name, path in paths.items()}
+    train = read_outfits(files["train.json"], found["train.json"], tally)
+    test = read_outfits(files["test.json"], found["test.json"], tally)
+    asked = read_questions(files[_BLANKS], found[_BLANKS], test, tally)
+    judged = read_judged(source, source.find(folder + "compatibility_test.txt"), test, tally)
+    for name, some in (("train.json", train), (_BLANKS, asked)):
+        if not some:
+            raise InputError(f"{files[name]}: none of its {len(found[name]):,} entries can be used")
+    return _Entries(files, train, test, asked, judged)
+
+
 class _Point(NamedTuple):
-    """An outfit that lacks an item; `items` are the labels that it holds."""
+    """An outfit that lacks an item; `items` are the labels that it contains."""
 
     row: int
     name: str
@@ -132,11 +152,19 @@ class _Point(NamedTuple):
     missing: str
 
 
+def _padded(rows: list[list[int]]) -> Int32[np.ndarray, "q c"]:
+    """Return the rows of given answers as an array, with -1 in free places."""
+    padded = np.full((len(rows), max(map(len, rows))), -1, np.int32)
+    for row, values in enumerate(rows):
+        padded[row, : len(values)] = values
+    return padded
+
+
 def _without(items: Sequence[str], missing: str) -> list[str]:
     return [item for item in items if item != missing]
 
 
-class _Items:
+class _Garments:
     """The items by label: titles, categories, pictures."""
 
     def __init__(self, source: SourceFolder, ids: list[str], images: ImageFiles, tally: Tally):
@@ -161,7 +189,7 @@ class _Items:
             self.keys.append([images.add(picture)] if picture else [])
 
     def side(self) -> RawSide:
-        """The labels."""
+        """Return the labels."""
         bags = [[number] for number in range(len(self.ids))]
         side = self._side(self.file, self.rows, self.ids, bags)
         side.titles, side.texts = self.titles, None
@@ -169,7 +197,7 @@ class _Items:
         return side
 
     def side_of(self, file: str, points: Sequence[_Point]) -> RawSide:
-        """Datapoints: bags of all titles and pictures of their items."""
+        """Return datapoints: bags of all titles and pictures of their items."""
         rows, names = [point.row for point in points], [point.name for point in points]
         return self._side(file, rows, names, [point.items for point in points])
 
@@ -189,16 +217,16 @@ class _Items:
 
 
 def _text(facts: dict[str, Any], field: str) -> str:
-    """A field on one line, "" where it is no string."""
+    """Return a field on one line; "" if it is not a string."""
     value = facts.get(field)
     return " ".join(value.split()) if isinstance(value, str) else ""
 
 
 def _load(source: SourceFolder, path: Path, kind: type) -> Any:
-    """A JSON file as a whole.
+    """Load a whole JSON file.
 
     Raises:
-      InputError: if it is no JSON, too large, or not of the kind (dict or list).
+        InputError: if it is not JSON, too large, or not of the kind (dict or list).
     """
     name, size = source.name(path), path.stat().st_size
     if size > MOST_BYTES:
@@ -206,7 +234,7 @@ def _load(source: SourceFolder, path: Path, kind: type) -> Any:
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is no JSON ({' '.join(str(error).split())[:200]})") from None
+        raise InputError(f"{name} is not JSON ({' '.join(str(error).split())[:200]})") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not isinstance(found, kind):

@@ -9,15 +9,15 @@ from mufin_jax.data.readers.files import decode
 
 @dataclasses.dataclass
 class Product:
-    """One line, checked.
+    """One checked line.
 
     Attributes:
-      row: its 1-based number in the file.
-      uid, title: stripped; the title is "" where there is none.
-      images: paths and URLs, as they stand.
-      relevant: ids (also_buy), or label numbers (target_ind), or None where there are neither.
-      category: its name, or None.
-      kept: False for a line that cannot be used.
+        row: its 1-based number in the file.
+        uid, title: stripped; the title is "" if there is none.
+        images: paths and URLs as the line gives them.
+        relevant: ids (also_buy), or label numbers (target_ind), or None without either.
+        category: its name, or None.
+        kept: False if the line is unusable.
     """
 
     row: int
@@ -30,11 +30,11 @@ class Product:
 
 
 def parse_product(row: int, line: bytes) -> Product:
-    """Reads and checks one line.
+    """Parse and check one line.
 
     Raises:
-      ValueError: with what is wrong with it.
-      RecursionError: if it is nested too deeply.
+        ValueError: with the reason why the line is unusable.
+        RecursionError: if the line is nested too deeply.
     """
     found = json.loads(decode(line), object_pairs_hook=_object, parse_constant=_no_constant)
     if not isinstance(found, dict):
@@ -56,7 +56,7 @@ def parse_product(row: int, line: bytes) -> Product:
             relevant = [label for label, value in zip(relevant, values, strict=True) if value > 0]
     title, category = found.get("title") or "", found.get("category")
     if not isinstance(title, str):
-        raise ValueError(f"`title` is no string but {type(title).__name__}")
+        raise ValueError(f"expected `title` to be a string, found {type(title).__name__}")
     return Product(
         row,
         uid.strip(),
@@ -72,14 +72,14 @@ def _list_of(found: dict[str, Any], key: str, kind: type | tuple[type, ...]) -> 
     if values is None:
         return []
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise ValueError(f"`{key}` is no list of {getattr(kind, '__name__', 'number')}")
+        raise ValueError(f"expected `{key}` to be a list of {getattr(kind, '__name__', 'number')}")
     return values
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key occurs twice in one object")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The Extreme Classification Repository's form, in which MM-AmazonTitles-300K is published.
+"""The Extreme Classification Repository's form; MM-AmazonTitles-300K is published in it.
 
 raw_data/{train,test,label}.raw.txt   `UID->title` a line
 {trn,tst}_X_Y.txt                     `rows columns`, then `label:value ...` a line
@@ -6,7 +6,7 @@ filter_labels_{train,test}.txt        `point label` a line; optional
 images/img.bin                        `UID<TAB>base64 of a JPEG` a line; optional
 images/{train,test,label}.img.bin.npz CSR of items x image slots, value = byte offset of the
                                       image's line in img.bin, plus one
-img.urls.txt                          `UID<TAB>URL` a line; never fetched
+img.urls.txt                          `UID<TAB>URL` a line; never downloaded
 categories.txt                        one category name a label; optional
 """
 
@@ -33,30 +33,30 @@ _FILTERS = {
 
 
 class ImageBin:
-    """img.bin, read at one offset after the other."""
+    """The file img.bin, read at given offsets."""
 
     def __init__(self, path: Path, name: str, max_bytes: int):
-        """Looks at the size of the file only; `name` is for messages."""
+        """Look only at the size of the file; `name` is for messages."""
         self._path = path
         self._size = path.stat().st_size
         self._name = name
-        # base64 takes 4 bytes for 3, and the UID stands before it.
+        # base64 takes 4 bytes for 3, and the line begins with the UID.
         self._max_line = max_bytes * 4 // 3 + 4096
         self._max_bytes = max_bytes
 
     def name(self, key: int) -> str:
-        """The byte offset of the image's line."""
+        """Return the byte offset of the image's line."""
         return f"{self._name} at byte {key}"
 
     def read(self, key: int) -> bytes:
-        """The JPEG in the line that starts at byte `key`.
+        """Return the JPEG in the line that starts at byte `key`.
 
         Raises:
-          BadImage: if no line starts there, it is too long, or not base64.
+            BadImage: if no line starts there, or the line is too long or not base64.
         """
         if not 0 <= key < self._size:
             raise BadImage(f"byte {key} lies outside the {self._size:,} bytes of {self._name}")
-        with self._path.open("rb") as file:  # of its own: threads do not share a position
+        with self._path.open("rb") as file:  # threads do not share a position
             file.seek(max(key - 1, 0))
             if key and file.read(1) != b"\n":
                 raise BadImage(f"no line starts at byte {key} of {self._name}")
@@ -73,21 +73,21 @@ class ImageBin:
 
 
 def recognises(source: SourceFolder) -> bool:
-    """Whether the folder is in this form."""
+    """Return whether the folder has this form."""
     return source.find("raw_data/label.raw.txt", "label.raw.txt") is not None
 
 
 def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
-    """Reads everything but the images' bytes.
+    """Read everything except the images' bytes.
 
     Args:
-      source: the folder.
-      tally: takes bad lines, labels that do not exist, and URLs.
-      max_images: of an item; further ones are left out.
-      max_bytes: of an encoded image.
+        source: the folder.
+        tally: takes bad lines, unknown labels, and URLs.
+        max_images: the most images of an item; further images are left out.
+        max_bytes: the largest encoded image.
 
     Raises:
-      InputError: if a file is missing or does not fit the others.
+        InputError: if a file is missing or does not fit the others.
     """
     paths = {name: source.require(f"raw_data/{name}.raw.txt", f"{name}.raw.txt") for name in SIDES}
     sides = {name: read_titles(source, path, tally) for name, path in paths.items()}
@@ -107,7 +107,7 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
 def read_pairs(
     source: SourceFolder, sides: dict[str, RawSide], tally: Tally
 ) -> tuple[dict[str, csr_matrix], dict[str, csr_matrix] | None]:
-    """The relevance of both sides, and the filters if either has a file (else None)."""
+    """Return the relevance of both sides, and the filters if either side has a file (else None)."""
     shapes = {name: (len(sides[name]), len(sides["label"])) for name in _PAIRS}
     relevance = {
         name: matrices.read_relevance(source, source.require(file), shapes[name], tally)
@@ -119,7 +119,7 @@ def read_pairs(
 def read_filters(
     source: SourceFolder, sides: dict[str, RawSide], tally: Tally
 ) -> dict[str, csr_matrix] | None:
-    """The filter files by side, an absent one as an empty filter; None if both are absent."""
+    """Return the filters by side, an absent file as an empty filter; None if both are absent."""
     found = {name: source.find(*files) for name, files in _FILTERS.items()}
     if not any(found.values()):
         return None
@@ -133,7 +133,7 @@ def read_filters(
 
 
 def read_categories(source: SourceFolder, label: RawSide) -> None:
-    """Gives the labels their categories, if there is a file of them."""
+    """Give the labels their categories, if there is a file of categories."""
     path = source.find("categories.txt")
     if path is None:
         return
@@ -148,14 +148,14 @@ def read_categories(source: SourceFolder, label: RawSide) -> None:
 def read_titles(
     source: SourceFolder, path: Path, tally: Tally, ids_optional: bool = False
 ) -> RawSide:
-    """Reads `UID->title` lines; a side without images comes back.
+    """Read `UID->title` lines; return a side without images.
 
     Args:
-      source: the folder.
-      path: the file in it.
-      tally: takes bad lines.
-      ids_optional: accept a file in which no line has `->`, as titles whose ids are made up
-        from the file's name and row.
+        source: the folder.
+        path: the file in it.
+        tally: takes bad lines.
+        ids_optional: accept a file without any `->`: its lines are titles, and the ids are made
+            from the file's name and the row.
     """
     name = source.name(path)
     numbered = [(row, decode(line)) for row, line in lines(path)]
@@ -171,7 +171,7 @@ def read_titles(
             tally.bad("lines", "bad line", name, row, "expected `UID->title`")
             kept[i] = False
         elif uid.strip() in known:
-            tally.bad("lines", "repeated id", name, row, f"{uid.strip()} stands above already")
+            tally.bad("lines", "repeated id", name, row, f"{uid.strip()} occurs in an earlier line")
             kept[i] = False
         known.add(uid.strip())
         ids.append(uid.strip())
@@ -182,11 +182,11 @@ def read_titles(
 
 
 def note_urls(source: SourceFolder, tally: Tally) -> None:
-    """Counts the images that are known by URL only."""
+    """Count the images that are known only by URL."""
     path = source.find("img.urls.txt")
     if path is None:
         return
-    reason = "not fetched: download the pictures and write them to images/img.bin"
+    reason = "not downloaded: download the pictures and write them to images/img.bin"
     for row, _ in lines(path):
         tally.note("image by URL", source.name(path), row, reason)
 

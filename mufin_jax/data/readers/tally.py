@@ -7,19 +7,21 @@ from mufin_jax.runtime.errors import TooManyBadRows
 
 LISTED = 10_000
 HOPELESS = 100_000
-"""So many bad members, and most so far, end the reading; an archive may hold billions."""
+"""Reading stops after so many bad members if most are bad: an archive may hold billions."""
 _LONGEST = 300
 
 
 class Tally:
-    """Counts and lists defects, and stops preparation when too much of the input is bad.
+    """Counts and lists of defects; stops preparation when too much of the input is bad.
 
-    Args:
-      max_bad: the largest tolerated share of bad members of any population (lines, images ...).
+    Attributes:
+        max_bad: the largest tolerated share of bad members of any population (lines, images ...).
+        counts: defects by kind.
+        listed: the first `LISTED` defects.
     """
 
     def __init__(self, max_bad: float):
-        """Starts at zero."""
+        """Start at zero."""
         self.max_bad = max_bad
         self.counts: Counter[str] = Counter()
         self.listed: list[dict[str, Any]] = []
@@ -28,8 +30,8 @@ class Tally:
         self._first: dict[str, str] = {}
 
     def note(self, kind: str, file: str, row: int, reason: str) -> None:
-        """Records something that users should know of but that makes no row bad."""
-        # Reasons quote the data, which may hold line breaks and what no terminal can print.
+        """Record something that users should know but that makes no row bad."""
+        # Reasons quote the data, which may contain line breaks and unprintable characters.
         reason = " ".join(reason.encode("utf-8", "replace").decode("utf-8").split())[:_LONGEST]
         self.counts[kind] += 1
         self._first.setdefault(kind, f"{file}:{row}: {reason}")
@@ -37,14 +39,14 @@ class Tally:
             self.listed.append({"kind": kind, "file": file, "row": row, "reason": reason})
 
     def seen(self, population: str, number: int) -> None:
-        """Adds to the size of a population, of which `bad` counts the bad members."""
+        """Add to the size of a population; `bad` counts its bad members."""
         self._seen[population] += number
 
     def bad(self, population: str, kind: str, file: str, row: int, reason: str) -> None:
-        """Records a bad member of a population, such as "lines" or "images".
+        """Record a bad member of a population, such as "lines" or "images".
 
         Raises:
-          TooManyBadRows: if the population seen so far is hopeless.
+            TooManyBadRows: if the population seen so far is hopeless.
         """
         self.note(kind, file, row, reason)
         bad = self._bad[population]
@@ -53,10 +55,10 @@ class Tally:
             self.check()
 
     def check(self) -> None:
-        """Stops if more than `max_bad` of any population is bad.
+        """Stop if more than `max_bad` of any population is bad.
 
         Raises:
-          TooManyBadRows: naming the most frequent kind and its first file and row.
+            TooManyBadRows: with the most frequent kind and its first file and row.
         """
         for population, bad in self._bad.items():
             total = self._seen[population]
@@ -69,11 +71,11 @@ class Tally:
                 )
 
     def summary(self) -> str:
-        """One line of counts by kind."""
+        """Return one line of counts by kind."""
         return ", ".join(f"{count:,} x {kind}" for kind, count in sorted(self.counts.items()))
 
     def as_dict(self) -> dict[str, Any]:
-        """For the report: counts by kind, the list, and how many the list left out."""
+        """Return the report: counts by kind, the list, and how many defects it leaves out."""
         return {
             "counts": dict(sorted(self.counts.items())),
             "listed": self.listed,

@@ -1,6 +1,6 @@
-"""Ready image vectors, as ViXML releases them, instead of pictures.
+"""Ready image vectors instead of pictures, as in ViXML's release.
 
-{trn,tst,lbl}.raw.txt            titles, as `UID->title` or alone; or the repository's files
+{trn,tst,lbl}.raw.txt            titles, as `UID->title` or without ids; or the repository's files
 <split>_embs_imgs_*.npy          float rows, one an image
 <split>_imgs_*_map.npy           for each item the list of its rows, or -1
 {trn,tst}_X_Y.txt, filter_labels_{train,test}.txt, categories.txt as in the repository's form
@@ -25,23 +25,23 @@ _CHUNK = 65_536
 
 
 def recognises(source: SourceFolder) -> bool:
-    """Whether the folder is in this form."""
+    """Return whether the folder has this form."""
     return source.find("lbl.raw.txt") is not None or any(source.path.glob("*_embs_imgs_*.npy"))
 
 
 def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
-    """Reads titles, relevance and which vectors belong to which item.
+    """Read titles, relevance, and the rows of each item's vectors.
 
-    Without any vector file the catalogue is one of titles only.
+    Without any vector file the catalogue has only titles.
 
     Args:
-      source: the folder.
-      tally: takes bad lines and labels that do not exist.
-      max_images: of an item; further ones are left out.
-      max_bytes: unused, there are no encoded images.
+        source: the folder.
+        tally: takes bad lines and unknown labels.
+        max_images: the most images of an item; further images are left out.
+        max_bytes: unused; there are no encoded images.
 
     Raises:
-      InputError: if a file is missing, does not fit the others, or a vector is not finite.
+        InputError: if a file is missing or does not fit the others, or a vector is not finite.
     """
     del max_bytes
     sides = {}
@@ -68,16 +68,16 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
 
 
 def open_vectors(path: Path) -> np.memmap:
-    """Maps a vector file, after checking that it is a finite float matrix, a piece at a time."""
-    with damaged(f"{path.name} is no npy file of vectors ({{reason}})"):
-        array = np.lib.format.open_memmap(path, mode="r")  # np.load would open archives, too
+    """Map a vector file after checking, chunk by chunk, that it is a finite float matrix."""
+    with damaged(f"{path.name} is not an npy file of vectors ({{reason}})"):
+        array = np.lib.format.open_memmap(path, mode="r")  # np.load would open archives too
     if array.ndim != 2 or not array.shape[1] or not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{path.name} holds {array.dtype} {array.shape}: expected floats, 2 axes")
     for start in until_stopped(range(0, len(array), _CHUNK), "prepare"):
         finite = np.isfinite(array[start : start + _CHUNK]).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
-            raise InputError(f"{path.name}: row {row} holds NaN or infinity: fix or remove it")
+            raise InputError(f"{path.name}: row {row} contains NaN or infinity: fix or remove it")
     return array
 
 
@@ -86,7 +86,7 @@ def _one(source: SourceFolder, side: str, ending: str) -> Path | None:
     found = sorted(path for path in paths if source.find(path.name))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise InputError(f"{source.path} holds {names}: leave the one to be used")
+        raise InputError(f"{source.path} contains {names}: keep only the file to use")
     return found[0] if found else None
 
 
@@ -99,10 +99,10 @@ def _read_map(
     first: int,
     num_vectors: int,
 ) -> None:
-    """Fills the side's image keys, which count the rows of all vector files from `first` on."""
+    """Fill the side's image keys; they count the rows of all vector files, from `first` on."""
     path = _one(source, name, "_imgs_*_map.npy")
     if path is None:
-        raise InputError(f"{source.path} lacks the map beside the {name} vectors: *_imgs_*_map.npy")
+        raise InputError(f"{source.path} lacks the map of the {name} vectors: *_imgs_*_map.npy")
     lists = read_lists(path)
     if len(lists) != len(side):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Claims about preparation under Apache Beam: it gives what a single process gives."""
+"""Preparation under Apache Beam gives the same folder as a single process."""
 
 import json
 import re
@@ -26,7 +26,7 @@ HERE: dict[str, Any] = {"beam_runner": "DirectRunner"}
 PROCESSES = ("direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
-def test_without_beam_the_message_says_what_to_install(tmp_path, monkeypatch):
+def test_without_beam_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     raw = tiny_repository(tmp_path / "raw")
     with pytest.raises(InputError, match=r"pip install 'mufin_jax\[beam\]'$"):
@@ -35,7 +35,7 @@ def test_without_beam_the_message_says_what_to_install(tmp_path, monkeypatch):
 
 
 def both_ways(raw: Path, folder: Path, **config) -> tuple[Path, Path]:
-    """Prepares in one process and under Beam; fails unless every file is the same."""
+    """Prepare in one process and under Beam; fail unless every file is the same."""
     pytest.importorskip("apache_beam")
     alone, beam = folder / "alone", folder / "beam"
     beam_fields = HERE | {"beam_options": config.pop("beam_options", ())}
@@ -43,7 +43,7 @@ def both_ways(raw: Path, folder: Path, **config) -> tuple[Path, Path]:
     prepare(PrepareConfig(**SIZES, **config, **beam_fields), raw, beam)
     files = {out: sorted(path.relative_to(out) for path in files_of(out)) for out in (alone, beam)}
     assert files[alone] == files[beam] and len(files[alone]) > 18
-    # What describes the records' files differs with their bytes, which no two runs share.
+    # The bytes of the records differ between any two runs, and so does their description.
     for name in files[alone]:
         if name.parts[0] not in ("records", "records.json"):
             assert (alone / name).read_bytes() == (beam / name).read_bytes(), name
@@ -64,12 +64,12 @@ def contents(folder: Path, side: str) -> list[tuple]:
 
 
 @pytest.mark.parametrize("store", ["array and records", "records alone", "array alone"])
-def test_a_miniature_with_a_broken_picture_becomes_the_same_folder(store, tmp_path, monkeypatch):
+def test_a_catalogue_with_broken_pictures_gives_the_same_folder(store, tmp_path, monkeypatch):
     sizes = MiniatureConfig(points=60, test_points=20, labels=40, picture=16)
     write_miniature(sizes, tmp_path / "raw")
     path = tmp_path / "raw" / "images" / "img.bin"
     lines = path.read_bytes().split(b"\n")
-    # Pictures 3 and 30 lie in different shards; the length of a line is the place of the next.
+    # Pictures 3 and 30 are in different shards. Lines keep their lengths, so offsets stay right.
     for number in (3, 30):
         lines[number] = lines[number].replace(b"\t/9j/", b"\tAAAA")
     path.write_bytes(b"\n".join(lines))
@@ -86,7 +86,7 @@ def test_a_miniature_with_a_broken_picture_becomes_the_same_folder(store, tmp_pa
     assert report["counts"]["broken image"] == 2
 
 
-def test_workers_in_other_processes_read_picture_files_by_their_names(tmp_path, monkeypatch):
+def test_workers_in_other_processes_read_picture_files_by_name(tmp_path, monkeypatch):
     items = [{"ASIN": f"A{i}", "title": f"t {i}", "images": [f"images/{i}.jpg"]} for i in range(30)]
     items[4]["images"] += ["images/200.png", "../x.jpg", "images/4.jpg"]
     items[5] = {"ASIN": "A5", "title": "", "images": ["images/5.jpg"]}
@@ -98,12 +98,12 @@ def test_workers_in_other_processes_read_picture_files_by_their_names(tmp_path, 
     monkeypatch.setattr(resize_beam, "SHARD", 7)
     _, beam = both_ways(raw, tmp_path, beam_options=PROCESSES, max_bad=0.1)
     report = json.loads((beam / "prepare_report.json").read_text())
-    # Item A5 has neither title nor picture left, on both sides.
+    # On both sides, item A5 keeps neither title nor picture.
     assert report["counts"] == {"broken image": 2, "empty item": 2}
     assert [uid for uid, *_ in contents(beam, "train")][4:6] == [b"A4", b"A6"]
 
 
-def test_too_many_broken_pictures_stop_with_the_same_words(tmp_path):
+def test_too_many_broken_pictures_stop_with_the_same_error(tmp_path):
     pytest.importorskip("apache_beam")
     raw = tiny_repository(tmp_path / "raw")
     path = raw / "images" / "img.bin"
@@ -117,14 +117,14 @@ def test_too_many_broken_pictures_stop_with_the_same_words(tmp_path):
     assert words[0] == words[1] and "3 of 40 images" in words[0]
 
 
-def test_a_catalogue_without_pictures_needs_no_job(tmp_path):
+def test_a_catalogue_without_pictures_is_prepared(tmp_path):
     titles = {side: [(f"{side}{i}", f"title {i}") for i in range(3)] for side in SIDES}
     relevance = {side: [[0], [1], [2]] for side in SIDES[:2]}
     both_ways(write_repository(tmp_path / "raw", titles, relevance), tmp_path)
 
 
 class Numbers:
-    """Records of their numbers, which say that they fill many files."""
+    """Records of their numbers; their claimed size fills many files."""
 
     def __init__(self, count: int):
         self.count = count
@@ -139,7 +139,7 @@ class Numbers:
         return ({"uid": str(i), "title": "", "images": []} for i in range(start, stop))
 
 
-def test_record_i_stays_item_i_over_many_files(tmp_path):
+def test_record_i_is_item_i_across_many_files(tmp_path):
     pytest.importorskip("apache_beam")
     write_records({"train": Numbers(45), "test": Numbers(21)}, tmp_path, Beam("DirectRunner"))
     assert len(list(tmp_path.rglob("*train*-of-00016"))) == 16
@@ -149,26 +149,26 @@ def test_record_i_stays_item_i_over_many_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "runner, options, expected",
+    "runner, options, reason",
     [
         ("NoSuchRunner", (), "NoSuchRunner cannot be used: Unexpected pipeline runner"),
         ("no.such.Runner", (), "no.such.Runner cannot be used: No module named 'no'"),
         ("DirectRunner", ("direct_num_workers=many",), "direct_num_workers=many"),
     ],
 )
-def test_a_runner_or_option_that_beam_does_not_know_is_rejected(runner, options, expected):
+def test_an_unknown_runner_or_option_is_rejected(runner, options, reason):
     pytest.importorskip("apache_beam")
-    with pytest.raises(InputError, match=re.escape(expected)):
+    with pytest.raises(InputError, match=re.escape(reason)):
         Beam(runner, options)
 
 
-def test_the_direct_runner_prints_and_fetches_nothing_and_holds_no_pictures(tmp_path):
+def test_the_direct_runner_is_silent_and_offline_and_its_memory_is_bounded(tmp_path):
     pytest.importorskip("apache_beam")
     code = (
         "import resource, socket, sys; from pathlib import Path\n"
         "def reject(*_): raise AssertionError('the network was touched')\n"
         "socket.socket.connect = socket.getaddrinfo = reject\n"
-        "from mufin_jax.data.prepare import PrepareConfig, prepare\n"
+        "from mufin_jax.data.preparation.prepare import PrepareConfig, prepare\n"
         "config = PrepareConfig(image_size=96, beam_runner='DirectRunner')\n"
         "prepare(config, Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

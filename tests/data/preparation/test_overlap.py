@@ -1,6 +1,7 @@
-"""Claims about which pairs are left out of scoring."""
+"""Which pairs the overlap filter leaves out of scoring."""
 
 import numpy as np
+import pytest
 import scipy.sparse
 from raw_folders import (
     write_pairs,
@@ -25,7 +26,7 @@ TITLES = {
 RELEVANCE = {"train": [[3, 1], [], [0, 2]], "test": [[2, 3], [0]]}
 
 
-def test_one_filter_file_leaves_the_other_side_unfiltered(tmp_path):
+def test_without_its_filter_file_a_side_is_unfiltered(tmp_path):
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE)
     write_pairs(folder / "filter_labels_test.txt", [(0, 2), (0, 2), (1, 3)])
     choice, filters = overlap_filter(read(folder)[0], "given")
@@ -33,8 +34,8 @@ def test_one_filter_file_leaves_the_other_side_unfiltered(tmp_path):
     np.testing.assert_array_equal(filters["test"].toarray(), [[0, 0, 1, 0], [0, 0, 0, 1]])
 
 
-def test_self_filters_the_same_id_and_reciprocal_also_reversed_pairs(tmp_path):
-    # Training has (D, E) and (A,B -> D); testing asks for (E, E) and (E, D).
+def test_self_filters_equal_ids_and_reciprocal_also_reversed_pairs(tmp_path):
+    # Training has (D, E) and ((A,B), D); testing has (E, E) and (E, D).
     catalogue, _ = read(write_repository(tmp_path / "raw", TITLES, RELEVANCE))
     _, own = overlap_filter(catalogue, "self")
     np.testing.assert_array_equal(own["train"].toarray(), [[1, 0, 0, 0], [0] * 4, [0, 0, 0, 1]])
@@ -46,7 +47,24 @@ def test_self_filters_the_same_id_and_reciprocal_also_reversed_pairs(tmp_path):
         np.testing.assert_array_equal(both["train"].toarray(), own["train"].toarray())
 
 
-def test_real_reciprocal_pairs_are_those_their_makers_counted(shared_data):
+def test_a_reversed_pair_that_is_not_relevant_in_testing_stays_out(tmp_path):
+    relevance = RELEVANCE | {"test": [[2], [0]]}  # training has (D, E), testing lacks (E, D)
+    catalogue, _ = read(write_repository(tmp_path / "raw", TITLES, relevance))
+    _, both = overlap_filter(catalogue, "reciprocal")
+    np.testing.assert_array_equal(both["test"].toarray(), [[0, 0, 1, 0], [0] * 4])
+
+
+@pytest.mark.parametrize("side", ["test", "label"])
+def test_an_unkept_row_that_repeats_an_id_is_not_filtered(side, tmp_path):
+    titles = TITLES | {side: [*TITLES[side], ("E", "again")]}
+    relevance = RELEVANCE | ({"test": [*RELEVANCE["test"], [0]]} if side == "test" else {})
+    catalogue, _ = read(write_repository(tmp_path / "raw", titles, relevance), max_bad=0.5)
+    assert not catalogue.sides[side].kept[-1]
+    _, own = overlap_filter(catalogue, "self")
+    assert np.argwhere(own["test"].toarray()).tolist() == [[0, 2]]
+
+
+def test_reciprocal_pairs_of_real_data_match_their_published_list(shared_data):
     source = shared_data("ikea") / "converted"
     catalogue, _ = read(source)
     _, own = overlap_filter(catalogue, "self")

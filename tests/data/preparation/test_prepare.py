@@ -1,4 +1,4 @@
-"""Claims about preparation as a whole: from a raw folder to an opened data set."""
+"""Preparation as a whole: from a raw folder to an opened data set."""
 
 import errno
 import json
@@ -17,12 +17,12 @@ from raw_folders import (
     write_vectors,
 )
 
-from mufin_jax.data import readers
+from mufin_jax.data import sparse
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import decode_jpeg
 from mufin_jax.data.manifest import MANIFEST
+from mufin_jax.data.preparation import prepare as prepare_module
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
-from mufin_jax.data.readers import matrices
 from mufin_jax.data.record_images import open_split
 from mufin_jax.data.sparse import load_csr
 from mufin_jax.encoders.processing import ImageProcessing
@@ -45,7 +45,7 @@ def sides(dataset: Dataset):
 def shuffled(tmp_path_factory):
     """A catalogue whose picture numbers, img.bin lines and ids are in unrelated orders.
 
-    Products stand on several sides under one id, some share pictures, and some have none.
+    A product can be on several sides under one id. Some share pictures, and some have none.
     """
     rng = np.random.default_rng(0)
     bags = {f"P{i}": rng.permutation(300)[: i % 5].tolist() for i in range(60)}
@@ -71,13 +71,13 @@ def test_every_image_reaches_its_own_product(shuffled, store, tmp_path):
     assert (tmp_path / "images.npy").exists() == (store == "array")
     for name, side in sides(dataset).items():
         assert list(side.ids) == ids[name]
-        # As a batch asks for them: in any order, items repeated.
+        # As in a batch: in any order, with repeated items.
         for i in np.random.default_rng(1).integers(len(side), size=2 * len(side)):
             pixels = dataset.images[side.images_of(int(i))]
             assert [number_of(image) for image in pixels] == bags[ids[name][i]]
 
 
-def test_images_and_titles_are_stored_once_in_the_order_of_first_mention(shuffled, tmp_path):
+def test_images_and_titles_are_stored_once_in_order_of_first_mention(shuffled, tmp_path):
     raw, ids, bags = shuffled
     dataset = prepared(raw, tmp_path)
     mentioned = dict.fromkeys(n for side in SIDES for uid in ids[side] for n in bags[uid])
@@ -91,7 +91,7 @@ def test_images_and_titles_are_stored_once_in_the_order_of_first_mention(shuffle
             np.testing.assert_array_equal(dataset.texts[side.text[i]], wanted[0])
 
 
-def test_records_hold_the_same_items(shuffled, tmp_path):
+def test_records_contain_the_same_items(shuffled, tmp_path):
     raw, ids, bags = shuffled
     prepare(CONFIG, raw, tmp_path)
     for name in SIDES:
@@ -105,7 +105,7 @@ def test_two_preparations_of_the_same_data_are_byte_identical(shuffled, tmp_path
     raw = shuffled[0]
     code = (
         "import sys; from pathlib import Path;"
-        "from mufin_jax.data.prepare import PrepareConfig, prepare;"
+        "from mufin_jax.data.preparation.prepare import PrepareConfig, prepare;"
         "prepare(PrepareConfig(image_size=16), Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     for name in "ab":
@@ -116,7 +116,7 @@ def test_two_preparations_of_the_same_data_are_byte_identical(shuffled, tmp_path
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
-def test_broken_images_leave_their_items_and_are_listed_by_row(tmp_path):
+def test_broken_images_are_removed_from_their_items_and_listed_by_row(tmp_path):
     items = [{"ASIN": f"A{i}", "title": "t", "images": [f"images/{i}.jpg"]} for i in range(60)]
     items[4]["images"] += ["images/200.jpg", "../x.jpg", "https://shop/x.jpg"]
     for item in items:
@@ -129,13 +129,13 @@ def test_broken_images_leave_their_items_and_are_listed_by_row(tmp_path):
     found = [number_of(image) for image in dataset.images[dataset.train.images_of(4)]]
     assert found == [4, 200]
     report = json.loads((tmp_path / "out" / "prepare_report.json").read_text())
-    # Each distinct image is listed where it is first named; the URL on both sides.
+    # Each distinct image is listed at its first mention; the URL on both sides.
     assert report["counts"] == {"broken image": 2, "image by URL": 2}
     places = [(entry["file"], entry["row"]) for entry in report["listed"]]
     assert places == [("trn.jsonl", 5), ("tst.jsonl", 5), ("trn.jsonl", 3), ("trn.jsonl", 5)]
 
 
-def test_items_without_text_and_image_leave_rows_and_columns(tmp_path):
+def test_items_without_text_and_image_lose_their_rows_and_columns(tmp_path):
     titles = {
         "train": [("A", "a"), ("B", ""), ("C", ""), ("D", "d")],
         "test": [("E", ""), ("F", "f")],
@@ -155,7 +155,7 @@ def test_items_without_text_and_image_leave_rows_and_columns(tmp_path):
     assert report["counts"] == {"empty item": 3}
 
 
-def test_categories_follow_their_labels_when_others_are_dropped(tmp_path):
+def test_labels_keep_their_categories_when_others_are_dropped(tmp_path):
     raw = tiny_repository(tmp_path / "raw")
     names = [f"category {i % 3}" for i in range(20)]
     (raw / "categories.txt").write_text("\n".join(names) + "\n")
@@ -188,7 +188,7 @@ def test_a_catalogue_with_nothing_to_learn_is_rejected(damage, tmp_path):
         prepare(CONFIG, raw, tmp_path / "out")
 
 
-def test_ready_vectors_take_the_place_of_pictures(tmp_path):
+def test_ready_vectors_replace_pictures(tmp_path):
     titles = {side: [(f"{side}{i}", f"title {i}") for i in range(3)] for side in SIDES}
     titles["train"][1] = ("", "bad line")
     vectors = {
@@ -209,7 +209,7 @@ def test_ready_vectors_take_the_place_of_pictures(tmp_path):
             np.testing.assert_array_equal(found, vectors[name][rows])
 
 
-def test_a_checkpoints_preprocessing_wins_over_the_config(tmp_path):
+def test_the_preprocessing_of_a_checkpoint_overrides_the_config(tmp_path):
     processing = ImageProcessing(size=8, fit="stretch", mean=(0.1, 0.2, 0.3))
     prepare(CONFIG, tiny_repository(tmp_path / "raw"), tmp_path / "out", processing)
     dataset = Dataset.open(tmp_path / "out")
@@ -217,7 +217,7 @@ def test_a_checkpoints_preprocessing_wins_over_the_config(tmp_path):
     assert dataset.images[np.arange(2)].shape == (2, 8, 8, 3)
 
 
-def test_a_preparation_cut_short_is_started_again_and_leaves_other_files_alone(tmp_path):
+def test_an_interrupted_preparation_restarts_and_keeps_other_files(tmp_path):
     raw = tiny_repository(tmp_path / "raw")
     out = tmp_path / "out"
     first = prepared(raw, out).manifest
@@ -230,7 +230,24 @@ def test_a_preparation_cut_short_is_started_again_and_leaves_other_files_alone(t
     assert (out / "log.txt").read_text() == "not ours"
 
 
-def test_pictures_that_fit_nowhere_are_rejected(tmp_path):
+def test_a_killed_second_preparation_leaves_no_valid_folder(tmp_path, monkeypatch):
+    raw = tiny_repository(tmp_path / "raw")
+    prepared(raw, tmp_path / "out")
+
+    class Killed(BaseException):
+        """Like a kill, this runs no cleanup of the library."""
+
+    def kill(*_):
+        raise Killed
+
+    monkeypatch.setattr(prepare_module, "write_records", kill)  # all other files are written
+    with pytest.raises(Killed):
+        prepare(CONFIG, raw, tmp_path / "out")
+    with pytest.raises(InputError):
+        Dataset.open(tmp_path / "out")
+
+
+def test_pictures_that_may_be_stored_nowhere_are_rejected(tmp_path):
     raw = tiny_repository(tmp_path / "raw")
     config = PrepareConfig(image_size=16, image_array_gb=1e-5, records=False)
     with pytest.raises(InputError, match="40 pictures exceed image_array_gb=1e-05"):
@@ -244,7 +261,7 @@ def test_an_output_that_is_a_file_is_rejected(tmp_path):
         prepare(CONFIG, raw, tmp_path / "out")
 
 
-def test_the_source_is_never_the_output(tmp_path):
+def test_an_output_folder_equal_to_the_source_is_rejected(tmp_path):
     raw = tiny_repository(tmp_path / "raw")
     with pytest.raises(InputError, match="both the catalogue and the output"):
         prepare(CONFIG, raw, raw)
@@ -264,7 +281,7 @@ def test_the_source_is_never_the_output(tmp_path):
         ("std", (0.0, 1.0, 1.0)),
     ],
 )
-def test_a_config_without_meaning_is_rejected_with_the_value(field, value):
+def test_an_invalid_config_is_rejected(field, value):
     with pytest.raises((InputError, TypeError)):
         PrepareConfig(**{field: value})
 
@@ -272,7 +289,7 @@ def test_a_config_without_meaning_is_rejected_with_the_value(field, value):
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     code = (
         "import sys, resource; from pathlib import Path;"
-        "from mufin_jax.data.prepare import PrepareConfig, prepare;"
+        "from mufin_jax.data.preparation.prepare import PrepareConfig, prepare;"
         "prepare(PrepareConfig(image_size=96), Path(sys.argv[1]), Path(sys.argv[2]));"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
@@ -297,27 +314,27 @@ def test_real_photos_without_titles_are_prepared(shared_data, tmp_path):
     assert dataset.train.relevance is not None and dataset.train.relevance.nnz == 1620
 
 
-def test_what_is_prepared_stays_if_the_source_cannot_be_read(tmp_path, monkeypatch):
+def test_an_unreadable_source_leaves_the_prepared_folder_intact(tmp_path, monkeypatch):
     raw = tiny_repository(tmp_path / "raw")
     prepared(raw, tmp_path / "out")
 
-    def read(*_):
+    def load_catalogue(*_):
         raise OSError(errno.EIO, "Input/output error", str(raw))
 
-    monkeypatch.setattr(readers, "read", read)
+    monkeypatch.setattr(prepare_module, "load_catalogue", load_catalogue)
     with pytest.raises(OSError, match="Input/output error"):
         prepare(CONFIG, raw, tmp_path / "out")
     Dataset.open(tmp_path / "out", verify=True)
 
 
-def test_an_empty_filter_of_any_number_of_points_is_read(tmp_path, monkeypatch):
+def test_an_empty_filter_of_any_size_is_read(tmp_path, monkeypatch):
     points = 20_000_000
     scipy.sparse.save_npz(tmp_path / "filter.npz", scipy.sparse.csr_matrix((points, 3), dtype="f4"))
     assert (tmp_path / "filter.npz").stat().st_size < points / 100
     assert load_csr(tmp_path / "filter.npz", points).shape == (points, 3)
 
     dataset, told = prepared(tiny_repository(tmp_path / "raw"), tmp_path / "out"), {}
-    monkeypatch.setattr(matrices, "check_unfolding", lambda path, more: told.update({path: more}))
+    monkeypatch.setattr(sparse, "check_unfolding", lambda path, more: told.update({path: more}))
     Dataset.open(tmp_path / "out")
     assert len(told) == 4
     for path, more in told.items():

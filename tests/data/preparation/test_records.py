@@ -1,4 +1,4 @@
-"""Claims about the array records: order, content, and that nothing else is touched."""
+"""The array records: order, content, and no effect anywhere else."""
 
 import pickle
 import socket
@@ -22,7 +22,7 @@ def record(i: int) -> dict:
 
 
 class Made:
-    """Records `first` to before `first + count`, which say that they are larger than they are."""
+    """The `count` records from `first` on, with a claimed size."""
 
     def __init__(self, first: int, count: int, num_bytes: int = 1000):
         self.first, self.count, self.bytes = first, count, num_bytes
@@ -59,7 +59,7 @@ def assert_holds(source, start: int, count: int):
         assert list(source[i]["images"]) == wanted["images"]
 
 
-def test_gigabytes_of_records_are_cut_into_files_without_tensorflow(tmp_path):
+def test_gigabytes_of_records_are_split_into_files_without_tensorflow(tmp_path):
     write_records({"train": Made(0, 21, 2 * 10**9), "test": Made(21, 3)}, tmp_path)
     files = sorted(path.name for path in tmp_path.rglob("*array_record*"))
     assert len(files) == 17 and files[1] == "records-train.array_record-00000-of-00016"
@@ -67,7 +67,7 @@ def test_gigabytes_of_records_are_cut_into_files_without_tensorflow(tmp_path):
     assert_holds(open_split(tmp_path, "test"), 21, 3)
 
 
-def test_images_are_found_at_their_homes_in_any_order_and_with_repeats(folder):
+def test_images_are_read_in_any_order_and_with_repeats(folder):
     homes = np.array([[0, 1, 0], [0, 8, 1], [2, 0, 1], [2, 3, 0]])
     images = RecordImages(folder, homes, size=8)
     rows = np.array([3, 0, 2, 0, 1])
@@ -77,15 +77,15 @@ def test_images_are_found_at_their_homes_in_any_order_and_with_repeats(folder):
     assert len(images) == 4 and images[rows[:0]].shape == (0, 8, 8, 3)
 
 
-def test_nothing_is_printed_fetched_or_written_elsewhere(tmp_path, monkeypatch, capfd):
-    def refuse(*_):
+def test_nothing_is_printed_downloaded_or_written_elsewhere(tmp_path, monkeypatch, capfd):
+    def reject(*_):
         raise AssertionError("the network was touched")
 
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", reject)
+    monkeypatch.setattr(socket, "getaddrinfo", reject)
     write_records({"train": Made(0, 4)}, tmp_path / "records")
     assert capfd.readouterr() == ("", "")
     assert not list(home.iterdir())
@@ -96,5 +96,5 @@ def test_missing_records_are_an_input_error(tmp_path):
         open_split(tmp_path, "train")
 
 
-def test_prepared_pictures_survive_the_records(folder):
+def test_prepared_pictures_keep_their_colours_in_the_records(folder):
     assert abs(int(decode_jpeg(open_split(folder, "train")[4]["images"][0])[0, 0, 0]) - 40) <= 1

@@ -1,4 +1,4 @@
-"""Claims about catalogues of JSON lines."""
+"""Catalogues as JSON lines."""
 
 import gzip
 import json
@@ -28,11 +28,11 @@ PRODUCTS = [
 ]
 
 
-def test_products_without_a_split_are_split_by_their_hash(tmp_path):
+def test_products_without_a_split_are_split_by_hash(tmp_path):
     catalogue, tally = read(write_json_lines(tmp_path / "raw", products=PRODUCTS))
     train, test, label = (catalogue.sides[name] for name in ("train", "test", "label"))
     assert all(is_test(uid) for uid in test.ids) and not any(is_test(uid) for uid in train.ids)
-    # P39's only partner is no product; labels are those that follow a training point.
+    # P39's only partner is not a product; a label is what a training point's also_buy names.
     assert label.ids == [f"P{i + 1}" for i in range(39) if not is_test(f"P{i}")]
     assert set(test.ids) == {f"P{i}" for i in range(39) if is_test(f"P{i}")} & {
         f"P{int(uid[1:]) - 1}" for uid in label.ids
@@ -44,7 +44,7 @@ def test_products_without_a_split_are_split_by_their_hash(tmp_path):
     assert tally.counts.keys() <= {"unknown label"}
 
 
-def test_files_by_side_win_over_products(tmp_path):
+def test_files_by_side_take_precedence_over_products(tmp_path):
     folder = write_json_lines(
         tmp_path / "raw",
         products=PRODUCTS,
@@ -59,7 +59,7 @@ def test_files_by_side_win_over_products(tmp_path):
     assert tally.counts == {"unknown label": 1}
 
 
-def test_a_matrix_beside_the_json_is_the_relevance(tmp_path):
+def test_a_matrix_next_to_the_json_files_is_the_relevance(tmp_path):
     sides = {"trn": [{"ASIN": "A", "also_buy": ["X"]}], "tst": [{"ASIN": "B"}]}
     folder = write_json_lines(tmp_path / "raw", **sides, lbl=[{"ASIN": "X"}, {"ASIN": "Y"}])
     write_matrix(folder / "trn_X_Y.txt", [[1]], 2)
@@ -90,16 +90,16 @@ def test_lf_amazontitles_is_read_from_its_archives(tmp_path):
         ('{"ASIN": "A", "title": "cut', "Unterminated"),
         ('["A"]', "expected a JSON object"),
         ('{"title": "no id"}', "expected a non-empty `ASIN`"),
-        ('{"ASIN": "A", "title": 7}', "`title` is no string"),
-        ('{"ASIN": "A", "images": "a.jpg"}', "`images` is no list"),
+        ('{"ASIN": "A", "title": 7}', "expected `title` to be a string"),
+        ('{"ASIN": "A", "images": "a.jpg"}', "expected `images` to be a list"),
         ('{"ASIN": "A", "also_buy": [NaN]}', "NaN is not JSON"),
-        ('{"ASIN": "A", "ASIN": "B"}', "a key stands twice"),
+        ('{"ASIN": "A", "ASIN": "B"}', "a key occurs twice"),
         ('{"ASIN": ' + "9" * 5000 + "}", "limit"),
         ("[" * 100_000, "recursion"),
         ("", "expected a JSON object|Expecting value"),
     ],
 )
-def test_a_broken_line_of_json_is_named_by_row_and_reason(line, reason, tmp_path):
+def test_an_invalid_json_line_is_reported_with_row_and_reason(line, reason, tmp_path):
     folder = write_json_lines(tmp_path, products=PRODUCTS)
     lines = (folder / "products.jsonl").read_text().splitlines()
     (folder / "products.jsonl").write_text("\n".join([*lines[:9], line, *lines[9:]]) + "\n")
@@ -116,7 +116,7 @@ def test_a_damaged_archive_is_one_clear_error(tmp_path):
         read(tmp_path)
 
 
-def test_real_products_are_split_as_their_makers_split_them(shared_data, tmp_path):
+def test_real_products_are_split_as_in_their_published_split(shared_data, tmp_path):
     source = shared_data("ikea") / "converted"
     (tmp_path / "products.jsonl").write_bytes((source / "products.jsonl").read_bytes())
     by_hash, (given, _) = read(tmp_path)[0], read(source)

@@ -1,4 +1,4 @@
-"""Polyvore's files: what becomes of outfits and questions, and what is said of bad entries."""
+"""Polyvore's files: how outfits and questions are read, and how bad entries are reported."""
 # ruff: noqa: E501 (kinds of bad entries are a table, one a line)
 
 import json
@@ -12,7 +12,7 @@ from raw_folders import number_of, tiny_outfits
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
-from mufin_jax.data.readers import outfit_lines
+from mufin_jax.data.readers import outfit_lines, outfits
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 from mufin_jax.runtime.storage.files import read_json
@@ -34,7 +34,7 @@ def items_of(dataset: Dataset, labels) -> list[int]:
     return [int(dataset.labels.ids[int(label)]) for label in labels]
 
 
-def test_each_item_left_out_of_a_training_outfit_is_the_label_of_the_others(tiny):
+def test_each_item_of_a_training_outfit_is_the_label_of_the_other_items(tiny):
     assert list(tiny.train.ids) == [
         *("7_1", "7_2", "7_3", "7_4", "8_1", "8_2", "9_1", "9_2", "9_3", "9_4")
     ]
@@ -57,7 +57,7 @@ def test_labels_are_the_items_of_training_then_of_test(tiny):
     assert list(tiny.labels.categories[1]) == ["tops"]
 
 
-def test_questions_have_their_answers_and_say_what_training_knows(tiny):
+def test_questions_have_their_answers_and_mark_what_training_has_not_seen(tiny):
     questions = tiny.questions
     assert [items_of(tiny, row) for row in questions.answers] == [
         [13, 12, 16, 17],
@@ -74,19 +74,35 @@ def test_questions_have_their_answers_and_say_what_training_knows(tiny):
     assert questions.compatible.tolist() == [True, False]
 
 
-def test_outfits_are_read_from_the_folder_itself_as_well(tiny, tmp_path):
+def test_one_answer_seen_in_training_makes_a_question_seen(tmp_path):
+    raw = tiny_outfits(tmp_path / "raw")
+    changed(raw, ASKED, lambda asked: asked[0]["answers"].append("23_3"))  # item 2, of outfit 7
+    assert prepared(raw).questions.unseen.tolist() == [False, False]
+
+
+def test_a_json_file_of_too_many_bytes_is_rejected(tmp_path, monkeypatch):
+    raw = tiny_outfits(tmp_path / "raw")
+    size = (raw / FACTS).stat().st_size
+    monkeypatch.setattr(outfits, "MOST_BYTES", size)
+    prepared(raw)
+    monkeypatch.setattr(outfits, "MOST_BYTES", size - 1)
+    with pytest.raises(InputError, match=f"{FACTS} has {size:,} bytes: expected at most"):
+        prepared(raw)
+
+
+def test_outfits_are_also_read_from_the_folder_itself(tiny, tmp_path):
     found = prepared(tiny_outfits(tmp_path / "raw", where=""))
     assert list(found.train.ids) == list(tiny.train.ids)
     assert found.questions.answers.tolist() == tiny.questions.answers.tolist()
 
 
-def test_without_outfits_to_judge_there_are_none(tmp_path):
+def test_outfits_to_judge_are_optional(tmp_path):
     raw = tiny_outfits(tmp_path / "raw")
     (raw / "disjoint" / "compatibility_test.txt").unlink()
     assert prepared(raw).questions.outfits() == []
 
 
-def test_an_answer_that_shows_nothing_cannot_be_chosen(tmp_path):
+def test_an_answer_without_text_and_picture_cannot_be_chosen(tmp_path):
     raw = tiny_outfits(tmp_path / "raw")
     changed(
         raw, "polyvore_item_metadata.json", lambda facts: facts["13"].update(title="", url_name="")
@@ -117,27 +133,29 @@ ASKED, FACTS = "disjoint/fill_in_blank_test.json", "polyvore_item_metadata.json"
         (TRAIN, lambda x: x[1].update(items={}), 2, "expected `items`, found dict"),
         (TRAIN, lambda x: x[1].update(items=[]), 2, "no items"),
         (TRAIN, lambda x: x[1]["items"][0].update(item_id=None), 2, "expected `item_id`, found NoneType"),
-        (TRAIN, lambda x: x[1]["items"][0].update(index=2), 2, "index 2 stands twice"),
-        (TRAIN, lambda x: x[1].update(set_id="7"), 2, "set_id 7 stands above already"),
+        (TRAIN, lambda x: x[1]["items"][0].update(index=2), 2, "index 2 occurs twice"),
+        (TRAIN, lambda x: x[1].update(set_id="7"), 2, "set_id 7 occurs in an earlier entry"),
         (TRAIN, lambda x: x[1].update(items=x[1]["items"] * 40), 2, "80 items: expected at most 64"),
-        (ASKED, lambda x: x[0]["answers"].append("21_9"), 1, "names '21_9', which is no item of"),
-        (ASKED, lambda x: x[0]["question"].append(["a"] * 10**5), 1, "names list, which is no item"),
+        (ASKED, lambda x: x[0]["answers"].append("21_9"), 1, "names '21_9', which is not an item of"),
+        (ASKED, lambda x: x[0]["question"].append(["a"] * 10**5), 1, "names list, which is not an item"),
         (ASKED, lambda x: x[0].update(question=[]), 1, "expected items of the outfit, and two or"),
         (ASKED, lambda x: x[0].update(answers=["21_3", "21_3"]), 1, "two or more distinct answers"),
-        (ASKED, lambda x: x[0]["answers"].remove("21_3"), 1, "0 answers are of the question's outfit"),
-        (ASKED, lambda x: x[0]["answers"].append("21_1"), 1, "2 answers are of the question's outfit"),
+        (ASKED, lambda x: x[0]["answers"].remove("21_3"), 1, "0 answers are from the question's outfit"),
+        (ASKED, lambda x: x[0]["answers"].append("21_1"), 1, "2 answers are from the question's outfit"),
         (FACTS, lambda x: x.pop("4"), 0, "item 4 is absent"),
         (FACTS, lambda x: x.update({"4": 3}), 4, "item 4 is a int, not an object"),
         (FACTS, lambda x: x["4"].update(image="../../x.jpg"), 1, "../../x.jpg: a path that leads out"),
         (FACTS, lambda x: x["4"].update(image="/etc/passwd"), 1, "/etc/passwd: not a path relative"),
     ],
 )  # fmt: skip
-def test_a_bad_entry_is_left_out_and_named_by_file_and_place(tmp_path, name, change, row, said):
+def test_a_bad_entry_is_left_out_and_reported_with_file_and_place(
+    tmp_path, name, change, row, said
+):
     raw = tiny_outfits(tmp_path / "raw")
     changed(raw, name, change)
     prepared(raw)
     (found,) = read_json(tmp_path / "prepared" / "prepare_report.json")["listed"]
-    file = TRAIN if "path" in said else name  # a picture is named where it is first shown
+    file = TRAIN if "path" in said else name  # a picture is reported where it first occurs
     assert (found["file"], found["row"]) == (file, row) and said in found["reason"]
 
 
@@ -146,12 +164,12 @@ def test_a_bad_entry_is_left_out_and_named_by_file_and_place(tmp_path, name, cha
     [
         ("2 21_1 21_2", "begins with '2': expected 0 or 1"),
         ("1 21_1", "1 distinct items: expected two or more"),
-        ("1 21_1 99_1", "names '99_1', which is no item of test.json"),
+        ("1 21_1 99_1", "names '99_1', which is not an item of test.json"),
         ("1 " + "21_1 " * 65, "65 items: expected at most 64"),
         (" ", "begins with '': expected 0 or 1"),
     ],
 )
-def test_a_bad_outfit_to_judge_is_left_out_and_named(tmp_path, line, said):
+def test_a_bad_outfit_to_judge_is_left_out_and_reported(tmp_path, line, said):
     raw = tiny_outfits(tmp_path / "raw")
     path = raw / "disjoint" / "compatibility_test.txt"
     path.write_text(f"{line}\n{path.read_text()}")
@@ -166,16 +184,16 @@ def test_a_bad_outfit_to_judge_is_left_out_and_named(tmp_path, line, said):
     [
         (TRAIN, None, "lacks disjoint/train.json or train.json"),
         (TEST, None, "lacks disjoint/test.json"),
-        (TRAIN, "[", "disjoint/train.json is no JSON"),
-        (TEST, "\udcff", "disjoint/test.json is no JSON"),
+        (TRAIN, "[", "disjoint/train.json is not JSON"),
+        (TEST, "\udcff", "disjoint/test.json is not JSON"),
         (TRAIN, "{}", "disjoint/train.json: expected a list, found dict"),
         (FACTS, "[]", "polyvore_item_metadata.json: expected an object, found list"),
-        (ASKED, "[" * 100_000, "fill_in_blank_test.json is no JSON"),
+        (ASKED, "[" * 100_000, "fill_in_blank_test.json is not JSON"),
         (ASKED, "[]", "fill_in_blank_test.json: none of its 0 entries can be used"),
         (TRAIN, "[]", "train.json: none of its 0 entries can be used"),
     ],
 )
-def test_a_file_that_is_wrong_as_a_whole_ends_the_run_in_one_line(tmp_path, name, text, said):
+def test_an_unusable_file_ends_the_run_with_one_line(tmp_path, name, text, said):
     raw = tiny_outfits(tmp_path / "raw")
     (raw / name).unlink()
     if text is not None:
@@ -200,7 +218,7 @@ def test_too_many_bad_entries_end_the_run(tmp_path):
         prepared(raw, PrepareConfig(image_size=8, records=False, vocab_size=128))
 
 
-def test_an_outfit_that_repeats_an_item_has_it_once():
+def test_a_repeated_item_of_an_outfit_counts_once():
     members = [{"item_id": item, "index": i} for i, item in enumerate("abaca")]
 
     (outfit,) = outfit_lines.read_outfits("f", [{"set_id": 1, "items": members}], Tally(0.0))
@@ -208,7 +226,7 @@ def test_an_outfit_that_repeats_an_item_has_it_once():
     assert outfit.named["4"] == "a"
 
 
-def test_a_changed_file_of_questions_is_rejected(tmp_path):
+def test_a_corrupt_questions_file_is_rejected(tmp_path):
     raw = tiny_outfits(tmp_path / "raw")
     found, path = prepared(raw), tmp_path / "prepared" / "questions.npz"
     whole = {name: getattr(found.questions, name) for name in np.load(path).files}
@@ -221,5 +239,5 @@ def test_a_changed_file_of_questions_is_rejected(tmp_path):
         "compatible": whole["compatible"][:1],
     }.items():
         np.savez(path, **(whole | {name: harm}))
-        with pytest.raises(InputError, match="anew"):
+        with pytest.raises(InputError, match="again"):
             Dataset.open(tmp_path / "prepared")

@@ -1,4 +1,4 @@
-"""Claims about folders: how their form is recognised, and that no path leads out of them."""
+"""Folders: how their form is recognised; no path leads out of them."""
 
 import os
 import subprocess
@@ -12,6 +12,7 @@ from raw_folders import (
 
 from mufin_jax.data import readers
 from mufin_jax.data.images import BadImage
+from mufin_jax.data.readers import files
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
@@ -30,7 +31,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_path_in_the_data_leads_out_of_its_folder(name, tmp_path):
+def test_no_path_in_the_data_leads_out_of_the_folder(name, tmp_path):
     folder = tmp_path / "raw"
     (folder / "images").mkdir(parents=True)
     (tmp_path / "secret.jpg").write_bytes(picture(1))
@@ -47,7 +48,16 @@ def test_a_link_within_the_folder_is_followed(tmp_path):
     assert SourceFolder(tmp_path).image("b.jpg").read_bytes() == picture(1)
 
 
-def test_an_unknown_folder_says_what_was_found_and_what_is_read(tmp_path):
+def test_a_line_beyond_the_limit_is_rejected(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LINE", 100)
+    (tmp_path / "a.txt").write_bytes(b"x" * 99 + b"\n" + b"y" * 99 + b"\n")
+    assert [len(line) for _, line in files.lines(tmp_path / "a.txt")] == [99, 99]
+    (tmp_path / "a.txt").write_bytes(b"x" * 99 + b"\n" + b"y" * 101)
+    with pytest.raises(InputError, match=r"a\.txt:2: expected lines of at most 100 bytes"):
+        list(files.lines(tmp_path / "a.txt"))
+
+
+def test_the_error_for_an_unknown_folder_lists_its_files_and_the_known_forms(tmp_path):
     (tmp_path / "holiday.mp4").touch()
     with pytest.raises(InputError, match=r"holds holiday.mp4: expected raw_data.*products.jsonl"):
         read(tmp_path)
@@ -56,12 +66,13 @@ def test_an_unknown_folder_says_what_was_found_and_what_is_read(tmp_path):
 
 
 def test_readers_do_not_import_jax():
-    code = "import sys, mufin_jax.data.prepare, mufin_jax.data.dataset; print('jax' in sys.modules)"
+    modules = "mufin_jax.data.preparation.prepare, mufin_jax.data.dataset"
+    code = f"import sys, {modules}; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 
 
-def test_reasons_are_one_printable_line(tmp_path):
+def test_reported_reasons_are_one_printable_line(tmp_path):
     items = [{"ASIN": f"A{i}", "title": "t", "also_buy": ["A1"]} for i in range(40)]
     items[3]["title"] = ["a\nb"]
     folder = write_json_lines(tmp_path, products=items)

@@ -1,4 +1,4 @@
-"""Claims about the Extreme Classification Repository's form, and about what is wrong in it."""
+"""The Extreme Classification Repository's form, sound and damaged."""
 
 import base64
 
@@ -32,7 +32,7 @@ TITLES = {
 RELEVANCE = {"train": [[3, 1], [], [0, 2]], "test": [[2, 3], [0]]}
 
 
-def test_the_repository_form_is_read_as_it_stands(tmp_path):
+def test_the_repository_form_is_read(tmp_path):
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE)
     catalogue, _ = read(folder)
     assert catalogue.form == "repository"
@@ -44,13 +44,13 @@ def test_the_repository_form_is_read_as_it_stands(tmp_path):
     assert catalogue.filters is None
 
 
-def test_latin_1_titles_are_read_as_such(tmp_path):
+def test_latin_1_titles_are_decoded(tmp_path):
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE)
     (folder / "raw_data" / "test.raw.txt").write_bytes(b"E->caf\xe9\r\nF->caf\xc3\xa9\n")
     assert read(folder)[0].sides["test"].titles == ["café", "café"]
 
 
-def test_image_offsets_lose_their_one_and_keep_their_order(tmp_path):
+def test_image_offsets_count_from_one_and_keep_their_order(tmp_path):
     images = {"train": [[5, 3], [], [3]], "test": [[], []], "label": [[], [5], [], []]}
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE, images, order=[5, 3])
     catalogue, _ = read(folder)
@@ -68,7 +68,7 @@ def test_only_the_first_images_are_kept(tmp_path):
     assert tally.counts == {"more images than max_images": 1}
 
 
-def test_urls_are_counted_and_the_report_says_what_to_do(tmp_path):
+def test_image_urls_are_counted_and_the_report_says_what_to_do(tmp_path):
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE)
     (folder / "img.urls.txt").write_text("C\thttp://x/1.jpg\nD\thttp://x/2.jpg\n")
     _, tally = read(folder)
@@ -136,7 +136,7 @@ FATAL = {
 
 
 @pytest.mark.parametrize("name", FATAL)
-def test_a_repository_folder_that_does_not_fit_together_is_one_clear_error(name, tmp_path):
+def test_inconsistent_repository_files_are_one_clear_error(name, tmp_path):
     folder = tiny_repository(tmp_path / "raw")
     damage, message = FATAL[name]
     damage(folder)
@@ -145,7 +145,7 @@ def test_a_repository_folder_that_does_not_fit_together_is_one_clear_error(name,
     assert "\n" not in str(error.value)
 
 
-def test_an_archive_that_would_unfold_to_gigabytes_is_rejected(tmp_path, monkeypatch):
+def test_an_archive_that_would_unpack_to_gigabytes_is_rejected(tmp_path, monkeypatch):
     folder = tiny_repository(tmp_path / "raw")
     monkeypatch.setattr(npy, "_FREE", 2**20)
     zeros = np.zeros(2**22, np.uint8)
@@ -154,7 +154,7 @@ def test_an_archive_that_would_unfold_to_gigabytes_is_rejected(tmp_path, monkeyp
         read(folder)
 
 
-def test_a_few_bad_lines_are_listed_by_file_and_row_and_leave_the_other_rows_in_place(tmp_path):
+def test_bad_lines_are_reported_and_keep_the_other_rows_in_place(tmp_path):
     folder = tiny_repository(tmp_path / "raw")
     replace_line("raw_data/train.raw.txt", 3, "no arrow")(folder)
     replace_line("raw_data/test.raw.txt", 5, "B1->again")(folder)
@@ -175,7 +175,7 @@ def test_a_few_bad_lines_are_listed_by_file_and_row_and_leave_the_other_rows_in_
     assert catalogue.relevance["test"][6].nnz == 0
 
 
-def test_too_many_bad_lines_stop_with_the_worst_kind_and_its_first_row(tmp_path):
+def test_too_many_bad_lines_stop_with_the_most_frequent_kind_and_its_first_row(tmp_path):
     folder = tiny_repository(tmp_path / "raw")
     for row in (4, 5, 6, 7, 8, 9):
         replace_line("raw_data/label.raw.txt", row, "no arrow")(folder)
