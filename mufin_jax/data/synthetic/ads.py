@@ -1,19 +1,19 @@
-"""Ads and queries: invented data in the shape of the paper's ad-to-query task, of any size.
+"""Generated ads and queries in the shape of the paper's ad-to-query task, of any size.
 
 A2Q-4M (paper, section 4) is not public. Its datapoints are ads, each with one title and one
-picture; its labels are queries, which are text alone: N = 9,618,490 training points,
-L = 4,528,191 labels and 3,933,149 test points, that is 2.1 and 0.9 points a label. Here the titles,
+picture. Its labels are queries, which only have text: N = 9,618,490 training points,
+L = 4,528,191 labels and 3,933,149 test points, that is, 2.1 and 0.9 points a label. Here, titles,
 queries and pictures are ready vectors:
 
-- queries form clusters of very unequal size, and clusters topics; the queries' popularity has a
-  long tail (Zipf's law): a few are everywhere, most are rare or never seen in training;
-- an ad has one to four queries of one cluster; its title and its picture are two independently
-  disturbed views of them, so that both together tell more than one;
-- they show of each query something that its own text does not say, which its training points teach
-  a centroid or a classifier.
+- queries form clusters of very unequal size, and clusters form topics; the queries' popularity has
+  a long tail (Zipf's law): a few are very frequent, most are rare or never seen in training;
+- an ad has one to four queries of one cluster; its title and its picture are two independent noisy
+  views of them, so both together tell more than one;
+- the views also show of each query something that its own text lacks; a centroid or a classifier
+  learns it from the query's training points.
 
-The vectors have entries of falling variance, as learned embeddings do: nearness is a matter of some
-twenty directions, not of 192. Nothing is written but the prepared folder itself.
+The vectors have entries of falling variance, as learned embeddings do: about twenty of the 192
+directions decide similarity. Only the prepared folder is written.
 """
 
 import dataclasses
@@ -48,16 +48,16 @@ _log = logging.getLogger(__name__)
 
 
 def write_ads(config: AdsConfig, out: Path, block: int = 8192) -> None:
-    """Writes a prepared folder, such as `Dataset.open` reads, of generated data.
+    """Write a prepared folder of generated data; `Dataset.open` reads it.
 
     Args:
-      config: what to invent.
-      out: the folder; what an interrupted attempt left there is overwritten.
-      block: rows in memory at a time; changes nothing in the result.
+        config: what to generate.
+        out: the folder; files of an interrupted attempt are overwritten.
+        block: rows in memory at a time; the result does not depend on it.
 
     Raises:
-      DiskError: it cannot be written.
-      Stopped: after a signal; the next attempt begins again.
+        DiskError: if the folder cannot be written.
+        Stopped: after a signal; the next attempt starts again.
     """
 
     def clear() -> None:
@@ -98,7 +98,7 @@ def write_ads(config: AdsConfig, out: Path, block: int = 8192) -> None:
 
 
 def _write_vectors(queries: Queries, pairs: dict[str, csr_matrix], out: Path, block: int) -> None:
-    """Writes text_vectors.npy (labels, train, test) and image_vectors.npy (train, test)."""
+    """Write text_vectors.npy (labels, train, test) and image_vectors.npy (train, test)."""
     config = queries.config
     total = config.labels + config.points + config.test_points
     with (
@@ -112,7 +112,7 @@ def _write_vectors(queries: Queries, pairs: dict[str, csr_matrix], out: Path, bl
             bar.update(len(rows))
         for name, matrix in pairs.items():
             for start in until_stopped(range(0, len(matrix.indptr) - 1, block), "prepare"):
-                # Mapped again each time: pages that were read leave the memory again.
+                # Mapped again for each block, which releases the pages read so far.
                 shown = queries.shown(matrix[start : start + block], texts.written())
                 texts.append(queries.view(shown, f"{name} titles", start))
                 images.append(queries.view(shown, f"{name} pictures", start))
@@ -120,7 +120,7 @@ def _write_vectors(queries: Queries, pairs: dict[str, csr_matrix], out: Path, bl
 
 
 def _write_items(config: AdsConfig, out: Path) -> None:
-    """Writes ids, titles (none) and items of the three sides."""
+    """Write ids, empty titles and items of the three sides."""
     first_text, first_image = 0, 0
     for name, letter, count in (
         ("label", "Q", config.labels),
@@ -140,7 +140,7 @@ def _write_items(config: AdsConfig, out: Path) -> None:
 
 
 def _ids(letter: str, count: int) -> Strings:
-    """Ids of one length, such as A0017."""
+    """Return ids of equal length, such as A0017."""
     digits = len(str(count - 1))
     numbers = np.arange(count)[:, None] // 10 ** np.arange(digits)[::-1] % 10
     letters = np.full((count, 1), ord(letter))

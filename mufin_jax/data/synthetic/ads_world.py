@@ -1,12 +1,11 @@
-"""The world behind the generated ads: queries in clusters, their popularity, and who shows them.
+"""The world behind the generated ads: queries in clusters, their popularity, and their ads.
 
-A query's vector is that of its cluster, and more; a cluster's that of its topic, and more. How
-often a query is asked follows Zipf's law. An ad belongs to one query drawn by popularity, and to up
-to three more of the same cluster; what it shows is the mean of its queries, with what their own
-texts do not say.
+A query's vector is its cluster's vector plus noise; a cluster's vector is its topic's plus noise.
+The frequency of a query follows Zipf's law. An ad belongs to one query drawn by popularity, and to
+up to three more of the same cluster. It shows the mean of its queries, plus what their texts lack.
 
-Each row of random numbers has an address of its own, so the size of the blocks in which rows are
-made does not show in them.
+Each row of random numbers has its own address, so the result does not depend on the size of the
+blocks in which rows are made.
 """
 
 import dataclasses
@@ -23,16 +22,16 @@ from mufin_jax.runtime.errors import InputError
 LABELS_PER_CLUSTER = 50
 """Mean size of a cluster, unless the number of clusters is given."""
 CLUSTERS_PER_TOPIC = 40
-"""Clusters that lie about one centre in their turn."""
+"""Mean number of clusters around one topic's centre."""
 MOST_LABELS = 4
-"""Labels of a datapoint, at most."""
+"""The most labels of a datapoint."""
 _DRAWN = 1024  # rows drawn from one generator
-_HIDDEN = 1024  # distinct vectors of what queries leave unsaid
+_HIDDEN = 1024  # distinct vectors of what the queries' texts lack
 
 
 @dataclasses.dataclass(frozen=True)
 class AdsConfig:
-    """What to invent. The defaults take a second and 20 MB; 4.5 million labels take 3.5 GB."""
+    """What to generate. The defaults take a second and 20 MB; 4.5 million labels take 3.5 GB."""
 
     PREPARED: ClassVar[bool] = True  # `write` makes a prepared folder, not a raw catalogue
 
@@ -53,12 +52,12 @@ class AdsConfig:
     cluster_zipf: float = 0.5
     """The same for the sizes of the clusters."""
     spread: float = 0.7
-    """How far a label lies from the centre of its cluster, and this from that of its topic, both
-    of length 1."""
+    """Distance of a label from the centre of its cluster, and of this centre from that of its
+    topic. Both centres have length 1."""
     hidden: float = 0.6
-    """How much of a label its datapoints show and its text does not say."""
+    """Size of the part of a label that its datapoints show and its text lacks."""
     noise: float = 1.2
-    """How far a title's or a picture's vector lies from what it shows."""
+    """Distance of a title's or a picture's vector from what it shows."""
 
     def write(self, out: Path) -> None:
         """Write a prepared folder into `out`; see `ads.write_ads`."""
@@ -67,7 +66,7 @@ class AdsConfig:
         write_ads(self, out)
 
     def __post_init__(self) -> None:
-        """Rejects sizes that no data can have, naming the field."""
+        """Reject impossible sizes with the name of the field."""
         least = {"seed": 0, "points": 1, "test_points": 1, "labels": 2, "dim": 2}
         least |= {"zipf": 0, "cluster_zipf": 0, "spread": 0, "hidden": 0, "noise": 0}
         for name, low in least.items():
@@ -81,9 +80,8 @@ class AdsConfig:
             )
         if self.clusters is not None and not 1 <= self.clusters <= self.labels:
             raise InputError(
-                f"generated data: clusters={self.clusters}, expected 1 to {self.labels}, "
-                f"the number "
-                "of labels"
+                f"generated data: clusters={self.clusters}, expected 1 to {self.labels}, the "
+                "number of labels"
             )
 
 
@@ -91,13 +89,13 @@ class Queries:
     """The labels: clusters, popularity and vectors.
 
     Attributes:
-      config: what to invent.
-      starts: the labels of cluster c are `starts[c]` to `starts[c + 1] - 1`.
-      reached: cumulated popularity: of all labels before label l.
+        config: what to generate.
+        starts: the labels of cluster c are `starts[c]` to `starts[c + 1] - 1`.
+        reached: cumulative popularity of all labels before label l.
     """
 
     def __init__(self, config: AdsConfig):
-        """Draws what is known of all labels; their vectors come when they are asked for."""
+        """Draw the facts about all labels; their vectors are made when needed."""
         self.config = config
         count = config.clusters or -(-config.labels // LABELS_PER_CLUSTER)
         self.starts = _shares(config.labels, count, config.cluster_zipf)
@@ -112,25 +110,25 @@ class Queries:
         self._hidden = config.hidden * self.noise("hidden", 0, _HIDDEN)
 
     def draw(self, name: str, count: int) -> csr_matrix:
-        """The labels of `count` datapoints: one by popularity, up to three more of its cluster."""
+        """Draw the labels of datapoints: one by popularity, up to three more of its cluster."""
         rng, reached = _rng(self.config, "pairs", name), self.reached
         at = rng.random(count) * reached[-1]
         first = np.searchsorted(reached[1:-1], at, "right")
         cluster = np.searchsorted(self.starts, first, "right") - 1
         low, high = self.starts[cluster, None], self.starts[cluster + 1, None]
         at = reached[low] + rng.random((count, MOST_LABELS - 1)) * (reached[high] - reached[low])
-        # A sum that is rounded up may reach beyond the cluster.
+        # Rounding may move a sum beyond the cluster.
         others = np.searchsorted(reached[1:-1], at, "right").clip(low, high - 1)
         drawn = np.concatenate([first[:, None], others], 1)
         kept = np.arange(MOST_LABELS) <= rng.integers(0, MOST_LABELS, (count, 1))
         pairs = (np.ones(kept.sum(), np.float32), (np.nonzero(kept)[0], drawn[kept]))
-        matrix = csr_matrix(pairs, shape=(count, self.config.labels))  # sums up what is drawn twice
+        matrix = csr_matrix(pairs, shape=(count, self.config.labels))  # adds up repeated draws
         matrix.data[:] = 1
         matrix.sort_indices()
         return matrix
 
     def vectors(self, start: int, stop: int) -> Float32[np.ndarray, "r d"]:
-        """What labels say of themselves: unit vectors about the centre of their cluster."""
+        """Return the texts of labels: unit vectors around the centre of their cluster."""
         cluster = np.searchsorted(self.starts, np.arange(start, stop), "right") - 1
         away = self.config.spread * self.noise("labels", start, stop)
         return _unit(self._centres[cluster] + away)
@@ -138,7 +136,7 @@ class Queries:
     def shown(
         self, pairs: csr_matrix, label_vectors: Float32[np.ndarray, "l d"]
     ) -> Float32[np.ndarray, "r d"]:
-        """The mean of the labels of datapoints, with what the labels' texts do not say."""
+        """Return the mean of the labels of datapoints, plus what the labels' texts lack."""
         labels = pairs.indices
         whole = label_vectors[labels] + self._hidden[labels % _HIDDEN]
         sums = np.add.reduceat(whole, pairs.indptr[:-1])
@@ -147,12 +145,12 @@ class Queries:
     def view(
         self, shown: Float32[np.ndarray, "r d"], name: str, start: int
     ) -> Float32[np.ndarray, "r d"]:
-        """The title, or the picture, of datapoints from number `start` on."""
+        """Return the titles, or the pictures, of datapoints from number `start` on."""
         away = self.config.noise * self.noise(name, start, start + len(shown))
         return _unit(shown + away)
 
     def noise(self, name: str, start: int, stop: int) -> Float32[np.ndarray, "r d"]:
-        """Rows of expected square norm 1; a row does not depend on which others are asked for."""
+        """Return rows of expected squared norm 1; a row does not depend on the requested range."""
         shape = (_DRAWN, self.config.dim)
         first = start // _DRAWN
         drawn = [
@@ -164,7 +162,7 @@ class Queries:
 
 
 def _shares(total: int, parts: int, exponent: float) -> Int64[np.ndarray, " parts_plus_1"]:
-    """Where parts of at least one begin that share a total by Zipf's law; and its end."""
+    """Split a total into parts of at least one by Zipf's law; return their starts and the end."""
     weights = (1.0 + np.arange(parts)) ** -exponent
     ends = np.floor(np.cumsum(weights) / weights.sum() * (total - parts) + 0.5).astype(np.int64)
     ends[-1] = total - parts
@@ -172,7 +170,7 @@ def _shares(total: int, parts: int, exponent: float) -> Int64[np.ndarray, " part
 
 
 def _rng(config: AdsConfig, *address: str | int) -> np.random.Generator:
-    """Randomness with an address: adding a draw in one place moves none elsewhere."""
+    """Return the generator of an address: an added draw in one place changes none elsewhere."""
     words = (int.from_bytes(a.encode()) if isinstance(a, str) else a for a in address)
     return np.random.default_rng([config.seed, *words])
 

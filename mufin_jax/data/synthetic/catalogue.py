@@ -1,12 +1,11 @@
-"""The miniature catalogue: invented data in MM-AmazonTitles-300K's own form, with a known ceiling.
+"""The miniature catalogue: generated data in MM-AmazonTitles-300K's form, with a known ceiling.
 
-Neither titles nor pictures suffice to rank its labels (the paper's figure 1), a scene's companion
-is told by one descriptor alone (figure 5), and label frequencies have a long tail. The same
-configuration gives the same bytes. `python -m mufin_jax.data.synthetic.catalogue OUT --seed=1`
-writes one.
+Neither titles nor pictures suffice to rank its labels (the paper's figure 1). Only one descriptor
+shows a scene's companion (figure 5). Label frequencies have a long tail. The same configuration
+gives the same bytes. `python -m mufin_jax.data.synthetic.catalogue OUT --seed=1` writes one.
 
-Besides the files of the Extreme Classification Repository, OUT holds
-    ceiling.json     the best reachable P@1 in percent; written last: its presence says complete
+Besides the files of the Extreme Classification Repository, OUT contains
+    ceiling.json     the best reachable P@1 in percent; written last: it marks a complete folder
     categories.txt   the category of each label, a line each
     truth.npz        {label,train,test}_{theme,kind,hue,texture,companion,pictures,has_text},
                      {train,test}_label (the label that a datapoint is, or -1), label_popularity
@@ -35,12 +34,12 @@ from mufin_jax.runtime.errors import InputError, MufinError
 from mufin_jax.runtime.storage.disk import disk_errors, filling
 from mufin_jax.runtime.storage.files import discard
 
-MOST_LABELS = 5_000_000  # beyond it, the invented words of the themes would repeat
+MOST_LABELS = 5_000_000  # with more, the invented words of the themes would repeat
 
 
 @dataclass(frozen=True)
 class MiniatureConfig:
-    """What to invent. The defaults take seconds and a few tens of MB."""
+    """What to generate. The defaults take seconds and a few tens of MB."""
 
     PREPARED: ClassVar[bool] = False  # `write` makes a raw catalogue
 
@@ -67,19 +66,19 @@ class MiniatureConfig:
     no_pictures: float = 0.06
     """Share of the products without pictures; they all have a title."""
     scenes: float = 0.35
-    """Share of the products with pictures that have a scene besides."""
+    """Share of the products with pictures that also have a scene."""
     overlap: float = 0.15
-    """Share of the datapoints that are labels, too (at most all labels, each once)."""
+    """Share of the datapoints that are also labels (at most all labels, each once)."""
     noise: float = 0.02
-    """Share of the relevant pairs that mean nothing."""
+    """Share of the relevant pairs that are noise."""
     long_titles: float = 0.01
-    """Share of the titles that are far longer than an encoder reads."""
+    """Share of the titles that are much longer than what an encoder reads."""
     other_scripts: float = 0.01
     """Share of the titles with a Greek, Russian or Japanese word."""
 
     @property
     def num_themes(self) -> int:
-        """Themes: one for each 50 labels."""
+        """The number of themes: one for each 50 labels."""
         return max(1, self.labels // LABELS_PER_THEME)
 
     def write(self, out: Path) -> None:
@@ -87,7 +86,7 @@ class MiniatureConfig:
         write_miniature(self, out)
 
     def __post_init__(self) -> None:
-        """Rejects sizes and shares that no catalogue can have, naming the field."""
+        """Reject impossible sizes and shares with the name of the field."""
         least = {"seed": 0, "points": 1, "test_points": 1, "labels": 24, "picture": 16}
         for name, low in least.items():
             if getattr(self, name) < low:
@@ -110,11 +109,11 @@ class MiniatureConfig:
 
 
 def write_miniature(config: MiniatureConfig, out: Path) -> None:
-    """Writes the catalogue of `config` into the folder `out`, over an interrupted attempt if any.
+    """Write the catalogue of `config` into the folder `out`, over any interrupted attempt.
 
     Raises:
-        InputError: `out` holds files that are no catalogue of the same configuration.
-        DiskError: it cannot be written.
+        InputError: if `out` contains anything else than a catalogue of the same configuration.
+        DiskError: if the folder cannot be written.
     """
     record = json.dumps(asdict(config), indent=1) + "\n"
     with disk_errors(out):
@@ -146,21 +145,25 @@ _CEILING = (
 
 
 def claim(out: Path, record: str) -> None:
-    """Takes a folder for what `record` says, unless it holds something else (InputError)."""
+    """Take a folder for the configuration `record`.
+
+    Raises:
+        InputError: if the folder contains something else.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    mark = out / "miniature.json"
-    found = mark.read_text(encoding="utf-8", errors="replace") if mark.is_file() else None
-    # An attempt can end before its mark is whole.
+    marker = out / "miniature.json"
+    found = marker.read_text(encoding="utf-8", errors="replace") if marker.is_file() else None
+    # An attempt can end before the file is complete.
     interrupted = found is not None and record.startswith(found)
     if not interrupted and any(out.iterdir()):
         what = "a miniature catalogue of another configuration" if found else "other files"
-        raise InputError(f"{out}: holds {what}, expected an empty folder; name another one")
+        raise InputError(f"{out}: holds {what}, expected an empty folder; give another folder")
     (out / "ceiling.json").unlink(missing_ok=True)
-    mark.write_text(record, encoding="utf-8")
+    marker.write_text(record, encoding="utf-8")
 
 
 def _rng(config: MiniatureConfig, *address: str | int) -> np.random.Generator:
-    """Randomness with an address: adding a draw in one place moves none elsewhere."""
+    """Return the generator of an address: an added draw in one place changes none elsewhere."""
     words = (int.from_bytes(a.encode()) if isinstance(a, str) else a for a in address)
     return np.random.default_rng([config.seed, *words])
 
@@ -190,7 +193,7 @@ def _write_relations(world: World, relevance: dict[str, csr_matrix], out: Path) 
 
 
 def _uids(total: int) -> list[str]:
-    """An invented ASIN for each product; a few have two, joined by a comma."""
+    """Return an invented ASIN for each product; a few products have two, joined by a comma."""
     numbers = (n * 1_234_567_890_121 % 36**8 for n in range(1, total + 1))
     asins = ["B0" + np.base_repr(number, 36).zfill(8) for number in numbers]
     for product in range(7, total, 50):
@@ -212,7 +215,7 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def main() -> None:
-    """The command line: a folder, and every field of the configuration as an option."""
+    """Run the command line: a folder, and every field of the configuration as an option."""
     import tyro
 
     def write(
@@ -223,7 +226,7 @@ def main() -> None:
 
         Args:
             out: the folder to write, new or empty.
-            config: what to invent.
+            config: what to generate.
         """
         write_miniature(config, out)
 

@@ -1,11 +1,12 @@
-"""How the miniature catalogue's pictures lie on disk: drawn JPEGs in img.bin, or ready vectors.
+"""The miniature catalogue's pictures on disk: drawn JPEGs in img.bin, or ready vectors.
 
-img.bin is one file for all splits in an order of its own; the matrices beside it say where each
-item's pictures begin. A product that is a datapoint and a label has one set of pictures.
+img.bin is one file for all splits in its own order. The matrices next to it give the place of each
+item's pictures. A product that is a datapoint and a label has one set of pictures.
 """
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,16 +25,23 @@ from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import save_array
 from mufin_jax.runtime.storage.npy import NpyWriter
 
+Rng = Callable[..., np.random.Generator]
+
 VECTOR_WIDTH = 64
 VECTOR_NOISE = 0.5
 
 _CHUNK = 1 << 15
 
 
-def write_images(world: World, uids: list[str], side: int, rng, out: Path) -> None:
-    """Writes images/img.bin and images/{train,test,label}.img.bin.npz, drawing every product.
+def write_images(world: World, uids: list[str], side: int, rng: Rng, out: Path) -> None:
+    """Draw every product; write images/img.bin and images/{train,test,label}.img.bin.npz.
 
-    `uids` are by product; `rng(*address)` gives the generator of an address.
+    Args:
+        world: the products.
+        uids: their ids.
+        side: height and width of a picture.
+        rng: `rng(*address)` gives the generator of an address.
+        out: the catalogue's folder.
     """
     folder = out / "images"
     folder.mkdir(exist_ok=True)
@@ -56,7 +64,7 @@ def write_images(world: World, uids: list[str], side: int, rng, out: Path) -> No
                 file.write(line + b"\n")
     for split, products in world.splits.items():
         offsets, images = pictures_of(counts, products)
-        # Plus one, as published: 0 would be no entry of a sparse matrix.
+        # Plus one, as published: a sparse matrix cannot store 0.
         matrix = csr_matrix(
             (places[images] + 1, np.arange(len(images)), offsets),
             shape=(len(products), len(images)),
@@ -64,12 +72,11 @@ def write_images(world: World, uids: list[str], side: int, rng, out: Path) -> No
         save_npz(folder / f"{split}.img.bin.npz", matrix)
 
 
-def write_vectors(world: World, rng, out: Path) -> None:
-    """Writes <split>_embs_imgs_64.npy and <split>_imgs_64_map.npy for the splits trn, tst, lbl.
+def write_vectors(world: World, rng: Rng, out: Path) -> None:
+    """Write <split>_embs_imgs_64.npy and <split>_imgs_64_map.npy for the splits trn, tst, lbl.
 
-    A vector is the sum of its product's attribute vectors (a scene's: half the companion's
-    besides) and noise. Nothing is held in memory that grows with the number of pictures but a
-    few integers for each.
+    A vector is the sum of its product's attribute vectors (for a scene, plus half the companion's)
+    and noise. The memory for each picture is a few integers.
     """
     codes = rng("attributes")
     tables = {
@@ -80,7 +87,11 @@ def write_vectors(world: World, rng, out: Path) -> None:
         )
     }
     counts = world.num_pictures
-    places = {"label": "lbl", "train": "trn", "test": "tst"}  # labels first: others copy theirs
+    places = {
+        "label": "lbl",
+        "train": "trn",
+        "test": "tst",
+    }  # others copy the labels' vectors
     path = {split: out / f"{short}_embs_imgs_64.npy" for split, short in places.items()}
     num_label_pictures = counts[: world.num_labels].sum()
     for split, short in places.items():
@@ -95,7 +106,7 @@ def write_vectors(world: World, rng, out: Path) -> None:
         last = np.arange(len(images)) - np.repeat(offsets[:-1], counts[products])
         scene = last == world.pictures[owner]
         starts = range(0, len(images), _CHUNK)
-        # Not through a map, to which a full disk answers with SIGBUS.
+        # Not through a memory map: a full disk would cause SIGBUS.
         with NpyWriter(path[split], (VECTOR_WIDTH,), np.float32) as vectors:
             for number, start in enumerate(until_stopped(starts, "prepare")):
                 part = slice(start, min(start + _CHUNK, len(images)))
@@ -115,15 +126,17 @@ def write_vectors(world: World, rng, out: Path) -> None:
 def pictures_of(
     counts: Int[np.ndarray, " products"], products: Int[np.ndarray, " items"]
 ) -> tuple[Int[np.ndarray, " items+1"], Int[np.ndarray, " images"]]:
-    """Offsets of the items' pictures in a flat list, and each one's number among all pictures."""
+    """Return offsets of the items' pictures in a flat list, and their overall numbers."""
     first = np.cumsum(counts) - counts
     offsets = np.concatenate([[0], np.cumsum(counts[products])])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts[products])
     return offsets, np.repeat(first[products], counts[products]) + within
 
 
-def _codes(world: World, tables, products) -> Float[np.ndarray, "b d"]:
-    """The sum of the attribute vectors of `products`."""
+def _codes(
+    world: World, tables: dict[str, np.ndarray], products: Int[np.ndarray, " b"]
+) -> Float[np.ndarray, "b d"]:
+    """Return the sum of the attribute vectors of `products`."""
     style = tables["style"][world.hue[products] // 2]
     hue, kind = tables["hue"][world.hue[products]], tables["kind"][world.kind[products]]
     return style + hue + kind + 0.5 * tables["texture"][world.texture[products]]

@@ -1,12 +1,12 @@
-"""The world behind the miniature catalogue: who the products are, and who is bought with whom.
+"""The world behind the miniature catalogue: the products, and which are bought together.
 
-A product has a theme (only titles tell it), a kind, a hue and a texture (only pictures tell them
-reliably). A datapoint wants labels of its own theme *and* style (style = hue // 2, two
-neighbouring hues); among them the popular ones, and above all the one kind that is the accessory
-of its own. Some products have a scene: one more picture with a companion, a label of the same
-theme but mostly of another style, in the background; labels that look like the companion are
-wanted too, and only that one descriptor says so (the paper's figure 5). Every pair is one
-Bernoulli draw whose probability is known, and with it the best reachable P@1.
+A product has a theme (only titles show it), a kind, a hue and a texture (only pictures show them
+reliably). The labels of a datapoint have its theme *and* style (style = hue // 2, two neighbouring
+hues). Popular labels are more likely, and most of all the one kind that is the accessory of the
+datapoint's kind. Some products have a scene: one more picture with a companion in the background,
+a label of the same theme but mostly of another style. Labels that look like the companion are
+relevant too, and only that one descriptor shows it (the paper's figure 5). Every pair is one
+Bernoulli draw of known probability, so the best reachable P@1 is known.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from scipy.sparse import csr_matrix
 NUM_KINDS, NUM_HUES, NUM_STYLES, NUM_TEXTURES = 10, 8, 4, 4
 LABELS_PER_THEME = 50
 
-# One cycle through all kinds, so that no kind is its own accessory, and no two are each other's.
+# One cycle through all kinds: no kind is its own accessory, and no two are each other's.
 ACCESSORY = (np.arange(NUM_KINDS) + 3) % NUM_KINDS
 
 SAME_STYLE = 0.78  # times the label's popularity
 ACCESSORY_ODDS = 0.92
 COMPANION_ODDS = 0.94
-OUTSHONE = 0.9  # the rest is bought a little less often where a scene suggests a companion
+OUTSHONE = 0.9  # factor for all other labels if the datapoint has a scene
 COMPANION_OF_ANOTHER_STYLE = 0.8
 PICTURES = (0.45, 0.35, 0.15, 0.05)  # odds of 1, 2, 3, 4 pictures that are not a scene
 
@@ -33,11 +33,18 @@ CHUNK = 1 << 15
 
 @dataclass(frozen=True)
 class World:
-    """Every product's attributes; products 0 .. num_labels - 1 are the labels, in their order.
+    """Every product's attributes; products 0 .. num_labels - 1 are the labels, in order.
 
-    `companion` is the label in the background of a product's scene, -1 where it has none;
-    `pictures` counts the pictures without the scene; `train` and `test` hold the datapoints'
-    product numbers, so a number below `num_labels` is a datapoint that is itself a label.
+    Attributes:
+        num_labels, num_themes: how many there are.
+        noise: share of the relevant pairs that are noise.
+        theme, kind, hue, texture: of each product.
+        companion: the label in the background of a product's scene, or -1.
+        pictures: the number of pictures without the scene.
+        has_text: whether the product has a title.
+        popularity: of each label.
+        labels_of_theme: the labels of each theme, padded with -1.
+        train, test: product numbers of the datapoints; below `num_labels`, a datapoint is a label.
     """
 
     num_labels: int
@@ -57,12 +64,12 @@ class World:
 
     @property
     def group(self) -> Int[np.ndarray, " products"]:
-        """The (theme, style) that a product belongs to, as one number."""
+        """The (theme, style) of a product as one number."""
         return self.theme * NUM_STYLES + self.hue // 2
 
     @property
     def num_pictures(self) -> Int[np.ndarray, " products"]:
-        """Pictures of each product, its scene included."""
+        """The number of pictures of each product, including its scene."""
         return self.pictures + (self.companion >= 0)
 
     @property
@@ -73,11 +80,14 @@ class World:
     def odds(
         self, points: Int[np.ndarray, " b"]
     ) -> tuple[Int[np.ndarray, "b c"], Float[np.ndarray, "b c"], Float[np.ndarray, " b"]]:
-        """The labels of each datapoint's theme, their chances, and the chance of any other label.
+        """Return the labels of each point's theme, their chances, and any other label's chance.
 
-        `points` are product numbers. A pair's draw is a Bernoulli of (1 - noise) times its worth,
-        or, independently, of the noise, which is as likely for every label of the catalogue.
-        Padding and the datapoint itself have chance 0.
+        A pair's draw is a Bernoulli with probability (1 - noise) times its chance or, independently,
+        of the noise, which is equally likely for every label of the catalogue. Padding and the
+        datapoint itself have chance 0.
+
+        Args:
+            points: product numbers.
         """
         labels, mine = self.labels_of_theme[self.theme[points]], points[:, None]
         p = SAME_STYLE * self.popularity[labels]
@@ -93,9 +103,10 @@ class World:
         return labels, p * possible, stray
 
     def ceiling(self) -> float:
-        """The best P@1 in percent for who knows all attributes and odds, but not the draws.
+        """Return the best P@1 in percent of a reader who knows all attributes and chances.
 
-        Datapoints without any label are drawn again, so chances are given that there is one.
+        The reader does not know the draws. Datapoints without any label are drawn again, so
+        chances are conditional on having a label.
         """
         total = 0.0
         for start in range(0, len(self.test), CHUNK):
@@ -108,9 +119,9 @@ class World:
     def draw(
         self, points: Int[np.ndarray, " b"], rng: np.random.Generator, cover: bool
     ) -> csr_matrix:
-        """Relevance of all labels to `points` (product numbers): at least one label for each.
+        """Draw the relevance of all labels to `points` (product numbers): at least one for each.
 
-        With `cover`, a label that nobody drew is given to one datapoint of its group.
+        With `cover`, a label that no datapoint drew is given to one datapoint of its group.
         """
         pairs = []
         for start in range(0, len(points), CHUNK):
@@ -137,7 +148,7 @@ class World:
         return relevance
 
     def _someone_like(self, labels, points, rng) -> Int[np.ndarray, " c"]:
-        """For each label a row of `points` of its group, else any row, never the label itself."""
+        """Return for each label a row of `points` of its group, else any; never itself."""
         order = np.argsort(self.group[points], kind="stable")
         groups = self.group[points][order]
         first = np.searchsorted(groups, self.group[labels], "left")
@@ -149,13 +160,13 @@ class World:
 
 
 def make_world(config, rng: np.random.Generator) -> World:
-    """Draws every product of a `MiniatureConfig`; the same `rng` gives the same world."""
-    from scipy.special import ndtri  # slow to load, and only drawn worlds need it
+    """Draw every product of a `MiniatureConfig`; the same `rng` gives the same world."""
+    from scipy.special import ndtri  # slow to load, and only generated data need it
 
     themes = config.num_themes
     groups = themes * NUM_STYLES
-    # Datapoints prefer some groups (log-normal, the same spread at every size): with popularity,
-    # this gives label frequencies their long tail. Labels are dealt evenly.
+    # Datapoints prefer some groups (log-normal, with the same spread at every size). Together with
+    # popularity this causes the long tail of label frequencies. Labels are distributed evenly.
     taste = np.exp(0.7 * ndtri((rng.permutation(groups) + 0.5) / groups))
     label_group = rng.permutation(np.arange(config.labels) % groups)
 
@@ -176,7 +187,7 @@ def make_world(config, rng: np.random.Generator) -> World:
     hue = 2 * style + rng.integers(2, size=total)
     kind = rng.integers(NUM_KINDS, size=total)
 
-    fate = rng.random(total)  # one draw for both, so that no product misses text and pictures
+    fate = rng.random(total)  # one draw for both: no product lacks both text and pictures
     has_text, has_pictures = fate >= config.no_text, fate < 1 - config.no_pictures
     pictures = has_pictures * (1 + rng.choice(len(PICTURES), size=total, p=PICTURES))
 
@@ -208,7 +219,7 @@ def make_world(config, rng: np.random.Generator) -> World:
 
 
 def _companions(theme, hue, labels_of_theme, counts, rng) -> Int[np.ndarray, " products"]:
-    """A label of the same theme for each product, not itself, mostly of another style."""
+    """Return a label of the same theme for each product, not itself, mostly of another style."""
     products = np.arange(len(theme))
     same_style = rng.random(len(theme)) > COMPANION_OF_ANOTHER_STYLE
     companion = np.full(len(theme), -1)

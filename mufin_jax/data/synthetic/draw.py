@@ -1,7 +1,7 @@
-"""What a miniature product's pictures show: its kind as a shape, its hue and texture, no theme.
+"""The pictures of a miniature product: its kind as a shape, its hue and texture, but no theme.
 
-A product on its own fills most of the picture; in a scene it stands on a floor, in front, and its
-companion is behind it, smaller but whole. Pose, size, light and background carry nothing.
+A product on its own fills most of the picture. In a scene it is in front, on a floor, and its
+companion is behind it, smaller but whole. Pose, size, light and background are random.
 """
 
 from functools import cache
@@ -25,7 +25,7 @@ SUPERSAMPLING = 2
 
 
 class Look(NamedTuple):
-    """What can be seen of a product: indices into `SHAPES`, `COLOURS` and `TEXTURES`."""
+    """What a product looks like: indices into `SHAPES`, `COLOURS` and `TEXTURES`."""
 
     kind: int
     hue: int
@@ -35,7 +35,7 @@ class Look(NamedTuple):
 def draw_picture(
     look: Look, companion: Look | None, size: int, rng: np.random.Generator
 ) -> Image.Image:
-    """An RGB picture of `size` x `size` pixels; a scene if there is a companion."""
+    """Draw an RGB picture of `size` x `size` pixels; with a companion it is a scene."""
     full = size * SUPERSAMPLING
     u = rng.random(16).tolist()
     shade = 150 + 85 * u[0]
@@ -60,7 +60,7 @@ def draw_picture(
 
 
 def _place(canvas, look, centre, radius, turn, light, phase) -> None:
-    """Draws one product on the canvas; `phase` in [0, 1)**2 moves its texture."""
+    """Draw one product on the canvas; `phase` in [0, 1)**2 shifts its texture."""
     reach = int(radius) + 2
     left, top = int(centre[0]) - reach, int(centre[1]) - reach
     box = (left, top, left + 2 * reach, top + 2 * reach)
@@ -79,7 +79,7 @@ def _place(canvas, look, centre, radius, turn, light, phase) -> None:
 
 
 def _pattern(texture: int, radius: float, phase) -> Image.Image:
-    """A mask of the pale parts, large enough for a product of `radius`."""
+    """Return a mask of the pale parts, large enough for a product of `radius`."""
     reach = int(radius) + 2
     step = max(4, round(radius * 0.44))
     tile = _tile(texture, step, 2 * reach + 2 * step)
@@ -105,7 +105,7 @@ def _tile(texture: int, step: int, side: int) -> Image.Image:
 
 @cache
 def _outline(kind: int) -> list[tuple[np.ndarray, int]]:
-    """Polygons within the unit circle, y down, drawn one after the other; fill 0 cuts out."""
+    """Return polygons in the unit circle, y down, in drawing order; fill 0 cuts out."""
     round_ = _regular(40)
     match SHAPES[kind]:
         case "circle":
@@ -136,6 +136,6 @@ def _outline(kind: int) -> list[tuple[np.ndarray, int]]:
 
 
 def _regular(corners: int) -> np.ndarray:
-    """Corners on the unit circle, the first on top."""
+    """Return corners on the unit circle, the first on top."""
     angle = 2 * np.pi * np.arange(corners) / corners
     return np.stack([np.sin(angle), -np.cos(angle)], 1)

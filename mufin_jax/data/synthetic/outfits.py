@@ -1,14 +1,14 @@
-"""Miniature outfits: invented data in the form of Polyvore Outfits, with a known ceiling.
+"""Miniature outfits: generated data in the form of Polyvore Outfits, with a known ceiling.
 
-An outfit has a theme, which titles tell, and a style (two neighbouring hues), which pictures tell;
-its items are of different kinds and all of its theme and style, but for a few that stray. Of the
-three wrong answers to a question, all of the right one's kind, one has the outfit's theme alone,
-one its style alone, one neither: titles or pictures alone leave two answers. Items of training and
-test are disjoint. The same configuration gives the same bytes.
+An outfit has a theme, which titles show, and a style (two neighbouring hues), which pictures show.
+Its items are of different kinds and all of its theme and style, except for a few that stray. A
+question has three wrong answers of the right answer's kind: one has only the outfit's theme, one
+only its style, one neither. So titles alone, or pictures alone, leave two answers. Items of
+training and test are disjoint. The same configuration gives the same bytes.
 
-OUT holds polyvore_item_metadata.json, images/<item_id>.jpg, disjoint/{train,test}.json,
-disjoint/fill_in_blank_test.json, disjoint/compatibility_test.txt, miniature.json, and, last,
-ceiling.json. `python -m experiments.polyvore --stage=prepare` writes them.
+OUT contains polyvore_item_metadata.json, images/<item_id>.jpg, disjoint/{train,test}.json,
+disjoint/fill_in_blank_test.json, disjoint/compatibility_test.txt, miniature.json, and, written
+last, ceiling.json. `python -m experiments.polyvore --stage=prepare` writes them.
 """
 
 import json
@@ -34,25 +34,25 @@ NUM_BRANDS = 40
 
 @dataclass(frozen=True)
 class OutfitsConfig:
-    """What to invent. The defaults take seconds and some MB."""
+    """What to generate. The defaults take seconds and some MB."""
 
     PREPARED: ClassVar[bool] = False  # `write` makes a raw catalogue
 
     seed: int = 0
     """Address of all randomness."""
     outfits: int = 1000
-    """Training outfits; each of their items, left out, makes a datapoint."""
+    """Training outfits; leaving out each of their items makes a datapoint."""
     test_outfits: int = 400
-    """Test outfits; each asks one question."""
+    """Test outfits; each makes one question."""
     themes: int = 20
     """Themes; with 4 styles and 10 kinds they make the sorts of items."""
     copies: int = 1
-    """Items of each sort, in training and in test. Those of an outfit's theme and style that it
-    lacks all suit it, but one alone is its label: with many, a model learns to tell none."""
+    """Items of each sort, in training and in test. All copies of a missing item suit the outfit,
+    but only one is its label: with many copies, a model cannot learn which."""
     picture: int = 48
     """Side of a drawn picture in pixels."""
     stray: float = 0.06
-    """Share of the items that are not of their outfit's theme and style."""
+    """Share of the items that do not have their outfit's theme and style."""
     theme_word: float = 0.96
     """Share of the titles that name their theme."""
     kind_word: float = 0.5
@@ -67,7 +67,7 @@ class OutfitsConfig:
         write_outfits(self, out)
 
     def __post_init__(self) -> None:
-        """Rejects sizes and shares that no outfits can have, naming the field."""
+        """Reject impossible sizes and shares with the name of the field."""
         least = {
             "seed": 0,
             "outfits": 2,
@@ -88,11 +88,11 @@ class OutfitsConfig:
 
 
 def write_outfits(config: OutfitsConfig, out: Path) -> None:
-    """Writes the outfits of `config` into the folder `out`, over an interrupted attempt if any.
+    """Write the outfits of `config` into the folder `out`, over any interrupted attempt.
 
     Raises:
-        InputError: `out` holds files that are no outfits of the same configuration.
-        DiskError: it cannot be written.
+        InputError: if `out` contains anything else than outfits of the same configuration.
+        DiskError: if the folder cannot be written.
     """
     with disk_errors(out):
         claim(out, json.dumps(asdict(config), indent=1) + "\n")
@@ -129,7 +129,7 @@ _CEILING = (
 
 
 def _rng(config: OutfitsConfig, *address: str) -> np.random.Generator:
-    """Randomness with an address: adding a draw in one place moves none elsewhere."""
+    """Return the generator of an address: an added draw in one place changes none elsewhere."""
     return np.random.default_rng([config.seed, *(int.from_bytes(a.encode()) for a in address)])
 
 
@@ -177,7 +177,7 @@ def _entry(shelf: Shelf, row: int, outfit: Outfit) -> dict[str, Any]:
 
 
 def _names(shelf: Shelf, outfits: list[Outfit]) -> dict[tuple[int, ...], list[tuple[str, int]]]:
-    """By sort and by kind, the names of all items of outfits, and which items they are."""
+    """Return, by sort and by kind, the names of all items of outfits, and the items."""
     names: dict[tuple[int, ...], list[tuple[str, int]]] = {}
     for row, outfit in enumerate(outfits):
         for place, (item, _) in enumerate(outfit.items, 1):
@@ -188,7 +188,7 @@ def _names(shelf: Shelf, outfits: list[Outfit]) -> dict[tuple[int, ...], list[tu
 
 
 def _write_questions(shelf: Shelf, outfits: list[Outfit], folder: Path) -> list[float]:
-    """One question for each outfit; returns the chance of who knows all to answer it."""
+    """Write one question for each outfit; return the chances that full knowledge answers it."""
     rng, names = shelf.rng, _names(shelf, outfits)
     questions, chances = [], []
     for row, outfit in enumerate(outfits):
@@ -218,7 +218,7 @@ def _write_questions(shelf: Shelf, outfits: list[Outfit], folder: Path) -> list[
 
 
 def _write_judged(shelf: Shelf, outfits: list[Outfit], folder: Path) -> None:
-    """Each outfit, and as many of the same kinds thrown together."""
+    """Write each outfit, and as many random combinations of the same kinds."""
     names, lines = _names(shelf, outfits), []
     for row, outfit in enumerate(outfits):
         own = [f"{_set_id(row)}_{place}" for place in range(1, len(outfit.items) + 1)]

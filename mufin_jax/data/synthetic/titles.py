@@ -1,8 +1,8 @@
-"""What a miniature product's title says: its theme for certain, the rest seldom, and much else.
+"""The titles of miniature products: almost always the theme, less often the rest, and filler.
 
-The theme is named by one or two of four synonyms, which no letters connect: that they belong
-together can only be learnt from who buys what. Brands and filler words carry nothing. A few
-titles are very long or go on in another script.
+One or two of four synonyms name the theme. They share no letters: only purchases show that they
+belong together. Brands and filler words carry no information. A few titles are very long or
+continue in another script.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ THEMES = {
 }
 CATEGORIES = tuple(THEMES)
 KINDS = (
-    ("plate", "saucer"),  # the order of drawing.SHAPES
+    ("plate", "saucer"),  # in the order of draw.SHAPES
     ("cushion", "box", "crate"),
     ("pennant", "wedge"),
     ("ornament", "badge", "star"),
@@ -57,7 +57,7 @@ _CONSONANTS, _VOWELS = "bdfghjklmnprstvwz", "aeiou"
 
 
 def invented_word(number: int) -> str:
-    """One of 85**3 = 614,125 words of three syllables; different numbers, different words."""
+    """Return one of 85**3 = 614,125 words of three syllables; numbers give distinct words."""
     syllables = len(_CONSONANTS) * len(_VOWELS)
     number = (number + 1) * 277_777 % syllables**3
     word = ""
@@ -68,14 +68,14 @@ def invented_word(number: int) -> str:
 
 
 def theme_words(theme: int) -> list[str]:
-    """The four synonyms of a theme; beyond the twenty of `THEMES` they are invented."""
+    """Return the four synonyms of a theme; after the twenty of `THEMES` they are invented."""
     if theme < len(CATEGORIES):
         return THEMES[CATEGORIES[theme]].split()
     return [invented_word(NUM_BRANDS + NUM_FILLERS + 4 * theme + synonym) for synonym in range(4)]
 
 
 def titles(config, world, rng: np.random.Generator) -> Iterator[str]:
-    """Yields the title of every product of the `World`, in order; empty where it has no text."""
+    """Yield the title of every product of the `World`, in order; empty if it has no text."""
     brands = [invented_word(number).capitalize() for number in range(NUM_BRANDS)]
     fillers = [invented_word(NUM_BRANDS + number) for number in range(NUM_FILLERS)]
     brand_rank, filler_rank = _zipf(NUM_BRANDS), _zipf(NUM_FILLERS)
@@ -114,6 +114,6 @@ def titles(config, world, rng: np.random.Generator) -> Iterator[str]:
 
 
 def _zipf(size: int) -> np.ndarray:
-    """Cumulated chances of `size` words by rank."""
+    """Return the cumulative chances of `size` words by rank."""
     chances = 1 / np.arange(2, size + 2)
     return np.cumsum(chances / chances.sum())[:-1]

@@ -1,4 +1,4 @@
-"""Claims about the generated ads and queries: shape, long tail, determinism, bounded memory."""
+"""The generated ads and queries: shape, long tail, determinism, bounded memory."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ def ads(tmp_path_factory):
     return Dataset.open(folder, verify=True)
 
 
-def test_labels_have_one_text_and_points_one_text_and_one_picture(ads):
+def test_labels_have_one_text_and_points_also_have_one_picture(ads):
     sides = {"train": 1700, "test": 230, "labels": 310}
     rows = []
     for name, count in sides.items():
@@ -79,7 +79,7 @@ def test_clusters_are_of_very_unequal_size():
     assert len(Queries(AdsConfig(labels=310, clusters=7, dim=2)).starts) == 8
 
 
-def test_title_and_picture_together_tell_more_than_either(ads):
+def test_title_and_picture_together_rank_better_than_either(ads):
     labels = ads.text_vectors[ads.labels.text]
     text = ads.text_vectors[ads.test.text]
     picture = ads.image_vectors[ads.test.image_rows]
@@ -93,7 +93,7 @@ def test_title_and_picture_together_tell_more_than_either(ads):
     assert min(precision(text), precision(picture)) > 20 / 310
 
 
-def test_points_show_what_the_texts_of_their_labels_leave_out(ads):
+def test_training_points_show_what_the_texts_of_their_labels_lack(ads):
     labels = ads.text_vectors[ads.labels.text]
     images = ads.image_vectors[ads.train.image_rows]
     frequent = np.argsort(-np.bincount(ads.train.relevance.indices, minlength=310))[:20]
@@ -108,8 +108,8 @@ def test_points_show_what_the_texts_of_their_labels_leave_out(ads):
 
 
 @pytest.mark.parametrize("block", [1, 64, 1000, 1024, 5000])
-def test_the_size_of_the_blocks_does_not_show(ads, block, tmp_path):
-    if block == 1:  # too slow for all rows; one of them is enough
+def test_the_result_does_not_depend_on_the_block_size(ads, block, tmp_path):
+    if block == 1:  # too slow for all rows: check one
         queries = Queries(CONFIG)
         np.testing.assert_array_equal(queries.vectors(123, 124)[0], ads.text_vectors[123])
         return
@@ -118,7 +118,7 @@ def test_the_size_of_the_blocks_does_not_show(ads, block, tmp_path):
     assert names == ads.manifest["files"]
 
 
-def test_the_seed_decides_everything_and_more_points_change_no_label(ads, tmp_path):
+def test_the_seed_changes_everything_and_the_number_of_points_no_label(ads, tmp_path):
     write_ads(dataclasses.replace(CONFIG, seed=1, points=17), tmp_path / "other")
     other = Dataset.open(tmp_path / "other")
     assert not np.allclose(other.text_vectors[:310], ads.text_vectors[:310], atol=0.1)
@@ -145,7 +145,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_memory_does_not_hold_the_vectors(tmp_path):
+def test_memory_does_not_grow_with_the_vectors(tmp_path):
     command = [sys.executable, "-c", _MEASURE, str(tmp_path)]
     grown = int(subprocess.check_output(command, text=True)) * 1024
     written = sum((tmp_path / f"{kind}_vectors.npy").stat().st_size for kind in ("text", "image"))
@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_written_is_a_disk_error(tmp_path, monkeypatch):
         {"clusters": 0}, {"clusters": 2001}, {"labels": 2**31},
     ],
 )  # fmt: skip
-def test_sizes_that_no_data_can_have_are_rejected_by_name(wrong):
+def test_impossible_sizes_are_rejected_by_field(wrong):
     (name,) = wrong
     with pytest.raises(InputError, match=rf"generated data: {name}="):
         AdsConfig(**wrong)

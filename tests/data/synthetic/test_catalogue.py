@@ -96,7 +96,7 @@ def test_another_seed_gives_another_catalogue(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "test", "label"])
-def test_every_place_in_the_matrix_holds_a_picture_of_its_own_product(out, truth, split):
+def test_every_offset_of_the_matrix_gives_a_picture_of_its_own_product(out, truth, split):
     uids, _ = read_raw(out, split)
     places = load_npz(out / "images" / f"{split}.img.bin.npz")
     assert places.shape == (len(uids), places.nnz)
@@ -112,7 +112,7 @@ def test_every_place_in_the_matrix_holds_a_picture_of_its_own_product(out, truth
 
 def test_pictures_show_the_hues_of_product_and_companion(out, truth):
     def hue(pixels):
-        # Without its grey part, a colour keeps its direction when it pales.
+        # Without its grey part, a paler colour keeps its direction.
         vivid = pixels[np.ptp(pixels, axis=2) > 60].mean(0)
         return (CHROMA @ (vivid - vivid.min())).argmax()
 
@@ -125,7 +125,7 @@ def test_pictures_show_the_hues_of_product_and_companion(out, truth):
             pixels = np.asarray(picture, float)
             if n < alone:
                 right.append(hue(pixels) == truth["test_hue"][row])
-            else:  # above the product that stands in front, there is only the companion
+            else:  # above the product in front, there is only the companion
                 right.append(hue(pixels[:22]) == truth["label_hue"][companion])
     assert len(right) > 300 and np.mean(right) > 0.97
 
@@ -137,7 +137,7 @@ def test_uids_are_unique_within_a_split_and_some_join_two_asins(out):
         assert len(set(asins)) == len(asins) > len(uids)
 
 
-def test_the_filter_holds_exactly_the_datapoints_that_are_labels(out, train, test):
+def test_the_filter_contains_exactly_the_datapoints_that_are_labels(out, train, test):
     labels, titles = read_raw(out, "label")
     for split, relevance in (("train", train), ("test", test)):
         uids, own_titles = read_raw(out, split)
@@ -149,14 +149,15 @@ def test_the_filter_holds_exactly_the_datapoints_that_are_labels(out, train, tes
         assert all(own_titles[row] == titles[label] for row, label in pairs)
 
 
-def test_a_datapoint_that_is_a_label_has_the_label_s_pictures(out):
+def test_a_datapoint_that_is_a_label_has_the_pictures_of_the_label(out):
     places = {name: load_npz(out / "images" / f"{name}.img.bin.npz") for name in ("train", "label")}
     pairs = np.loadtxt(out / "filter_labels_train.txt", dtype=int)
+    assert len(pairs) > 100
     for row, label in pairs:
         assert places["train"][row].data.tolist() == places["label"][label].data.tolist()
 
 
-def test_an_interrupted_attempt_is_written_again(tmp_path):
+def test_an_interrupted_attempt_is_overwritten(tmp_path):
     write_miniature(SMALL, tmp_path / "a")
     whole = contents(tmp_path / "a")
     (tmp_path / "a" / "ceiling.json").unlink()
@@ -165,7 +166,7 @@ def test_an_interrupted_attempt_is_written_again(tmp_path):
     assert contents(tmp_path / "a") == whole
 
 
-def test_without_the_ceiling_a_catalogue_is_incomplete(tmp_path, monkeypatch):
+def test_a_failed_attempt_leaves_no_ceiling(tmp_path, monkeypatch):
     write_miniature(SMALL, tmp_path)
 
     def full_disk(*_):
@@ -199,19 +200,19 @@ def test_a_folder_with_other_files_is_rejected_and_left_alone(tmp_path, name):
         dict(no_text=0.7, no_pictures=0.7),
     ],
 )
-def test_a_configuration_that_makes_no_sense_is_rejected_by_field(wrong):
+def test_an_impossible_configuration_is_rejected_by_field(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         MiniatureConfig(**wrong)
 
 
-def test_pictures_are_drawn_or_vectors():
+def test_pictures_must_be_drawn_or_vectors():
     config = MiniatureConfig()
-    object.__setattr__(config, "pictures", "painted")  # past the type checker
+    object.__setattr__(config, "pictures", "painted")  # avoids the type checker
     with pytest.raises(InputError, match="'painted'"):
         config.__post_init__()
 
 
-def test_the_command_line_writes_what_it_is_told(tmp_path, monkeypatch, capsys):
+def test_the_command_line_writes_the_requested_catalogue(tmp_path, monkeypatch, capsys):
     arguments = "--seed=3 --points=40 --test-points=20 --labels=50 --picture=16".split()
     monkeypatch.setattr(sys, "argv", ["miniature", str(tmp_path / "out"), *arguments])
     catalogue.main()
@@ -258,7 +259,7 @@ def test_pictures_are_about_two_a_product_and_scenes_a_third(out, truth):
     assert 0.3 <= (truth["train_companion"] >= 0).mean() <= 0.36
 
 
-def test_the_companion_of_a_scene_is_wanted_most(truth, test):
+def test_the_companion_of_a_scene_is_the_likeliest_label(truth, test):
     rows = np.flatnonzero(truth["test_companion"] >= 0)
     twins = truth["test_companion"][rows]
     keep = truth["test_label"][rows] != twins
@@ -271,7 +272,7 @@ def test_the_companion_of_a_scene_is_wanted_most(truth, test):
 # ---- ready vectors
 
 
-def test_vectors_belong_to_their_items_and_tell_kind_and_hue(tmp_path):
+def test_vectors_belong_to_their_items_and_show_kind_and_hue(tmp_path):
     write_miniature(MiniatureConfig(pictures="vectors"), tmp_path)
     assert not (tmp_path / "images").exists()
     with np.load(tmp_path / "truth.npz", allow_pickle=False) as arrays:

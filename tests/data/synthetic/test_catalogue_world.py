@@ -1,4 +1,4 @@
-"""The world behind the miniature catalogue: its odds, its ceiling, and what each part is worth."""
+"""The world behind the miniature catalogue: its odds, its ceiling, and the worth of each part."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def draw_test(world: World, seed: int) -> csr_matrix:
     return world.draw(world.test, np.random.default_rng(seed), cover=False)
 
 
-def test_accessories_go_one_way_only():
+def test_no_two_kinds_are_accessories_of_each_other():
     kinds = np.arange(10)
     assert set(ACCESSORY) == set(kinds)
     assert (ACCESSORY != kinds).all() and (ACCESSORY[ACCESSORY] != kinds).all()
@@ -35,7 +35,7 @@ def test_a_companion_is_a_label_of_the_same_theme_and_never_the_product_itself()
     assert (world.pictures[products] > 0).all()
 
 
-def test_odds_are_zero_for_padding_for_itself_and_for_other_styles_without_a_scene():
+def test_odds_are_zero_for_padding_itself_and_other_styles_without_a_scene():
     world = world_of(labels=70, points=90, test_points=40, noise=0.0)
     labels, odds, stray = world.odds(world.train)
     assert (stray == 0).all()
@@ -47,7 +47,7 @@ def test_odds_are_zero_for_padding_for_itself_and_for_other_styles_without_a_sce
     assert (odds[wanted] > 0).all()
 
 
-def test_the_ceiling_is_what_knowing_the_odds_earns_on_average():
+def test_the_ceiling_is_the_mean_score_of_the_likeliest_labels():
     world = world_of()
     labels, odds, _ = world.odds(world.test)
     best = labels[np.arange(len(odds)), odds.argmax(1)]
@@ -60,7 +60,7 @@ def test_the_ceiling_is_what_knowing_the_odds_earns_on_average():
     assert abs(np.mean(hits) - world.ceiling()) < 4 * error
 
 
-def test_the_noise_is_the_stated_share_of_the_pairs_and_the_rest_follows_the_odds():
+def test_the_share_of_noise_is_as_stated_and_the_rest_follows_the_odds():
     world = world_of(noise=0.3)
     labels, odds, stray = world.odds(world.test)
     possible = np.zeros((len(labels), world.num_labels), bool)
@@ -73,8 +73,8 @@ def test_the_noise_is_the_stated_share_of_the_pairs_and_the_rest_follows_the_odd
     assert outside == pytest.approx(0.3 * (1 - in_theme), rel=0.05)
 
 
-def test_a_label_that_nobody_drew_is_given_to_one_datapoint_of_its_group():
-    # Few datapoints for many labels: hundreds of labels must be given away.
+def test_a_label_without_datapoints_is_given_to_one_of_its_group():
+    # Few datapoints and many labels: hundreds of labels have no datapoint.
     world = world_of(labels=1000, points=400, noise=0.0, overlap=0.5)
     relevance = world.draw(world.train, np.random.default_rng(0), cover=True)
     drawn = world.draw(world.train, np.random.default_rng(0), cover=False)
@@ -92,7 +92,7 @@ def test_a_label_that_nobody_drew_is_given_to_one_datapoint_of_its_group():
 
 
 def oracles(world: World, train: csr_matrix, test: csr_matrix) -> dict[str, float]:
-    """P@1 of scorers that know some attributes of datapoints and labels, and nothing else."""
+    """P@1 of scorers that only know some attributes of datapoints and labels."""
     points, labels = world.test, np.arange(world.num_labels)
     itself = points[:, None] == labels
     frequency = np.asarray(train.sum(0)).ravel()
@@ -102,7 +102,7 @@ def oracles(world: World, train: csr_matrix, test: csr_matrix) -> dict[str, floa
         return 100 * np.asarray(test[np.arange(len(points)), score.argmax(1)]).mean()
 
     def counted(cell):
-        """Ranks by how often training datapoints of the same cell want a label."""
+        """Rank labels by their number of training datapoints in the same cell."""
         votes = csr_matrix((np.ones(len(world.train)), cell[world.train], range(3001)))
         return top1((votes.T @ train).toarray()[cell[points]])
 
@@ -127,7 +127,7 @@ def oracles(world: World, train: csr_matrix, test: csr_matrix) -> dict[str, floa
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_neither_modality_nor_similarity_alone_comes_near_the_ceiling(seed):
+def test_no_single_modality_or_similarity_comes_near_the_ceiling(seed):
     world = world_of(seed=seed)
     train = world.draw(world.train, np.random.default_rng([seed, 1]), cover=True)
     scores = oracles(world, train, draw_test(world, seed))

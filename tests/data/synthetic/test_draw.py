@@ -1,4 +1,4 @@
-"""The miniature catalogue's pictures: what they must show can be seen."""
+"""The miniature catalogue's pictures show what they must show."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def foreground(picture: Image.Image) -> np.ndarray:
     return np.asarray(canvas.resize((12, 12), Image.Resampling.BOX), np.float32).ravel()
 
 
-def test_kinds_can_be_told_apart_at_32_pixels():
+def test_kinds_are_distinguishable_at_32_pixels():
     rng = np.random.default_rng(5)
 
     def draw(number):
@@ -34,7 +34,7 @@ def test_kinds_can_be_told_apart_at_32_pixels():
     assert (known[distance.argmin(1)] == kinds).mean() >= 0.9
 
 
-def test_hues_can_be_told_apart_by_the_mean_colour_of_a_picture():
+def test_hues_are_distinguishable_by_the_mean_colour_of_a_picture():
     rng = np.random.default_rng(6)
     colours = np.array(draw_module.COLOURS, float)
     colours /= np.linalg.norm(colours, axis=1, keepdims=True)
@@ -46,7 +46,7 @@ def test_hues_can_be_told_apart_by_the_mean_colour_of_a_picture():
     assert np.mean(right) >= 0.97
 
 
-def test_a_scene_shows_product_and_companion_whole():
+def test_a_scene_shows_product_and_companion_completely():
     look, companion = Look(0, 0, 0), Look(0, 5, 0)
     for seed in range(20):
         picture = draw_picture(look, companion, 64, np.random.default_rng(seed))

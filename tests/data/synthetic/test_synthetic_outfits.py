@@ -1,4 +1,4 @@
-"""The built-in outfits: what they ask, what can be known of it, and that nothing else shows."""
+"""The generated outfits: their questions, their ceiling, and what titles show."""
 
 import json
 from collections import Counter
@@ -39,7 +39,7 @@ def sort_of(item: str) -> tuple[int, int, int]:
     return number // 40, number // 10 % 4, number % 10
 
 
-def test_the_reader_finds_nothing_to_complain_of(folder):
+def test_the_reader_finds_no_defect(folder):
     tally = Tally(0.0)
     found = load_catalogue(folder, tally, 15, 10**6)
     assert found.form == "outfits" and not tally.counts
@@ -76,12 +76,12 @@ def test_wrong_answers_share_the_theme_the_style_or_neither(folder, named):
     assert shares[False, True, True] < 12
 
 
-def test_the_ceiling_is_of_who_finds_all_that_do_not_stray(folder):
+def test_the_ceiling_counts_all_answers_that_do_not_stray(folder):
     ceiling = load_ceiling(folder)
     assert ceiling is not None and 94 < ceiling["FITB"] < 100
 
 
-def test_titles_tell_the_theme_and_not_the_style(folder):
+def test_titles_show_the_theme_and_not_the_style(folder):
     facts = load(folder, "polyvore_item_metadata.json")
     hues, named = Counter(), 0
     for item, found in facts.items():
@@ -101,7 +101,7 @@ def test_the_same_configuration_gives_the_same_bytes(folder, tmp_path):
         ).read_bytes()
 
 
-def test_a_folder_of_something_else_is_rejected(tmp_path):
+def test_a_folder_with_other_files_is_rejected(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(InputError, match="holds other files, expected an empty folder"):
         write_outfits(CONFIG, tmp_path)
@@ -118,6 +118,6 @@ def test_a_folder_of_something_else_is_rejected(tmp_path):
         ("stray", 1.5),
     ],
 )
-def test_sizes_that_cannot_be_are_rejected_by_name(field, value):
+def test_impossible_sizes_are_rejected_by_field(field, value):
     with pytest.raises(InputError, match=f"miniature: {field}={value}"):
         OutfitsConfig(**{field: value})

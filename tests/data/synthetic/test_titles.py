@@ -1,4 +1,4 @@
-"""The miniature catalogue's titles: what they say, and what they never say."""
+"""The miniature catalogue's titles: what they name, and what they never name."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def told():
     return world, [title.lower().split() for title in titles]
 
 
-def test_invented_words_mean_nothing_and_are_all_different():
+def test_invented_words_are_distinct_and_differ_from_all_real_words():
     number = titles_module.NUM_BRANDS + titles_module.NUM_FILLERS + 4 * 2000
     invented = {titles_module.invented_word(n) for n in range(number)}
     assert len(invented) == number
@@ -35,7 +35,7 @@ def test_invented_words_mean_nothing_and_are_all_different():
         ("hue", [[hue] for hue in titles_module.HUES], 0.15),
     ],
 )
-def test_titles_name_an_attribute_as_often_as_stated_and_never_a_wrong_one(
+def test_titles_name_attributes_at_the_stated_rate_and_never_wrongly(
     told, attribute, vocabulary, share
 ):
     world, titles = told
@@ -59,14 +59,14 @@ def test_all_synonyms_of_a_theme_are_used_and_some_titles_use_two(told):
     assert two / len(titles) == pytest.approx(0.3 * 0.96 * 0.95, abs=0.03)
 
 
-def test_the_theme_s_word_has_no_place_of_its_own(told):
+def test_the_word_of_the_theme_has_no_fixed_position(told):
     world, titles = told
     short = [(w, t) for w, t in zip(titles, world.theme.tolist(), strict=True) if 4 <= len(w) < 10]
     places = [w.index(x) / len(w) for w, t in short for x in titles_module.theme_words(t) if x in w]
     assert np.ptp(places) > 0.8 and 0.3 < np.mean(places) < 0.6
 
 
-def test_a_title_is_empty_exactly_where_the_product_has_no_text(told):
+def test_a_title_is_empty_exactly_if_the_product_has_no_text(told):
     world, titles = told
     np.testing.assert_array_equal([bool(words) for words in titles], world.has_text)
 
