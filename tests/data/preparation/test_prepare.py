@@ -232,7 +232,8 @@ def test_an_interrupted_preparation_restarts_and_keeps_other_files(tmp_path):
 
 def test_a_killed_second_preparation_leaves_no_valid_folder(tmp_path, monkeypatch):
     raw = tiny_repository(tmp_path / "raw")
-    prepared(raw, tmp_path / "out")
+    config = PrepareConfig(image_size=16, records=False)
+    prepared(raw, tmp_path / "out", config)
 
     class Killed(BaseException):
         """Like a kill, this runs no cleanup of the library."""
@@ -240,9 +241,9 @@ def test_a_killed_second_preparation_leaves_no_valid_folder(tmp_path, monkeypatc
     def kill(*_):
         raise Killed
 
-    monkeypatch.setattr(prepare_module, "write_records", kill)  # all other files are written
+    monkeypatch.setattr(prepare_module, "write_manifest", kill)  # all other files are written
     with pytest.raises(Killed):
-        prepare(CONFIG, raw, tmp_path / "out")
+        prepare(config, raw, tmp_path / "out")
     with pytest.raises(InputError):
         Dataset.open(tmp_path / "out")
 
