@@ -77,7 +77,7 @@ def open_vectors(path: Path) -> np.memmap:
         finite = np.isfinite(array[start : start + _CHUNK]).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
-            raise InputError(f"{path.name}: row {row} contains NaN or infinity: fix or remove it")
+            raise InputError(f"{path.name}: row {row} holds NaN or infinity: fix or remove it")
     return array
 
 

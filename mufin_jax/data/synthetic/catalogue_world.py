@@ -83,8 +83,8 @@ class World:
         """Return the labels of each point's theme, their chances, and any other label's chance.
 
         A pair's draw is a Bernoulli with probability (1 - noise) times its chance or, independently
-        of it, of the noise, which is equally likely for every label of the catalogue. Padding and the
-        datapoint itself have chance 0.
+        of it, of the noise, which is equally likely for every label of the catalogue. Padding
+        and the datapoint itself have chance 0.
 
         Args:
             points: product numbers.

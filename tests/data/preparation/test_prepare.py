@@ -17,7 +17,7 @@ from raw_folders import (
     write_vectors,
 )
 
-from mufin_jax.data import sparse
+from mufin_jax.data import manifest, sparse
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import decode_jpeg
 from mufin_jax.data.manifest import MANIFEST
@@ -27,6 +27,7 @@ from mufin_jax.data.record_images import open_split
 from mufin_jax.data.sparse import load_csr
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
+from mufin_jax.runtime.storage.files import write_sealed
 
 SIDES = ("train", "test", "label")
 CONFIG = PrepareConfig(image_size=16, max_tokens=8, vocab_size=200)
@@ -238,10 +239,12 @@ def test_a_killed_second_preparation_leaves_no_valid_folder(tmp_path, monkeypatc
     class Killed(BaseException):
         """Like a kill, this runs no cleanup of the library."""
 
-    def kill(*_):
-        raise Killed
+    def kill_at_the_manifest(path, content):
+        if path.name == MANIFEST:
+            raise Killed
+        write_sealed(path, content)
 
-    monkeypatch.setattr(prepare_module, "write_manifest", kill)  # all other files are written
+    monkeypatch.setattr(manifest, "write_sealed", kill_at_the_manifest)  # the last file
     with pytest.raises(Killed):
         prepare(config, raw, tmp_path / "out")
     with pytest.raises(InputError):
