@@ -1,4 +1,4 @@
-"""Modules without weights: the structure and the shapes, to be filled from a file or counted."""
+"""Modules without weights: their structure and shapes, to fill from a file or to count."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,7 +10,7 @@ M = TypeVar("M", bound=nnx.Module)
 
 
 class _OneKey(nnx.Rngs):
-    """Gives the same key whenever an initial weight asks for one."""
+    """Gives the same key for every initial weight."""
 
     def params(self) -> jax.Array:
         return jax.random.key(0)
@@ -19,8 +19,8 @@ class _OneKey(nnx.Rngs):
 def abstract_module(make: Callable[[nnx.Rngs], M]) -> M:
     """Return `make(rngs)` with a jax.ShapeDtypeStruct instead of each array; no weight is drawn.
 
-    Does what `nnx.eval_shape` does, in a fraction of the time for deep encoders: there each key
-    drawn is counted, for which Flax (0.12) asks a tracer for its sharding, and JAX prints all that
-    was traced so far into the error that says there is none.
+    It does what `nnx.eval_shape` does, in a fraction of the time for deep encoders. There, Flax
+    (0.12) counts each drawn key and reads a tracer's sharding for it. The tracer has none, and JAX
+    prints everything traced so far into the error.
     """
     return nnx.eval_shape(lambda: make(_OneKey(0)))

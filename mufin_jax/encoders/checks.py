@@ -1,4 +1,4 @@
-"""Checks of encoder configs, the ones a user can set and those of Hugging Face checkpoints."""
+"""Checks of encoder configs: those that a user sets, and those of Hugging Face checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,12 @@ from mufin_jax.runtime.errors import InputError
 
 
 def how_computed(config: Any) -> dict[str, Any]:
-    """The fields of an encoder's config that no checkpoint decides: they leave weights alone."""
+    """Return the fields of an encoder's config that no checkpoint fixes: they change no weight."""
     return {name: getattr(config, name) for name in ("dtype", "layers", "remat")}
 
 
 def check_transformer(config: Any) -> None:
-    """Reject what no transformer can have; the fields are those that all of them share."""
+    """Reject sizes that no transformer can have, among the fields that all of them share."""
     kind = type(config).__name__
     for name in ("width", "depth", "heads", "mlp"):
         check_size(config, name)
@@ -26,7 +26,7 @@ def check_transformer(config: Any) -> None:
 
 
 def check_computed(config: Any) -> None:
-    """Reject ways to compute that there are not."""
+    """Reject an unknown dtype, or an unknown way to compile blocks."""
     kind = type(config).__name__
     if config.dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"{kind}: dtype={config.dtype!r}; expected auto, float32 or bfloat16")
@@ -35,7 +35,7 @@ def check_computed(config: Any) -> None:
 
 
 def check_size(config: Any, name: str, most: int = 2**24) -> None:
-    """Reject a size, or sizes, that aren't whole numbers, or that no array can have."""
+    """Reject a size, or sizes, that aren't whole numbers or that no array can have."""
     sizes = getattr(config, name)
     for size in sizes if isinstance(sizes, tuple) else [sizes]:
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= most:
@@ -46,7 +46,7 @@ def check_size(config: Any, name: str, most: int = 2**24) -> None:
 
 
 def refuse_unless(config: Mapping[str, Any], **wanted: Any) -> None:
-    """Reject a Hugging Face config whose values, where given, aren't the wanted ones."""
+    """Reject a Hugging Face config whose values, where present, differ from the expected ones."""
     for name, want in wanted.items():
         if config.get(name, want) != want:
             raise InputError(f"{name} is {repr(config[name])[:200]}; expected {want!r}")

@@ -14,18 +14,19 @@ _STATISTICS = ("mean", "variance")
 
 
 def trainable(path: tuple[Any, ...], mode: Training, depth: int) -> bool:
-    """Whether the parameter at `path` inside an encoder of `depth` blocks trains.
+    """Return whether the parameter at `path` inside an encoder of `depth` blocks trains.
 
-    frozen: nothing; last: the last block and what follows it, as the paper's Module I does with the
-    ViT; full: everything. The running statistics of a batch norm are never trained.
+    In mode "frozen" nothing trains; in "last", the last block and what follows it, as the paper's
+    Module I does with the ViT; in "full", everything. The running statistics of a batch norm never
+    train.
 
     Args:
-        path: the keys of `nnx.to_flat_state` or of a pure dict, as ("blocks", 3, "up", "bias").
-        mode: how much of the encoder trains.
-        depth: number of blocks of the encoder.
+        path: The keys of `nnx.to_flat_state` or of a pure dict, as ("blocks", 3, "up", "bias").
+        mode: How much of the encoder trains.
+        depth: Number of blocks of the encoder.
 
     Raises:
-        InputError: an unknown mode.
+        InputError: An unknown mode.
     """
     if mode not in get_args(Training):
         raise InputError(

@@ -1,11 +1,12 @@
-"""What an encoder is: all that the rest of the package asks of one.
+"""What the rest of the package requires of an encoder. To add one, see registry.py.
 
-An encoder is a plain NNX module, made from (config, rngs), that holds weights and its config and no
-random state. Descriptors go in, one float32 vector each comes out. Its names say what trains
-(`freezing.trainable`): its blocks are in a list `blocks`; what follows the last block is called
-`norm`, `pooling` or `projection`; running statistics are called `mean` and `variance`, and never
-train. A text encoder reads several texts a row (`rows.py`), each of which sees itself alone. A
-joint encoder takes the text encoder's place, and makes one vector of a text and its pictures.
+An encoder is a plain NNX module, made from (config, rngs), that holds its weights and its config
+and no random state. It turns each descriptor into one float32 vector. The names of its parts decide
+which of them train (`freezing.trainable`): its blocks are in a list `blocks`; what follows the last
+block is called `norm`, `pooling` or `projection`; running statistics are called `mean` and
+`variance`, and never train. A text encoder reads several texts in a row (`rows.py`), each of which
+sees only itself. A joint encoder takes the text encoder's place, and makes one vector from a text
+and its pictures.
 """
 
 from collections.abc import Mapping
@@ -28,12 +29,12 @@ class EncoderConfig(Protocol):
 
     @property
     def depth(self) -> int:
-        """The number of blocks."""
+        """Return the number of blocks."""
         ...
 
     @property
     def outputs(self) -> int:
-        """The width of the vectors."""
+        """Return the width of the vectors."""
         ...
 
     @classmethod
@@ -41,7 +42,7 @@ class EncoderConfig(Protocol):
         """Read a Hugging Face `config.json`; absent keys have Hugging Face's defaults.
 
         Raises:
-            InputError: a network that the encoder's file doesn't implement.
+            InputError: The encoder's file doesn't implement this network.
         """
         ...
 
@@ -71,22 +72,23 @@ class ImageEncoder(Protocol):
     dtype: str
 
     def __call__(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i outputs"]:
-        """One vector an image, of any size."""
+        """Return one vector for each image, of any size."""
         ...
 
     def trunk(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i ..."]:
-        """All that comes before the last block: constant, so cacheable, where `last` trains.
+        """Compute everything before the last block, in the compute dtype.
 
-        In the compute dtype, with axes to spare behind the first.
+        It is constant, and can be cached, where only the last block trains. Its first axis is that
+        of the images; the others are the encoder's own.
         """
         ...
 
     def head(self, below: Float[Array, "i ..."]) -> Float[Array, "i outputs"]:
-        """The last block and what follows it."""
+        """Apply the last block and what follows it."""
         ...
 
     def resize(self, image_size: int) -> None:
-        """Get ready, once, for images of this side instead of the checkpoint's."""
+        """Prepare, once, for images of this side instead of the checkpoint's."""
         ...
 
 
@@ -101,18 +103,18 @@ class TextEncoder(Protocol):
     def __call__(
         self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]
     ) -> Float[Array, "t outputs"]:
-        """One vector a text; a text of length 0 becomes zeros."""
+        """Return one vector for each text; a text of length 0 becomes zeros."""
         ...
 
     def packed(
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"], texts: int
     ) -> Float[Array, "r k outputs"]:
-        """One vector for each of the k texts that a row may hold; zero where there is none."""
+        """Return one vector for each of the k texts that a row may hold; zero for a missing one."""
         ...
 
 
 class JointEncoder(Protocol):
-    """Tokens and vectors of pictures to vectors; in the table, a text encoder that is joint."""
+    """Tokens and vectors of pictures to vectors; the registry lists it as a joint text encoder."""
 
     Config: ClassVar[type]
     naming: ClassVar[Naming]
@@ -126,5 +128,5 @@ class JointEncoder(Protocol):
         vectors: Float[Array, "t m visual"],
         shown: Bool[Array, "t m"],
     ) -> Float[Array, "t outputs"]:
-        """One vector of each text with its pictures, real tokens and shown ones alone."""
+        """Return one vector for each text with its pictures, from its real tokens and pictures."""
         ...

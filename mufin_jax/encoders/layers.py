@@ -1,4 +1,4 @@
-"""What the transformers are made of: layers with their initial weights, attention, runs of blocks.
+"""The parts of transformers: layers with their initial weights, attention, sequences of blocks.
 
 Matrices multiply in a network's compute dtype and add up in float32; weights, LayerNorm and softmax
 are float32.
@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float
 
 
 def compute_dtype(wanted: Literal["auto", "float32", "bfloat16"]) -> str:
-    """What matrices multiply in on this machine.
+    """Return the dtype in which matrices multiply on this machine.
 
-    A CPU gains nothing by bfloat16: XLA computes in float32 and rounds.
+    A CPU gains nothing from bfloat16: XLA computes in float32 and rounds.
     """
     if wanted == "auto":
         return "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -33,9 +33,9 @@ def run_blocks(
     """Apply one block after the other.
 
     Args:
-        blocks: modules of the same shape; only a single one may change that of the states.
-        config: `layers` says how they are compiled, `remat` what the backward pass keeps.
-        states: what enters the first block.
+        blocks: Modules of the same shape; only a single one may change the states' shape.
+        config: `layers` tells how they are compiled, `remat` what the backward pass keeps.
+        states: The input of the first block.
         call: (block, states) -> states.
     """
     if config.remat:
@@ -60,10 +60,10 @@ def attend(
     heads: int,
     seen: Bool[Array, "i q p"] | None = None,
 ) -> Float[Array, "i q width"]:
-    """Multi-head softmax(q k^T / sqrt(d)) v over the keys seen; the softmax is float32.
+    """Compute multi-head softmax(q k^T / sqrt(d)) v over the keys seen, the softmax in float32.
 
-    Where a query sees no key its result is finite and means nothing. GPUs have a fused kernel for
-    it; on a CPU plain products of one head of one item each are a third faster.
+    The result of a query that sees no key is finite and has no meaning. GPUs have a fused kernel;
+    on a CPU separate products for each head of each item are a third faster.
     """
     if jax.default_backend() != "cpu":
         split = [x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value)]
@@ -91,10 +91,10 @@ def attend(
 
 
 def _has_flash(dtype: Any, head: int) -> bool:
-    """Whether this machine has cuDNN's fused attention for heads of so many entries."""
+    """Return whether this machine has cuDNN's fused attention for heads of this width."""
     if jax.default_backend() != "gpu" or dtype != jnp.bfloat16 or head % 8 or head > 128:
         return False
-    # "9.0" on NVIDIA's; AMD's have names.
+    # "9.0" on NVIDIA's GPUs; AMD's have names.
     major = str(getattr(jax.local_devices()[0], "compute_capability", "")).partition(".")[0]
     return major.isdigit() and int(major) >= 8
 
@@ -102,7 +102,7 @@ def _has_flash(dtype: Any, head: int) -> bool:
 def _flash(
     query: Float[Array, "i p h e"], key: Float[Array, "i p h e"], value: Float[Array, "i p h e"]
 ) -> Float[Array, "i p h e"]:
-    """Attention by cuDNN, whose backward pass wants an even number of tokens."""
+    """Compute attention by cuDNN, whose backward pass requires an even number of tokens."""
     items, tokens = query.shape[:2]
     options: dict[str, Any] = {"implementation": "cudnn"}
     if tokens % 2:
@@ -115,9 +115,9 @@ def _flash(
 
 @jax.checkpoint
 def gelu(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
-    """The exact GELU, computed again by the backward pass: its factors are a third of memory.
+    """Compute the exact GELU; the backward pass computes it again, which saves a third of memory.
 
-    By erf, in float32: erfc, which `jax.nn.gelu` takes, costs twice as much on a CPU.
+    It uses erf, in float32: erfc, which `jax.nn.gelu` uses, costs twice as much on a CPU.
     """
     x = hidden.astype(jnp.float32)
     return (0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))).astype(hidden.dtype)
@@ -125,13 +125,13 @@ def gelu(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
 
 @jax.checkpoint
 def gelu_tanh(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
-    """The GELU by its tanh formula, computed again by the backward pass."""
+    """Compute the GELU by its tanh formula; the backward pass computes it again."""
     return jax.nn.gelu(hidden, approximate=True)
 
 
 @jax.checkpoint
 def quick_gelu(hidden: Float[Array, "*b mlp"]) -> Float[Array, "*b mlp"]:
-    """x sigmoid(1.702 x), which CLIP was trained with, computed again by the backward pass."""
+    """Compute x sigmoid(1.702 x), CLIP's activation; the backward pass computes it again."""
     return hidden * jax.nn.sigmoid(1.702 * hidden)
 
 
@@ -141,16 +141,16 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_pytorch_tanh": gelu_tanh,
     "quick_gelu": quick_gelu,
 }
-"""By the names that Hugging Face has for them."""
+"""The activations by their Hugging Face names."""
 
 
 def normal(std: float | None, inputs: int) -> jax.nn.initializers.Initializer:
-    """Normal weights cut at two deviations; a std of None means 1/sqrt(inputs)."""
+    """Return an initialiser: normal, cut at two deviations; a std of None means 1/sqrt(inputs)."""
     return jax.nn.initializers.truncated_normal(inputs**-0.5 if std is None else std)
 
 
 def linear(inputs: int, outputs: int, config: Any, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
-    """x W + b in the config's compute dtype, with float32 weights."""
+    """Return the layer x W + b in the config's compute dtype, with float32 weights."""
     kernel_init, dtype = normal(config.init_std, inputs), compute_dtype(config.dtype)
     return nnx.Linear(
         inputs, outputs, use_bias=bias, dtype=dtype, kernel_init=kernel_init, rngs=rngs,
@@ -161,10 +161,10 @@ def linear(inputs: int, outputs: int, config: Any, rngs: nnx.Rngs, bias: bool = 
 def _dot_of_rows(
     x: Float[Array, "*b i"], kernel: Float[Array, "i o"], *_: Any, **options: Any
 ) -> Float[Array, "*b o"]:
-    """What nnx.Linear takes for `jax.lax.dot_general`: x's last axis with the kernel's first.
+    """Multiply x's last axis with the kernel's first, in place of nnx.Linear's `dot_general`.
 
-    x is a matrix to it, so that the kernel's gradient sums over one axis. Over several, XLA's CPU
-    compiler first copies one side transposed (docs/performance.md).
+    x is reshaped to a matrix, so the kernel's gradient sums over one axis. For a sum over several
+    axes, XLA's CPU compiler first copies one side transposed (docs/performance.md).
     """
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
@@ -172,6 +172,6 @@ def _dot_of_rows(
 
 
 def layer_norm(config: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """A LayerNorm over the width in float32; its variance in two passes, as torch has it."""
+    """Return a LayerNorm over the width in float32, its variance in two passes as in torch."""
     width, eps = config.width, config.layer_norm_eps
     return nnx.LayerNorm(width, epsilon=eps, dtype="float32", use_fast_variance=False, rngs=rngs)

@@ -1,4 +1,4 @@
-"""How the names and the axes of a checkpoint's weights become ours: a table, complete both ways."""
+"""Converts the names and axes of a checkpoint's weights to ours, by a table complete both ways."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ Layer = Sequence[tuple[str, str, Convert]]
 
 
 def same(values: np.ndarray) -> np.ndarray:
-    """The values as they are."""
+    """Return the values unchanged."""
     return values
 
 
@@ -29,7 +29,7 @@ PATCHES: Layer = (
 
 
 def by_depth(config: Any) -> Iterable[tuple[int, ...]]:
-    """The numbers of the blocks of a plain stack."""
+    """Return the numbers of the blocks of a plain stack."""
     return ((n,) for n in range(config.depth))
 
 
@@ -38,28 +38,28 @@ class Naming:
     """How a checkpoint's names become ours; {} stands for a block's number."""
 
     prefix: str
-    """What stands in front of the names where the network is part of a larger one."""
+    """The prefix of all names in a checkpoint where the network is part of a larger one."""
     table: Sequence[tuple[str, str, Layer]]
     """(name in the checkpoint, name here, kind of layer)."""
     older: Sequence[tuple[str, str]] = ()
-    """(part of a name in older checkpoints, what it became), applied in this order."""
+    """(part of a name in older checkpoints, its replacement), applied in this order."""
     ignored: Sequence[str] = ()
-    """Patterns of names that may be in a checkpoint and that our encoder has no use for."""
+    """Patterns of names that may be in a checkpoint and that our encoder does not use."""
     new: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
-    """Names here that a checkpoint may lack, all of them or none, and the values that they then
-    get of the encoder, whose other weights are filled."""
+    """Names here that a checkpoint may lack, either all or none of them, each with a function that
+    computes its value from the encoder, whose other weights are filled."""
     blocks: Callable[[Any], Iterable[tuple[int, ...]]] = by_depth
-    """The numbers that {} stands for, of a config; several where blocks lie in blocks."""
+    """From a config to the numbers that {} stands for; several where blocks contain blocks."""
 
     def modern(self, name: str) -> str:
-        """A checkpoint's name without the prefix and in today's spelling."""
+        """Return a checkpoint's name without the prefix and in today's spelling."""
         name = name.removeprefix(self.prefix)
         for old, new in self.older:
             name = name.replace(old, new)
         return name
 
     def parameters(self, config: Any) -> Iterable[tuple[str, str, Convert]]:
-        """(modern name, name here, how the values change) of every parameter that may be there."""
+        """Yield (modern name, name here, how the values change) of every possible parameter."""
         for theirs, ours, layer in self.table:
             for numbers in self.blocks(config) if "{}" in ours else ((),):
                 for their_end, our_end, convert in layer:

@@ -1,8 +1,8 @@
-"""Hugging Face checkpoints into our encoders; what a checkpoint is of stands in its config.json.
+"""Loads Hugging Face checkpoints into our encoders; config.json names a checkpoint's architecture.
 
 A checkpoint is a local folder, or a name on the hub, with config.json and safetensors (one file, or
-shards with an index), and preprocessor_config.json for images. Nothing is unpickled. JAX is
-imported only by what returns a module: preparation reads a checkpoint's preprocessing without it.
+shards with an index), and preprocessor_config.json for images. Nothing is unpickled. Only functions
+that return a module import JAX: preparation reads a checkpoint's preprocessing without it.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def resolve(checkpoint: str | Path) -> Path:
     """Find a checkpoint's folder: a local one, or one of the hub, downloaded or cached.
 
     Raises:
-        InputError: there is no such folder, and the hub doesn't know it or can't be reached.
+        InputError: No such folder exists, and the hub doesn't know it or can't be reached.
     """
     folder, name = Path(checkpoint).expanduser(), str(checkpoint)
     if folder.is_dir():
@@ -44,7 +44,7 @@ def resolve(checkpoint: str | Path) -> Path:
     try:
         wanted = ["*.safetensors", "*.json", "vocab.txt"]
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # of a dozen unrelated types, all of which mean the same here
+    except Exception as error:  # of a dozen unrelated types, which all mean the same here
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"no folder {name}, and the hub doesn't give it ({reason}); give a "
@@ -55,16 +55,16 @@ def resolve(checkpoint: str | Path) -> Path:
 def load_image_encoder(
     checkpoint: str | Path, image_size: int | None = None, **how: Any
 ) -> "ImageEncoder":
-    """Load what encodes images with the weights of a checkpoint, or of a part of it.
+    """Load an image encoder with the weights of a checkpoint, or of a part of it.
 
     Args:
-        checkpoint: see `resolve`.
-        image_size: side of the images to come, if not the checkpoint's.
-        how: fields of the config that no checkpoint decides: dtype, layers, remat. Weights are
+        checkpoint: See `resolve`.
+        image_size: Side of the images to encode, if not the checkpoint's.
+        how: Fields of the config that no checkpoint fixes: dtype, layers, remat. Weights are
             float32, whatever the file holds.
 
     Raises:
-        InputError: the checkpoint is missing, unreadable or of another architecture; or a weight
+        InputError: The checkpoint is missing, unreadable or of another architecture; or a weight
             is missing, left over, or of a shape that config.json doesn't imply.
     """
     encoder = _load(checkpoint, "image", how)
@@ -74,7 +74,7 @@ def load_image_encoder(
 
 
 def load_text_encoder(checkpoint: str | Path, **how: Any) -> "TextEncoder":
-    """Load what encodes texts with the weights of a checkpoint; as `load_image_encoder` else."""
+    """Load a text encoder with the weights of a checkpoint; see `load_image_encoder`."""
     return _load(checkpoint, "text", how)
 
 
@@ -87,7 +87,7 @@ def image_processing(checkpoint: str | Path) -> ImageProcessing:
     """Read the preprocessing that an image checkpoint was trained with.
 
     Raises:
-        InputError: preprocessor_config.json is missing, unreadable, or asks for another step.
+        InputError: preprocessor_config.json is missing or unreadable, or requires another step.
     """
     return _parsed(resolve(checkpoint) / "preprocessor_config.json", ImageProcessing.from_hf)
 
@@ -116,8 +116,8 @@ def _load(checkpoint: str | Path, modality: Modality, how: Mapping[str, Any]) ->
     files = {naming.modern(name): (file, name) for file, name in _tensors(folder)}
     blocks = sum(1 for _ in itertools.islice(naming.blocks(config), len(files) + 1))
     if blocks > len(files):  # making a module takes time for each block
-        there = f"config.json has more blocks than the {len(files)} tensors that there are"
-        raise InputError(f"{folder}: {there}; the files aren't of one model")
+        found = f"config.json has more blocks than the {len(files)} tensors of the checkpoint"
+        raise InputError(f"{folder}: {found}; the files aren't of one model")
     module = abstract_module(lambda rngs: module_class(config, rngs))
     empty = {".".join(map(str, path)): p for path, p in nnx.to_flat_state(nnx.state(module))}
     used = set()
@@ -126,7 +126,7 @@ def _load(checkpoint: str | Path, modality: Modality, how: Mapping[str, Any]) ->
             continue
         (file, name), parameter = files[theirs], empty.pop(ours)
         used.add(theirs)
-        # Its axes may be more than a layer has, or its dtype that of no array.
+        # It may have more axes than a layer, or a dtype that no array has.
         with damaged(f"{folder}: {_listed([name])} can't be used ({{reason}}); download it again"):
             values = convert(file.get_tensor(name))
         if values.shape != parameter.shape:
@@ -138,7 +138,7 @@ def _load(checkpoint: str | Path, modality: Modality, how: Mapping[str, Any]) ->
     if naming.new and naming.new.keys() <= empty.keys():
         log.warning("%s has no weights for %s: they are new", folder, _listed(naming.new.keys()))
         for name, make in naming.new.items():
-            # A copy: what is another weight's array could not be given away by a training step.
+            # A copy: a training step cannot donate an array that is another weight's, too.
             empty.pop(name).set_value(jnp.array(make(module)))
     left = files.keys() - used
     unused = [name for name in left if not any(fnmatch(name, i) for i in naming.ignored)]
@@ -149,12 +149,12 @@ def _load(checkpoint: str | Path, modality: Modality, how: Mapping[str, Any]) ->
 
 
 def _tensors(folder: Path) -> Iterable[tuple[Any, str]]:
-    """(open file, name) of every tensor; nothing is read but the headers."""
+    """Yield (open file, name) for every tensor; only the headers are read."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.exists():
         paths = [single]
     elif index.exists():
-        # Only the last part of a path: an index mustn't point outside of its folder.
+        # Only the last part of a path: an index must not lead outside of its folder.
         shards = _parsed(index, lambda d: {Path(shard).name for shard in d["weight_map"].values()})
         paths = [folder / shard for shard in shards]
     else:
@@ -173,14 +173,14 @@ def _tensors(folder: Path) -> Iterable[tuple[Any, str]]:
 
 
 def _parsed(path: Path, parse: Callable[[Mapping[str, Any]], Any]) -> Any:
-    """What `parse` makes of a JSON file, with the file's name in front of any complaint."""
+    """Return what `parse` makes of a JSON file; its errors begin with the file's name."""
     try:
         if isinstance(values := json.loads(path.read_text(encoding="utf-8")), dict):
             return parse(values)
         raise InputError("expected a JSON object")
     except FileNotFoundError:
         raise InputError(f"{path} is missing; give a complete Hugging Face checkpoint") from None
-    except Exception as error:  # what a wrong value meets is of many types
+    except Exception as error:  # a wrong value raises many types
         raise InputError(f"{path}: {reason(error)}") from error
 
 

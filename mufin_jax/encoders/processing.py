@@ -1,8 +1,8 @@
 """How a picture becomes numbers: its size, how it is fitted into the square, its normalisation.
 
-Preparation resizes pictures once and stores them as uint8 (`size`, `fit`, `resample`); `normalise`
-runs just before the encoder, on the device, so that a quarter of the bytes cross to it.
-This file needs neither JAX nor an accelerator, so that preparation doesn't either.
+Preparation resizes pictures once and stores them as uint8 (`size`, `fit`, `resample`). `normalise`
+runs on the device, just before the encoder, so only a quarter of the bytes cross to it. This file
+needs neither JAX nor an accelerator; therefore preparation needs neither.
 """
 
 import dataclasses
@@ -29,26 +29,26 @@ class ImageProcessing:
     """The preprocessing that an image encoder expects.
 
     Raises:
-        InputError: a size below 1, an unknown fit or filter, or a mean or std that isn't three
+        InputError: A size below 1, an unknown fit or filter, or a mean or std that isn't three
             finite numbers (std above 0).
     """
 
     size: int = 224
     """Height and width of a prepared picture, in pixels."""
     fit: Fit = "pad"
-    """pad: keep the proportions and fill up with a border; stretch: resize both sides to `size`;
-    crop: keep the proportions and the middle."""
+    """pad: keep the proportions and add a border; stretch: resize both sides to `size`; crop: keep
+    the proportions and cut out the middle."""
     resample: Resample = "bilinear"
     """The filter that resizes."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Subtracted from each channel (R, G, B), on the scale 0 to 1."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Divides each channel after that."""
+    """Divides each channel, after the subtraction."""
     share: float = 1.0
-    """crop: how much of the shorter side is kept."""
+    """crop: the part of the shorter side that is kept."""
 
     def __post_init__(self) -> None:
-        """Reject nonsense; accept lists for mean and std, since JSON has no tuples."""
+        """Reject invalid values; accept lists for mean and std, since JSON has no tuples."""
         for name in ("mean", "std"):
             object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
         if not 1 <= self.size <= MAX_SIDE:
@@ -70,7 +70,7 @@ class ImageProcessing:
         """Read a Hugging Face `preprocessor_config.json`.
 
         Raises:
-            InputError: it lacks the size, or asks for what preparation doesn't do.
+            InputError: It lacks the size, or requires a step that preparation doesn't do.
         """
         size, fit, share = _square(config)
         if not config.get("do_resize", True):
@@ -88,7 +88,7 @@ class ImageProcessing:
         return cls(size, fit, resample, mean, std, share)
 
     def normalise(self, pixels: Any) -> Any:
-        """(pixels / 255 - mean) / std, in float32, by whichever library made `pixels`.
+        """Return (pixels / 255 - mean) / std in float32, computed by the library of `pixels`.
 
         Args:
             pixels: uint8, (..., 3): a numpy array or a JAX array, traced ones included.
@@ -103,7 +103,7 @@ class ImageProcessing:
 
 
 def _square(config: Mapping[str, Any]) -> tuple[int, Fit, float]:
-    """The size, fit and share that a preprocessor asks for."""
+    """Return the size, fit and share that a preprocessor requires."""
     side, shorter = _side(config, "size", 224)
     if config.get("do_center_crop"):  # CLIP's: the shorter side to one size, the middle of another
         size = _side(config, "crop_size", side)[0]
@@ -119,7 +119,7 @@ def _square(config: Mapping[str, Any]) -> tuple[int, Fit, float]:
 
 
 def _side(config: Mapping[str, Any], name: str, default: int) -> tuple[int, bool]:
-    """The side of a square, and whether it is said to be that of a picture's shorter side."""
+    """Return the side of a square, and whether it is given as a picture's shorter side."""
     size = config.get(name, default)
     shorter = isinstance(size, Mapping) and "shortest_edge" in size
     if isinstance(size, Mapping):
@@ -127,9 +127,8 @@ def _side(config: Mapping[str, Any], name: str, default: int) -> tuple[int, bool
         size = sides.pop() if len(sides) == 1 else None
     if not isinstance(size, int) or not 1 <= size <= MAX_SIDE:
         raise InputError(
-            f"{name}={repr(config[name])[:200]}; expected a square's height and width, "
-            f"or the shorter "
-            f"side, of 1 to {MAX_SIDE:,} pixels"
+            f"{name}={repr(config[name])[:200]}; expected a square's height and width, or the "
+            f"shorter side, of 1 to {MAX_SIDE:,} pixels"
         )
     return size, shorter
 

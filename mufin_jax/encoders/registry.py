@@ -1,8 +1,8 @@
-"""The encoders by name.
+"""The encoders by name, and where to add one.
 
-To add one: write its config, module and renaming table in a file of its own, after `interface.py`,
-and its line in `ENCODERS`. Importing this file imports no JAX; an encoder's file is imported when
-it is used.
+To add an encoder, write a new file with its config, its module and its renaming table, which follow
+`interface.py` (vit.py is a short example), and add its line to `ENCODERS`. docs/encoders.md tells
+more. Importing this file imports no JAX; an encoder's file is imported when it is used.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ Modality = Literal["image", "text"]
 
 @dataclasses.dataclass(frozen=True)
 class EncoderKind:
-    """Where an architecture lives, and which checkpoints are of it."""
+    """Where an architecture is implemented, and which checkpoints have it."""
 
     modality: Modality
     """What it encodes."""
     module: str
     """`file:class` of its module, in this folder."""
     model_types: tuple[str, ...]
-    """What its checkpoints are called in config.json, as `model_type`."""
+    """The values of `model_type` in its checkpoints' config.json."""
     joint: bool = False
     """Whether it reads a text and vectors of its pictures together, an `interface.JointEncoder`."""
 
@@ -49,14 +49,14 @@ ENCODERS = {
     "clip_text": EncoderKind("text", "clip_text:ClipText", ("clip", "clip_text_model")),
     "visual_bert": EncoderKind("text", "visual_bert:VisualBert", ("visual_bert", "bert"), True),
 }
-"""Keyed by the names that saved models have for them."""
+"""Keyed by the names in the files of saved models."""
 
 
 def find(name: str) -> EncoderKind:
     """Look an encoder up.
 
     Raises:
-        InputError: no encoder has this name.
+        InputError: No encoder has this name.
     """
     if name not in ENCODERS:
         raise InputError(f"no encoder is called {name!r}; there are {', '.join(ENCODERS)}")
@@ -64,22 +64,22 @@ def find(name: str) -> EncoderKind:
 
 
 def of_modality(modality: Modality) -> dict[str, EncoderKind]:
-    """The encoders of images, or those of texts."""
+    """Return the encoders of images, or those of texts."""
     return {name: kind for name, kind in ENCODERS.items() if kind.modality == modality}
 
 
 def configs(modality: Modality) -> Any:
-    """The type of a config of any of them: a union."""
+    """Return the type of a config of any of them: a union."""
     return functools.reduce(
         operator.or_, (kind.config_class() for kind in of_modality(modality).values())
     )
 
 
 def of_checkpoint(modality: Modality, model_type: Any) -> EncoderKind:
-    """Look up what encodes images, or texts, with the weights of a checkpoint.
+    """Look up the encoder of images, or of texts, that a checkpoint's `model_type` names.
 
     Raises:
-        InputError: none does with a checkpoint of this `model_type`.
+        InputError: No encoder of this modality has this `model_type`.
     """
     kinds = of_modality(modality).values()
     for kind in kinds:
@@ -91,28 +91,28 @@ def of_checkpoint(modality: Modality, model_type: Any) -> EncoderKind:
 
 
 def new_encoder(config: Any, rngs: Any) -> Any:
-    """Make the encoder that a config is of, with initial weights."""
+    """Build the encoder of a config, with initial weights."""
     return ENCODERS[name_of(config)].module_class()(config, rngs)
 
 
 def name_of(config: Any) -> str:
-    """The name of the encoder that a config is of."""
+    """Return the name of the encoder of a config."""
     found = [name for name, kind in ENCODERS.items() if type(config) is kind.config_class()]
     return found[0]
 
 
 def is_joint(config: Any) -> bool:
-    """Whether the encoder that a config is of reads a text and its pictures together."""
+    """Return whether the encoder of a config reads a text and its pictures together."""
     return ENCODERS[name_of(config)].joint
 
 
 def described(config: Any) -> dict[str, Any]:
-    """A config as JSON can hold it; `from_description` makes it again."""
+    """Return a config as JSON can hold it; `from_description` builds it again."""
     return {"kind": name_of(config), **dataclasses.asdict(config)}
 
 
 def from_description(values: Mapping[str, Any], default: str) -> Any:
-    """Make the config that was `described`; files of version 0.1 leave its kind to `default`."""
+    """Build the config that was `described`; `default` is its kind in files of version 0.1."""
     # JSON has no tuples.
     sizes = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     sizes.pop("kind", None)

@@ -1,9 +1,9 @@
 """An image encoder of convolutions: ResNet, pooled by the mean over the picture (paper, Polyvore).
 
 The numbers are those of Hugging Face's `ResNetModel` in evaluation mode, its `pooler_output`. Batch
-norms apply the checkpoint's running statistics, which never train: a batch of MUFIN holds the
-pictures of points and labels by chance, and their statistics are no property of a picture. A stage
-is what a block is to a transformer: where `last` trains, that is the fourth of four stages.
+norms apply the checkpoint's running statistics, which never train: a batch of MUFIN holds pictures
+of whichever points and labels were drawn, and their statistics are no property of a picture. A
+stage corresponds to a transformer's block: where `last` trains, that is the fourth of four stages.
 """
 
 import dataclasses
@@ -30,17 +30,17 @@ class ResNetConfig:
     """The shape of a ResNet; the defaults are ResNet-18.
 
     Raises:
-        InputError: a size below 1, unlike numbers of widths and depths, an unknown dtype.
+        InputError: A size below 1, different numbers of widths and depths, an unknown dtype.
     """
 
     stem: int = 64
     """Channels of the first convolution."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    """Channels that leave each stage."""
+    """Output channels of each stage."""
     depths: tuple[int, ...] = (2, 2, 2, 2)
     """Units of each stage."""
     bottleneck: bool = False
-    """Whether a unit is of three convolutions, the middle one of a quarter of the channels."""
+    """Whether a unit has three convolutions, the middle one with a quarter of the channels."""
     stride_first: bool = False
     """Whether the first stage halves the picture, as the others do."""
     stride_reducing: bool = False
@@ -49,19 +49,19 @@ class ResNetConfig:
     """What convolutions multiply in. Weights and the result stay float32. auto: bfloat16 on
     accelerators, float32 on a CPU, where bfloat16 gains nothing."""
     layers: Literal["unrolled", "scan"] = "unrolled"
-    """How the like units of a stage are compiled: one by one, or as one that is run again and
-    again, which compiles several times faster."""
+    """How the equal units of a stage are compiled: one by one, or as one that runs many times. That
+    compiles several times faster."""
     remat: bool = False
     """Whether the backward pass computes each unit again: less memory, a third more work."""
 
     @property
     def depth(self) -> int:
-        """The number of stages."""
+        """Return the number of stages."""
         return len(self.widths)
 
     @property
     def outputs(self) -> int:
-        """The width of the vectors."""
+        """Return the width of the vectors."""
         return self.widths[-1]
 
     def __post_init__(self) -> None:
@@ -70,20 +70,19 @@ class ResNetConfig:
             check_size(self, name, most)
         if not self.widths or len(self.widths) != len(self.depths):
             raise InputError(
-                f"ResNetConfig: widths={self.widths} and depths={self.depths}; expected "
-                f"one of each "
-                "for every stage"
+                f"ResNetConfig: widths={self.widths} and depths={self.depths}; expected one of "
+                "each for every stage"
             )
         check_computed(self)
 
     @classmethod
     def resnet_18(cls) -> "ResNetConfig":
-        """ResNet-18: the paper's MUFIN (ResNet-18, alpha = 1) on Polyvore."""
+        """Return ResNet-18: the paper's MUFIN (ResNet-18, alpha = 1) on Polyvore."""
         return cls()
 
     @classmethod
     def resnet_101(cls) -> "ResNetConfig":
-        """ResNet-101: what VisualBERT's pictures are described by."""
+        """Return ResNet-101, which describes VisualBERT's pictures."""
         return cls(widths=(256, 512, 1024, 2048), depths=(3, 4, 23, 3), bottleneck=True)
 
     @classmethod
@@ -91,7 +90,7 @@ class ResNetConfig:
         """Read a Hugging Face `config.json`; absent keys have Hugging Face's defaults.
 
         Raises:
-            InputError: a network that this file doesn't implement.
+            InputError: A network that this file doesn't implement.
         """
         refuse_unless(config, hidden_act="relu", num_channels=3)
         kind = config.get("layer_type", "bottleneck")
@@ -108,7 +107,7 @@ class ResNetConfig:
 
 
 def _units(config: ResNetConfig) -> Iterable[tuple[int, ...]]:
-    """(stage, place in it) of every unit."""
+    """Yield (stage, place in it) for every unit."""
     return ((stage, n) for stage, depth in enumerate(config.depths) for n in range(depth))
 
 
@@ -150,7 +149,7 @@ class ResNet(nnx.Module):
         return self.head(self.trunk(images))
 
     def trunk(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i y x c"]:
-        """What enters the last stage, in the compute dtype."""
+        """Compute the input of the last stage, in the compute dtype."""
         x = jax.nn.relu(self.stem(images.astype(self.dtype)))
         window, strides, edges = (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
         x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, edges)
@@ -159,12 +158,12 @@ class ResNet(nnx.Module):
         return x
 
     def head(self, below: Float[Array, "i y x c"]) -> Float[Array, "i outputs"]:
-        """The last stage, and the mean over the picture; float32."""
+        """Apply the last stage and take the mean over the picture; float32."""
         x = self.blocks[self.config.depth - 1](below.astype(self.dtype))
         return x.astype(jnp.float32).mean((1, 2))
 
     def resize(self, image_size: int) -> None:
-        """A convolution takes pictures of any size."""
+        """Do nothing: a convolution takes pictures of any size."""
 
 
 class Stage(nnx.Module):
@@ -181,19 +180,19 @@ class Stage(nnx.Module):
     def __call__(self, x: Float[Array, "i h w c"]) -> Float[Array, "i y x d"]:
         """Apply one unit after the other."""
         first, *like = self.units
-        for units in ([first], like):  # one by one, or as one: those of one shape
+        for units in ([first], like):  # units of one shape, which may be compiled as one
             x = run_blocks(units, self.config, x, lambda unit, x: unit(x))
         return x
 
 
 class Unit(nnx.Module):
-    """relu(x + convolutions of x); x goes through one of its own where the shape changes."""
+    """relu(x + convolutions of x); where the shape changes, a shortcut convolves x, too."""
 
     def __init__(
         self, config: ResNetConfig, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs
     ):
-        # A new unit adds nothing at first: without statistics of batches, sums over 33 units of
-        # random convolutions would grow by 2^33.
+        # A new unit adds nothing at first: without batch statistics, sums over 33 units of random
+        # convolutions would grow by 2^33.
         if config.bottleneck:
             narrow = max(1, outputs // _REDUCTION)
             first, second = (stride, 1) if config.stride_reducing else (1, stride)
@@ -212,7 +211,7 @@ class Unit(nnx.Module):
         self.shortcut = Convolution(inputs, outputs, 1, stride, rngs) if changes else None
 
     def __call__(self, x: Float[Array, "i h w c"]) -> Float[Array, "i y x d"]:
-        """Add to the input, or to what the shortcut makes of it."""
+        """Add the convolutions to the input, or to the shortcut's output."""
         added = x
         for number, convolution in enumerate(self.convolutions):
             added = convolution(jax.nn.relu(added) if number else added)
@@ -220,7 +219,7 @@ class Unit(nnx.Module):
 
 
 class Convolution(nnx.Module):
-    """A convolution and the batch norm behind it, folded into its kernel and a shift."""
+    """A convolution and the batch norm after it, folded into its kernel and a shift."""
 
     def __init__(
         self, inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs, scale: float = 1.0

@@ -1,6 +1,7 @@
-"""What transformers share: their sizes and their blocks.
+"""What all transformers share: their sizes and their blocks.
 
-Of two kinds: pre-norm in ViT, SigLIP and both CLIPs, post-norm in DistilBERT and VisualBERT.
+Blocks are of two kinds: pre-norm in ViT, SigLIP and both CLIPs, post-norm in DistilBERT and
+VisualBERT.
 """
 
 import dataclasses
@@ -40,7 +41,7 @@ class TransformerConfig:
     """The sizes that every transformer has.
 
     Raises:
-        InputError: a size below 1, heads that don't divide the width, an epsilon or std that
+        InputError: A size below 1, heads that don't divide the width, an epsilon or std that
             isn't positive, an unknown dtype.
     """
 
@@ -58,17 +59,17 @@ class TransformerConfig:
     """Standard deviation of new weights. None: 1/sqrt(inputs) for a matrix and 1/sqrt(width) for
     an embedding; 0.02 is tuned to a width of 768 and makes a narrow network start nearly blind."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What matrices multiply in. Weights, LayerNorm, softmax and the result stay float32. auto:
-    bfloat16 on accelerators, float32 on a CPU, where bfloat16 gains nothing."""
+    """The dtype in which matrices multiply. Weights, LayerNorm, softmax and the result stay
+    float32. auto: bfloat16 on accelerators, float32 on a CPU, where bfloat16 gains nothing."""
     layers: Literal["unrolled", "scan"] = "unrolled"
-    """How blocks are compiled: one by one, or as one that is run again and again, which compiles
-    several times faster (docs/performance.md has both)."""
+    """How blocks are compiled: one by one, or as one that runs again and again, which compiles
+    several times faster (docs/performance.md compares both)."""
     remat: bool = False
     """Whether the backward pass computes each block again: less memory, a third more work."""
 
     @property
     def outputs(self) -> int:
-        """The width of the vectors."""
+        """Return the width of the vectors."""
         return self.width
 
     def __post_init__(self) -> None:
@@ -77,10 +78,10 @@ class TransformerConfig:
 
 
 def activation_of(config: Mapping[str, Any], default: Activation) -> Activation:
-    """What a Hugging Face config says of its MLPs.
+    """Return the activation of the MLPs of a Hugging Face config.
 
     Raises:
-        InputError: an activation that isn't implemented.
+        InputError: The activation isn't implemented.
     """
     name = config.get("hidden_act", default)
     if name not in get_args(Activation):
@@ -93,10 +94,10 @@ class PreNormBlock(nnx.Module):
     """Attention, then an MLP, each on normalised tokens and added to its input.
 
     Args:
-        config: its sizes.
-        rngs: source of the initial weights.
-        bias: whether queries, keys and values have one.
-        activation: of the MLP.
+        config: Its sizes.
+        rngs: Source of the initial weights.
+        bias: Whether queries, keys and values have a bias.
+        activation: Of the MLP.
     """
 
     def __init__(
@@ -123,12 +124,12 @@ class PreNormBlock(nnx.Module):
         rows: int | None = None,
         seen: Bool[Array, "i q p"] | None = None,
     ) -> Float[Array, "i q width"]:
-        """The block's output for the first `rows` tokens, or for all.
+        """Return the block's output for the first `rows` tokens, or for all.
 
         Args:
-            tokens: what enters the block.
-            rows: how many tokens attend; None for all.
-            seen: to which tokens each of these attends; None for all.
+            tokens: The block's input.
+            rows: How many tokens attend; None for all.
+            seen: To which tokens each of these attends; None for all.
         """
         normed = self.norm_attention(tokens)
         query, key, value = self.query(normed[:, :rows]), self.key(normed), self.value(normed)
@@ -141,8 +142,8 @@ class PostNormBlock(nnx.Module):
     """Attention, then an MLP, each added to its input and normalised.
 
     Args:
-        config: its sizes.
-        rngs: source of the initial weights.
+        config: Its sizes.
+        rngs: Source of the initial weights.
     """
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
@@ -163,12 +164,12 @@ class PostNormBlock(nnx.Module):
         seen: Bool[Array, "i q p"],
         rows: int | None = None,
     ) -> Float[Array, "i q width"]:
-        """The block's output for the first `rows` tokens, or for all.
+        """Return the block's output for the first `rows` tokens, or for all.
 
         Args:
-            tokens: what enters the block.
-            seen: to which tokens each of these attends.
-            rows: how many tokens attend; None for all.
+            tokens: The block's input.
+            seen: To which tokens each of these attends.
+            rows: How many tokens attend; None for all.
         """
         own = tokens[:, :rows]
         query, key, value = self.query(own), self.key(tokens), self.value(tokens)

@@ -1,6 +1,6 @@
-"""Vectors that the user brings ready-made (as ViXML's release does), instead of E_V or E_T.
+"""Ready-made vectors that the user brings (as in ViXML's release), instead of E_V or E_T.
 
-The vectors stay as they are but for a scale; one linear map, the identity at first, can be trained.
+The vectors are only scaled; one linear map, the identity at first, can be trained.
 """
 
 import jax.numpy as jnp
@@ -14,11 +14,11 @@ class ReadyVectors(nnx.Module):
 
     Args:
         width: v, the width of the vectors.
-        rngs: unused by the identity initialisation, but Flax wants it.
+        rngs: Required by Flax; the identity initialisation does not use it.
 
     Attributes:
-        scale: what vectors are multiplied by before the map: whatever their norm, the map trains at
-            the same pace. 1 unless set.
+        scale: The factor of vectors before the map; whatever their norm, the map then trains at the
+            same pace. 1 unless set.
     """
 
     def __init__(self, width: int, rngs: nnx.Rngs):
@@ -26,11 +26,11 @@ class ReadyVectors(nnx.Module):
             width,
             width,
             rngs=rngs,
-            precision="highest",  # untrained, it hands the vectors on to the last digit
+            precision="highest",  # untrained, it changes no digit of the vectors
             kernel_init=lambda key, shape, dtype: jnp.eye(width, dtype=dtype),
         )
         self.scale = 1.0
-        self.blocks = nnx.List([eye])  # one block, so it trains wherever "last" or "full" do
+        self.blocks = nnx.List([eye])  # one block, so it trains in the modes "last" and "full"
 
     def __call__(self, vectors: Float[Array, "r v"]) -> Float[Array, "r v"]:
         """Return the mapped vectors."""
@@ -38,11 +38,11 @@ class ReadyVectors(nnx.Module):
 
 
 def unit_scale(vectors: Float[np.ndarray, "n v"]) -> float:
-    """Return what brings such vectors to norms around 1, for which attention and its rates are.
+    """Return the factor that brings vectors to norms around 1, which attention is tuned for.
 
-    Left at a norm of 15, those of the miniature kept Module I on its first plateau
-    (docs/results.md). The scale is a power of two, which changes no digit, and 1 for unit vectors.
-    It follows from the median norm of 4,096 to 8,191 evenly spaced rows, zeros left out.
+    With a norm of 15, the miniature's vectors kept Module I on its first plateau (docs/results.md).
+    The factor is a power of two, which changes no digit, and 1 for unit vectors. It comes from the
+    median norm of 4,096 to 8,191 evenly spaced rows, without zero rows.
     """
     norms = np.linalg.norm(vectors[:: max(1, len(vectors) // 4096)], axis=1)
     norms = norms[norms > 0]

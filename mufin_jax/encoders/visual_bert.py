@@ -1,15 +1,15 @@
-"""VisualBERT: one vector of a text and its pictures together (paper, table 2 and App. C.1).
+"""VisualBERT: one vector for a text and its pictures together (paper, table 2 and App. C.1).
 
-A BERT whose tokens are those of the text and, behind them, one a picture: its vector by E_V (the
-paper: ResNet-101, 2,048 entries) through a linear map. Every token attends to all of them.
+It is a BERT whose tokens are those of the text and, after them, one for each picture: its vector by
+E_V (the paper: ResNet-101, 2,048 entries) through a linear map. Every token attends to all of them.
 
-The vector is the pooler's, tanh(W h + b) of [CLS]: the one that VisualBERT learned from whether a
-caption belongs to its picture, that its NLVR2 head reads, and that Hugging Face's `VisualBertModel`
-returns as `pooler_output`, whose numbers these are in evaluation mode. Its VQA head reads the last
-token of the text instead of [CLS], which is where a question is masked and means nothing here.
+The vector is the pooler's, tanh(W h + b) of [CLS]. VisualBERT learned it from whether a caption
+belongs to its picture, its NLVR2 head reads it, and Hugging Face's `VisualBertModel` returns it as
+`pooler_output`; the numbers here are the same in evaluation mode. Its VQA head reads the last token
+of the text instead of [CLS]: a question is masked there, which has no meaning here.
 
-There is no VisualBERT of the size that the paper names, BERT-large. A BERT's own checkpoint serves,
-as VisualBERT began: pictures take the types and positions of texts, and their map is new.
+No VisualBERT of the size that the paper names, BERT-large, was published. We start from a BERT's
+checkpoint, as VisualBERT did: pictures take the types and positions of texts, and their map is new.
 """
 
 import dataclasses
@@ -33,17 +33,17 @@ class VisualBertConfig(TransformerConfig):
     """The shape of a VisualBERT; the defaults are BERT-base, over vectors of a ResNet-101.
 
     Raises:
-        InputError: sizes that no transformer has, or a single type of tokens.
+        InputError: A size that no transformer has, or a single type of tokens.
     """
 
     vocab: int = 30522
     """Number of different tokens."""
     max_positions: int = 512
-    """Tokens of the longest text that can be encoded; pictures have no place among them."""
+    """Tokens of the longest text that can be encoded; pictures do not count."""
     types: int = 2
     """Types of tokens; texts have type 0, pictures 1."""
     visual: int = 2048
-    """Entries of a picture's vector. Trained from scratch, as many as E_V gives."""
+    """Entries of a picture's vector. When trained from scratch, as many as E_V gives."""
 
     def __post_init__(self) -> None:
         """Reject sizes that make no network."""
@@ -58,12 +58,12 @@ class VisualBertConfig(TransformerConfig):
 
     @classmethod
     def large(cls) -> "VisualBertConfig":
-        """BERT-large: the paper's."""
+        """Return the paper's size, BERT-large."""
         return cls(width=1024, depth=24, heads=16, mlp=4096)
 
     @classmethod
     def miniature(cls, vocab: int) -> "VisualBertConfig":
-        """A VisualBERT that trains from scratch in minutes on a CPU."""
+        """Return a VisualBERT that trains from scratch in minutes on a CPU."""
         return cls(
             vocab=vocab, width=64, depth=2, heads=4, mlp=128, max_positions=64, init_std=None
         )
@@ -75,7 +75,7 @@ class VisualBertConfig(TransformerConfig):
         Absent keys have Hugging Face's defaults.
 
         Raises:
-            InputError: a network that this file doesn't implement.
+            InputError: A network that this file doesn't implement.
         """
         refuse_unless(
             config, hidden_act="gelu", bypass_transformer=False, position_embedding_type="absolute"
@@ -117,7 +117,7 @@ NAMING = Naming(
     # BERT's own files name the network "bert", and its norms as TensorFlow did.
     older=(("bert.", ""), (".gamma", ".weight"), (".beta", ".bias")),
     ignored=("cls.*", "*.position_ids"),
-    # Of a BERT's checkpoint, which knows no pictures.
+    # For a BERT's checkpoint, which has no weights for pictures.
     new={
         "visual.kernel": lambda bert: _first_map(bert.config),
         "visual.bias": lambda bert: jnp.zeros(bert.config.width),
@@ -128,7 +128,7 @@ NAMING = Naming(
 
 
 def _first_map(config: VisualBertConfig) -> Float[Array, "v width"]:
-    """The new map from pictures' vectors, the same in every run."""
+    """Return the new map from pictures' vectors, the same in every run."""
     shape = (config.visual, config.width)
     return normal(config.init_std, config.visual)(jax.random.key(0), shape)
 
@@ -165,10 +165,10 @@ class VisualBert(nnx.Module):
         """Encode texts with their pictures.
 
         Args:
-            tokens: token ids below `config.vocab`, the first of which is [CLS].
-            real: which of them are a text's.
-            vectors: of its pictures, in any order, which leaves no trace.
-            shown: which of them are there; all may be missing.
+            tokens: Token ids below `config.vocab`; the first one is [CLS].
+            real: Which of them belong to a text.
+            vectors: Of its pictures, whose order does not matter.
+            shown: Which of them exist; all may be missing.
 
         Returns:
             float32 vectors.
@@ -181,14 +181,14 @@ class VisualBert(nnx.Module):
 
         below, to_all = list(self.blocks)[:-1], attending(states.shape[1])
         states = run_blocks(below, self.config, states, lambda block, x: block(x, to_all))
-        # Of the last block, only [CLS] is ever read.
+        # Only [CLS] of the last block is read.
         first = self.blocks[self.config.depth - 1](states, attending(1), rows=1)[:, 0]
         return jnp.tanh(self.pooling(first).astype(jnp.float32))
 
     def embed(
         self, tokens: Int[Array, "t s"], vectors: Float[Array, "t m visual"]
     ) -> Float[Array, "t p width"]:
-        """Words at their positions, then pictures, all at the first one; normalised."""
+        """Return words at their positions, then pictures, all at the first position; normalised."""
         # Padding may be longer than the longest text.
         position = jnp.minimum(jnp.arange(tokens.shape[1]), self.config.max_positions - 1)
         texts = self.words(tokens) + (self.positions[...][position] + self.types[...][:1])[None]

@@ -1,4 +1,4 @@
-"""What a run says: lines for people, metrics as JSON lines and TensorBoard events."""
+"""What a run logs: lines for people, metrics as JSON lines and as TensorBoard events."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ from mufin_jax.runtime.storage.files import replacing
 
 
 class _AboveBars(logging.Handler):
-    """Has another handler write its lines above progress bars instead of through them."""
+    """Lets another handler write its lines above progress bars instead of into them."""
 
     def __init__(self, handler: logging.Handler):
         super().__init__()
@@ -32,15 +32,19 @@ class _AboveBars(logging.Handler):
 
 
 def set_up_logging(level: int = logging.INFO, process: int | None = None) -> None:
-    """Sends log lines to stderr: in colour on a terminal, else plain with the time.
+    """Send log lines to stderr: in colour on a terminal, else plain with the time.
 
-    Of several processes the main one, 0, is heard; the others, who would say the same, are heard
-    from warnings on, with their number.
+    With several processes, process 0 logs everything. The others would repeat it: they log only
+    warnings and errors, with their number.
 
-    Libraries are heard from warnings on; Orbax's background threads not at all, because their
-    errors reach us as exceptions, and would be printed up to ten times.
+    Libraries log only warnings and errors. Orbax's background threads log nothing: their errors
+    reach us as exceptions, and would be printed up to ten times.
+
+    Args:
+        level: From which level on this package logs.
+        process: The number of this process, if there are several.
     """
-    import absl.logging  # sets up the logger "absl" when imported, so it comes before our setting
+    import absl.logging  # its import sets up the logger "absl", so it comes before our settings
 
     if process:
         level = logging.WARNING
@@ -64,16 +68,16 @@ def set_up_logging(level: int = logging.INFO, process: int | None = None) -> Non
 
 
 def progress(**options: Any) -> tqdm:
-    """A progress bar on the terminal of the main process; elsewhere it only counts."""
+    """Make a progress bar; only process 0 shows it, on a terminal, elsewhere it only counts."""
     return tqdm(disable=None if processes.is_main() else True, **options)
 
 
 class MetricsWriter:
     """Appends metrics to `metrics.jsonl` and to TensorBoard events in `tensorboard/`.
 
-    Steps that changed nothing go to `skipped.jsonl`, which there is only if there are such.
+    Steps that changed nothing go to `skipped.jsonl`, which exists only if there are any.
 
-    Of several processes, all of which have the same metrics, the main one writes.
+    With several processes, all have the same metrics, and process 0 writes them.
     """
 
     def __init__(self, folder: Path):
@@ -83,9 +87,9 @@ class MetricsWriter:
         self._events: Any = None
 
     def resume(self, step: int) -> None:
-        """Forgets lines beyond `step`, where training goes on, and a torn last line.
+        """Remove lines after `step`, from which training resumes, and a torn last line.
 
-        Call it before the first `write`, so that each step stands in the file once.
+        Call it before the first `write`; each step then stands in the file once.
         """
         self._after = step
         for path in (self._path, self._skipped):
@@ -95,7 +99,7 @@ class MetricsWriter:
                     file.writelines(kept)
 
     def write(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
-        """Adds {"step": step, name: value ...}; NaN and infinity become null."""
+        """Add {"step": step, name: value ...}; NaN and infinity become null."""
         if not processes.is_main():
             return
         values = {name: float(value) for name, value in metrics.items()}
@@ -112,14 +116,14 @@ class MetricsWriter:
         import tensorboardX.summary  # noqa: F401
 
     def skip(self, step: int, metrics: Mapping[str, float], ids: Mapping[str, list[str]]) -> Path:
-        """Adds a step that changed nothing, and the ids of its batch, to the file it returns."""
+        """Record a step that changed nothing, with the ids of its batch, and return the file."""
         if processes.is_main():
             line = {"step": step, **{name: str(value) for name, value in metrics.items()}, **ids}
             _append(self._skipped, line)
         return self._skipped
 
     def close(self) -> None:
-        """Closes the events."""
+        """Close the events."""
         if self._events is not None:
             self._events.close()
             self._events = None
@@ -128,17 +132,17 @@ class MetricsWriter:
 class _Events:
     """TensorBoard's events of one process, from a step on.
 
-    tensorboardX writes them in a thread, which a full disk ends with a traceback, or never: here
-    they are written in the caller's, which learns of it.
+    tensorboardX writes them in a thread. A full disk ends that thread with a traceback, or is not
+    noticed. Here they are written in the caller's thread, which gets the error.
     """
 
     def __init__(self, folder: Path, first: int):
-        from tensorboardX.proto import event_pb2  # whose names come about at run time
+        from tensorboardX.proto import event_pb2  # its names are made at run time
         from tensorboardX.summary import scalar
 
         made: Any = event_pb2
         self._event, self._scalar = made.Event, scalar
-        # TensorBoard forgets what an earlier process wrote of this step and later ones.
+        # TensorBoard ignores what an earlier process wrote for this step and later ones.
         session = made.SessionLog(status=made.SessionLog.START)
         start = made.Event(step=first, session_log=session)
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
@@ -148,7 +152,11 @@ class _Events:
         self._add([made.Event(file_version="brain.Event:2"), start])
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds finite values; DiskError if the disk does not take them."""
+        """Add finite values.
+
+        Raises:
+            DiskError: The disk does not take them.
+        """
         self._add(
             self._event(step=step, summary=self._scalar(name, value))
             for name, value in values.items()
@@ -165,17 +173,17 @@ class _Events:
                 self._file.write(content)
                 self._file.flush()
             except OSError:
-                with contextlib.suppress(OSError):  # else Python would try again as it ends
+                with contextlib.suppress(OSError):  # Python would try again at exit
                     self.close()
                 raise
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
 
 def _record(content: bytes) -> bytes:
-    """A record of TensorFlow's files: its length and the content, each with a checksum."""
+    """Return a record of TensorFlow's files: its length and the content, each with a checksum."""
     from tensorboardX.record_writer import masked_crc32c
 
     length = struct.pack("<Q", len(content))
@@ -184,7 +192,7 @@ def _record(content: bytes) -> bytes:
 
 
 def _append(path: Path, line: dict[str, Any]) -> None:
-    """Adds a JSON line. It is one write: a kill leaves the line, or none of it."""
+    """Add a JSON line. It is one write: a kill leaves the whole line, or nothing."""
     content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
     with disk_errors(path, len(content)):
         path.parent.mkdir(parents=True, exist_ok=True)

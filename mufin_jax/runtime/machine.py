@@ -1,4 +1,4 @@
-"""What this machine has: memory, by JAX for accelerators, by the system for a CPU; threads."""
+"""The memory and the threads of this machine: of accelerators by JAX, of CPUs by the system."""
 
 import ctypes
 import dataclasses
@@ -24,15 +24,18 @@ _ARENA_MAX = -8
 
 @dataclasses.dataclass(frozen=True)
 class Available:
-    """Bytes a device has, and a process of a host; `shared` where devices are its own cores."""
+    """The memory that this process can use."""
 
     device: int
+    """Bytes of one device."""
     host: int
+    """Bytes of the host, for this process."""
     shared: bool
+    """Whether devices are the host's own cores, and use its memory."""
 
 
 def available(mesh: Mesh) -> Available:
-    """Return what this process's devices have, by JAX where it knows, and its share of the host.
+    """Return the memory of this process's devices, by JAX if it knows, and its share of the host's.
 
     Processes on one host share its memory evenly. Every process must call it.
     """
@@ -70,18 +73,18 @@ def host_memory(root: Path = Path("/")) -> int:
 
 
 def set_threads(wanted: int | None, before: int | None) -> None:
-    """Have XLA compute with so many threads; comes before anything that starts JAX's backend.
+    """Set the number of threads that XLA computes with, before anything starts JAX's backend.
 
-    On a CPU the sums of matrix products are split among them, so that another number rounds
-    differently; the same number gives the same bits on any number of cores.
+    On a CPU the sums of matrix products are split among the threads, so another number rounds
+    differently. The same number gives the same bits on any number of cores.
 
     Args:
-        wanted: the number; None for that of the environment, else the one before, else one a core
-            and two at least.
-        before: the number that the run began with, if it has begun.
+        wanted: The number. None means that of the environment, else `before`, else one thread per
+            core and at least two.
+        before: The number that the run began with, if it has begun.
 
     Raises:
-        InputError: a number below 1.
+        InputError: The number is below 1.
     """
     if wanted is None:
         if os.environ.get(_THREADS):
@@ -99,31 +102,31 @@ def threads() -> int:
 
 
 def cores() -> int:
-    """Return the cores that this process may use; in a container, fewer than the machine's."""
+    """Return how many cores this process may use; in a container, fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def share_memory_among_threads() -> None:
-    """Have threads allocate from one pool a core, and not from eight.
+    """Let threads allocate from one pool per core instead of eight.
 
-    What a thread freed in a pool of its own, no other can use: pools fill up for hours. Comes
-    before the threads do, in a process that is our own.
+    No other thread can use what a thread freed in its own pool, so pools grow for hours. Call it
+    before the threads start, and only in a process of our own.
     """
     _of_glibc("mallopt", _ARENA_MAX, max(2, cores()))
 
 
 def give_back_memory() -> None:
-    """Hand what was freed, but is kept for the next allocation, back to the system.
+    """Return freed memory, which is kept for the next allocation, to the system.
 
-    Compiling leaves a third of a small process's memory so.
+    After compiling, that is a third of a small process's memory.
     """
     _of_glibc("malloc_trim", 0)
 
 
 def _of_glibc(name: str, *arguments: int) -> None:
-    """Calls a function of glibc, where that is the system's library."""
+    """Call a function of glibc, if that is the system's library."""
     if sys.platform == "linux":
         function = getattr(ctypes.CDLL(None), name, None)
         if function is not None:

@@ -1,11 +1,12 @@
 """A run's folder: who holds it, what is finished and how it was made.
 
-<workdir>/lock, owner.json           one run at a time; the lock is the system's, freed by any death
+<workdir>/lock, owner.json           one run at a time; the system frees the lock at any death
 <workdir>/run.json                   configuration, versions, devices, seconds, memory by stage
-<workdir>/<stage>/settings.json      the configuration a stage is made with; another is rejected
+<workdir>/<stage>/settings.json      the configuration of a stage; another one is rejected
 <workdir>/<stage>/done.json          written last: the stage is finished
 
-Of several processes the main one holds the folder and writes these; what it finds, it tells others.
+With several processes, process 0 holds the folder, writes these files, and tells the others what it
+reads.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ _FOLDER = 4096
 """Bytes that a new folder takes on most file systems."""
 
 _COMPILED = "compiled"
-"""The folder, in a run's, of compiled programs."""
+"""The folder of compiled programs, inside a run's."""
 
 _PACKAGES = ("mufin_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scann")
 
@@ -42,7 +43,7 @@ _PACKAGES = ("mufin_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", 
 class Run:
     """Holds a working folder, as a context manager, for the time of a run.
 
-    Entering raises Held, which names the holder, if another living run has the folder, and
+    Entering raises Held, which names the holder, if another living run holds the folder, and
     DiskError if the folder cannot be written.
     """
 
@@ -78,7 +79,7 @@ class Run:
             try:
                 if isinstance(error, DiskError):
                     _discard_torn(self.workdir / _COMPILED)
-                discard(self.workdir / "owner.json")  # it may stay: only who is rejected reads it
+                discard(self.workdir / "owner.json")  # it may stay: only rejected runs read it
             finally:
                 self._lock.release()
 
@@ -90,26 +91,29 @@ class Run:
             return "another run"
 
     def stage_folder(self, stage: str) -> Path:
-        """The folder of a stage, made if need be."""
+        """Return the folder of a stage, and make it if necessary."""
         with disk_errors(self.workdir, _FOLDER):
             (self.workdir / stage).mkdir(exist_ok=True)
         return self.workdir / stage
 
     def finished(self, stage: str) -> bool:
-        """Whether `mark_finished` was reached."""
+        """Return whether a stage was marked as finished."""
         return processes.decide((self.workdir / stage / "done.json").is_file)
 
     def mark_finished(self, stage: str, facts: dict[str, Any] | None = None) -> None:
-        """Records, durably and as the last thing written, that a stage needs no repetition."""
+        """Mark a stage as finished, durably, after everything else that it writes."""
         path = self.stage_folder(stage) / "done.json"
         processes.once(
             f"{stage} is finished", lambda: write_json(path, {"at": _now(), **(facts or {})})
         )
 
     def guard(self, stage: str, settings: Any, unrecorded: Mapping[str, Any] | None = None) -> None:
-        """Records the settings (JSON-able, or a dataclass) that a stage is made with.
+        """Record the settings that a stage is made with: a dataclass, or what JSON can hold.
 
-        Raises InputError, which lists what differs, if its folder was begun with other settings.
+        See `check` for the arguments.
+
+        Raises:
+            InputError: Its folder was begun with other settings; the message lists what differs.
         """
         self.check(stage, settings, unrecorded)
         path = self.stage_folder(stage) / "settings.json"
@@ -117,12 +121,15 @@ class Run:
             write_json(path, settings)
 
     def check(self, stage: str, settings: Any, unrecorded: Mapping[str, Any] | None = None) -> None:
-        """Raises what `guard` raises, and records nothing.
+        """Check the settings as `guard` does, and record nothing.
 
         Args:
-            stage: name of the stage.
-            settings: what it is to be made with.
-            unrecorded: what the folder was made with that its settings.json lacks.
+            stage: The name of the stage.
+            settings: What it is going to be made with.
+            unrecorded: What the folder was made with that its settings.json lacks.
+
+        Raises:
+            InputError: The folder was begun with other settings; the message lists what differs.
         """
         processes.once(
             f"{stage} is checked", lambda: self._check(stage, settings, unrecorded or {})
@@ -146,9 +153,9 @@ class Run:
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Adds the wall time of the block, however it ends, to the stage's in run.json.
+        """Add the wall time of the block, however it ends, to the stage's in run.json.
 
-        Beside it stands the most memory that this process had held by the end of the stage.
+        Next to it stands the most memory that this process had held by the end of the stage.
         """
         start = time.monotonic()
 
@@ -165,30 +172,31 @@ class Run:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(DiskError):  # else it would hide what broke
+            with contextlib.suppress(DiskError):  # it would hide the first error
                 note()
             raise
         note()
 
     def facts(self) -> dict[str, Any]:
-        """What run.json holds; empty before the first `record`."""
+        """Return what run.json holds; empty before the first `record`."""
         path = self.workdir / "run.json"
         return read_json(path) if path.exists() else {}
 
     def record(self, **facts: Any) -> None:
-        """Adds to run.json, or replaces in it."""
+        """Add facts to run.json, or replace them there."""
         if processes.is_main():
             write_json(self.workdir / "run.json", self.facts() | facts)
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has held; Linux counts it in kilobytes, macOS in bytes."""
+    """Return the most memory that this process has held."""
+    # Linux counts in kilobytes, macOS in bytes.
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most
 
 
 def environment() -> dict[str, Any]:
-    """Versions, platform and devices, for run.json; starts JAX's backend."""
+    """Return versions, platform and devices, for run.json; starts JAX's backend."""
     import jax
 
     from mufin_jax.runtime import machine
@@ -208,8 +216,8 @@ def environment() -> dict[str, Any]:
 
 
 def threads_of(workdir: Path) -> int | None:
-    """The threads that the run in a folder began with; None if it doesn't say."""
-    with contextlib.suppress(InputError):  # whoever needs the file will say what it lacks
+    """Return the threads that the run in a folder began with; None if it does not tell."""
+    with contextlib.suppress(InputError):  # whoever needs the file will report the error
         facts = read_json(workdir / "run.json")
         found = facts.get("threads") if isinstance(facts, dict) else None
         return found if isinstance(found, int) and found > 0 else None
@@ -217,10 +225,10 @@ def threads_of(workdir: Path) -> int | None:
 
 
 def use_compile_cache(folder: Path) -> None:
-    """Keep compiled programs in the run's folder, so that a resumed run does not compile again.
+    """Keep compiled programs in the run's folder, from which a resumed run loads them.
 
     Programs that compile in less than 0.1 s would save nothing. A cache that the user has named
-    (JAX_COMPILATION_CACHE_DIR) stays in its place, with its own threshold.
+    (JAX_COMPILATION_CACHE_DIR) is used instead, with its own threshold.
     """
     import jax
 

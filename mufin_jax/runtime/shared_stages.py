@@ -1,8 +1,8 @@
-"""Stages that runs have in common: made by one of them, links in the folders of the others.
+"""Stages that several runs share: one run makes them, the others link to its folders.
 
-What a stage writes follows from its own settings and from the stages before it. Runs that agree in
-the settings of all stages up to one can therefore share the folders of these stages; a run reads
-the folders of earlier stages and never writes to them, so none can harm another.
+What a stage writes depends only on its own settings and on the stages before it. Runs with equal
+settings up to a stage can therefore share the folders of these stages. A run reads the folders of
+earlier stages and never writes to them, so no run can harm another.
 """
 
 import os
@@ -15,23 +15,23 @@ from mufin_jax.runtime.storage.disk import disk_errors
 from mufin_jax.runtime.storage.files import jsonable, read_json
 
 _BESIDE = ("miniature", "precomputed")
-"""Folders that go with the prepared data: what they were made from, and what frozen encoders make
-of them, in files that are named after what they hold."""
+"""Folders that go with the prepared data: their sources, and the features that frozen encoders
+compute from them, in files that are named by their contents."""
 
 
 def link_stages(workdir: Path, settings: Mapping[str, Any], others: Iterable[Path]) -> None:
     """Link the first stages of a run to those that another run has finished with equal settings.
 
-    What the run has begun or finished by itself stays as it is; a link whose end has been deleted
-    is replaced, or removed. Links are relative: runs that lie side by side can be moved together.
+    A stage that the run itself has begun or finished stays unchanged. A link to a deleted folder is
+    replaced, or removed. Links are relative: runs next to each other can be moved together.
 
     Args:
-        workdir: the run's folder, which the caller holds.
-        settings: of the run's stages, by name, in their order.
-        others: folders of other runs, the preferred one first.
+        workdir: The run's folder, which the caller holds.
+        settings: The settings of the run's stages, by name, in their order.
+        others: Folders of other runs, the preferred one first.
 
     Raises:
-        DiskError: if a link cannot be made.
+        DiskError: A link cannot be made.
     """
 
     def link() -> None:
@@ -53,7 +53,7 @@ def _link(path: Path, end: Path | None) -> None:
 
 
 def _made_with(folder: Path, settings: Any) -> bool:
-    """Whether a stage is finished, and was made with these settings."""
+    """Return whether a stage is finished, and was made with these settings."""
     if not (folder / "done.json").is_file():
         return False
     return read_json(folder / "settings.json") == jsonable(settings)

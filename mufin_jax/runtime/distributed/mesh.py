@@ -1,4 +1,4 @@
-"""The mesh, and the words for where an array lives.
+"""The mesh of devices, and the placement of arrays on it: replicated, or split by rows.
 
 There is one mesh with one axis. Batches are split over it by rows, encoders are replicated, the
 label table is split by rows (paper, section 3: training on several GPUs). The same code runs on one
@@ -23,7 +23,7 @@ AXIS = "devices"
 REPLICATED = PartitionSpec()
 BY_ROW = PartitionSpec(AXIS)
 _LARGE = 1 << 26
-"""Bytes from which an array goes to a GPU in parts."""
+"""Bytes from which on an array goes to a GPU in parts."""
 _PARTS = 16
 
 
@@ -50,7 +50,7 @@ def by_row(mesh: Mesh) -> NamedSharding:
 def local_rows(mesh: Mesh, size: int) -> Int[np.ndarray, "r"]:
     """Return which rows of an array of `size` rows, placed `by_row`, this process's devices hold.
 
-    The others need not be read: `put` never looks at them.
+    The others need not be read: `put` never uses them.
     """
     held = by_row(mesh).addressable_devices_indices_map((size,))
     rows = [np.arange(size)[index] for index in held.values() if index is not None]
@@ -72,9 +72,9 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def _put_in_parts(array: Any, sharding: NamedSharding) -> Array:
-    """Move an array to a GPU; a large one in parts, each of which is staged by a thread of its own.
+    """Move an array to a GPU; a large one in parts, each staged by its own thread.
 
-    To an H100 that takes 28 GB/s instead of 8.7 (docs/performance.md).
+    An H100 then receives 28 GB/s instead of 8.7 (docs/performance.md).
     """
     if not isinstance(array, np.ndarray) or array.nbytes < _LARGE or len(array) < _PARTS:
         return jax.device_put(array, sharding)
@@ -88,10 +88,11 @@ def _joined(parts: list[Array], sharding: NamedSharding) -> Array:
 
 
 def one_ahead(items: Iterable[T], begin: Callable[[T], R]) -> Iterator[R]:
-    """Yield what `begin` makes of items, each once the next has begun: placing it, say.
+    """Call `begin` on each item, and yield its result after the next item has begun.
 
-    Devices then copy one batch while they compute another. On GPUs a copy that is asked for after
-    a step would wait for the step's end: the memory it gets may be what the step still uses.
+    `begin` may place a batch: devices then copy one batch while they compute another. On GPUs a
+    copy that is requested after a step would wait for the step's end: it may get memory that the
+    step still uses.
     """
     begun = map(begin, items)
     for last in begun:
@@ -104,8 +105,8 @@ def one_ahead(items: Iterable[T], begin: Callable[[T], R]) -> Iterator[R]:
 def put_rows(rows: np.ndarray, mesh: Mesh) -> Array:
     """Split the rows of an array over the devices, padded with zeros to a multiple of them.
 
-    Of a map, each process reads what its own devices hold. CPU devices share the memory of `rows`
-    where its alignment allows: leave it as it is for as long as the result lives.
+    If `rows` is a mapped file, each process reads only what its own devices hold. CPU devices share
+    the memory of `rows` where its alignment allows: do not change it while the result lives.
     """
     size = max(1, -(-len(rows) // mesh.size)) * mesh.size
 
@@ -121,7 +122,7 @@ def put_rows(rows: np.ndarray, mesh: Mesh) -> Array:
 def fetch(tree: Any) -> Any:
     """Return the arrays of `tree` as numpy, whole; every process must call it, in the same order.
 
-    What is split over the devices of several processes is gathered from them.
+    Arrays that are split over several processes are gathered from them.
     """
 
     def one(array: Any) -> np.ndarray:
@@ -137,8 +138,8 @@ def fetch(tree: Any) -> Any:
 def gather_rows(tree: Any, ids: Int[Array, "..."], mesh: Mesh) -> Any:
     """Return the rows `ids` of arrays split by rows, on every device; zero for ids beyond them.
 
-    Each device reads what it owns and the devices' parts are added: as many bytes travel as rows
-    were asked for, whatever the number of rows there are.
+    Each device reads the rows that it owns, and the devices' parts are added. The bytes that travel
+    depend on the number of ids, not on the number of rows.
     """
 
     def local(tree: Any, ids: Array) -> Any:

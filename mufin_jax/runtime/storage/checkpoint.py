@@ -1,17 +1,17 @@
-"""Checkpoints: what a run needs to continue as if it had never been stopped.
+"""Checkpoints: what a run needs to resume as if it had never been stopped.
 
-Orbax commits a step in one piece and restores it to any placement, but loads damaged bytes as if
-nothing were amiss. Hence each step has a manifest of sizes and SHA-256,
-which is written last and checked before anything is read:
+Orbax commits a step in one piece and restores it to any placement, but it loads damaged bytes
+without noticing. Each step therefore has a manifest of sizes and SHA-256. It is written last, and
+`Checkpoints._verify` checks a step by it before anything is read:
 
     <folder>/<step>/state/         the arrays, by Orbax
-    <folder>/<step>/facts.json     what the caller added, and name, path, shape, dtype of each array
+    <folder>/<step>/facts.json     the caller's facts, and name, path, shape, dtype of each array
     <folder>/<step>/manifest.json  {relative path: [size, sha256]}, sealed (files.write_sealed); a
                                    step without one is unfinished
 
 Several processes save and restore together: each writes and reads the parts of arrays that its
-devices hold, the main one does the rest. Neither the number of devices nor of processes need be
-that at which a step was saved.
+devices hold; process 0 does the rest. A step can be restored on other numbers of devices and
+processes than those that saved it.
 """
 
 import dataclasses
@@ -42,26 +42,35 @@ from mufin_jax.runtime.storage.orbax import (
 log = logging.getLogger(__name__)
 
 _UNTIL_QUIET = (0.0, 0.1, 0.2)
-"""Seconds before each removal of a save that failed: threads of TensorStore may still be writing,
-and make its folders again."""
+"""Seconds before each removal of a failed save: threads of TensorStore may still be writing, and
+make its folders again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one stage, newest `keep` of them; one run at a time may save.
+    """The checkpoints of one stage; one run at a time may save.
 
-    All processes of a run call the methods, in the same order; the main one cannot do it alone,
-    in `processes.once`.
+    All processes of a run must call the methods, in the same order, and not inside
+    `processes.once`.
     """
 
     folder: Path
     keep: int = 2
+    """How many steps are kept, the newest ones."""
 
     def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
-        """Writes a state (a pytree of arrays, on any devices) and JSON-able facts, durably.
+        """Save a state and facts durably, then delete steps that are no longer needed.
 
-        Later steps, abandoned by a run that resumed before them, and those beyond `keep` are
-        deleted afterwards. Raises DiskError, and leaves nothing behind, if the disk is full.
+        Those are steps beyond `keep`, and later ones, which a run that resumed before them has
+        abandoned.
+
+        Args:
+            step: The number of the step.
+            state: A pytree of arrays, on any devices.
+            facts: What JSON can hold.
+
+        Raises:
+            DiskError: The disk is full; nothing of the step is left.
         """
         leaves = _named_leaves(state)
         arrays = {name: savable(leaf) for name, (_, leaf) in leaves.items()}
@@ -106,20 +115,28 @@ class Checkpoints:
     def restore(
         self, abstract: Any = None, step: int | None = None, free: bool = False
     ) -> tuple[int, Any, dict[str, Any]] | None:
-        """Reads a step, by default the newest undamaged one; None if there is none.
+        """Read a step, after verifying it.
 
-        The state comes in the structure of `abstract`, whose leaves say where arrays go: a
-        jax.ShapeDtypeStruct with a sharding (or a jax.Array) makes a jax.Array placed that way,
-        any other leaf with shape and dtype a numpy array. With `free`, arrays of `abstract` that
-        are replaced give up their memory before. Without `abstract` the state comes as nested
-        dicts of numpy arrays. Raises InputError if a step that was asked for is damaged, or if
-        names, shapes or dtypes differ from those of `abstract`.
+        Args:
+            abstract: The structure that the state comes in. Its leaves give the placement: a
+                jax.ShapeDtypeStruct with a sharding (or a jax.Array) makes a jax.Array placed that
+                way, any other leaf with shape and dtype a numpy array. Without it the state comes
+                as nested dicts of numpy arrays.
+            step: The number of the step; by default the newest undamaged one.
+            free: Whether arrays of `abstract` that are replaced give up their memory before.
+
+        Returns:
+            The number of the step, the state and the facts; None if there is no undamaged step.
+
+        Raises:
+            InputError: The given step is damaged, or names, shapes or dtypes differ from those of
+                `abstract`.
         """
         if step is None:
             step = self.latest()
             if step is None:
                 return None
-        elif reason := processes.decide(lambda: self._damage(step)):
+        elif reason := processes.decide(lambda: self._verify(step)):
             raise InputError(f"{self.folder / str(step)}: {reason}; restore another step")
         folder = self.folder.absolute() / str(step)
         stored = files.read_json(folder / "facts.json")
@@ -141,7 +158,7 @@ class Checkpoints:
         return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), facts
 
     def described(self) -> dict[str, dict[str, Any]]:
-        """Shape and dtype of each array of the newest finished step, by name; reads no array."""
+        """Return shape and dtype of each array of the newest finished step; reads no array."""
         return processes.decide(self._described)
 
     def _described(self) -> dict[str, dict[str, Any]]:
@@ -151,12 +168,12 @@ class Checkpoints:
         return {}
 
     def latest(self) -> int | None:
-        """The newest step whose files all match its manifest; damaged ones are reported."""
+        """Return the newest step whose files all match its manifest; log the damaged ones."""
         return processes.decide(self._latest)
 
     def _latest(self) -> int | None:
         for step in self._steps():
-            if not (reason := self._damage(step)):
+            if not (reason := self._verify(step)):
                 return step
             log.warning("%s: %s; using an older step", self.folder / str(step), reason)
         return None
@@ -168,7 +185,8 @@ class Checkpoints:
             (int(p.name) for p in self.folder.iterdir() if p.name.isdigit()), reverse=True
         )
 
-    def _damage(self, step: int) -> str | None:
+    def _verify(self, step: int) -> str | None:
+        """Verify a step by its manifest: return what is wrong with it, or None."""
         folder = self.folder / str(step)
         if not (folder / files.MANIFEST).is_file():
             return "unfinished (it has no manifest)"
@@ -184,7 +202,7 @@ class Checkpoints:
 
 
 def _named_leaves(tree: Any) -> dict[str, tuple[list[str | int], Any]]:
-    """Leaves by name, such as optimizer/0/mu, in the tree's order, each with its path of keys."""
+    """Return the leaves by name, such as optimizer/0/mu, each with its path of keys."""
     named = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
         path = [_plain(key) for key in keys]
@@ -215,7 +233,7 @@ def _nest(named: dict[str, tuple[list[str | int], Any]]) -> Any:
 
 
 def _check_same(wanted: dict[str, Any], stored: dict[str, dict], folder: Path) -> None:
-    """Rejects a state of another model before Orbax pads, casts or fails in its own words."""
+    """Reject a state of another model, which Orbax would pad, cast or reject without its name."""
     for name in sorted(wanted.keys() | stored.keys()):
         asked = there = None
         if name in wanted:
@@ -224,6 +242,6 @@ def _check_same(wanted: dict[str, Any], stored: dict[str, dict], folder: Path) -
             there = f"{stored[name]['dtype']}{stored[name]['shape']}"
         if asked != there:
             raise InputError(
-                f"{folder}: {name} is {there or 'not there'}, but this configuration has "
-                f"{asked or 'none'}; use the configuration it was made with, or another --workdir"
+                f"{folder}: {name} is {there or 'not there'}, expected {asked or 'none'}; use the "
+                "configuration that the folder was made with, or another --workdir"
             )

@@ -1,4 +1,4 @@
-"""A disk that is full, over its quota, read-only or failing: one error, one line that says so."""
+"""A disk that is full, over its quota, read-only or failing: one error with one line."""
 
 import contextlib
 import errno
@@ -16,10 +16,18 @@ _DISK = frozenset(
 
 @contextlib.contextmanager
 def disk_errors(path: Path, needed: int | None = None, more: bool = False) -> Iterator[None]:
-    """Turns errors of a full, read-only or failing disk into DiskError, naming path and space.
+    """Turn errors of a full, read-only or failing disk into DiskError with the path and the space.
 
-    `needed` is in bytes, where it is known, or `more` than that. A block that leaves half of
-    something deletes it itself: what is free is counted afterwards.
+    A block that leaves something half-written must delete it itself: the free space is counted
+    afterwards.
+
+    Args:
+        path: What is written.
+        needed: How many bytes it takes, if that is known.
+        more: Whether it takes more than those.
+
+    Raises:
+        DiskError: The disk is at fault.
     """
     try:
         yield
@@ -31,7 +39,7 @@ def disk_errors(path: Path, needed: int | None = None, more: bool = False) -> It
 
 @contextlib.contextmanager
 def native_errors() -> Iterator[None]:
-    """Turns what native code says of the disk, in the system's words, into OSError."""
+    """Turn an error of native code that quotes the system's words about the disk into OSError."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -41,22 +49,27 @@ def native_errors() -> Iterator[None]:
 
 
 def disk_error_in(text: str) -> OSError | None:
-    """The error of the disk that a text tells of in the system's words, if it does."""
+    """Return the disk's error that a text quotes in the system's words, if it quotes one."""
     numbers = (number for number in sorted(_DISK) if os.strerror(number) in text)
     number = next(numbers, None)
     return None if number is None else OSError(number, os.strerror(number))
 
 
 def is_disk_error(error: OSError) -> bool:
-    """Whether the disk is at fault, rather than a name that is wrong."""
+    """Return whether the disk is at fault, rather than a wrong name."""
     return error.errno in _DISK
 
 
 @contextlib.contextmanager
 def filling(folder: Path, clear: Callable[[], object]) -> Iterator[None]:
-    """Like `disk_errors`, for a block that writes many files to a folder, and that begins again.
+    """Turn the disk's errors into DiskError for a block that fills a folder and cannot resume.
 
-    If the disk takes no more, `clear` deletes what was written, and DiskError says how much it was.
+    Args:
+        folder: The folder.
+        clear: Deletes what was written, if the disk takes no more.
+
+    Raises:
+        DiskError: The disk is at fault; the message gives how much was written.
     """
     try:
         yield
@@ -74,13 +87,13 @@ def filling(folder: Path, clear: Callable[[], object]) -> Iterator[None]:
 
 
 def disk_error(path: Path, reason: str, needed: int | None = None, more: bool = False) -> DiskError:
-    """The DiskError that says what is lacking where; `needed` in bytes, or `more` than those."""
+    """Return the DiskError for a path; see `disk_errors` for the arguments."""
     facts = []
     if needed is not None:
         facts.append(f"{'more than ' if more else ''}{_size(needed)} needed")
     folders = (path, *path.absolute().parents)
     there = next((folder for folder in folders if os.path.exists(folder)), None)
-    with contextlib.suppress(OSError):  # of a disk that tells nothing any more
+    with contextlib.suppress(OSError):  # a failed disk reports nothing
         if there is not None:
             facts.append(f"{_size(shutil.disk_usage(there).free)} free")
     known = f" ({', '.join(facts)})" if facts else ""

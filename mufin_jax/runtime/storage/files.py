@@ -21,21 +21,25 @@ MANIFEST = "manifest.json"
 """The file that completes a sealed folder."""
 
 _SEAL = "sha256"
-"""The key, in a JSON file, of the digest of all else in it."""
+"""The key, in a JSON file, of the digest of everything else in it."""
 
 _PIECE = 1 << 20
-"""Bytes of a file that are read at once for its digest."""
+"""Bytes of a file that are read at a time for its digest."""
 
 MAKE_ANEW = "delete the folder of its stage and those of later stages, and run the command again"
-"""What to do about a file that a stage wrote, and that is damaged."""
+"""The advice on a damaged file that a stage wrote."""
 
 
 @contextlib.contextmanager
 def replacing(path: Path, needed: int | None = None) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path`, on disk, only when it is complete.
+    """Open a new file that replaces `path`, on disk, only when it is complete.
 
-    DiskError, and nothing left behind, if the disk does not take it; `needed` are its bytes, where
-    they are known before.
+    Args:
+        path: The file to replace, or to make.
+        needed: The bytes that it will hold, if they are known.
+
+    Raises:
+        DiskError: The disk does not take it; nothing of it is left.
     """
     unfinished, written = path.with_name(path.name + ".tmp"), 0
     try:
@@ -60,10 +64,10 @@ def replacing(path: Path, needed: int | None = None) -> Iterator[BinaryIO]:
 
 
 def discard(path: Path) -> None:
-    """Deletes a half-written file or folder, if it is there and the disk lets it go.
+    """Delete a half-written file or folder, if it exists and the disk allows it.
 
-    Comes before an error is passed on, which must not be replaced by what a disk that has become
-    read-only says about the deletion.
+    It raises nothing: a caller that is about to raise an error must not lose it because the disk
+    has become read-only.
     """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -73,10 +77,10 @@ def discard(path: Path) -> None:
 
 
 def write_array(file: BinaryIO, array: np.ndarray) -> None:
-    """Writes what `numpy.save` would of an array of one axis or more, through Python alone.
+    """Write what `numpy.save` writes for an array of one axis or more, by Python's own output.
 
-    numpy hands a file's array to C's buffered output, and does not look whether its last bytes
-    arrive: on a full disk they are missing, and nobody is told.
+    numpy writes arrays by C's buffered output, and does not check whether the last bytes arrive: on
+    a full disk they are missing, without an error.
     """
     array = np.ascontiguousarray(array)
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
@@ -84,17 +88,26 @@ def write_array(file: BinaryIO, array: np.ndarray) -> None:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """Replaces a npy file in one step; DiskError if the disk does not take it."""
+    """Replace a npy file in one step.
+
+    Raises:
+        DiskError: The disk does not take it.
+    """
     with replacing(path, array.nbytes) as file:
         write_array(file, array)
 
 
 @contextlib.contextmanager
 def damaged(what: str) -> Iterator[None]:
-    """Turns what reading a damaged file raises, which is of a dozen types, into InputError.
+    """Turn what reading a damaged file raises, of a dozen types, into InputError.
 
-    What the disk or the memory lacks is no damage, and passes. `what` says what cannot be read and
-    what to do; " ({reason})" stands in it where the reason goes.
+    Errors of a failing disk and of missing memory pass through: they are no damage.
+
+    Args:
+        what: The message: what cannot be read, and what to do. "{reason}" in it becomes the reason.
+
+    Raises:
+        InputError: The block raised anything else.
     """
     try:
         yield
@@ -108,7 +121,7 @@ def damaged(what: str) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
-    """Makes a file's content, or the names in a folder, survive a power cut, too."""
+    """Make a file's content, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -117,20 +130,24 @@ def sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces a JSON file in one step. Arrays become lists, paths text, NaN and infinity null."""
+    """Replace a JSON file in one step. Arrays become lists, paths text, NaN and infinity null."""
     content = _json(jsonable(value))
     with replacing(path, len(content)) as file:
         file.write(content)
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Like `write_json`; the file holds its own SHA-256, too, which `read_sealed` checks."""
+    """Write JSON as `write_json`, and in it its own SHA-256, which `read_sealed` checks."""
     plain = jsonable(value)
     write_json(path, plain | {_SEAL: hashlib.sha256(_json(plain)).hexdigest()})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """What `write_sealed` wrote; InputError if it is missing, or a single bit of it has changed."""
+    """Return what `write_sealed` wrote.
+
+    Raises:
+        InputError: The file is missing, or a single bit of it has changed.
+    """
     try:
         content = path.read_bytes()
         value = json.loads(content)
@@ -152,7 +169,11 @@ def _json(plain: Any) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file; InputError, with the line, if it is missing or broken."""
+    """Read a JSON file.
+
+    Raises:
+        InputError: It is missing or broken; the message gives the line.
+    """
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -164,7 +185,7 @@ def read_json(path: Path) -> Any:
 
 
 def jsonable(value: Any) -> Any:
-    """The value as JSON knows it, so that comparing it with what was read back makes sense."""
+    """Return a value in the types that JSON has, comparable with what is read back."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):
@@ -179,7 +200,7 @@ def jsonable(value: Any) -> Any:
 
 
 def manifest(folder: Path, ignore: Set[str] = frozenset()) -> dict[str, list]:
-    """Size and SHA-256 of every file under a folder, by its path relative to the folder."""
+    """Return size and SHA-256 of every file under a folder, by its path relative to the folder."""
     paths = sorted(path for path in folder.rglob("*") if not path.is_dir())
     names = [path.relative_to(folder).as_posix() for path in paths]
     names = [name for name in names if name not in ignore]
@@ -191,7 +212,10 @@ def manifest(folder: Path, ignore: Set[str] = frozenset()) -> dict[str, list]:
 
 
 def damage(folder: Path, files: dict[str, list], ignore: Set[str] = frozenset()) -> str | None:
-    """What distinguishes a folder from its manifest, in a few words; None if nothing does."""
+    """Return how a folder differs from its manifest, in a few words; None if it does not.
+
+    A checkpoint, an index and prepared data are verified here: names, sizes, SHA-256.
+    """
     present = {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
     } - ignore
@@ -210,7 +234,7 @@ def damage(folder: Path, files: dict[str, list], ignore: Set[str] = frozenset())
 
 
 def seal(folder: Path) -> None:
-    """Completes a folder: writes a sealed manifest of its files, but for what a kill left."""
+    """Complete a folder: remove what a kill left, and write a sealed manifest of its files."""
     for leftover in folder.rglob("*.tmp"):
         if leftover.is_file():
             leftover.unlink()
@@ -218,16 +242,22 @@ def seal(folder: Path) -> None:
 
 
 def check_seal(folder: Path) -> None:
-    """InputError unless a folder is complete and holds what it held at its `seal`."""
+    """Verify that a folder is complete and unchanged since its `seal`.
+
+    Raises:
+        InputError: It is not; the message names the file.
+    """
     listed = read_sealed(folder / MANIFEST)
     if reason := damage(folder, listed, ignore={MANIFEST}):
         raise InputError(f"{folder}: {reason}; {MAKE_ANEW}")
 
 
 def sha256(paths: Iterable[Path], check: Callable[[], None] = lambda: None) -> list[str]:
-    """The SHA-256 of each file, several at a time.
+    """Return the SHA-256 of each file; several are read at a time.
 
-    `check` is called between the pieces of a file, and what it raises ends the reading.
+    Args:
+        paths: The files.
+        check: Called between the pieces of a file; an exception from it ends the reading.
     """
 
     def digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Arrays larger than memory: npy files that are written block by block, and mapped afterwards."""
+"""Arrays larger than memory: npy files that are written block by block, then mapped."""
 
 import contextlib
 import math
@@ -23,7 +23,7 @@ _READERS = {
 
 
 class NpyWriter:
-    """Appends rows to a npy file; the header gets the final number on closing.
+    """Appends rows to a npy file; closing writes their final number into the header.
 
     Memory holds one row (or block) at a time. Use it as a context manager.
     """
@@ -31,7 +31,7 @@ class NpyWriter:
     def __init__(
         self, path: Path | BinaryIO, row_shape: tuple[int, ...], dtype: np.typing.DTypeLike
     ):
-        """Opens the file, if it is not open already, with no rows yet."""
+        """Open the file, if it is not open already, with no rows yet."""
         self._row_shape = row_shape
         self._dtype = np.dtype(dtype)
         self._path = path
@@ -41,27 +41,27 @@ class NpyWriter:
         self._start = self._file.tell()
 
     def append(self, rows: np.ndarray) -> None:
-        """Appends a block of rows, of shape (r, *row_shape)."""
+        """Append a block of rows, of shape (r, *row_shape)."""
         if rows.shape[1:] != self._row_shape:
             raise ValueError(f"rows of shape {rows.shape[1:]}, expected {self._row_shape}")
         self._file.write(np.ascontiguousarray(rows, self._dtype).data)
         self._rows += len(rows)
 
     def finish(self) -> None:
-        """Writes the final header; NumPy pads headers so that a longer number fits."""
+        """Write the final header; NumPy pads headers, so a longer number fits."""
         self._file.seek(0)
         self._write_header()
         if self._file.tell() != self._start:
             raise ValueError("the header of a npy file outgrew its padding")
 
     def written(self) -> np.ndarray:
-        """The rows appended so far, mapped from the disk; at least one."""
+        """Return the rows appended so far, at least one, mapped from the disk."""
         self._file.flush()
         shape = (self._rows, *self._row_shape)
         return np.memmap(self._path, self._dtype, "r", self._start, shape)
 
     def close(self) -> None:
-        """Finishes and closes the file."""
+        """Finish and close the file."""
         if not self._file.closed:
             try:
                 self.finish()
@@ -77,7 +77,7 @@ class NpyWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def __enter__(self) -> "NpyWriter":
-        """Itself."""
+        """Return the writer."""
         return self
 
     def __exit__(
@@ -86,15 +86,15 @@ class NpyWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the file."""
+        """Close the file."""
         self.close()
 
 
 class _Nowhere:
-    """Instead of a writer, on the processes that do not write."""
+    """Takes the place of a writer on the processes that do not write."""
 
     def append(self, rows: np.ndarray) -> None:
-        """Does nothing."""
+        """Ignore the rows."""
 
 
 @contextlib.contextmanager
@@ -104,13 +104,18 @@ def whole_npy(
     dtype: np.typing.DTypeLike = np.float32,
     rows: int | None = None,
 ) -> Iterator[NpyWriter | _Nowhere]:
-    """A npy file to append rows to, which takes the place of `path` only when it is complete.
+    """Open a npy file to append rows to, which replaces `path` only when it is complete.
 
-    Every process enters, the main one writes, and none goes on before the file is there. Its folder
-    is made if need be. `rows` is how many there will be, if that is known: DiskError names it.
+    Every process must enter. Process 0 writes, and no process leaves before the file exists.
+
+    Args:
+        path: The file; its folder is made if necessary.
+        row_shape: The shape of a row.
+        dtype: The type of the numbers.
+        rows: How many there will be, if that is known: DiskError then gives the bytes.
 
     Raises:
-        DiskError: if the file cannot be written.
+        DiskError: The file cannot be written.
     """
     if processes.is_main():
         size = math.prod(row_shape) * np.dtype(dtype).itemsize
@@ -127,31 +132,38 @@ def whole_npy(
 
 
 def mapped(path: Path) -> np.ndarray:
-    """The rows of a npy file, read from the disk when they are used; read-only.
+    """Return the rows of a npy file, read-only, which are read from the disk when they are used.
 
     Raises:
-        InputError: if it cannot be mapped.
+        InputError: The file cannot be mapped.
     """
     with damaged(f"{path} cannot be read ({{reason}}); {MAKE_ANEW}"):
         return np.lib.format.open_memmap(path, mode="r")
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an npz file; any exception if it holds anything else, or unfolds to much."""
+    """Return the arrays of an npz file.
+
+    Raises:
+        Exception: Of any type, if it holds anything else or unpacks to too much.
+    """
     check_unfolding(path)
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
 def check_unfolding(path: Path, more: int = 0) -> None:
-    """ValueError if an npz file would take much memory: it unfolds to much, or claims to.
+    """Reject an npz file that would take too much memory.
 
-    Zeros take a thousandth of what they unfold to, and numpy makes room for the shape that an array
+    Zeros are packed to a thousandth of their size, and numpy allocates the shape that an array
     claims before it reads any of it.
 
     Args:
-        path: the file.
-        more: bytes that it may unfold to beside 64 MB and a hundred times its size.
+        path: The file.
+        more: Bytes that it may unpack to in addition to 64 MB and a hundred times its size.
+
+    Raises:
+        ValueError: It unpacks to more, or an array claims more than the file holds.
     """
     with zipfile.ZipFile(path) as archive:
         unfolded = sum(member.file_size for member in archive.infolist())
@@ -165,10 +177,10 @@ def check_unfolding(path: Path, more: int = 0) -> None:
 
 
 def forget(rows: np.ndarray) -> None:
-    """Let go of the pages that reading a mapped file has brought into memory.
+    """Release the pages that reading a mapped file has brought into memory.
 
-    They would be freed anyway when memory runs short, but count as this process's until then. Any
-    other array is left alone.
+    The system would free them when memory runs short, but until then they count as this process's
+    memory. Any other array is left unchanged.
     """
     owner = rows
     while isinstance(owner, np.ndarray):

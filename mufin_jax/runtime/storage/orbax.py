@@ -1,8 +1,8 @@
-"""The arrays of a checkpoint, written and read by Orbax; nothing else in the package knows it.
+"""The arrays of a checkpoint, saved and loaded by Orbax; no other file of the package uses Orbax.
 
-Each process writes and reads what its devices hold, whatever the placement with which the arrays
-were written. Beside the arrays themselves a host needs one gigabyte, or the largest part of an
-array that a device holds.
+Each process saves and loads what its devices hold, whatever the placement of the saved arrays. In
+addition to the arrays, a host needs one gigabyte, or the largest part of an array that a device
+holds.
 """
 
 import contextlib
@@ -22,29 +22,33 @@ import numpy as np
 from mufin_jax.runtime.distributed import processes
 
 _BUFFER = 2**30
-"""Bytes on their way between devices and disk at a time, unless one array's part is larger."""
+"""Bytes in transfer between devices and disk at a time, unless one array's part is larger."""
 
 
 def get_ready() -> None:
-    """Import Orbax, which takes 2 s: before something waits for it."""
+    """Import Orbax, which takes 2 s, before something waits for it."""
     from orbax.checkpoint import v1 as ocp
 
     _ = ocp.save
 
 
 def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays, each of them `savable`, by name; OSError if the disk does not take them."""
+    """Save arrays, each of them `savable`, by name.
+
+    Raises:
+        OSError: The disk does not take them.
+    """
     from orbax.checkpoint import v1 as ocp  # 2 s to import
 
     context = _context()
-    context.array.saving.use_compression = False  # weights hardly shrink; it takes most of the time
+    context.array.saving.use_compression = False  # most of the time, for weights that hardly shrink
     context.memory.transfer_concurrent_bytes = _BUFFER
     context.memory.deepcopy_host_arrays = False  # nobody changes them meanwhile
     try:
         with context, _one_error():
             ocp.save(str(path), arrays)
     except (ValueError, RuntimeError) as error:
-        # TensorStore does not raise OSError, but says what the system said.
+        # TensorStore does not raise OSError, but its message has the system's error number.
         if not (code := re.search(r"os_error_code='(\d+)'", str(error))):
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
@@ -53,7 +57,7 @@ def save_arrays(path: Path, arrays: dict[str, Any]) -> None:
 def forget_place(path: Path) -> None:
     """Delete Orbax's note that arrays are complete, once all processes have saved them.
 
-    Our manifest says so, and theirs says where on which machine they were written.
+    Our manifest records that; the note records on which machine, and where, they were written.
     """
     (path / "commit_success.txt").unlink(missing_ok=True)
 
@@ -87,21 +91,19 @@ def _ignore_closed_loops() -> None:
 
 
 def load_arrays(path: Path, targets: dict[str, Any]) -> dict[str, Any]:
-    """Read arrays to where each `target` says."""
+    """Load arrays, each placed as its `target` tells."""
     from orbax.checkpoint import v1 as ocp
 
     context = _context()
-    # A device's part passes through the host in one piece, and Orbax wants room to spare.
+    # A device's part passes through the host in one piece, and Orbax requires room to spare.
     context.memory.read_concurrent_bytes = max([_BUFFER, *map(_part_bytes, targets.values())]) + 1
     with context:
         return ocp.load(str(path), targets)
 
 
 def _context() -> Any:
-    if (
-        processes.several() and processes.alone()
-    ):  # Orbax would wait for the others, now or the next time
-        raise RuntimeError("a checkpoint is a matter of all processes, not of hosts.once")
+    if processes.several() and processes.alone():  # Orbax would wait for the others
+        raise RuntimeError("all processes must save a checkpoint, not one inside processes.once")
     from orbax.checkpoint import v1 as ocp
 
     context = ocp.Context()
@@ -117,19 +119,19 @@ def _part_bytes(target: Any) -> int:
 
 
 def savable(leaf: Any) -> Any:
-    """The array as Orbax wants it: on all processes' devices, or else in numpy."""
+    """Return an array as Orbax requires it: on all processes' devices, or else in numpy."""
     if not isinstance(leaf, jax.Array):
         return np.asarray(leaf)
     return np.asarray(leaf) if processes.several() and leaf.is_fully_addressable else leaf
 
 
 def target(leaf: Any) -> Any:
-    """What Orbax wants to be told of an array: shape, dtype, and a placement or numpy."""
+    """Return what Orbax must know of an array: shape, dtype, and a placement or numpy."""
     if getattr(leaf, "sharding", None) is None or is_anywhere(leaf):
         return np.empty(leaf.shape, leaf.dtype)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def is_anywhere(leaf: Any) -> bool:
-    """Whether an array was put on no particular device, and so may meet sharded ones in a step."""
+    """Return whether an array is on no particular device, and may meet sharded ones in a step."""
     return isinstance(leaf, jax.Array) and not leaf.committed
