@@ -178,7 +178,7 @@ def for_ours(drawn: Drawn, num_labels: int = 0, trunk: Any = None) -> Any:
     from mufin_jax.data.packing import pack_texts
     from mufin_jax.model.label_table import padded_rows
     from mufin_jax.runtime.distributed.padding import pad_rows, pad_texts
-    from mufin_jax.stages import finetune, pretrain
+    from mufin_jax.training import finetune_batches, pretrain_batches
 
     tokens, places, homes = pack_texts(drawn.tokens, drawn.lengths)
     tokens, places = pad_texts(tokens, places)
@@ -191,10 +191,10 @@ def for_ours(drawn: Drawn, num_labels: int = 0, trunk: Any = None) -> Any:
 
     labels, points = bags(*drawn.labels), bags(*drawn.points)
     if drawn.ids is None:
-        return pretrain.Batch(pool, labels, points, drawn.positives, drawn.negatives)
-    ids, _ = finetune.pad_labels(drawn.ids, padded_rows(num_labels))
-    _, rows = finetune.pad_labels(np.arange(len(drawn.ids)), 0)
+        return pretrain_batches.Batch(pool, labels, points, drawn.positives, drawn.negatives)
+    ids, _ = finetune_batches.pad_labels(drawn.ids, padded_rows(num_labels))
+    _, rows = finetune_batches.pad_labels(np.arange(len(drawn.ids)), 0)
     labels = Bags(labels.slots[rows], labels.mask[rows])
-    return finetune.Batch(
+    return finetune_batches.Batch(
         pool, points, labels, ids, drawn.chosen, drawn.positives, drawn.negatives
     )  # fmt: skip

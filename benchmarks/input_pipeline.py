@@ -171,7 +171,7 @@ def batches_a_second(
         steps: batches that are made.
         kept: what stands for each image instead of its pixels.
     """
-    from mufin_jax.stages.pretrain import Batches, PretrainConfig
+    from mufin_jax.training.pretrain_batches import Batches, PretrainConfig
 
     loader = Loader(dataset)
     if kept is not None:

@@ -19,8 +19,9 @@ from mufin_jax.model import label_table
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime.distributed.mesh import by_row, make_mesh, one_ahead, put, replicated
-from mufin_jax.stages import finetune, pretrain
-from mufin_jax.training.optimizer import OptimizerConfig, by_part, trains
+from mufin_jax.training import finetune_batches, finetune_step, pretrain_batches, pretrain_step
+from mufin_jax.training.optimizer import OptimizerConfig, by_part
+from mufin_jax.training.setup import TrainState, split
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -70,26 +71,24 @@ class Ours:
         self.mesh = make_mesh(jax.devices()[:1]) if mesh is None else mesh
         self.num_labels = num_labels
         model = new_model(checkpoints, dim, self.mesh, dtype)
-        which = trains(optimizer, model.depths(), cross=bool(num_labels))
-        self.graphdef, train, frozen = nnx.split(model, which, ...)
-        train, self.frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+        self.graphdef, train, self.frozen = split(model, optimizer, cross=bool(num_labels))
         rule = by_part(optimizer, steps)
         # Placed as the step returns it, or the second step would be compiled again.
-        state = {"train": train, "opt": rule.init(train)}
-        self.state: dict[str, Any] = put(state, replicated(self.mesh))
+        state = TrainState(opt=rule.init(train), train=train)
+        self.state: TrainState = put(state, replicated(self.mesh))
         if num_labels:
-            config = finetune.FinetuneConfig(optimizer=optimizer)
-            self._step = finetune.make_step(config, self.graphdef, rule, steps, self.mesh)
+            config = finetune_batches.FinetuneConfig(optimizer=optimizer)
+            self._step = finetune_step.make_step(config, self.graphdef, rule, steps, self.mesh)
             start = label_table.initialize(jax.random.key(0), num_labels, dim, self.mesh)
             if table is not None:
                 more = -len(table[0]) % label_table.ROWS
                 eta, alpha = np.pad(table[0], ((0, more), (0, 0))), np.pad(table[1], (0, more))
                 rows = put(label_table.Rows(eta, alpha), by_row(self.mesh))
                 start = dataclasses.replace(start, rows=rows)
-            self.state["table"] = start
+            self.state = dataclasses.replace(self.state, table=start)
         else:
-            config = pretrain.PretrainConfig(optimizer=optimizer)
-            self._step = pretrain.make_step(config, self.graphdef, rule)
+            config = pretrain_batches.PretrainConfig(optimizer=optimizer)
+            self._step = pretrain_step.make_step(config, self.graphdef, rule)
 
     def ready(self, drawn: Drawn, cached: bool = False) -> Any:
         """Return a batch as our loader would, with pixels or with cached trunk tokens."""
@@ -107,11 +106,11 @@ class Ours:
 
     def model(self) -> Mufin:
         """Return the model as it is now; the next step takes it away."""
-        return nnx.merge(self.graphdef, self.state["train"], self.frozen)
+        return nnx.merge(self.graphdef, self.state.train, self.frozen)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Return copies of eta and alpha of all labels, without what pads the table."""
-        table = self.state["table"]
+        table = self.state.table
         return tuple(
             np.array(part[: self.num_labels]) for part in (table.rows.eta, table.rows.alpha)
         )
@@ -119,7 +118,7 @@ class Ours:
     def place(self, batch: Any) -> Any:
         """Move a batch to the devices."""
         if self.num_labels:
-            return finetune.place(batch, self.mesh)
+            return finetune_step.place(batch, self.mesh)
         return put(batch, by_row(self.mesh))
 
     def _trunk(self, images: np.ndarray, block: int = 256) -> np.ndarray:

@@ -26,11 +26,9 @@ from mufin_jax.model.saved import load_model, new_model, save_model
 from mufin_jax.pipeline.cli import parse
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.index import IndexConfig
-from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.stages import finetune, pretrain
-from mufin_jax.training import frozen_features
+from mufin_jax.training import finetune_batches, frozen_features, pretrain_batches
 from mufin_jax.training.frozen_features import precompute, use_precomputed
 from mufin_jax.training.optimizer import OptimizerConfig
 
@@ -247,17 +245,16 @@ def test_data_that_are_not_of_one_title_and_pictures_are_rejected(dataset):
         Loader(dataset, "joint").slots(other, np.arange(3))
 
 
-@pytest.mark.parametrize("stage", [pretrain, finetune])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_batches_have_few_shapes(stage, dataset):
     loader = Loader(dataset, "joint", 8)
-    if stage is pretrain:
-        batches = pretrain.Batches(pretrain.PretrainConfig(batch_size=9), dataset, loader, 0)
+    if stage == "pretrain":
+        config = pretrain_batches.PretrainConfig(batch_size=9)
+        batches = pretrain_batches.Batches(config, dataset, loader, 0)
     else:
-        labels = np.tile(np.arange(SIZES["label"], dtype=np.int32), (SIZES["train"], 1))
-        lists = Shortlist(labels, np.zeros(labels.shape, np.float32))
-        batches = finetune.Batches(
-            finetune.FinetuneConfig(batch_size=9, negatives=3), dataset, loader, lists, 0
-        )
+        lists = np.tile(np.arange(SIZES["label"], dtype=np.int32), (SIZES["train"], 1))
+        config = finetune_batches.FinetuneConfig(batch_size=9, negatives=3)
+        batches = finetune_batches.Batches(config, dataset, loader, lists, 0)
     shapes = {str([leaf.shape for leaf in jax.tree.leaves(batches(i))]) for i in range(40)}
     assert len(shapes) <= 2
 

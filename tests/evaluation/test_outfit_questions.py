@@ -172,16 +172,16 @@ def test_floors_know_frequent_labels_and_words_that_recur(tmp_path):
 
 def test_no_label_unseen_in_training_is_a_negative_of_module_4(workdir, mesh):
     from mufin_jax.retrieval.shortlist import Shortlist
-    from mufin_jax.stages import finetune
+    from mufin_jax.training import finetune_batches
 
     dataset = Dataset.open(workdir / "prepare")
     unseen = np.setdiff1d(np.arange(dataset.num_labels), dataset.train.pairs.indices)
-    lists = Shortlist.load(workdir / "retrieve" / "train")
-    assert np.isin(lists.labels, unseen).any()
+    lists = Shortlist.load(workdir / "retrieve" / "train").labels
+    assert np.isin(lists, unseen).any()
     loader = Loader(dataset, mesh=mesh)
     for classifiers in ("labels", "table"):
         config = dataclasses.replace(MINUTE.finetune, classifiers=classifiers, negatives=20)
-        batches = finetune.Batches(config, dataset, loader, lists, seed=0)
+        batches = finetune_batches.Batches(config, dataset, loader, lists, seed=0)
         drawn = np.concatenate([batches._draw(step)[1].ravel() for step in range(4)])
         assert np.isin(drawn, unseen).any() == (classifiers == "table")
 

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import optax
 import pytest
 from finetuning import shortlists
-from flax import nnx
 from scipy import sparse
 from small import new_model
 
@@ -20,8 +19,9 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import TableConfig, bytes_per_label
 from mufin_jax.runtime.distributed.mesh import BY_ROW, REPLICATED, by_row, over_devices, put
-from mufin_jax.stages import finetune, pretrain
-from mufin_jax.training.optimizer import OptimizerConfig, trains
+from mufin_jax.training import finetune_batches, finetune_step, pretrain_batches, pretrain_step
+from mufin_jax.training.optimizer import OptimizerConfig
+from mufin_jax.training.setup import TrainState, split
 
 FEW, MANY = 7168, 14336
 DIM, DEVICES = 6, 8
@@ -60,8 +60,7 @@ def grown(programs, name: str) -> int:
 def parts(dataset, mesh, cross):
     """What a step is made of: graph, weights that train, the others, and an optimizer."""
     model = new_model(dataset, mesh)
-    graphdef, train, frozen = nnx.split(model, trains(RATES, model.depths(), cross=cross), ...)
-    return graphdef, nnx.to_pure_dict(train), nnx.to_pure_dict(frozen), optax.adam(1e-3)
+    return *split(model, RATES, cross), optax.adam(1e-3)
 
 
 def with_labels(dataset, count):
@@ -74,24 +73,26 @@ def with_labels(dataset, count):
 
 def module_one(dataset, mesh, count):
     """The step of Module I, compiled for a catalogue of `count` labels."""
-    config = pretrain.PretrainConfig(batch_size=8, optimizer=RATES)
+    config = pretrain_batches.PretrainConfig(batch_size=8, optimizer=RATES)
     graphdef, train, frozen, optimizer = parts(dataset, mesh, cross=False)
     wide = with_labels(dataset, count)
-    batch = pretrain.Batches(config, wide, Loader(wide, "both", DEVICES), 0)(0)
-    step = pretrain.make_step(config, graphdef, optimizer)
-    state = {"train": train, "opt": optimizer.init(train)}
+    batch = pretrain_batches.Batches(config, wide, Loader(wide, "both", DEVICES), 0)(0)
+    step = pretrain_step.make_step(config, graphdef, optimizer)
+    state = TrainState(opt=optimizer.init(train), train=train)
     return step.lower(state, frozen, put(batch, by_row(mesh))).compile()
 
 
 def module_four(dataset, mesh, count, table=TableConfig()):  # noqa: B008 (frozen)
     """The step of Module IV, compiled for a table of `count` rows, which is never made."""
-    config = finetune.FinetuneConfig(batch_size=8, negatives=3, optimizer=RATES)
+    config = finetune_batches.FinetuneConfig(batch_size=8, negatives=3, optimizer=RATES)
     graphdef, train, frozen, optimizer = parts(dataset, mesh, cross=True)
-    make = finetune.Batches(config, dataset, Loader(dataset, "both", DEVICES), shortlists(), 0)
-    step = finetune.make_step(config, graphdef, optimizer, 100, mesh)
-    state = {"train": train, "opt": optimizer.init(train)}
-    state["table"] = label_table.abstract(count, DIM, mesh, table)
-    return step.lower(state, frozen, finetune.place(make(0), mesh)).compile()
+    make = finetune_batches.Batches(
+        config, dataset, Loader(dataset, "both", DEVICES), shortlists().labels, 0
+    )
+    step = finetune_step.make_step(config, graphdef, optimizer, 100, mesh)
+    table = label_table.abstract(count, DIM, mesh, table)
+    state = TrainState(opt=optimizer.init(train), table=table, train=train)
+    return step.lower(state, frozen, finetune_step.place(make(0), mesh)).compile()
 
 
 @pytest.fixture(scope="module")

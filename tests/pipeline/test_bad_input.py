@@ -267,7 +267,7 @@ CASES = [
     Case("filter of words", repository(lambda raw: (raw / "filter_labels_test.txt").write_text("a b\n")), "1 of 1 filter pairs are bad", 65),
     Case("categories of other labels", repository(lambda raw: (raw / "categories.txt").write_text("x\n")), "categories.txt has 1 lines, but there are 20 labels"),
     Case("ceiling that is none", repository(lambda raw: (raw / "ceiling.json").write_text("[1]")), "ceiling.json is invalid"),
-    Case("a single label", too_little, "1 label has a training point, and a batch wants at least 2"),
+    Case("a single label", too_little, "1 of its labels have a training pair, expected at least 2"),
     # JSON lines and their pictures.
     Case("broken JSON", json_lines(lambda raw: (raw / "products.jsonl").write_text(
         (raw / "products.jsonl").read_text().replace('{"ASIN": "B7"', '{"ASIN": "B7', 2).replace('"title": "lamp 9"', '"title": 9'))),

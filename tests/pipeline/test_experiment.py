@@ -14,7 +14,6 @@ import minute
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 from places import GOLDEN, SUPPORT
 from raw_folders import write_json_lines
 
@@ -29,8 +28,9 @@ from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import read_json, read_sealed
-from mufin_jax.stages import finetune, pretrain
-from mufin_jax.training.optimizer import OptimizerConfig, describes, trains
+from mufin_jax.training import finetune_batches, finetune_step, pretrain_batches, pretrain_step
+from mufin_jax.training.optimizer import OptimizerConfig, describes
+from mufin_jax.training.setup import TrainState, split
 
 # One step a stage: every batch is the same bucket, so there is one program a stage to compile.
 BRIEF = ("--pretrain.epochs=1", "--pretrain.batch-size=30", "--finetune.epochs=1",
@@ -231,29 +231,27 @@ def test_descriptor_vectors_that_are_known_train_like_those_made_again(minute_ru
     rates = OptimizerConfig(rate=1e-2, image_encoder="frozen", text_encoder="frozen")
     loader = Loader(dataset)
     model = new_model(minute.MINUTE.model, dataset, mesh, 0)
-    kept = trains(rates, model.depths(), cross=stage == "finetune")
-    graphdef, train, frozen = nnx.split(model, kept, ...)
-    train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    graphdef, train, frozen = split(model, rates, cross=stage == "finetune")
     assert not describes(train)
     # Plain gradient descent: Adam would blow up the rounding of vanishing gradients.
     optimizer = optax.sgd(0.1)
     if stage == "pretrain":
         config = dataclasses.replace(minute.MINUTE.pretrain, optimizer=rates)
-        batches = pretrain.Batches(config, dataset, loader, 0)
-        step = pretrain.make_step(config, graphdef, optimizer)
+        batches = pretrain_batches.Batches(config, dataset, loader, 0)
+        step = pretrain_step.make_step(config, graphdef, optimizer)
     else:
         config = dataclasses.replace(minute.MINUTE.finetune, optimizer=rates, classifiers="labels")
-        lists = Shortlist.load(minute_run / "retrieve" / "train")
-        batches = finetune.Batches(config, dataset, loader, lists, 0)
-        step = finetune.make_step(config, graphdef, optimizer, 10, mesh)
+        lists = Shortlist.load(minute_run / "retrieve" / "train").labels
+        batches = finetune_batches.Batches(config, dataset, loader, lists, 0)
+        step = finetune_step.make_step(config, graphdef, optimizer, 10, mesh)
 
     def learned() -> tuple[dict, dict]:
-        state = jax.tree.map(jnp.copy, {"train": train, "opt": optimizer.init(train)})
+        state = jax.tree.map(jnp.copy, TrainState(opt=optimizer.init(train), train=train))
         losses = []
         for i in range(2):
             state, found = step(state, frozen, put(batches(i), replicated(mesh)))
             losses.append(found["loss"])
-        return losses, state["train"]
+        return losses, state.train
 
     anew = learned()
     loader.vectors = describe_once(model, loader, tmp_path / "vectors.npy")

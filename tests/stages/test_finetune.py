@@ -18,8 +18,10 @@ from mufin_jax.model.saved import save_model
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages import finetune as stage
-from mufin_jax.stages.finetune import FinetuneConfig, finetune, make_step, place
-from mufin_jax.training.optimizer import trains
+from mufin_jax.stages.finetune import finetune
+from mufin_jax.training.finetune_batches import FinetuneConfig
+from mufin_jax.training.finetune_step import make_step, place
+from mufin_jax.training.setup import TrainState, split
 
 DIM = 6
 MANY = 65_536
@@ -36,9 +38,7 @@ class Stage:
     def __post_init__(self):
         model = new_model(self.dataset, self.mesh)
         self.before = weights(model)
-        wanted = trains(self.config.optimizer, model.depths(), cross=True)
-        self.graphdef, train, frozen = nnx.split(model, wanted, ...)
-        self.train, self.frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+        self.graphdef, self.train, self.frozen = split(model, self.config.optimizer, cross=True)
         # Plain gradient descent: Adam would blow up the rounding of vanishing gradients.
         optimizer = optax.sgd(0.1)
         self.opt = optimizer.init(self.train)
@@ -46,19 +46,19 @@ class Stage:
         self.batches = batches(self.dataset, self.config, self.mesh.size)
 
     def state(self, table):
-        return {"train": self.train, "opt": self.opt, "table": table}
+        return TrainState(opt=self.opt, table=table, train=self.train)
 
     def run(self):
         table = label_table.initialize(jax.random.key(0), L, DIM, self.mesh)
         self.table_before = jax.tree.map(np.array, table)
         # Donated buffers must not be those that a caller still holds.
         state, self.metrics = jax.tree.map(lambda leaf: leaf.copy(), self.state(table)), []
-        self.donated = state["table"]
+        self.donated = state.table
         for i in range(3):
             state, values = self.step(state, self.frozen, place(self.batches(i), self.mesh))
             self.metrics.append(jax.tree.map(float, values))
-        self.after = weights(nnx.merge(self.graphdef, state["train"], self.frozen))
-        self.table_after = jax.tree.map(np.array, state["table"])
+        self.after = weights(nnx.merge(self.graphdef, state.train, self.frozen))
+        self.table_after = jax.tree.map(np.array, state.table)
         return self
 
 
@@ -149,7 +149,7 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_table(dataset, ei
     batch = place(eight.batches(0), eight.mesh)
     state = jax.tree.map(lambda leaf: leaf.copy(), state)
     after, metrics = eight.step(state, poisoned, batch)
-    assert np.isnan(metrics["loss"]) and after["table"].steps == 0
+    assert np.isnan(metrics["loss"]) and after.table.steps == 0
     jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
@@ -182,10 +182,11 @@ def test_a_step_costs_what_its_rows_cost_however_many_labels_there_are(eight):
 
 
 def test_without_a_table_the_step_learns_the_model_alone(eight):
-    state = {"train": eight.train, "opt": eight.opt}
+    state = eight.state(None)
     batch = place(eight.batches(0), eight.mesh)
     new, metrics = jax.eval_shape(eight.step, state, eight.frozen, batch)
-    assert set(new) == {"train", "opt"} and metrics["loss"].shape == ()
+    assert new.table is None and new.train.keys() == eight.train.keys()
+    assert metrics["loss"].shape == ()
 
 
 def test_the_moments_are_gone_when_the_label_side_is_written(

@@ -11,7 +11,7 @@ from small import SIZES, relevant
 
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.stages.finetune import FinetuneConfig
+from mufin_jax.training.finetune_batches import FinetuneConfig
 
 
 def labels_of(batch, mask):

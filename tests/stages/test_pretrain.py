@@ -17,9 +17,11 @@ from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.stages.pretrain import Batches, PretrainConfig, make_step
-from mufin_jax.training.optimizer import OptimizerConfig, trains
+from mufin_jax.training.optimizer import OptimizerConfig
+from mufin_jax.training.pretrain_batches import Batches, PretrainConfig
+from mufin_jax.training.pretrain_step import make_step
 from mufin_jax.training.refresh import Refreshes
+from mufin_jax.training.setup import TrainState, split
 
 CONFIG = PretrainConfig(batch_size=8, optimizer=OptimizerConfig(text_encoder="full"))
 MARGIN, HARDEST = 0.2, 3
@@ -37,7 +39,7 @@ class Run:
     after: dict
     metrics: list
     step: Any
-    state: dict
+    state: TrainState
     frozen: dict
     batch: Any
 
@@ -46,18 +48,16 @@ def run(dataset, mesh, config=CONFIG) -> Run:
     """By plain gradient descent: Adam would blow up the rounding of vanishing gradients."""
     model = new_model(dataset, mesh)
     before = weights(model)
-    wanted = trains(CONFIG.optimizer, model.depths(), cross=False)
-    graphdef, train, frozen = nnx.split(model, wanted, ...)
-    train, frozen = nnx.to_pure_dict(train), nnx.to_pure_dict(frozen)
+    graphdef, train, frozen = split(model, CONFIG.optimizer, cross=False)
     optimizer = optax.sgd(0.3)
     step = make_step(config, graphdef, optimizer)
-    state, metrics = {"train": train, "opt": optimizer.init(train)}, []
+    state, metrics = TrainState(opt=optimizer.init(train), train=train), []
     make = batches(dataset, config, mesh.size)
     for i in range(3):
         batch = put(make(i), by_row(mesh))
         state, values = step(state, frozen, batch)
         metrics.append(jax.tree.map(float, values))
-    after = weights(nnx.merge(graphdef, state["train"], frozen))
+    after = weights(nnx.merge(graphdef, state.train, frozen))
     return Run(before, after, metrics, step, state, frozen, batch)
 
 

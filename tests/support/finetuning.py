@@ -5,7 +5,7 @@ from small import SIZES
 
 from mufin_jax.data.loader import Loader
 from mufin_jax.retrieval.shortlist import Shortlist
-from mufin_jax.stages.finetune import Batches, FinetuneConfig
+from mufin_jax.training.finetune_batches import Batches, FinetuneConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
 CONFIG = FinetuneConfig(
@@ -29,4 +29,4 @@ def shortlists(seed=0) -> Shortlist:
 
 def batches(dataset, config=CONFIG, devices=8, seed=0, lists=None):
     loader = Loader(dataset, "both", devices)
-    return Batches(config, dataset, loader, lists or shortlists(), seed)
+    return Batches(config, dataset, loader, (lists or shortlists()).labels, seed)

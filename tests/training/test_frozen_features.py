@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 from small import CONFIG, new_model, weights
 
 from mufin_jax.data.bags import Pool
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.runtime.distributed.mesh import by_row, put
-from mufin_jax.stages.pretrain import Batches, PretrainConfig, make_step
 from mufin_jax.training import frozen_features
 from mufin_jax.training.frozen_features import precompute, use_precomputed
-from mufin_jax.training.optimizer import OptimizerConfig, trains
+from mufin_jax.training.optimizer import OptimizerConfig
+from mufin_jax.training.pretrain_batches import Batches, PretrainConfig
+from mufin_jax.training.pretrain_step import make_step
+from mufin_jax.training.setup import TrainState, split
 
 LAST = OptimizerConfig(rate=1e-2, warmup=1)
 MODES = {
@@ -41,17 +42,15 @@ def train(model, loader, optimizer, mesh):
     """The losses of three steps of Module I, and what they learn."""
     config = PretrainConfig(epochs=2, batch_size=8, optimizer=optimizer)
     batches = Batches(config, loader.dataset, loader, 0)
-    filter_ = trains(optimizer, model.depths(), cross=False)
-    graphdef, learns, frozen = nnx.split(model, filter_, ...)
-    learns, frozen = nnx.to_pure_dict(learns), nnx.to_pure_dict(frozen)
+    graphdef, learns, frozen = split(model, optimizer, cross=False)
     learns = jax.tree.map(jnp.copy, learns)  # steps donate what they are given
     descent = optax.sgd(0.3)  # Adam would blow up the rounding of vanishing gradients
     step, losses = make_step(config, graphdef, descent), []
-    state = {"train": learns, "opt": descent.init(learns)}
+    state = TrainState(opt=descent.init(learns), train=learns)
     for number in range(3):
         state, metrics = step(state, frozen, put(batches(number), by_row(mesh)))
         losses.append(float(metrics["loss"]))
-    return losses, state["train"]
+    return losses, state.train
 
 
 @pytest.mark.parametrize("mode", MODES)

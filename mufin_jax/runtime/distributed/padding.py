@@ -3,16 +3,25 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Int
 
 
-def spare_rows(count: int, mesh: Mesh | int) -> int:
-    """Return how many masked rows a batch of `count` wants, to be split evenly over the devices.
+def divide_up(count: int, size: int) -> int:
+    """Return the number of groups of `size` that hold `count` things: the quotient, rounded up."""
+    return -(-count // size)
 
-    The batch itself stays what it is on any number of devices.
+
+def next_multiple(count: int, size: int) -> int:
+    """Return the smallest multiple of `size` that is at least `count`."""
+    return divide_up(count, size) * size
+
+
+def spare_rows(count: int, mesh_size: int) -> int:
+    """Return how many masked rows a batch of `count` needs to split evenly over the devices.
+
+    The batch itself does not depend on the number of devices.
     """
-    return -count % (mesh if isinstance(mesh, int) else mesh.size)
+    return next_multiple(count, mesh_size) - count
 
 
 def round_up(count: int, mesh_size: int = 1) -> int:
@@ -25,8 +34,8 @@ def round_up(count: int, mesh_size: int = 1) -> int:
     """
     octave = 1 << max(count - 1, 0).bit_length() >> 1  # the power of two below
     step = max(octave // (1 if octave < 8 else 4 if octave < 1024 else 8), 1)
-    size = max(1, -(-count // step) * step)
-    return -(-size // mesh_size) * mesh_size
+    size = max(1, next_multiple(count, step))
+    return next_multiple(size, mesh_size)
 
 
 def usual_size(counts: Sequence[int], mesh_size: int = 1) -> int:
@@ -40,8 +49,7 @@ def usual_size(counts: Sequence[int], mesh_size: int = 1) -> int:
     if size > 1.25 * np.mean(counts):
         return 0
     step = max((1 << size.bit_length()) // 64, 1)
-    size = -(-size // step) * step
-    return -(-size // mesh_size) * mesh_size
+    return next_multiple(next_multiple(size, step), mesh_size)
 
 
 def padded_size(count: int, mesh_size: int = 1, usual: int = 0) -> int:

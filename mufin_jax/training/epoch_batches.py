@@ -1,0 +1,70 @@
+"""What the batches of Modules I and IV have in common: each epoch is a shuffle of the items.
+
+Batch i is a pure function of (seed, stage, i), so a resumed run draws what it would have drawn.
+"""
+
+import abc
+import functools
+
+import numpy as np
+from jaxtyping import Int
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.loader import Loader
+from mufin_jax.runtime.distributed.padding import divide_up, spare_rows
+from mufin_jax.runtime.errors import InputError
+
+
+class EpochBatches(abc.ABC):
+    """Batches over the labels (Module I) or the datapoints (Module IV) that have a training pair.
+
+    Attributes:
+        usable: numbers of these items.
+        size: items of a batch that mean something.
+        spare: masked rows that follow them, for the batch to divide over the devices.
+        per_epoch: batches that show each usable item once.
+    """
+
+    stage: int
+    """Address of the stage's random draws, next to the seed and the step."""
+    fewest: int
+    """Items that a batch needs."""
+    items: str
+    """What they are called in an error."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        loader: Loader,
+        seed: int,
+        usable: Int[np.ndarray, "k"],
+        batch_size: int,
+    ):
+        self.dataset, self.loader, self.seed, self.usable = dataset, loader, seed, usable
+        self.size = min(batch_size, len(usable))
+        if self.size < self.fewest:
+            raise InputError(
+                f"{dataset.path}: {self.size} of its {self.items} have a training pair, expected "
+                f"at least {self.fewest} for a batch; bring more data"
+            )
+        self.spare = spare_rows(self.size, loader.mesh_size)
+        self.per_epoch = divide_up(len(usable), self.size)
+        self._order = functools.lru_cache(2)(self._make_order)
+
+    @abc.abstractmethod
+    def ids(self, step: int) -> dict[str, list[str]]:
+        """Return the ids of what the batch of a step is drawn from: {"points": ids, ...}."""
+
+    def _items(self, step: int) -> Int[np.ndarray, "b"]:
+        """Return the items of a batch; the last one of an epoch is filled up with its first."""
+        epoch, index = divmod(step, self.per_epoch)
+        return np.take(self._order(epoch), index * self.size + np.arange(self.size), mode="wrap")
+
+    def _make_order(self, epoch: int) -> Int[np.ndarray, "k"]:
+        return self._epoch_draws(epoch).permutation(self.usable)
+
+    def _epoch_draws(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.stage, epoch, 0])
+
+    def _step_draws(self, step: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.stage, step])

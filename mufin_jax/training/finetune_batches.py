@@ -1,0 +1,184 @@
+"""The batches of Module IV: datapoints, random positives of each, and hard negatives from R_i.
+
+Each distinct label that a batch names is encoded once, and its row of the label table is gathered,
+differentiated and updated once.
+"""
+
+import dataclasses
+from typing import Any, Literal, no_type_check
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int32
+
+from mufin_jax.data.bags import Bags, Pool
+from mufin_jax.data.dataset import Dataset, training_pairs
+from mufin_jax.data.loader import EXPECTED, Items, Loader
+from mufin_jax.model.label_table import padded_rows
+from mufin_jax.runtime.distributed.padding import padded_size, usual_size
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.training import mining
+from mufin_jax.training.epoch_batches import EpochBatches
+from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.optimizer import OptimizerConfig
+
+STAGE = 4
+"""Address of this stage's random draws, beside the seed and the step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Module IV; the defaults are the paper's (Tab. 5, App. D).
+
+    Attributes:
+        epochs: passes over the training points.
+        batch_size: datapoints a step.
+        positives: relevant labels drawn for each datapoint.
+        negatives: labels drawn for each datapoint from its shortlist.
+        negatives_from: places of the shortlist, its relevant labels left out, that negatives are
+            drawn from. The paper's 100 places are 0.03% of its labels; of a small catalogue they
+            would hold many labels that are no longer hard.
+        margin: gamma of the cosine embedding loss.
+        drop_best: never draw the best-scored negative of a shortlist (the authors' code).
+        classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1), which is
+            for labels never seen in training: without a training point, none is a negative; "sum"
+            for w = unit(z + eta) (SiameseXML).
+        optimizer: rates, and which parts train.
+        fit: logs and checkpoints.
+    """
+
+    epochs: int = 20
+    batch_size: int = 200
+    positives: int = 2
+    negatives: int = 12
+    negatives_from: int = 100
+    margin: float = 0.5
+    drop_best: bool = False
+    classifiers: Literal["table", "labels", "sum"] = "table"
+    optimizer: OptimizerConfig = dataclasses.field(
+        default_factory=lambda: OptimizerConfig(rate=5e-5)
+    )
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        """Reject counts below 1 and margins that are none."""
+        for name in ("epochs", "batch_size", "positives", "negatives", "negatives_from"):
+            if getattr(self, name) < 1:
+                raise InputError(f"finetune.{name}={getattr(self, name)}: expected a number >= 1")
+        if not -1 < self.margin < 1:
+            raise InputError(f"finetune.margin={self.margin}: expected a cosine between -1 and 1")
+
+
+@no_type_check  # its leaves may also be numpy arrays, shapes or placements
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """b datapoints and the u distinct labels drawn for them.
+
+    Attributes:
+        pool: the distinct descriptors of all of them, or their vectors where these are known.
+        points: the datapoints' bags.
+        labels: the labels' bags.
+        ids: distinct label ids; pads lie beyond the table.
+        chosen: rows of `ids` drawn for each datapoint.
+        positives: which of these are relevant to it.
+        negatives: which of these were drawn from its shortlist.
+    """
+
+    pool: Pool | Float[Any, "p d"]
+    points: Bags
+    labels: Bags
+    ids: Int[Any, "u"]
+    chosen: Int[Any, "b c"]
+    positives: Bool[Any, "b c"]
+    negatives: Bool[Any, "b c"]
+
+
+class Batches(EpochBatches):
+    """Makes batch i of Module IV; a pure function of (seed, i)."""
+
+    stage, fewest, items = STAGE, 1, "datapoints"
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        dataset: Dataset,
+        loader: Loader,
+        shortlists: Int32[np.ndarray, "n k"],
+        seed: int,
+    ):
+        self.config, self.shortlists = config, shortlists
+        self.relevance, self.blocked = training_pairs(dataset.train)
+        self.unseen: Bool[np.ndarray, l] | None = None
+        if config.classifiers == "labels":
+            self.unseen = np.ones(dataset.num_labels, bool)
+            self.unseen[self.relevance.indices] = False
+        self.table_size = padded_rows(dataset.num_labels)
+        usable = np.flatnonzero(np.diff(self.relevance.indptr))
+        super().__init__(dataset, loader, seed, usable, config.batch_size)
+        first = [self._draw(step) for step in range(EXPECTED)]
+        labels = [np.unique(drawn[drawn >= 0]) for _, drawn in first]
+        self.usual_labels = usual_size([len(some) for some in labels], loader.mesh_size)
+        loader.expect(
+            self._shown(points, some) for (points, _), some in zip(first, labels, strict=True)
+        )
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step, as numpy arrays."""
+        points, drawn = self._draw(step)
+        real = drawn >= 0
+        labels = np.unique(drawn[real])
+        chosen = np.where(real, np.searchsorted(labels, drawn), 0)
+        ids, rows = pad_labels(labels, self.table_size, self.loader.mesh_size, self.usual_labels)
+        pool, (point_bags, label_bags) = self.loader.batch(self._shown(points, rows))
+        first = np.arange(real.shape[1]) < self.config.positives
+        return Batch(
+            pool, point_bags, label_bags, ids, chosen.astype(np.int32), real & first, real & ~first,
+        )  # fmt: skip
+
+    def ids(self, step: int) -> dict[str, list[str]]:
+        """Return the ids of the datapoints and labels that the batch of a step is drawn from."""
+        points, drawn = self._draw(step)
+        return {
+            "points": self.dataset.train.ids.at(np.unique(points)),
+            "labels": self.dataset.labels.ids.at(np.unique(drawn[drawn >= 0])),
+        }
+
+    def _draw(self, step: int) -> tuple[Int[np.ndarray, "b"], Int[np.ndarray, "b c"]]:
+        """Return points, and the labels drawn for each: positives, then negatives, -1 for none."""
+        config, points, rng = self.config, self._items(step), self._step_draws(step)
+        shape = (self.size + self.spare, config.positives + config.negatives)
+        drawn = np.full(shape, -1, np.int64)
+        for row, point in enumerate(points):
+            likes = mining.draw(mining.row(self.relevance, point), config.positives, rng)
+            listed, blocked = self.shortlists[point], mining.row(self.blocked, point)
+            if self.unseen is not None:
+                listed = listed[(listed < 0) | ~self.unseen[listed]]
+            others = mining.candidates(listed, blocked, config.drop_best)
+            others = mining.draw(others[: config.negatives_from], config.negatives, rng)
+            drawn[row, : len(likes)] = likes
+            drawn[row, config.positives : config.positives + len(others)] = others
+        return np.pad(points, (0, self.spare), mode="edge"), drawn
+
+    def _shown(self, points: Int[np.ndarray, "b"], labels: Int[np.ndarray, "u"]) -> list[Items]:
+        return [(self.dataset.train, points), (self.dataset.labels, labels)]
+
+
+def pad_labels(
+    labels: Int[np.ndarray, "c"], table_size: int, mesh_size: int = 1, usual: int = 0
+) -> tuple[Int32[np.ndarray, "u"], Int[np.ndarray, "u"]]:
+    """Pad the distinct labels of a batch to the usual size or to a bucket.
+
+    Args:
+        labels: ascending.
+        table_size: rows of the label table.
+        mesh_size: number of devices that the labels are split over.
+        usual: labels of most batches.
+
+    Returns:
+        Ids of rows of the table, whose pads lie beyond it; and labels to show, whose pads repeat
+        the first.
+    """
+    pads = np.arange(padded_size(len(labels), mesh_size, usual) - len(labels))
+    ids = np.concatenate([labels, table_size + pads]).astype(np.int32)
+    return ids, np.concatenate([labels, np.full(len(pads), labels[0])])

@@ -1,0 +1,83 @@
+"""The step of Module IV: adapt each datapoint to the labels drawn for it, and compare with their w.
+
+The weights of the model and the rows of the label table that the batch names are differentiated
+together. The optimizer updates the weights; the rows are updated in place, alone.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from mufin_jax.data.bags import Pool
+from mufin_jax.model import label_table
+from mufin_jax.model.label_table import Rows
+from mufin_jax.model.mufin import Mufin
+from mufin_jax.runtime.distributed.mesh import by_row, put, replicated
+from mufin_jax.training import losses
+from mufin_jax.training.finetune_batches import Batch, FinetuneConfig
+from mufin_jax.training.nonfinite import gradient_norm, is_finite, kept_unless_finite
+from mufin_jax.training.optimizer import schedule
+from mufin_jax.training.setup import Step, TrainState, Weights, updated
+
+
+def place(batch: Batch, mesh: Mesh) -> Batch:
+    """Put a batch on the devices: everything by rows but the label ids, which all devices read."""
+    placed = put(dataclasses.replace(batch, ids=None), by_row(mesh))
+    return dataclasses.replace(placed, ids=put(batch.ids, replicated(mesh)))
+
+
+def make_step(
+    config: FinetuneConfig,
+    graphdef: nnx.GraphDef[Mufin],
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    mesh: Mesh,
+) -> Step[Batch]:
+    """Return the jitted step of Module IV: (state, frozen, batch) -> (state, metrics)."""
+    rates = config.optimizer
+    table_rate = schedule(rates.table_rate or rates.rate, rates.warmup, steps)
+    combine = label_table.add if config.classifiers == "sum" else label_table.combine
+
+    def loss_of(
+        train: Weights, rows: Rows | None, frozen: Weights, batch: Batch
+    ) -> tuple[jax.Array, jax.Array]:
+        model: Mufin = nnx.merge(graphdef, train, frozen)
+        vectors = model.describe(batch.pool) if isinstance(batch.pool, Pool) else batch.pool
+        points, labels = model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
+        memory, z = jax.lax.with_sharding_constraint(
+            (model.memory(labels), labels.vector), replicated(mesh)
+        )
+        x2 = model.adapt(points, jax.tree.map(lambda leaf: leaf[batch.chosen], memory))
+        w = z if rows is None else combine(rows, z)
+        similarities = jnp.einsum("bcd,bcd->bc", x2, w[batch.chosen])
+        loss = losses.cosine_margin_loss(
+            similarities, batch.positives, batch.negatives, config.margin
+        )
+        cosine = jnp.where(batch.negatives, similarities, 0).sum() / batch.negatives.sum().clip(1)
+        # Rows that only fill the devices have no positive: the mean is over the points drawn.
+        return loss.sum() / batch.positives.any(1).sum(), cosine
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(
+        state: TrainState, frozen: Weights, batch: Batch
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        table = state.table
+        rows = None if table is None else label_table.gather(table.rows, batch.ids, mesh)
+        (loss, cosine), (gradients, row_gradients) = jax.value_and_grad(
+            loss_of, argnums=(0, 1), has_aux=True
+        )(state.train, rows, frozen, batch)
+        norm = gradient_norm((gradients, row_gradients))
+        metrics = {"loss": loss, "cosine": cosine, "gradient": norm}
+        weights = dataclasses.replace(state, table=None)
+        new = kept_unless_finite(metrics, updated(weights, gradients, optimizer), weights)
+        if table is not None:
+            rate, made = jnp.asarray(table_rate(table.steps)), is_finite(metrics)
+            table = label_table.update(table, batch.ids, row_gradients, rate, mesh, made=made)
+        return dataclasses.replace(new, table=table), metrics
+
+    return step
