@@ -109,7 +109,7 @@ class Batches(EpochBatches):
     ):
         self.config, self.shortlists = config, shortlists
         self.relevance, self.blocked = training_pairs(dataset.train)
-        self.unseen: Bool[np.ndarray, l] | None = None
+        self.unseen: np.ndarray | None = None
         if config.classifiers == "labels":
             self.unseen = np.ones(dataset.num_labels, bool)
             self.unseen[self.relevance.indices] = False
