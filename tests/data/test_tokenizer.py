@@ -62,7 +62,7 @@ def test_rare_characters_do_not_use_up_the_vocabulary():
 
 def test_training_gives_the_same_vocabulary_in_every_process(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from mufin_jax.data.text import Tokenizer;"
+        "import sys; from pathlib import Path; from mufin_jax.data.tokenizer import Tokenizer;"
         "words = [f'{a}{b}{c} {c}{a}' for a in 'abcd' for b in 'efgh' for c in 'ijkl'];"
         "Tokenizer.train(words, 90).save(Path(sys.argv[1]))"
     )

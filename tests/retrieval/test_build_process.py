@@ -92,7 +92,7 @@ def test_a_stop_ends_the_build_at_once_and_leaves_nothing(long, tmp_path):
 
 def test_a_build_ends_with_the_process_that_wants_it(long, tmp_path):
     script = (
-        "import sys; from pathlib import Path; from mufin_jax.scann_tree import build_apart; "
+        "import sys; from pathlib import Path; from mufin_jax.retrieval.scann import build_apart; "
         "build_apart(Path(sys.argv[1]), Path(sys.argv[2]), 2, lambda: print('.', flush=True))"
     )
     command = [sys.executable, "-c", script, str(long), str(tmp_path / "tree")]
