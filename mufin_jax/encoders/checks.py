@@ -45,7 +45,7 @@ def check_size(config: Any, name: str, most: int = 2**24) -> None:
             )
 
 
-def refuse_unless(config: Mapping[str, Any], **wanted: Any) -> None:
+def reject_unless(config: Mapping[str, Any], **wanted: Any) -> None:
     """Reject a Hugging Face config whose values, where present, differ from the expected ones."""
     for name, want in wanted.items():
         if config.get(name, want) != want:

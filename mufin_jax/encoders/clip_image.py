@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders.checks import check_size, refuse_unless
+from mufin_jax.encoders.checks import check_size, reject_unless
 from mufin_jax.encoders.image_transformer import ImageTransformer, ImageTransformerConfig
 from mufin_jax.encoders.layers import Activation, layer_norm, linear
 from mufin_jax.encoders.naming import LINEAR, NORM, PATCHES, POSITIONS, SQUEEZED, Naming
@@ -53,7 +53,7 @@ class ClipImageConfig(ImageTransformerConfig):
             InputError: A network that this file doesn't implement.
         """
         vision = config.get("vision_config", config)
-        refuse_unless(vision, num_channels=3)
+        reject_unless(vision, num_channels=3)
         return cls(
             width=vision.get("hidden_size", 768),
             depth=vision.get("num_hidden_layers", 12),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from mufin_jax.encoders.checks import refuse_unless
+from mufin_jax.encoders.checks import reject_unless
 from mufin_jax.encoders.layers import layer_norm, run_blocks
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
 from mufin_jax.encoders.rows import alone, of_texts, together
@@ -49,7 +49,7 @@ class DistilBertConfig(TextTransformerConfig):
         Raises:
             InputError: A network that this file doesn't implement.
         """
-        refuse_unless(config, activation="gelu")
+        reject_unless(config, activation="gelu")
         return cls(
             vocab=config.get("vocab_size", 30522),
             width=config.get("dim", 768),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders.checks import check_computed, check_size, refuse_unless
+from mufin_jax.encoders.checks import check_computed, check_size, reject_unless
 from mufin_jax.encoders.layers import compute_dtype, run_blocks
 from mufin_jax.encoders.naming import Layer, Naming, same
 from mufin_jax.runtime.errors import InputError
@@ -92,10 +92,10 @@ class ResNetConfig:
         Raises:
             InputError: A network that this file doesn't implement.
         """
-        refuse_unless(config, hidden_act="relu", num_channels=3)
+        reject_unless(config, hidden_act="relu", num_channels=3)
         kind = config.get("layer_type", "bottleneck")
         if kind != "basic":
-            refuse_unless({"layer_type": kind}, layer_type="bottleneck")
+            reject_unless({"layer_type": kind}, layer_type="bottleneck")
         return cls(
             stem=config.get("embedding_size", 64),
             widths=tuple(config.get("hidden_sizes", (256, 512, 1024, 2048))),

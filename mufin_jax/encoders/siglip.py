@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders.checks import refuse_unless
+from mufin_jax.encoders.checks import reject_unless
 from mufin_jax.encoders.image_transformer import ImageTransformer, ImageTransformerConfig
 from mufin_jax.encoders.layers import ACTIVATIONS, Activation, attend, layer_norm, linear, normal
 from mufin_jax.encoders.naming import LINEAR, NORM, PATCHES, POSITIONS, SQUEEZED, Layer, Naming
@@ -45,7 +45,7 @@ class SiglipConfig(ImageTransformerConfig):
             InputError: A network that this file doesn't implement.
         """
         vision = config.get("vision_config", config)
-        refuse_unless(vision, num_channels=3, vision_use_head=True)
+        reject_unless(vision, num_channels=3, vision_use_head=True)
         return cls(
             width=vision.get("hidden_size", 768),
             depth=vision.get("num_hidden_layers", 12),

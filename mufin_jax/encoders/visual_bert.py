@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from mufin_jax.encoders.checks import check_size, refuse_unless
+from mufin_jax.encoders.checks import check_size, reject_unless
 from mufin_jax.encoders.layers import compute_dtype, layer_norm, linear, normal, run_blocks
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
 from mufin_jax.encoders.transformer import PostNormBlock, TransformerConfig
@@ -77,7 +77,7 @@ class VisualBertConfig(TransformerConfig):
         Raises:
             InputError: A network that this file doesn't implement.
         """
-        refuse_unless(
+        reject_unless(
             config, hidden_act="gelu", bypass_transformer=False, position_embedding_type="absolute"
         )
         visual = cls.visual if config.get("model_type") == "bert" else 512

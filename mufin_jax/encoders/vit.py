@@ -12,7 +12,7 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders.checks import refuse_unless
+from mufin_jax.encoders.checks import reject_unless
 from mufin_jax.encoders.image_transformer import ImageTransformer, ImageTransformerConfig
 from mufin_jax.encoders.layers import layer_norm
 from mufin_jax.encoders.naming import LINEAR, NORM, PATCHES, SQUEEZED, Naming
@@ -52,7 +52,7 @@ class ViTConfig(ImageTransformerConfig):
         Raises:
             InputError: A network that this file doesn't implement.
         """
-        refuse_unless(config, hidden_act="gelu", num_channels=3)
+        reject_unless(config, hidden_act="gelu", num_channels=3)
         return cls(
             width=config.get("hidden_size", 768),
             depth=config.get("num_hidden_layers", 12),

@@ -122,7 +122,7 @@ def _watch(noticed: socket.socket) -> None:
 
 
 def _next(noticed: socket.socket, until: float) -> int | None:
-    """Return the number of the next signal that asks for a stop; None once listening has ended.
+    """Return the number of the next signal that requests a stop; None once listening has ended.
 
     Raises:
         TimeoutError: None came until then, on the monotonic clock.

@@ -1,4 +1,4 @@
-"""Modules of shapes alone are what Flax's own way makes, without its time."""
+"""Modules of shapes without weights equal those of Flax's own way, and take less time."""
 
 import dataclasses
 import time
@@ -12,7 +12,7 @@ from mufin_jax.encoders.vit import ViT, ViTConfig
 CONFIG = ViTConfig(width=12, depth=3, heads=2, mlp=10, patch=4, image_size=8)
 
 
-def test_it_has_the_structure_and_the_shapes_of_the_module_itself():
+def test_an_abstract_module_has_the_structure_and_shapes_of_the_module():
     module, abstract = ViT(CONFIG, nnx.Rngs(0)), abstract_module(lambda rngs: ViT(CONFIG, rngs))
     assert nnx.graphdef(abstract) == nnx.graphdef(module)
     shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), nnx.state(module))
@@ -21,7 +21,7 @@ def test_it_has_the_structure_and_the_shapes_of_the_module_itself():
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
 
 
-def test_a_deep_module_takes_a_fraction_of_the_time():
+def test_an_abstract_deep_module_takes_a_fraction_of_the_time():
     deep = dataclasses.replace(CONFIG, depth=8)
     start = time.process_time()
     nnx.eval_shape(lambda: ViT(deep, nnx.Rngs(0)))

@@ -45,7 +45,7 @@ def test_distilbert_agrees_with_hugging_face_on_ragged_texts():
     np.testing.assert_allclose(means, expected["mean"], rtol=0, atol=1e-5)
 
 
-def test_what_stands_behind_the_end_of_a_text_is_ignored(bert, texts):
+def test_tokens_after_the_end_of_a_text_are_ignored(bert, texts):
     tokens, lengths = texts
     behind = jnp.arange(6)[None] >= lengths[:, None]
     scribbled = jnp.where(behind, 28 - tokens, tokens)
@@ -86,7 +86,7 @@ def test_an_empty_text_is_zero_and_leaves_gradients_finite(bert, texts, dtype):
         assert leaf.dtype == jnp.float32 and np.isfinite(leaf).all()
 
 
-def test_head_after_trunk_is_the_whole(bert, texts):
+def test_head_after_trunk_gives_what_the_encoder_gives(bert, texts):
     tokens, lengths = texts
     places = jnp.where(jnp.arange(tokens.shape[1])[None] < lengths[:, None], 0, -1)
     states = jax.jit(bert.trunk)(tokens, places)
@@ -111,7 +111,7 @@ def test_only_the_last_block_trains_in_mode_last(bert):
     "change, message",
     [({"vocab": 0}, "vocab=0"), ({"heads": 7}, "heads=7"), ({"max_positions": -1}, "=-1")],
 )
-def test_a_nonsense_distilbert_is_rejected_with_the_value(change, message):
+def test_an_invalid_distilbert_is_rejected_with_the_value(change, message):
     with pytest.raises(InputError, match=message):
         DistilBertConfig(**{**vars(TINY), **change})
 

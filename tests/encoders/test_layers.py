@@ -1,4 +1,4 @@
-"""Claims about runs of blocks: however they are compiled, the numbers are the same."""
+"""Sequences of blocks give the same numbers however they are compiled."""
 
 import dataclasses
 import re
@@ -35,7 +35,7 @@ def encode(module, config, *inputs):
 
 @pytest.fixture(scope="module", params=["image", "text"])
 def unrolled(request):
-    """A network of a kind, what it is asked, and what it says with its blocks unrolled."""
+    """A network of a kind, its input, and its output with unrolled blocks."""
     rng = np.random.default_rng(0)
     if request.param == "image":
         module, config = ViT, IMAGES
@@ -69,7 +69,7 @@ def test_no_gradient_of_a_matrix_sums_over_more_than_one_axis(unrolled):
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (2, 0, 4), (2, 3, 4)])
-def test_a_layer_keeps_the_axes_of_what_it_is_given_even_empty_ones(shape):
+def test_a_layer_keeps_the_axes_of_its_input_even_empty_ones(shape):
     layer = linear(4, 5, IMAGES, nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(0), shape)
     assert layer(x).shape == (*shape[:-1], 5)
@@ -83,7 +83,7 @@ def test_a_cpu_computes_in_float32_and_an_accelerator_in_bfloat16(monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [{"layers": "rolled"}, {"dtype": "float16"}])
-def test_ways_to_compute_that_there_are_not_are_rejected(wrong):
+def test_unknown_dtypes_and_ways_to_compile_blocks_are_rejected(wrong):
     # Not by ViTConfig: in tests its fields' types are checked before it looks.
     with pytest.raises(InputError, match=next(iter(wrong))):
         check_transformer(SimpleNamespace(**vars(IMAGES) | wrong))

@@ -78,14 +78,14 @@ def test_clip_reads_texts_as_hugging_face_does():
     np.testing.assert_allclose(vectors, expected["text_vectors"], rtol=0, atol=1e-5)
 
 
-def test_a_text_that_is_cut_keeps_the_token_that_clip_pools():
+def test_a_truncated_text_keeps_the_token_that_clip_pools():
     tokenizer = Tokenizer.load(GOLDEN / "clip")
     tokens, lengths = tokenizer.encode(TITLES, 5)
     ends = tokens[np.arange(4), lengths - 1]
     assert (lengths == 5).any() and (ends == tokenizer.vocab_size - 1).all()
 
 
-def test_packed_texts_have_the_vectors_that_they_have_alone():
+def test_a_packed_text_has_the_vector_that_it_has_alone():
     encoder = shaken_encoder(TEXT)
     tokens = np.random.default_rng(0).integers(1, 29, (3, 7)).astype(np.int32)
     lengths = np.array([3, 1, 0], np.int32)
@@ -98,7 +98,7 @@ def test_packed_texts_have_the_vectors_that_they_have_alone():
 
 
 @pytest.mark.parametrize("name", ["basic", "siglip"])
-def test_the_trunk_is_what_stays_where_the_last_block_trains(name, images):
+def test_nothing_in_the_trunk_trains_where_the_last_block_trains(name, images):
     encoder = shaken_encoder(TINY[name])
     graphdef, state = nnx.split(encoder)
 
@@ -191,6 +191,6 @@ def test_the_defaults_have_their_published_number_of_weights(make, count):
         (lambda: ClipTextConfig.from_hf({"hidden_act": "relu"}), "'relu'; expected one of gelu"),
     ],
 )
-def test_a_network_that_there_is_not_is_rejected_with_the_value(make, message):
+def test_a_network_that_is_not_implemented_is_rejected_with_the_value(make, message):
     with pytest.raises(InputError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Checkpoints: every name accounted for, every form read, every defect said in one line."""
+"""Checkpoints: every name is accounted for, every form read, every defect one line."""
 
 import json
 import shutil
@@ -143,7 +143,7 @@ def test_a_vit_without_attention_biases_is_complete(vit):
     )
 
 
-def test_a_checkpoint_of_pickled_weights_is_rejected_with_the_way_out(vit):
+def test_a_checkpoint_of_pickled_weights_is_rejected_with_a_way_to_convert_it(vit):
     (vit / "model.safetensors").rename(vit / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pytorch_model\.bin, convert it.*save_pretrained"):
         load_image_encoder(vit)
@@ -184,7 +184,7 @@ def test_each_loader_rejects_the_other_kind():
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_a_config_says_which_encoder_it_is_of_and_survives_json(name):
+def test_a_config_names_its_encoder_and_survives_json(name):
     config = ENCODERS[name].config_class()()
     assert name_of(config) == name
     values = json.loads(json.dumps(described(config)))
@@ -192,7 +192,7 @@ def test_a_config_says_which_encoder_it_is_of_and_survives_json(name):
     assert trainable(("blocks", config.depth - 1, "bias"), "last", config.depth)
 
 
-def test_a_config_of_a_kind_that_there_is_not_is_rejected():
+def test_a_config_of_an_unknown_kind_is_rejected():
     with pytest.raises(InputError, match="'vti'; there are vit, "):
         from_description({"kind": "vti"}, "vit")
 
@@ -202,12 +202,12 @@ def test_a_local_folder_is_its_own_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", "../x"])
-def test_a_path_that_is_no_folder_is_not_asked_of_the_hub(name):
+def test_a_path_that_is_no_folder_is_not_looked_up_on_the_hub(name):
     with pytest.raises(InputError, match=r"no folder .*; give a checkpoint's folder"):
         resolve(name)
 
 
-def test_a_hub_name_without_network_says_how_to_get_it(monkeypatch, tmp_path):
+def test_a_hub_name_without_network_tells_how_to_download_it(monkeypatch, tmp_path):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -241,7 +241,7 @@ def test_preprocessing_is_the_checkpoints_own():
         ({"image_std": [0.5, 0.5, 0]}, "expected three numbers above 0"),
     ],
 )
-def test_older_and_unsupported_preprocessing(vit, changes, expected):
+def test_older_preprocessing_is_read_and_unsupported_is_rejected(vit, changes, expected):
     rewrite_json(vit / "preprocessor_config.json", **changes)
     if isinstance(expected, str):
         with pytest.raises(InputError, match=f"preprocessor_config.json: .*{expected}"):

@@ -1,4 +1,4 @@
-"""VisualBERT: agreement with Hugging Face's, alone."""
+"""VisualBERT by itself: agreement with Hugging Face's."""
 
 import dataclasses
 import logging
@@ -59,7 +59,7 @@ def test_texts_with_pictures_without_any_and_pictures_alone_agree_with_hugging_f
     np.testing.assert_allclose(found, expected["pooled"], rtol=0, atol=1e-5)
 
 
-def test_a_bert_reads_texts_as_hugging_face_s_and_gets_a_new_map_of_pictures(caplog):
+def test_a_bert_agrees_with_hugging_face_on_texts_and_gets_a_new_map_of_pictures(caplog):
     expected = np.load(GOLDEN / "bert" / "expected.npz")
     tokens = expected["tokens"]
     real = np.arange(tokens.shape[1]) < expected["lengths"][:, None]
@@ -77,7 +77,7 @@ def test_a_bert_reads_texts_as_hugging_face_s_and_gets_a_new_map_of_pictures(cap
     np.testing.assert_array_equal(again.visual.kernel[...], encoder.visual.kernel[...])
 
 
-def test_no_two_weights_of_a_bert_share_their_memory_so_that_all_can_train():
+def test_no_two_weights_of_a_bert_share_their_memory():
     leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(load_text_encoder(GOLDEN / "bert"))))
     places = [leaf.unsafe_buffer_pointer() for leaf in leaves]  # a step is given each, to write to
     assert len(set(places)) == len(places)
@@ -103,7 +103,7 @@ def test_padding_and_the_order_of_pictures_leave_a_vector_unchanged(asked):
     assert np.abs(np.asarray(wanted)).max() > 0.1
 
 
-def test_each_token_and_each_picture_that_is_there_counts(asked):
+def test_each_picture_that_is_shown_counts(asked):
     graphdef, state = nnx.split(shaken_encoder())
     tokens, real, vectors, shown = map(jnp.asarray, asked)
 
@@ -151,7 +151,7 @@ def test_bert_large_with_pictures_has_its_published_number_of_weights():
         ({"visual_embedding_dim": 0}, "visual=0"),
     ],
 )
-def test_a_network_that_there_is_not_is_rejected_with_the_value(values, message):
+def test_a_network_that_is_not_implemented_is_rejected_with_the_value(values, message):
     with pytest.raises(InputError, match=message):
         VisualBertConfig.from_hf({"model_type": "visual_bert", **values})
 

@@ -105,7 +105,7 @@ def test_a_new_miniature_vit_tells_images_apart():
         ("full", {("blocks", n) for n in range(3)} | {(n,) for n in ("norm", "cls", "positions")}),
     ],
 )
-def test_a_mode_names_the_parts_that_train(vit, mode, expected):
+def test_each_mode_trains_its_parts_of_a_vit(vit, mode, expected):
     if mode == "full":
         expected = expected | {("patches",)}
     paths = [path for path, _ in nnx.to_flat_state(nnx.state(vit))]
@@ -125,7 +125,7 @@ def test_a_mode_names_the_parts_that_train(vit, mode, expected):
         ({"init_std": -1.0}, "init_std=-1.0"),
     ],
 )
-def test_a_nonsense_vit_is_rejected_with_the_value(change, message):
+def test_an_invalid_vit_is_rejected_with_the_value(change, message):
     with pytest.raises(InputError, match=message):
         ViTConfig(**{**vars(TINY), **change})
 

@@ -52,7 +52,7 @@ def restore(folder, like=None):
     return found
 
 
-def test_a_checkpoint_does_not_say_where_it_was_made(tmp_path):
+def test_a_checkpoint_does_not_hold_the_path_where_it_was_made(tmp_path):
     Checkpoints(tmp_path / "checkpoints").save(5, example(), {})
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 5
@@ -99,7 +99,7 @@ def test_an_array_over_eight_devices_restores_to_three_other_placements(tmp_path
 
 @pytest.mark.parametrize("devices", [1, 2, 4, None])
 @pytest.mark.parametrize("free", [False, True])
-def test_what_eight_devices_save_any_number_restores_to_the_bit(tmp_path, devices, free):
+def test_any_number_of_devices_restores_to_the_bit_what_eight_saved(tmp_path, devices, free):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rng = np.random.default_rng(0)
     state = {
@@ -139,12 +139,12 @@ def test_a_restored_counter_mixes_with_sharded_arrays_as_the_original_did(tmp_pa
     assert jax.jit(lambda s: (s["w"] * s["count"]).sum())(restored) == 24
 
 
-def test_no_checkpoint_is_none(tmp_path):
+def test_restoring_without_a_checkpoint_returns_none(tmp_path):
     assert Checkpoints(tmp_path / "absent").restore() is None
     assert Checkpoints(tmp_path / "absent").latest() is None
 
 
-def test_the_newest_are_kept_and_abandoned_later_steps_go(tmp_path):
+def test_saving_keeps_the_newest_steps_and_deletes_abandoned_later_ones(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (4, 8, 12, 9):  # at 9, a run has resumed from 8
         checkpoints.save(step, {"at": jnp.int32(step)}, {})
@@ -188,7 +188,7 @@ def _add(path):
 
 
 @pytest.mark.parametrize("harm", [_flip, _truncate, _delete, _add])
-def test_any_harm_to_any_file_is_named_and_the_step_before_is_used(tmp_path, harm, caplog):
+def test_any_damage_to_any_file_is_reported_and_the_step_before_is_used(tmp_path, harm, caplog):
     checkpoints = Checkpoints(tmp_path, keep=3)
     for step in (1, 2):
         checkpoints.save(step, example(step), {})
@@ -209,7 +209,7 @@ def test_any_harm_to_any_file_is_named_and_the_step_before_is_used(tmp_path, har
     assert checkpoints.latest() == 2
 
 
-def test_a_damaged_step_that_was_asked_for_is_rejected(tmp_path):
+def test_restoring_a_given_step_that_is_damaged_is_rejected(tmp_path):
     Checkpoints(tmp_path).save(1, example(), {})
     _flip(tmp_path / "1" / "facts.json")
     with pytest.raises(InputError, match=r"facts\.json is damaged"):
@@ -242,7 +242,7 @@ def test_the_state_of_another_model_is_rejected_by_name(tmp_path, like, complain
         Checkpoints(tmp_path).restore(like)
 
 
-def test_arrays_of_one_name_are_rejected(tmp_path):
+def test_two_arrays_with_the_same_name_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="two arrays"):
         Checkpoints(tmp_path).save(1, {"a": {"b": np.zeros(1)}, "a/b": np.zeros(1)}, {})
 
@@ -263,7 +263,7 @@ sys.exit(main_guard(lambda: Checkpoints(folder).save(2, {"w": noise}, {})))
 """
 
 
-def test_a_disk_that_takes_no_more_ends_in_one_line_and_leaves_the_step_before(tmp_path):
+def test_a_full_disk_ends_the_run_with_one_line_and_keeps_the_step_before(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", _FULL, str(tmp_path)], capture_output=True, text=True
     )
@@ -323,7 +323,7 @@ def test_facts_and_manifest_are_json_that_anyone_can_read(tmp_path):
     assert stored == {"facts": {"epoch": 9}, "arrays": {"a/3": array}}
 
 
-def test_arrays_larger_than_the_buffer_come_back(tmp_path, mesh, monkeypatch):
+def test_arrays_larger_than_the_buffer_are_restored(tmp_path, mesh, monkeypatch):
     monkeypatch.setattr(orbax, "_BUFFER", 1000)
     state = {"table": put(np.arange(4096.0).reshape(512, 8), by_row(mesh))}
     Checkpoints(tmp_path).save(1, state, {})

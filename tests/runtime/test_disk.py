@@ -1,8 +1,8 @@
-"""A disk that is full, over its quota or read-only ends a run in one line, and harms nothing.
+"""A disk that is full, over its quota or read-only ends a run with one line, and harms nothing.
 
-Each test takes a run to its end against points at which the disk takes no more: at each of them the
-run ends with code 74, what was saved is kept and used, and what it ends with is to the bit what an
-uninterrupted run does.
+Each test runs into points at which the disk takes no more. At each of them the run ends with code
+74, and what was saved is kept. Repeated with room, the run uses it and ends, to the bit, as an
+uninterrupted run.
 """
 
 import contextlib
@@ -35,12 +35,12 @@ from mufin_jax.runtime.storage.files import discard, save_array
 
 
 class Point(NamedTuple):
-    """Where the disk takes no more: what is made then, and how (lacking.py)."""
+    """Where the disk takes no more: what is being written then, and how it fails (lacking.py)."""
 
     path: str
     kind: str
     blamed: str | None = None
-    """The path that the message names, where it is another than what was being made."""
+    """The path in the message, if it differs from what was being written."""
 
 
 POINTS = {
@@ -89,7 +89,7 @@ SOME = [
 
 
 def run(workdir: Path, point: Point, *flags: str, cache: Path) -> tuple[int, list[str]]:
-    """Exit code of a run that meets a point, and what it says but for its log."""
+    """Exit code of a run that meets a point, and its stderr without log lines."""
     flags = (*flags, f"--lacking={point.kind}", f"--from={point.path}")
     if point.kind in ("full", "read-only"):
         process = lacking.on_a_small_disk(workdir, *flags, cache=cache)
@@ -101,7 +101,7 @@ def run(workdir: Path, point: Point, *flags: str, cache: Path) -> tuple[int, lis
 
 
 def meet(workdir: Path, point: Point, *flags: str, cache: Path) -> None:
-    """A run meets a point, ends as it should, and leaves nothing that is half made."""
+    """Let a run meet a point; it must end with its line and leave nothing half-written."""
     code, said = run(workdir, point, *flags, cache=cache)
     assert code == 74 and len(said) == 1, (point, code, said)
     blamed = point.blamed or point.path.removesuffix(".tmp")
@@ -117,7 +117,7 @@ def meet(workdir: Path, point: Point, *flags: str, cache: Path) -> None:
 
 
 def leftovers(workdir: Path) -> list[str]:
-    """What lies there half made."""
+    """List what is half-written in a folder."""
     names = [path.relative_to(workdir).as_posix() for path in workdir.rglob("*")]
     half_made = re.compile(r".*\.tmp(/.*)?|.*\.part|.*\.spool|.*incomplete.*|owner\.json")
     found = [name for name in names if half_made.fullmatch(name)]
@@ -131,7 +131,7 @@ def leftovers(workdir: Path) -> list[str]:
 
 
 def complete(workdir: Path, stage: str, finished: Path, *flags: str, cache: Path) -> str:
-    """The same command, now that there is room, ends as an uninterrupted run; what it says."""
+    """Run the same command with room: it ends as an uninterrupted run; returns its stderr."""
     process = minute.start(workdir, f"--stage={stage}", *flags, cache=cache)
     ((code, said),) = minute.ends([process])
     assert code == 0, said
@@ -145,7 +145,7 @@ def complete(workdir: Path, stage: str, finished: Path, *flags: str, cache: Path
 
 
 def prepared(workdir: Path) -> dict:
-    """The checksums of what was prepared."""
+    """Return the checksums of what was prepared."""
     return json.loads((workdir / "prepare" / "manifest.json").read_bytes())
 
 
@@ -170,7 +170,7 @@ def test_training_that_cannot_save_resumes_from_the_last_checkpoint(minute_run, 
 
 @contextlib.contextmanager
 def limit(size: int) -> Iterator[None]:
-    """No file that this process writes, or one that it starts, may hold more bytes."""
+    """Let no file of this process, or of one that it starts, hold more bytes."""
     tempfile.gettempdir()  # which Python chooses, once, by writing to it
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -180,7 +180,7 @@ def limit(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_an_array_whose_last_bytes_the_disk_does_not_take_is_not_saved(tmp_path):
+def test_an_array_whose_last_bytes_do_not_fit_on_the_disk_is_not_saved(tmp_path):
     array = np.arange(500.0)  # its end waits in a buffer when numpy looks for errors
     with (
         limit(4096),
@@ -193,14 +193,14 @@ def test_an_array_whose_last_bytes_the_disk_does_not_take_is_not_saved(tmp_path)
 
 
 @pytest.mark.parametrize("array", [np.zeros((0, 3), np.int32), np.eye(3)[:, ::2], np.eye(2).T])
-def test_arrays_are_saved_as_numpy_would(tmp_path, array):
+def test_arrays_are_saved_in_the_bytes_that_numpy_writes(tmp_path, array):
     save_array(tmp_path / "a.npy", array)
     np.save(tmp_path / "b.npy", np.ascontiguousarray(array))
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EFBIG", "EIO"])
-def test_whatever_way_a_disk_rejects_is_an_error_of_the_disk(tmp_path, name, capsys):
+def test_each_way_in_which_a_disk_fails_is_a_disk_error(tmp_path, name, capsys):
     number = getattr(errno, name)
 
     def refuse() -> None:
@@ -213,7 +213,7 @@ def test_whatever_way_a_disk_rejects_is_an_error_of_the_disk(tmp_path, name, cap
     assert said.count("\n") == 1
 
 
-def test_what_native_code_says_of_the_disk_is_an_error_of_the_disk():
+def test_native_code_that_quotes_an_error_of_the_disk_raises_a_disk_error():
     said = f"write() failed: {os.strerror(errno.ENOSPC)}; at byte 0"
     with pytest.raises(OSError) as found, native_errors():
         raise RuntimeError(said)
@@ -222,7 +222,7 @@ def test_what_native_code_says_of_the_disk_is_an_error_of_the_disk():
         raise RuntimeError("of another kind")
 
 
-def test_a_new_folder_has_no_room(tmp_path, monkeypatch):
+def test_a_new_folder_without_room_is_a_disk_error(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -232,7 +232,7 @@ def test_a_new_folder_has_no_room(tmp_path, monkeypatch):
             held.stage_folder("retrieve")
 
 
-def test_metrics_that_the_disk_does_not_take_are_missed_at_once(tmp_path):
+def test_metrics_that_do_not_fit_on_the_disk_raise_at_once(tmp_path):
     writer = MetricsWriter(tmp_path)
     writer.write(1, {"loss": 0.5})
     with limit(40), pytest.raises(DiskError, match=r"metrics\.jsonl: .* \(26 bytes needed"):
@@ -246,7 +246,7 @@ def test_metrics_that_the_disk_does_not_take_are_missed_at_once(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n'
 
 
-def test_a_program_that_the_disk_took_in_part_is_not_kept(tmp_path):
+def test_a_compiled_program_that_was_written_in_part_is_deleted(tmp_path):
     (tmp_path / "compiled").mkdir()
     whole = compilation_cache.compress_executable(bytes(range(256)) * 99)
     for name, content in (("whole-cache", whole), ("torn-cache", whole[:99]), ("empty-cache", b"")):
@@ -257,10 +257,13 @@ def test_a_program_that_the_disk_took_in_part_is_not_kept(tmp_path):
 
 
 @needs_scann
-def test_a_tree_that_the_disk_does_not_take_is_an_error_of_the_disk(tmp_path):
+def test_a_tree_that_does_not_fit_on_the_disk_is_a_disk_error(tmp_path):
     vectors, _, _ = catalogue()
     save_array(tmp_path / "vectors.npy", vectors)
-    for size in (100, 350):  # the list of files, of which ScaNN says nothing, holds about 300 bytes
+    for size in (
+        100,
+        350,
+    ):  # the list of files, for which ScaNN reports no error, holds about 300 bytes
         with limit(size), pytest.raises(OSError) as found:
             build_apart(tmp_path / "vectors.npy", tmp_path / "tree", 2, lambda: None)
         assert found.value.errno == errno.EFBIG
@@ -268,7 +271,7 @@ def test_a_tree_that_the_disk_does_not_take_is_an_error_of_the_disk(tmp_path):
 
 
 @needs_scann
-def test_a_list_of_files_that_scann_could_not_write_is_missed(tmp_path, monkeypatch):
+def test_a_list_of_files_that_scann_could_not_write_raises(tmp_path, monkeypatch):
     tree = Tree.build(catalogue()[0], 2)
     serialize = tree.searcher.serialize
 

@@ -1,4 +1,4 @@
-"""A run ends gently on a signal, with one line and a code on what a user can fix."""
+"""A run ends gently on a signal, and with one line and a code on what a user can fix."""
 
 import errno
 import os
@@ -52,7 +52,7 @@ def test_a_second_signal_ends_a_run_at_once():
         assert process.wait(5) == -signal.SIGINT
 
 
-def test_a_request_that_comes_twice_within_a_moment_is_one():
+def test_two_signals_within_a_moment_are_one_request():
     with python(_STEPS, "polls") as process:
         assert next_line(process.stdout) == "ready\n"
         os.kill(process.pid, signal.SIGSTOP)
@@ -66,7 +66,7 @@ def test_a_run_whose_stderr_nobody_reads_ends_with_its_code():
     with python(_STEPS, "polls") as process:
         assert next_line(process.stdout) == "ready\n"
         assert process.stderr is not None
-        process.stderr.close()  # as if a `tee` behind it had got the Ctrl-C first
+        process.stderr.close()  # as if a `tee` after it had got the Ctrl-C first
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 75
 
@@ -86,7 +86,7 @@ sys.exit(main_guard(main))
 """
 
 
-def test_forked_processes_neither_stop_a_run_nor_hold_it_up():
+def test_forked_processes_neither_stop_a_run_nor_delay_its_end():
     with python(_FORKS) as process:
         out, errors = process.communicate(timeout=15)
     assert (process.returncode, out, errors) == (0, "[1, 2]\n", "")
@@ -164,7 +164,7 @@ def test_a_run_that_compiles_ends_within_15_seconds_of_a_signal():
     assert errors.splitlines()[-1].startswith("error: stopped by a signal")
 
 
-def test_a_run_that_compiles_is_waited_for_while_steps_are_not_saved_but_not_after_two_signals():
+def test_a_run_with_unsaved_steps_may_finish_compiling_unless_a_second_signal_comes():
     with python(_COMPILES, "1", "unsaved") as process:
         assert next_line(process.stdout) == "ready\n"
         process.send_signal(signal.SIGINT)
@@ -175,7 +175,7 @@ def test_a_run_that_compiles_is_waited_for_while_steps_are_not_saved_but_not_aft
         assert process.wait(5) == -signal.SIGINT
 
 
-def test_a_request_to_stop_ends_with_the_run_it_was_made_to():
+def test_a_request_to_stop_does_not_outlive_its_run():
     before = signal.getsignal(signal.SIGTERM)
     with signals.signals_stop_gently():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -187,7 +187,7 @@ def test_a_request_to_stop_ends_with_the_run_it_was_made_to():
     assert not signals.stop_requested() and signal.getsignal(signal.SIGTERM) is before
 
 
-def test_off_the_main_thread_signals_are_left_alone():
+def test_a_command_outside_the_main_thread_leaves_signals_unchanged():
     codes = []
     thread = threading.Thread(target=lambda: codes.append(main_guard(lambda: None)))
     thread.start()
@@ -210,7 +210,7 @@ def fail(error):
         (OSError(errno.ENOSPC, "No space left on device", "/no/x"), 74, "error: /no/x: No space"),
     ],
 )  # fmt: skip
-def test_what_a_user_can_mend_is_one_line_and_a_code(error, code, line, capsys):
+def test_what_a_user_can_fix_is_one_line_and_a_code(error, code, line, capsys):
     assert main_guard(fail(error)) == code
     said = capsys.readouterr().err
     assert said.startswith(line) and said.count("\n") == (1 if line else 0)

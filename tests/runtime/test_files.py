@@ -12,7 +12,7 @@ from mufin_jax.runtime.storage.disk import disk_errors
 from mufin_jax.runtime.storage.files import damage, manifest, read_json, replacing, write_json
 
 
-def test_json_that_cannot_be_written_leaves_the_old_file_alone(tmp_path):
+def test_json_that_cannot_be_written_leaves_the_old_file_unchanged(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"x": np.arange(2), "y": Path("z"), "loss": float("nan")})
     with pytest.raises(TypeError):
@@ -51,12 +51,12 @@ def test_a_file_is_on_disk_before_it_gets_its_name_and_the_name_before_writing_e
     assert disk_calls == expected
 
 
-def test_a_wrong_name_is_not_blamed_on_the_disk(tmp_path):
+def test_a_wrong_file_name_is_no_disk_error(tmp_path):
     with pytest.raises(FileNotFoundError), disk_errors(tmp_path):
         (tmp_path / "absent" / "file").write_bytes(b"")
 
 
-def test_a_manifest_tells_whether_a_folder_changed(tmp_path):
+def test_a_manifest_detects_a_changed_file(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "a").write_bytes(b"abc")
     listed = manifest(tmp_path)
@@ -66,7 +66,7 @@ def test_a_manifest_tells_whether_a_folder_changed(tmp_path):
     assert damage(tmp_path, listed) == "deep/a is damaged (wrong SHA-256)"
 
 
-def test_a_disk_that_tells_nothing_any_more_is_still_one_line(tmp_path, monkeypatch):
+def test_a_disk_that_does_not_report_its_space_still_gives_one_line(tmp_path, monkeypatch):
     def usage(_):
         raise OSError(errno.EIO, "Input/output error")
 
@@ -85,7 +85,7 @@ def test_a_disk_that_tells_nothing_any_more_is_still_one_line(tmp_path, monkeypa
         (ValueError("a header\nof two lines"), False),
     ],
 )
-def test_what_the_disk_or_memory_lacks_is_no_damage(raised, passes):
+def test_errors_of_the_disk_and_of_memory_are_not_reported_as_damage(raised, passes):
     with (
         pytest.raises(type(raised) if passes else InputError) as error,
         files.damaged("x.npy cannot be read ({reason}): make it again"),

@@ -1,4 +1,4 @@
-"""Claims about paths in data: whatever they say, no file outside of the data folder is opened."""
+"""Hostile paths in data: none makes the package open a file outside of the data folder."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from mufin_jax.runtime.errors import InputError
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What the process that reads all of them opened and said; a pipe that is opened hangs it."""
+    """What the process that reads all of them opened and printed; opening a pipe would hang it."""
     folder = tmp_path_factory.mktemp("paths")
     command = [sys.executable, hostile_paths.__file__, str(folder)]
     done = subprocess.run(
@@ -23,12 +23,12 @@ def found(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-def test_the_watch_sees_what_is_opened_outside(found):
+def test_the_audit_sees_a_file_that_is_opened_outside(found):
     (opened,) = found.pop("a file outside")["opened"]
     assert opened.endswith("secret.jpg")
 
 
-def test_60_paths_of_pictures_open_nothing_outside_and_are_counted(found):
+def test_60_hostile_paths_of_pictures_open_nothing_outside_and_are_counted(found):
     pictures = found["pictures"]
     assert pictures["opened"] == []
     assert pictures["names"] == len(set(hostile_paths.NAMES)) >= 60

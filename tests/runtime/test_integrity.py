@@ -1,4 +1,4 @@
-"""Claims about damaged files: no changed bit of what a run wrote is read as if it were whole."""
+"""Damaged files: no changed bit of what a run wrote is read without an error."""
 
 import shutil
 
@@ -15,7 +15,7 @@ from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.runtime.storage.files import read_sealed, write_sealed
 
 HARMS = 45
-"""Of each artefact, a third of them truncations, the others single bits: 360 in all."""
+"""For each artefact; a third of them truncations, the others single bits: 360 in all."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def readers(minute_run, one_device):
 
 
 def harm(path, rng, cut):
-    """Flip one bit of a file, or cut its end off, and return what it was."""
+    """Flip one bit of a file, or cut its end off, and return the old content."""
     whole = path.read_bytes()
     place = int(rng.integers(len(whole)))
     changed = bytearray(whole)
@@ -44,7 +44,7 @@ def harm(path, rng, cut):
 
 
 def filled(folder):
-    """The files that hold something, but for what says which stage wrote them, and that it did."""
+    """The files that hold something, except the records of settings and of completion."""
     found = (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
     return sorted(path for path in found if path.name not in ("done.json", "settings.json"))
 
@@ -69,7 +69,9 @@ def test_a_changed_bit_or_a_lost_end_of_any_file_is_found(minute_run, readers, p
     read(tmp_path / "copy")
 
 
-def test_of_damaged_checkpoints_the_newest_whole_one_is_used(minute_run, tmp_path, caplog):
+def test_the_newest_whole_checkpoint_is_used_where_later_ones_are_damaged(
+    minute_run, tmp_path, caplog
+):
     shutil.copytree(minute_run / "finetune" / "checkpoints", tmp_path / "copy")
     checkpoints, rng = Checkpoints(tmp_path / "copy"), np.random.default_rng(5)
     newest = checkpoints.latest()

@@ -1,4 +1,4 @@
-"""What a run says: log lines for people, metrics for programs."""
+"""What a run logs: lines for people, metrics for programs."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ def own_handlers():
         root.removeHandler(handler)
 
 
-def test_of_several_processes_the_others_say_warnings_and_who_they_are(own_handlers, capsys):
+def test_processes_other_than_0_log_only_warnings_with_their_number(own_handlers, capsys):
     set_up_logging(process=3)
     logging.getLogger("mufin_jax.training.loop").info("resuming at step %d", 5)
     logging.getLogger("mufin_jax.training.loop").warning("a file is damaged")

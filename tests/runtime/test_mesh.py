@@ -1,4 +1,4 @@
-"""Claims about placements and about the buckets that bound what is compiled."""
+"""Placements of arrays, and the buckets that bound what is compiled."""
 
 import jax
 import numpy as np
@@ -53,7 +53,7 @@ def test_several_processes_place_what_one_does(mesh, monkeypatch):
     assert placed["a"].sharding == expected["a"].sharding and placed["b"] is None
 
 
-def test_counts_that_hardly_vary_have_one_size_and_others_their_buckets():
+def test_counts_that_hardly_vary_share_one_size_and_others_use_buckets():
     rng = np.random.default_rng(0)
     counts = rng.normal(2000, 40, 16).astype(int).tolist()
     size = usual_size(counts)
@@ -77,7 +77,7 @@ def test_an_item_is_used_once_the_next_has_begun():
     assert list(one_ahead([], lambda item: item)) == []
 
 
-def test_a_large_array_arrives_whole_when_it_goes_in_parts(monkeypatch):
+def test_a_large_array_that_is_sent_in_parts_arrives_whole(monkeypatch):
     monkeypatch.setattr(mesh_module, "_LARGE", 100)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     mesh = make_mesh(jax.devices()[:1])

@@ -1,4 +1,4 @@
-"""Claims about npy files that are written block by block: whole or absent, mapped, forgotten."""
+"""Npy files that are written block by block: whole or absent, mapped, forgotten."""
 
 import io
 import mmap
@@ -25,7 +25,7 @@ def resident(rows: np.ndarray) -> int:
     return size
 
 
-def test_blocks_become_one_array_that_is_there_only_when_complete(tmp_path):
+def test_blocks_become_one_file_that_exists_only_when_complete(tmp_path):
     path = tmp_path / "folder" / "rows.npy"
     blocks = [np.full((count, 3), count, np.float32) for count in (2, 0, 5)]
     with whole_npy(path, (3,)) as writer:
@@ -36,14 +36,14 @@ def test_blocks_become_one_array_that_is_there_only_when_complete(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["rows.npy"]
 
 
-def test_no_block_at_all_is_an_array_of_no_rows(tmp_path):
+def test_a_file_without_blocks_is_an_array_without_rows(tmp_path):
     with whole_npy(tmp_path / "none.npy", (3, 2), np.int32):
         pass
     found = mapped(tmp_path / "none.npy")
     assert found.shape == (0, 3, 2) and found.dtype == np.int32
 
 
-def test_what_is_cut_short_leaves_the_old_file_alone(tmp_path):
+def test_an_interrupted_write_leaves_the_old_file_unchanged(tmp_path):
     path = tmp_path / "rows.npy"
     np.save(path, np.ones((2, 3), np.float32))
     with pytest.raises(KeyboardInterrupt), whole_npy(path, (3,)) as writer:
@@ -53,7 +53,7 @@ def test_what_is_cut_short_leaves_the_old_file_alone(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["rows.npy"]
 
 
-def test_a_map_that_is_forgotten_takes_no_memory_and_still_reads(tmp_path):
+def test_a_forgotten_map_takes_no_memory_and_is_still_readable(tmp_path):
     np.save(tmp_path / "rows.npy", np.arange(500_000.0))
     rows = np.asarray(mapped(tmp_path / "rows.npy"))[7:]
     assert rows.sum() > 0
@@ -79,7 +79,7 @@ def test_forgetting_part_of_a_map_hands_back_the_pages_of_the_whole_map(tmp_path
         del rows
 
 
-def test_an_array_that_claims_more_than_there_is_is_rejected_before_room_is_made(tmp_path):
+def test_an_array_that_claims_more_than_its_file_holds_is_rejected_before_allocation(tmp_path):
     path, file = tmp_path / "items.npz", io.BytesIO()
     header = {"descr": "|u1", "fortran_order": False, "shape": (2003764205206896640,)}
     np.lib.format.write_array_header_1_0(file, header)

@@ -1,4 +1,4 @@
-"""Several processes run as one: same results, one end for all, and nobody waits for the dead."""
+"""Several processes run as one: same results, one end for all, and none waits for a dead one."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_two_processes_of_four_devices_learn_what_one_of_eight_learns(through, c
     assert read_json(through / "run.json")["processes"] == 2
 
 
-def test_only_the_main_process_writes_and_speaks(through, compiled):
+def test_only_process_0_writes_and_prints(through, compiled):
     main, other = start_toy(through, cache=compiled)
     said = [process.communicate(timeout=60) for process in (main, other)]
     assert "finished" in said[0][0] and "finished" not in said[1][0]
@@ -71,9 +71,9 @@ def test_only_the_main_process_writes_and_speaks(through, compiled):
 
 
 def check_stacks(said, own):
-    """Before its line, a process that lost another says where its own threads were.
+    """Before its line, a process that lost another prints where its own threads were.
 
-    `own`: the runtime may say something, too, which cannot be helped if it has lost process 0.
+    `own`: JAX's runtime may print something, too, which we cannot prevent if it lost process 0.
     """
     lines = said.splitlines()
     assert any("in fit" in line and "training/loop.py" in line for line in lines), said
@@ -92,7 +92,7 @@ def check_stacks(said, own):
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_process_that_dies_takes_the_others_along_and_the_same_command_goes_on(
+def test_a_process_that_dies_ends_the_others_and_the_same_command_resumes(
     through, compiled, tmp_path, victim
 ):
     processes = start_toy(tmp_path, "--step-seconds=0.3", QUICK, cache=compiled)
@@ -116,7 +116,7 @@ def test_a_process_that_dies_takes_the_others_along_and_the_same_command_goes_on
 @pytest.mark.slow
 @pytest.mark.rotates("stopped process", every=2)
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_is_stopped_ends_the_others_and_itself_once_it_goes_on(
+def test_a_suspended_process_ends_the_others_and_itself_once_it_continues(
     compiled, tmp_path, victim
 ):
     processes = start_toy(tmp_path, "--step-seconds=0.3", QUICK, cache=compiled)
@@ -156,7 +156,7 @@ def test_a_signal_stops_all_processes_after_the_same_step(through, compiled, tmp
 
 
 @pytest.mark.slow
-def test_a_signal_is_heard_while_the_others_wait_for_the_main_process(compiled, tmp_path):
+def test_a_signal_stops_the_run_while_the_others_wait_for_process_0(compiled, tmp_path):
     main, other = start_toy(tmp_path, "--fault=busy", cache=compiled)
     wait_for(main, "busy")
     other.send_signal(signal.SIGTERM)
@@ -167,7 +167,7 @@ def test_a_signal_is_heard_while_the_others_wait_for_the_main_process(compiled, 
 
 
 @pytest.mark.slow
-def test_the_main_process_dies_while_the_others_wait_for_it(compiled, tmp_path):
+def test_the_others_end_if_process_0_dies_while_they_wait_for_it(compiled, tmp_path):
     main, other = start_toy(tmp_path, "--fault=busy", QUICK, cache=compiled)
     wait_for(main, "busy")
     main.kill()
@@ -194,7 +194,7 @@ def test_a_bug_of_one_process_has_its_traceback_there_and_a_line_elsewhere(compi
 
 
 @pytest.mark.slow
-def test_a_folder_that_is_held_is_rejected_to_all(through, compiled):
+def test_a_folder_that_another_run_holds_ends_all_processes(through, compiled):
     from mufin_jax.runtime.run_folder import Run
 
     with Run(through):
@@ -205,7 +205,7 @@ def test_a_folder_that_is_held_is_rejected_to_all(through, compiled):
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_as_one_with_two_devices(through, compiled, tmp_path):
+def test_one_process_with_two_devices_resumes_a_run_of_two_processes(through, compiled, tmp_path):
     processes = start_toy(tmp_path, "--step-seconds=0.3", cache=compiled)
     for _ in range(3):
         wait_for(processes[0], "step")
@@ -215,7 +215,7 @@ def test_a_run_of_two_processes_goes_on_as_one_with_two_devices(through, compile
     np.testing.assert_allclose(table, np.load(through / "table.npy"), rtol=1e-5, atol=1e-6)
 
 
-def test_a_coordinator_that_is_not_there_is_one_line_after_the_timeout(compiled, tmp_path):
+def test_a_missing_coordinator_is_one_line_after_the_timeout(compiled, tmp_path):
     flags = ["--hosts.coordinator=localhost:9", "--hosts.processes=2", "--hosts.process=1"]
     process = subprocess.run(
         [sys.executable, TOY, f"--workdir={tmp_path}", *flags, "--hosts.start-timeout=2"],
@@ -276,7 +276,7 @@ def _interrupt(workdir, cache, stage, how):
 @pytest.mark.slow
 @pytest.mark.rotates("lost process", every=2)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_a_run_that_lost_a_process_is_resumed_to_the_bit(minute_through, compiled, tmp_path, stage):
+def test_a_run_that_lost_a_process_resumes_to_the_bit(minute_through, compiled, tmp_path, stage):
     (code, said), _ = _interrupt(tmp_path, compiled, stage, subprocess.Popen.kill)
     assert code == 75
     assert said.splitlines()[-1].startswith("error: process 1 of 2 was lost; run the same command")
@@ -289,7 +289,7 @@ def test_a_run_that_lost_a_process_is_resumed_to_the_bit(minute_through, compile
 
 
 @pytest.mark.slow
-def test_a_run_that_one_process_was_asked_to_stop_is_resumed(minute_through, compiled, tmp_path):
+def test_a_run_resumes_after_a_signal_to_one_of_its_processes(minute_through, compiled, tmp_path):
     found = _interrupt(tmp_path, compiled, "finetune", subprocess.Popen.terminate)
     assert [code for code, _ in found] == [75, 75], found
     finish_minute(tmp_path, cache=compiled)

@@ -77,7 +77,7 @@ class Settings:
     data: Path | None = Path("there")
 
 
-def test_a_folder_is_gone_on_with_under_the_same_settings_and_rejected_under_others(tmp_path):
+def test_a_folder_is_used_again_with_the_same_settings_and_rejected_with_others(tmp_path):
     with Run(tmp_path) as run:
         run.guard("pretrain", Settings())
         run.guard("pretrain", Settings())
@@ -89,7 +89,7 @@ def test_a_folder_is_gone_on_with_under_the_same_settings_and_rejected_under_oth
     assert "layers" not in message and "--workdir" in message and "\n" not in message
 
 
-def test_fields_that_came_or_went_differ(tmp_path):
+def test_new_and_removed_fields_count_as_other_settings(tmp_path):
     with Run(tmp_path) as run:
         run.guard("a", {"old": 1, "same": {}})
         with pytest.raises(InputError, match="new: absent -> None; old: 1 -> absent"):

@@ -1,4 +1,4 @@
-"""How processes find each other: flags that fit together, and launchers that are recognised."""
+"""How processes find each other: flags that fit together, and recognised launchers."""
 
 import os
 
@@ -54,14 +54,14 @@ def test_a_launcher_counts_only_if_it_started_several_processes(monkeypatch, var
         assert not processes_module.several() and processes_module.is_main()
 
 
-def test_one_process_by_flag_stays_alone_whatever_the_launcher_says(monkeypatch):
+def test_the_flag_for_one_process_overrides_the_launcher(monkeypatch):
     for name, value in (SLURM | {"SLURM_NTASKS": "2"}).items():
         monkeypatch.setenv(name, value)
     processes_module.start(HostsConfig(processes=1))
     assert not processes_module.several()
 
 
-def test_open_mpi_that_jax_does_not_recognise_asks_for_flags(monkeypatch):
+def test_an_open_mpi_that_jax_does_not_recognise_requires_flags(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")  # and no address, as from version 5 on
     with pytest.raises(InputError, match=r"--hosts\.coordinator=HOST:PORT"):
         startup.launcher()

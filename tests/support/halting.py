@@ -3,7 +3,7 @@
     python tests/support/halting.py --halt=MODULE:NAME --workdir=DIR [any flag of an experiment]
 
 It prints "here" when it first comes to the call, waits until the run has been asked to stop, and
-goes on: what is called within that work must notice it.
+continues: the work that follows must notice the request.
 """
 
 import functools
@@ -18,7 +18,7 @@ from mufin_jax.runtime.distributed import processes
 
 
 def halt_at(place: str) -> None:
-    """Has the function of a module, or the method of a class in it, wait when first called."""
+    """Let a function of a module, or a method of a class in it, wait at its first call."""
     module, _, name = place.partition(":")
     owner = importlib.import_module(module)
     *path, last = name.split(".")

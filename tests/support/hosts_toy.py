@@ -2,7 +2,7 @@
 
     python tests/support/hosts_toy.py --workdir=DIR [--steps=N] [--hosts.coordinator=... ...]
 
-It trains, saves and resumes as a stage does, in seconds; what happens to it is told by `fault`.
+It trains, saves and resumes as a stage does, in seconds; `fault` tells what happens to it.
 """
 
 import dataclasses

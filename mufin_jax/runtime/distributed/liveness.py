@@ -146,10 +146,12 @@ class Peers:
         """
         self._leaving.acquire()
         self._note("ended", json.dumps(End(code, line, own=True)))
-        self._exit(code, "" if self._main_says(End(code, line, own=True)) else details or line)
+        self._exit(
+            code, "" if self._process_0_prints(End(code, line, own=True)) else details or line
+        )
 
-    def _main_says(self, end: End) -> bool:
-        """Return whether process 0, and this is another, comes to the same end within a moment."""
+    def _process_0_prints(self, end: End) -> bool:
+        """Return whether process 0 is another one, and ends for the same reason within a moment."""
         if self.process == 0:
             return False
         _until(lambda: 0 in self._gone or 0 in self._ended(), _GRACE)
