@@ -2,14 +2,14 @@
 
     python benchmarks/a2q.py --labels=1_000_000 --points=200_000 --steps=2_000
 
-Runs `experiments.a2q` on generated data, one process a stage, points and vectors mapped from the
-disk, and reports the seconds and the peak memory of each stage; the milliseconds of a step of
-Module IV; how long the index takes to build and to ask; and the share of the 100 exactly nearest
-labels that the shortlists of 1,000 sampled test points hold ("ratio" in the last line, which is
+Runs `experiments.a2q` on generated data, one process a stage. Points and vectors are mapped from
+the disk. Reports the seconds and the peak memory of each stage, the milliseconds of a step of
+Module IV, the time to build and to query the index, and the recall of the shortlists: the share of
+the 100 exactly nearest labels of 1,000 sampled test points ("ratio" in the last line, which is
 JSON).
 
-Peak memory is the kernel's high-water mark of the process: it counts pages of mapped files that may
-be dropped at any time. `anonymous_gb`, sampled, is what could not.
+Peak memory is the kernel's high-water mark of the process. It counts pages of mapped files that may
+be dropped at any time. `anonymous_gb`, sampled, counts what cannot be dropped.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def report(given: argparse.Namespace, workdir: Path) -> None:
 
 
 def timed(arguments: list[str]) -> tuple[dict[str, float], str]:
-    """Run Python with these arguments; return seconds and peak memory, and all that it said."""
+    """Run Python with these arguments; return seconds, peak memory, and its output."""
     start, anonymous = time.perf_counter(), 0
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
@@ -124,7 +124,7 @@ def timed(arguments: list[str]) -> tuple[dict[str, float], str]:
 
 
 def anonymous_kb(pid: int) -> int:
-    """Memory of a process that is no file's, now; 0 where the system does not say."""
+    """Return the memory of a process that belongs to no file, in kB; 0 if it is unknown."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -134,7 +134,7 @@ def anonymous_kb(pid: int) -> int:
 
 
 def rate(said: str) -> dict[str, float]:
-    """Steps and milliseconds a step of Module IV, checkpoints included, from its last log line."""
+    """Return the steps of Module IV and the milliseconds of one, from its last log line."""
     lines = re.findall(r"finetune: step (\d+) of (\d+), .*?, ([\d.]+) steps/s", said)
     if not lines:
         return {}
@@ -142,7 +142,7 @@ def rate(said: str) -> dict[str, float]:
 
 
 def measure(workdir: Path) -> dict[str, Any]:
-    """Build the index of Module II again and ask it; compare the run's shortlists to exact ones."""
+    """Build and query the index of Module II again; compare the run's shortlists to exact ones."""
     import jax
 
     from mufin_jax.data.dataset import Dataset
@@ -194,7 +194,7 @@ def measure(workdir: Path) -> dict[str, Any]:
 
 
 def exact(entries: Any, queries: np.ndarray, block: int = 20_000) -> Any:
-    """The K nearest labels by looking at every entry, some labels at a time."""
+    """Return the K nearest labels by exact search over all entries, some labels at a time."""
     from mufin_jax.retrieval.exact import LabelEntries
     from mufin_jax.retrieval.shortlist import Shortlist
 

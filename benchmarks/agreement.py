@@ -1,14 +1,14 @@
-"""Whether two trainings from the same weights on the same batches went the same way.
+"""Compare two trainings from the same weights on the same batches.
 
 Weights are compared by how they *moved*: for each array, |ours - theirs| / |theirs - start|, norms
-over the array. Adam divides a gradient by its own size, so an entry whose gradient is nearly zero
-moves as far as any other, by what rounding makes of it; a bound on single entries would have to be
-as wide as the way that they can go. `far` is that way: the sum of the learning rates.
+over the array. Adam divides a gradient by its own size. An entry whose gradient is nearly zero
+therefore moves as far as any other, in a direction that rounding decides. A bound on single entries
+would have to be as large as the largest possible movement, `far`: the sum of the learning rates.
 
-One kind of array has no gradient at all in exact arithmetic: biases of keys, which add the same to
-all logits of a softmax. There each side follows its own rounding errors, without an effect on
-any output, so they are left out of the comparison, and only asked to have moved no further than
-`far`, within the rounding of as many additions.
+Biases of keys have no gradient at all in exact arithmetic, because they add the same to all logits
+of a softmax. There each side follows its own rounding errors, without an effect on any output. They
+are left out of the comparison. They may only not have moved further than `far`, within the rounding
+of as many additions.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class Agreement:
     Attributes:
         loss: largest |ours - theirs| / theirs of the losses of all steps, none of which is 0.
         moved: largest |ours - theirs| / |theirs - start| of an array, norms over the array.
-        worst: the array where it is.
+        worst: the array with this value.
         entry: largest difference of a single entry, over `far`.
         key_biases: furthest that an entry of a key's bias went on either side, over `far`.
     """
@@ -74,7 +74,7 @@ def agreement(
     Args:
         losses: of ours and of theirs, a step each.
         ours: weights at the end.
-        theirs: likewise, by the same names.
+        theirs: the same of theirs, by the same names.
         start: the weights that both began with.
         far: sum of the learning rates.
 

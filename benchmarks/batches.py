@@ -1,14 +1,14 @@
-"""Batches as a catalogue gives them, drawn from a seed: what both sides of a comparison are fed.
+"""Batches with a catalogue's statistics, drawn from a seed: the input of both sides.
 
-MM-AmazonTitles-300K has 4.9 images an item, 15 at most, and a title of up to 32 tokens each (paper,
-section 4). Here the number of images is 1 + a negative binomial, the length of a title a gamma,
-both cut at their bounds; token ids are as uneven as words; pictures are coarse coloured squares,
-and related items share a palette, so that there is something to learn. Some items share their first
-picture with a neighbour, and some datapoints are the same product as a label of the batch. Each
-distinct text and image of a batch is held, and is to be encoded, once.
+MM-AmazonTitles-300K has 4.9 images an item, at most 15, and a title of up to 32 tokens each (paper,
+section 4). Here the number of images is 1 + a negative binomial, and the length of a title a gamma,
+both cut at their bounds. Token ids are as uneven as words. Pictures are coarse coloured squares.
+Related items share a palette, which gives the model something to learn. Some items share their
+first picture with a neighbour, and some datapoints are the same product as a label of the batch.
+Each distinct text and image of a batch is held, and is to be encoded, once.
 
-Everything is numpy. `for_ours` makes what our steps take; `torch_twin/tensors.py` what the twin's
-take.
+Everything is numpy. `for_ours` makes the input of our steps, `torch_twin/tensors.py` that of the
+twin's.
 """
 
 import dataclasses
@@ -41,13 +41,13 @@ class Drawn:
     """A batch of either module. Descriptors are numbered texts first, then images.
 
     Attributes:
-        tokens: int32 (t, s), zeros behind a text's end.
+        tokens: int32 (t, s), zeros after a text's end.
         lengths: int32 (t,).
         images: uint8 (i, h, w, 3).
         labels: descriptor numbers (c, n) of the bags of the labels, and which are real (bool).
-        points: likewise of the datapoints (b, n).
+        points: the same of the datapoints (b, n).
         positives: Module I: bool (c, b). Module IV: bool (b, k), of the labels `chosen`.
-        negatives: likewise.
+        negatives: the same.
         ids: Module IV: int32 (c,), rows of the label table, ascending.
         chosen: Module IV: int32 (b, k), which of the c labels were drawn for each datapoint.
     """
@@ -63,7 +63,7 @@ class Drawn:
     chosen: np.ndarray | None = None
 
     def facts(self) -> dict[str, Any]:
-        """What a reader of a result wants to know of a batch."""
+        """Return the facts of a batch that belong to a result."""
         return {
             "labels": len(self.labels[0]),
             "points": len(self.points[0]),
@@ -156,7 +156,7 @@ def _describe(
 
 
 def _pictures(rng: np.random.Generator, themes: np.ndarray, look: Look) -> np.ndarray:
-    """One picture for each theme given: half of it is the theme's, half its own."""
+    """Return one picture for each theme: half of it is the theme's, half its own."""
     palette = rng.random((themes.max() + 1, CELLS, CELLS, 3), np.float32)
     grid = 0.5 * palette[themes] + 0.5 * rng.random((len(themes), CELLS, CELLS, 3), np.float32)
     side = -(-look.pixels // CELLS)

@@ -1,9 +1,9 @@
-"""A made-up label side, of the shape that a trained model leaves: entries, label after label.
+"""A made-up label side in the shape that a trained model leaves: entries, label after label.
 
-A label has a kind and a theme, and shares each of them with many others: the labels nearest to a
-datapoint lie in several directions, as in a catalogue, and not in one cluster that an index finds
-whole. A label's entries lie about it, 1 to 16 of them and 6 on average, as products have pictures;
-a datapoint lies about a label that is relevant to it.
+A label has a kind and a theme, and shares each of them with many others. The labels nearest to a
+datapoint therefore lie in several directions, as in a catalogue, and not in one cluster that an
+index finds as a whole. The entries of a label lie around it: 1 to 16, 6 on average, like the
+pictures of products. A datapoint lies around a label that is relevant to it.
 """
 
 import dataclasses
@@ -68,5 +68,5 @@ def unit(vectors: Float32[np.ndarray, "b d"]) -> Float32[np.ndarray, "b d"]:
 
 
 def blocks(size: int) -> list[slice]:
-    """Slices that cover `size`, each of a bounded number of rows."""
+    """Return slices that cover `size`, each of a bounded number of rows."""
     return [slice(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK)]

@@ -2,11 +2,11 @@
 
     python benchmarks/demo.py                 # the whole demo, in a folder of its own
     python benchmarks/demo.py --short         # fewer points, one epoch of each module
-    python benchmarks/demo.py -- --seed=1     # what follows goes to the experiment
+    python benchmarks/demo.py -- --seed=1     # flags after -- go to the experiment
 
-Runs `python -m experiments.amazon --stage=all` in a fresh process that clocks itself: imports; the
-stages, as run.json has them; and within each stage tracing and lowering, compiling, and steps (time
-in calls of the training step that did neither), with the number of programs. The last line is one
+Runs `python -m experiments.amazon --stage=all` in a fresh process that times itself: imports; the
+stages, from run.json; and within each stage tracing and lowering, compiling, and steps (time in
+calls of the training step that did neither), with the number of programs. The last line is one
 JSON object; `ratio` is seconds over `limit_seconds`, six minutes.
 """
 

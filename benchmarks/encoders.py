@@ -5,18 +5,18 @@
     python benchmarks/encoders.py --small     # tiny encoders, in seconds
 
 ViT-B/32 on 16 images of 224 pixels and DistilBERT-base on 16 texts of 32 tokens, in float32, one
-call each in turn. *Forward* counts everything from normalised images, or token ids, in the
+call each, alternating. *Forward* counts everything from normalised images, or token ids, in the
 framework's memory to the vectors: CLS after the final LayerNorm, the mean over the tokens. *Forward
 and backward* counts the gradient of a weighted sum of the vectors by all weights; no optimizer.
 Ours is one jitted call on weights that are an argument; theirs runs under inference_mode, or
 `backward` with gradients set to None before it.
 
-Our options `layers="scan"` and `remat` run beside them, with the seconds that compiling takes and
-the bytes that a program holds beside its arguments. Each line also gives the operations that a side
-has to do (ours computes the last block of the ViT for CLS alone; backward counts twice forward) and
-what it reaches a second; and the *floor*: the time that the matrix products of the whole forward
-pass alone take as plain matrix products, in JAX and in torch, and what they reach. Ratios are of
-median wall times, against eager torch.
+Our options `layers="scan"` and `remat` run too, with the seconds of compiling and the bytes that a
+program holds in addition to its arguments. Each line also gives the operations that a side needs
+(ours computes the last block of the ViT only for CLS; backward counts twice forward) and how many
+it does a second. The *floor* is the time of the matrix products of the whole forward pass as plain
+matrix products, in JAX and in torch, and their speed. Ratios are of median wall times, against
+eager torch.
 """
 
 import argparse
@@ -55,7 +55,7 @@ LIMITS = {
 
 
 class WholeViT(torch.nn.Module):
-    """The ViT of `transformers` with all of it trained, pooled at CLS."""
+    """The ViT of `transformers`, trained as a whole, pooled at CLS."""
 
     def __init__(self, checkpoint: Path):
         super().__init__()
@@ -130,7 +130,7 @@ def cases(folder: Path, size: Size) -> list[Case]:
 
 
 def block_of_texts(config: Any, length: int) -> list[Product]:
-    """Products of the texts as they are encoded: together."""
+    """Return the products of the texts, which are encoded together."""
     return [
         dataclasses.replace(product, m=product.m * ITEMS)
         if product.count <= 2
@@ -142,7 +142,7 @@ def block_of_texts(config: Any, length: int) -> list[Product]:
 def our_calls(
     encoder: Any, inputs: tuple[np.ndarray, ...], weights: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the compiled calls by name, and what compiling took and they hold."""
+    """Return the compiled calls by name, and their compile times and memory."""
     graphdef, state = nnx.split(encoder)
     state = nnx.to_pure_dict(state)
     arrays = jax.block_until_ready(jax.device_put(inputs))

@@ -1,8 +1,8 @@
 """Floating-point operations that an encoder and a training step need, and what devices can do.
 
-A product of (m, k) and (k, n) counts 2mkn; what is not a matrix product is not counted. *Needed*
-means: distinct descriptors, real tokens, the last block of the ViT for its CLS token alone, no
-padding and nothing twice. A side that computes more than is needed does not look busier for it.
+A product of (m, k) and (k, n) counts 2mkn. Only matrix products count. *Needed* means: distinct
+descriptors, real tokens, the last block of the ViT for its CLS token alone, no padding, and nothing
+twice. A side that computes more than is needed gets no credit for it.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ class Product:
 
     @property
     def flops(self) -> int:
-        """Operations of all of them."""
+        """Return the operations of all products."""
         return 2 * self.m * self.k * self.n * self.count
 
 
 def peak_tflops(kind: str) -> float | None:
-    """Return the peak of a device by its name, None if it isn't known."""
+    """Return the peak of a device by its name, None if unknown."""
     return next((peak for name, peak in PEAK_TFLOPS.items() if name in kind), None)
 
 
@@ -51,7 +51,7 @@ def flops(products: list[Product]) -> int:
 
 
 def block(config: Any, items: int, rows: int, keys: int) -> list[Product]:
-    """Products of a transformer block for `rows` tokens of each item, which attend to `keys`.
+    """Return the products of a transformer block for `rows` tokens an item, which see `keys`.
 
     Args:
         config: ours, of either encoder.
@@ -72,7 +72,7 @@ def block(config: Any, items: int, rows: int, keys: int) -> list[Product]:
 
 
 def vit_trunk(config: Any, images: int) -> list[Product]:
-    """Products of a ViT below its last block."""
+    """Return the products of a ViT below its last block."""
     patches = (config.image_size // config.patch) ** 2
     tokens = patches + 1
     below = block(config, images, tokens, tokens) * (config.depth - 1)
@@ -80,22 +80,22 @@ def vit_trunk(config: Any, images: int) -> list[Product]:
 
 
 def vit_head(config: Any, images: int, whole: bool = False) -> list[Product]:
-    """Products of the last block of a ViT, for the CLS token or for the whole image."""
+    """Return the products of the last block of a ViT, for the CLS token or the whole image."""
     tokens = (config.image_size // config.patch) ** 2 + 1
     return block(config, images, tokens if whole else 1, tokens)
 
 
 def distilbert(config: Any, lengths: list[int]) -> list[Product]:
-    """Products of a DistilBERT for texts of these lengths."""
+    """Return the products of a DistilBERT for texts of these lengths."""
     return [p for n in lengths for p in block(config, 1, n, n)] * config.depth
 
 
 def step(model: Any, drawn: Drawn, cached: bool = False) -> int:
-    """Operations that a training step needs.
+    """Return the operations that a training step needs.
 
     The trunk of the ViT goes forward once, or not at all where its tokens are `cached`; all else
-    goes forward and, at twice the cost, backward, but for Q, K and V of the last block of the ViT,
-    whose inputs need no gradient.
+    goes forward and, at twice the cost, backward, except Q, K and V of the last block of the ViT:
+    their inputs need no gradient.
     """
     images, lengths = len(drawn.images), drawn.lengths.tolist()
     vit, text = model.image_encoder.config, model.text_encoder.config
@@ -107,7 +107,7 @@ def step(model: Any, drawn: Drawn, cached: bool = False) -> int:
 
 
 def _bags(dim: int, drawn: Drawn) -> int:
-    """Both attention blocks, factored, and the similarities."""
+    """Return the products of both attention blocks, factored, and of the similarities."""
     points, labels = drawn.points[1], drawn.labels[1]
     descriptors = int(points.sum() + labels.sum())
     self_attention = 2 * 4 * descriptors * dim**2

@@ -4,14 +4,14 @@
     python benchmarks/hard_pairs.py RUN
 
 Table 4's row "no hard positives, no hard negatives" needs hard positives that are worth learning
-and hard negatives that are wrong. The maker of the miniature knows why every pair is there, so that
-both can be counted, by the vectors of the finished Module I of a run.
+and hard negatives that are wrong. The program that makes the miniature knows why every pair is
+relevant. Both can therefore be counted, by the vectors of a run's finished Module I.
 
-A positive pair is *plain* if the datapoint and the label both have a title and a picture and are of
-one theme and style: what they have in common says that they belong together. Others miss a
-modality, or come by a scene or by noise. A negative is *unlucky* if datapoint and label are of one
-theme and style: it is no positive only by the draw. "ratio" in the last line, which is JSON, is the
-share of hard positives that are not plain over the same share of all positives.
+A positive pair is *plain* if the datapoint and the label both have a title and a picture and share
+one theme and style, which shows that they belong together. Other positives miss a modality, or come
+from a scene or from noise. A negative is *unlucky* if datapoint and label share one theme and
+style: only the draw made it a negative. "ratio" in the last line, which is JSON, is the share of
+hard positives that are not plain over the same share of all positives.
 """
 
 import argparse
@@ -92,13 +92,13 @@ def main() -> None:
 
 
 def groups(run: Path, side: str) -> Int[np.ndarray, " items"]:
-    """Theme and style of each item, as one number."""
+    """Return theme and style of each item as one number."""
     truth = load_arrays(run / "miniature" / "truth.npz")
     return truth[f"{side}_theme"] * NUM_STYLES + truth[f"{side}_hue"] // 2
 
 
 def complete(side: Side) -> Bool[np.ndarray, " items"]:
-    """Which items have a title and a picture."""
+    """Return which items have a title and a picture."""
     return (side.text >= 0) & (np.diff(side.image_offsets) > 0)
 
 

@@ -3,17 +3,17 @@
     python benchmarks/input_pipeline.py
     python benchmarks/input_pipeline.py --short
 
-A catalogue of made-up photographs (500 pixels, JPEG) is prepared as users prepare theirs, and read
-back in the three ways there are: from the users' JPEGs (what preparation does, once), from the
-prepared JPEGs (what training does where the pixels exceed `image_array_gb`), and from images.npy
-(what it does else: the default). Lines `... against a DataLoader` time the same pictures into
-batches of uint8 with as many workers: threads here, processes of torch.utils.data there (Pillow).
+A catalogue of made-up photographs (500 pixels, JPEG) is prepared like a user's. It is then read
+back in three ways: from the user's JPEGs (what preparation does, once), from the prepared JPEGs
+(what training does if the pixels exceed `image_array_gb`), and from images.npy (what training does
+otherwise: the default). Lines `... against a DataLoader` time the same pictures into batches of
+uint8 with as many workers: threads on our side, processes of torch.utils.data (Pillow) on theirs.
 
-Lines `... against the step` compare what is needed with what is fed: `ratio` is the images a second
-that a step of Module I at the preset `paper` can take, over those that its batches deliver through
-Loader and prefetch; above 1, training would wait for its input. The step's rate is that of its
-FLOP: 10.39 GFLOP an image (ViT-B/32 forward, the last block backward), at what the same encoder
-sustains forward on this machine. Where the tokens below the last block are kept, it is 0.39.
+Lines `... against the step` compare demand with supply: `ratio` is the images a second that a step
+of Module I at the preset `paper` can use, over those that its batches deliver through Loader and
+prefetch. Above 1, training would wait for its input. The step's rate follows from its FLOP: 10.39
+GFLOP an image (ViT-B/32 forward, the last block backward), at the speed that the same encoder
+sustains forward on this machine. If the tokens below the last block are kept, it is 0.39.
 """
 
 import argparse
@@ -42,7 +42,7 @@ SEEDS = 8
 
 
 def photograph(rng: np.random.Generator, side: int = PICTURE) -> Image.Image:
-    """Smooth blotches and a little grain: about as many bytes as a photograph of that size."""
+    """Return smooth blotches with a little grain: about as many bytes as a photograph."""
     blotches = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
     smooth = np.asarray(blotches.resize((side, side), Image.Resampling.BICUBIC), np.float32)
     grain = rng.normal(0, 6, (side, side, 1)).astype(np.float32)
@@ -50,7 +50,7 @@ def photograph(rng: np.random.Generator, side: int = PICTURE) -> Image.Image:
 
 
 def write_catalogue(folder: Path, products: int) -> list[Path]:
-    """A catalogue of JSON lines, five distinct pictures a product; returns their files."""
+    """Write a catalogue of JSON lines, five distinct pictures a product; return their files."""
     (folder / "images").mkdir(parents=True)
     base = [np.asarray(photograph(np.random.default_rng(seed))) for seed in range(SEEDS)]
     lines, files = [], []
@@ -72,7 +72,7 @@ def write_catalogue(folder: Path, products: int) -> list[Path]:
 
 
 def prepared(source: Path, out: Path, size: int, array: bool) -> tuple[Dataset, float]:
-    """Prepare the catalogue, with images.npy or with records alone; and seconds taken."""
+    """Prepare the catalogue, with images.npy or only with records; return it and the seconds."""
     config = PrepareConfig(image_size=size, records=not array)
     if not array:
         config = PrepareConfig(image_size=size, image_array_gb=0.0)
@@ -83,7 +83,7 @@ def prepared(source: Path, out: Path, size: int, array: bool) -> tuple[Dataset, 
 
 
 def ours(read: Callable[[int], np.ndarray], count: int) -> Callable[[], None]:
-    """Batches of pictures by number, made ahead by threads as training does."""
+    """Return a call that makes batches of pictures ahead, in threads as training does."""
 
     def batch(i: int) -> np.ndarray:
         return np.stack([read(n) for n in range(i * BATCH, (i + 1) * BATCH)])
@@ -96,7 +96,7 @@ def ours(read: Callable[[int], np.ndarray], count: int) -> Callable[[], None]:
 
 
 def theirs(read: Callable[[int], np.ndarray], count: int) -> Callable[[], None] | None:
-    """The same batches from a DataLoader; None without torch."""
+    """Return a call that makes the same batches with a DataLoader; None without torch."""
     if importlib.util.find_spec("torch") is None:
         return None
     import torch
@@ -122,7 +122,7 @@ def theirs(read: Callable[[int], np.ndarray], count: int) -> Callable[[], None] 
 
 
 def opened_by_pillow(encoded: Path | bytes, size: int) -> np.ndarray:
-    """Decode, resize with the proportions kept, centre on white: by hand, as PyTorch users do."""
+    """Decode, resize with its proportions, centre on white: by hand, as PyTorch users do."""
     import io
 
     with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
@@ -144,7 +144,7 @@ def against(
     count: int,
     rounds: int,
 ) -> tuple[float, Callable[[], object]]:
-    """Return our images a second, and what prints the line of the comparison."""
+    """Return our images a second, and a function that prints the line of the comparison."""
     sides = {"ours": ours(our_read, count)}
     if their_call := theirs(their_read, count):
         sides["theirs"] = their_call
@@ -163,13 +163,13 @@ def against(
 def batches_a_second(
     dataset: Dataset, batch_size: int, steps: int, kept: np.ndarray | None = None
 ) -> float:
-    """Images a second in the batches of Module I, through Loader and prefetch.
+    """Return the images a second in the batches of Module I, through Loader and prefetch.
 
     Args:
         dataset: a prepared folder.
         batch_size: labels of a batch.
         steps: batches that are made.
-        kept: what stands for each image instead of its pixels.
+        kept: what replaces the pixels of each image.
     """
     from mufin_jax.training.pretrain_batches import Batches, PretrainConfig
 
@@ -188,7 +188,7 @@ def batches_a_second(
 
 
 def tokens_on_disk(dataset: Dataset, path: Path) -> np.ndarray:
-    """Return a map of numbers of the size of what ViT-B/32's trunk makes of the images, float32."""
+    """Return mapped float32 numbers in the shape of the tokens of ViT-B/32's trunk."""
     shape = (len(dataset.images), 50, 768)
     tokens = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     rng = np.random.default_rng(0)
@@ -199,7 +199,7 @@ def tokens_on_disk(dataset: Dataset, path: Path) -> np.ndarray:
 
 
 def step_gflops(images: int = 16) -> float:
-    """GFLOP a second that ViT-B/32 sustains forward on this machine."""
+    """Return the GFLOP a second that ViT-B/32 sustains forward on this machine."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
@@ -228,7 +228,7 @@ def main() -> None:
 
 
 def run(folder: Path, products: int, rounds: int) -> None:
-    """Time everything on a catalogue of so many products."""
+    """Time everything on a catalogue of this many products."""
     files = write_catalogue(folder / "raw", products)
     count = len(files)
     array, prepare_seconds = prepared(folder / "raw", folder / "array", 224, array=True)

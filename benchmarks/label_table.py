@@ -1,17 +1,17 @@
-"""Does a step of Module IV on the label table cost the same however many labels there are?
+"""Does a step of Module IV on the label table cost the same for any number of labels?
 
     python benchmarks/label_table.py                  # 10K to 4.5M labels, 14 GB of free memory
     python benchmarks/label_table.py --short          # 10K to 1M labels, 4 GB
 
 A step gathers the rows of 2,800 labels, makes their classifiers, takes the gradient of the loss of
-Module IV through them and updates the rows. Every size runs beside the smallest one, step by step
-in turn, so that both see the same machine; medians are of the steps after the warm-up. Ids are new
-in each step, uniform or as in a catalogue (1 / rank^0.8). Each pair of sizes has a process of its
-own, whose largest resident size is compared with the memory plan.
+Module IV through them and updates the rows. Every size alternates with the smallest one, step by
+step: both then see the same machine. Medians are of the steps after the warm-up. Ids are new in
+each step, uniform or distributed like a catalogue's (1 / rank^0.8). Each pair of sizes has a
+process of its own, whose largest resident size is compared with the memory plan.
 
-Beside it: the same gradient for every label and Adam over all of them (optax), what a framework
-does without row-sparse updates; the leaner tables; and the compiled step on eight virtual devices,
-whose collectives and temporaries must not grow. The last line is one JSON object.
+For comparison: the same gradient for every label and Adam over all of them (optax), which is what a
+framework does without row-sparse updates; the leaner tables; and the compiled step on eight virtual
+devices, whose collectives and temporaries must not grow. The last line is one JSON object.
 """
 
 import argparse
@@ -66,13 +66,13 @@ class Contender:
         self.seconds.append(time.perf_counter() - start)
 
     def milliseconds(self) -> tuple[float, float]:
-        """Median and least time of the steps after the warm-up."""
+        """Return the median and the least time of the steps after the warm-up."""
         kept = np.array(self.seconds[min(WARM_UP, len(self.seconds) // 2) :])
         return round(1e3 * float(np.median(kept)), 2), round(1e3 * float(kept.min()), 2)
 
 
 def loss_of(rows: Rows, batch: dict[str, Any]) -> jax.Array:
-    """The loss of Module IV, through w, of datapoints that are given."""
+    """Return the loss of Module IV, through w, for given datapoints."""
     w = label_table.combine(rows, batch["z"])
     similarities = jnp.einsum("bd,bcd->bc", batch["x"], w[batch["chosen"]])
     first = jnp.broadcast_to(jnp.arange(similarities.shape[1]) < POSITIVES, similarities.shape)
@@ -114,14 +114,14 @@ def make_step(mesh: Any) -> Any:
 
 
 def sparse(num_labels: int, zipf: bool, table: TableConfig) -> Contender:
-    """The label table."""
+    """Return the label table as a contender."""
     mesh = make_mesh(jax.devices()[:1])
     state = label_table.initialize(jax.random.key(0), num_labels, DIM, mesh, config=table)
     return Contender(jax.block_until_ready(state), make_step(mesh), drawer(num_labels, zipf))
 
 
 def dense(num_labels: int, zipf: bool) -> Contender:
-    """The same loss with a gradient for every label and Adam over all of them."""
+    """Return the same loss with a gradient for every label and Adam over all of them."""
     optimizer: Any = optax.adam(1e-3)
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -139,7 +139,7 @@ def dense(num_labels: int, zipf: bool) -> Contender:
 
 
 def pair(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time one size beside the smallest one, in this process alone."""
+    """Time one size against the smallest one, in this process alone."""
     table = TableConfig(*arguments.table.split(","))
     large = sparse(arguments.pair, arguments.ids == "zipf", table)
     small = sparse(SIZES[0], arguments.ids == "zipf", table)
@@ -167,7 +167,7 @@ def pair(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def dense_curve(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time the dense optimizer at one size: few steps, each of them touches every label."""
+    """Time the dense optimizer at one size: few steps, each of which touches every label."""
     contender = dense(arguments.dense, arguments.ids == "zipf")
     for _ in range(8):
         contender.take()
@@ -175,7 +175,7 @@ def dense_curve(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def collectives(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Compile the step for eight devices at two sizes, and look for what grows."""
+    """Compile the step for eight devices at two sizes, and report what grows."""
     mesh, found, kind = make_mesh(), [], TableConfig(*arguments.table.split(","))
     batch = drawer(SIZES[0], False)()
     for num_labels in (SIZES[1], SIZES[-1]):
@@ -197,7 +197,7 @@ def collectives(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def child(*flags: str, devices: int = 1) -> dict[str, Any]:
-    """Run a part of this file in a process of its own, and return what it found."""
+    """Run a part of this file in a separate process, and return its result."""
     environ = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)}
     if devices > 1:
         environ["JAX_PLATFORMS"] = "cpu"
@@ -207,7 +207,7 @@ def child(*flags: str, devices: int = 1) -> dict[str, Any]:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run all parts, say what they find, and return it."""
+    """Run all parts, print their results, and return them."""
     common = [f"--steps={arguments.steps}", f"--ids={arguments.ids}"]
     sizes = arguments.labels or (SIZES[:-1] if arguments.short else SIZES)
     pairs = []
@@ -257,7 +257,7 @@ def _line(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Read the flags, and print what was found, last of all as one JSON object."""
+    """Read the flags, and print the results, the last line as one JSON object."""
     parser = argparse.ArgumentParser(description="A step of Module IV on the label table, by L.")
     parser.add_argument("--labels", type=int, nargs="+", help="numbers of labels, ascending")
     parser.add_argument("--steps", type=int, default=60, help="steps that are timed")

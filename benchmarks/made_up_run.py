@@ -1,4 +1,4 @@
-"""A finished run that nobody trained: a made-up label side (catalogue.py) and random weights."""
+"""A finished run without training: a made-up label side (catalogue.py) and random weights."""
 
 import dataclasses
 from pathlib import Path
@@ -26,12 +26,12 @@ from mufin_jax.runtime.storage.files import write_json
 
 
 def predictor_of(folder: Path, num_labels: int, small: bool, shortlist: int) -> Predictor:
-    """Return a predictor over a made-up label side, written to the folder if it is not there.
+    """Return a predictor over a made-up label side; write that to the folder if it is missing.
 
     Args:
-        folder: where index, bags and classifiers lie, as a run leaves them.
+        folder: holds index, bags and classifiers, like the folder of a run.
         num_labels: L.
-        small: whether with tiny encoders.
+        small: use tiny encoders.
         shortlist: labels scored for a query.
     """
     if not (folder / "prepared" / "manifest.json").exists():
@@ -47,7 +47,7 @@ def predictor_of(folder: Path, num_labels: int, small: bool, shortlist: int) -> 
 
 
 def with_labels(dataset: Dataset, count: int) -> Dataset:
-    """The data set with so many labels, each of which has an id and a title."""
+    """Return the data set with this many labels, each with an id and a title."""
     names = Strings.pack(f"label {i}" for i in range(count))
     none = np.zeros(count + 1, np.int64)
     labels = Side("label", names, names, np.full(count, -1, np.int32), none, none[:0])
@@ -55,7 +55,7 @@ def with_labels(dataset: Dataset, count: int) -> Dataset:
 
 
 def new_model(dataset: Dataset, small: bool) -> Mufin:
-    """A model of random weights, as large as the paper's, or tiny."""
+    """Return a model with random weights, as large as the paper's, or tiny."""
     config = ModelConfig(image=ViTConfig.base_32(), text=DistilBertConfig.base())
     vocab = config.text.vocab
     if small:
@@ -71,7 +71,7 @@ def new_model(dataset: Dataset, small: bool) -> Mufin:
 
 
 def write_predictor(folder: Path, num_labels: int, mesh: Mesh) -> None:
-    """Write index, bags and classifiers as a run does, without encoding any label."""
+    """Write index, bags and classifiers like a run, without encoding any label."""
     catalogue = Catalogue.draw(num_labels)
     entries = catalogue.entries()
     LabelIndex.over(LabelEntries(entries, catalogue.offsets), IndexConfig(), mesh).save(

@@ -1,7 +1,7 @@
-"""What all benchmarks share: two sides timed in turn, medians, and the one line of JSON.
+"""What all benchmarks share: two sides timed alternately, medians, and the one line of JSON.
 
-The sides of a comparison run in one process, one call each in turn, so that both see the same
-machine whatever else it does; wall time and the process's CPU time are kept of every call.
+The sides of a comparison run in one process, one call each, alternating. Both then see the same
+machine, whatever else runs on it. Wall time and the process's CPU time of every call are kept.
 """
 
 import contextlib
@@ -32,11 +32,11 @@ class Times:
 
     @property
     def ms(self) -> float:
-        """Median wall time."""
+        """Return the median wall time."""
         return statistics.median(self.wall)
 
     def facts(self, of: int = 1) -> dict[str, float]:
-        """Median and least wall time, median CPU time, divided by `of` things done in a call."""
+        """Return median and least wall time and median CPU time, divided by `of` things a call."""
         found = {"ms": self.ms, "least_ms": min(self.wall), "cpu_ms": statistics.median(self.cpu)}
         return {name: significant(value / of) for name, value in found.items()}
 
@@ -44,7 +44,7 @@ class Times:
 def in_turn(
     sides: Mapping[str, Callable[[], Any]], count: int = 7, warm_up: int = 2
 ) -> dict[str, Times]:
-    """Call all sides in turn, `warm_up` rounds untimed and `count` rounds timed.
+    """Call all sides alternately, `warm_up` rounds untimed and `count` rounds timed.
 
     Args:
         sides: calls by name; each returns only when its work is done (JAX: block_until_ready).
@@ -62,23 +62,23 @@ def in_turn(
 
 
 def ratio(ours: Times, theirs: Times) -> float:
-    """Median wall time of ours over theirs."""
+    """Return the median wall time of ours over theirs."""
     return significant(ours.ms / theirs.ms)
 
 
 def cores() -> int:
-    """Cores that this process may use: as many threads as each side gets."""
+    """Return the cores that this process may use: each side gets as many threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def line(name: str, ratio: float, limit: float | None, **facts: Any) -> dict[str, Any]:
-    """Print the one JSON line of a benchmark, and return what it holds.
+    """Print the one JSON line of a benchmark, and return its content.
 
     Args:
         name: of the benchmark and its case.
         ratio: ours over theirs.
-        limit: what the ratio should be at most; None if none was set.
-        facts: sizes, medians, and whatever else was found.
+        limit: the largest good ratio; None without one.
+        facts: sizes, medians, and all other results.
     """
     found = {"name": name, **device(), "ratio": significant(ratio), "limit": limit}
     if limit is not None:
@@ -89,7 +89,7 @@ def line(name: str, ratio: float, limit: float | None, **facts: Any) -> dict[str
 
 
 def device() -> dict[str, Any]:
-    """Return what JAX computes on, or the CPU if this process never started JAX."""
+    """Return the device of JAX, or the CPU if this process never started JAX."""
     kind = "cpu"
     if (jax := sys.modules.get("jax")) is not None:
         kind = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
@@ -115,5 +115,5 @@ def versions() -> dict[str, str]:
 
 
 def significant(value: float, digits: int = 4) -> float:
-    """Round to so many significant digits."""
+    """Round to a number of significant digits."""
     return float(f"{value:.{digits}g}")

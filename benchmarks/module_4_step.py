@@ -4,11 +4,11 @@
     python benchmarks/module_4_step.py --small            # tiny encoders, seconds
     python benchmarks/module_4_step.py --device=gpu       # 200 datapoints, bfloat16, torch.compile
 
-Datapoints with 2 positives and 12 negatives each out of 300,000 labels, whose distinct bags are
-encoded once; A_S, A_C and the label table train beside the encoders. What is counted is what
-module_1_step.py counts, and: the gather of the labels' rows, their gradient and their update, by
-our row-sparse Adam here, by sparse embeddings and SparseAdam there. Cross-attention is ours as it
-is, factored, against the textbook's for every pair, as in the released code.
+Datapoints have 2 positives and 12 negatives each out of 300,000 labels, whose distinct bags are
+encoded once. A_S, A_C and the label table train in addition to the encoders. The step counts like
+that of module_1_step.py, and with the gather of the labels' rows, their gradient and their update:
+our row-sparse Adam on our side, sparse embeddings and SparseAdam on theirs. Our cross-attention is
+factored; theirs is the textbook's for every pair, as in the released code.
 """
 
 from step_race import main

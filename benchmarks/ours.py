@@ -1,7 +1,8 @@
 """Our side of the comparisons with torch: the stages' own steps, on a checkpoint of encoders.
 
-Nothing here computes: the steps are `make_step` of the stages, the optimizer is `by_part`, batches
-are placed as the stages place them. What `Ours` adds is what the stages do around their loop.
+This file computes nothing itself: the steps are `make_step` of the stages, the optimizer is
+`by_part`, and batches are placed as in the stages. `Ours` adds what the stages do around their
+loop.
 """
 
 import dataclasses
@@ -105,11 +106,11 @@ class Ours:
         return float(metrics["loss"])
 
     def model(self) -> Mufin:
-        """Return the model as it is now; the next step takes it away."""
+        """Return the present model; the next step donates its buffers."""
         return nnx.merge(self.graphdef, self.state.train, self.frozen)
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return copies of eta and alpha of all labels, without what pads the table."""
+        """Return copies of eta and alpha of all labels, without the padding of the table."""
         table = self.state.table
         return tuple(
             np.array(part[: self.num_labels]) for part in (table.rows.eta, table.rows.alpha)
@@ -122,7 +123,7 @@ class Ours:
         return put(batch, by_row(self.mesh))
 
     def _trunk(self, images: np.ndarray, block: int = 256) -> np.ndarray:
-        """Return the trunk's tokens of images, which lie on the host: nothing below them trains."""
+        """Return the trunk's tokens of images on the host: nothing below them trains."""
 
         @jax.jit
         def trunk(model: Mufin, images: jax.Array) -> jax.Array:

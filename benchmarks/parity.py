@@ -3,16 +3,17 @@
     python benchmarks/parity.py             # ViT-B/32 and DistilBERT-base, minutes
     python benchmarks/parity.py --small     # tiny encoders, seconds
 
-From the same checkpoint, on the same batches, in float32: 20 steps of Module I, and 20 of Module IV
-with its label table, by mufin_jax and by the twin in torch. Compared are the loss of each step and,
-at the end, every weight: encoders, attention blocks, eta and alpha. Two batches take turns, and
-the learning rate is such that the loss must fall, or nothing would have been compared.
+mufin_jax and the twin in torch run 20 steps of Module I, and 20 of Module IV with its label table,
+from the same checkpoint, on the same batches, in float32. The loss of each step is compared and, at
+the end, every weight: encoders, attention blocks, eta and alpha. Two batches alternate. The
+learning rate makes the loss fall; otherwise nothing would have been compared.
 
-The exit code is 1 if they disagree. What is compared, and why entry by entry would be wrong, stands
-in agreement.py. --float64 measures what float32 alone makes of it: the twin is trained in float64,
-too, and both sides are compared with that. With tiny encoders ours is then as near to float64 as
-torch in float32 is (movements 1.7e-5 and 1.1e-5, losses 8e-6 and 2e-6, relative), and ours and
-theirs are as near to each other. The tolerances leave room for the size of the real encoders.
+The exit code is 1 if they disagree. agreement.py explains what is compared, and why a comparison
+entry by entry would be wrong. --float64 measures the effect of float32 alone: the twin is also
+trained in float64, and both sides are compared with that. With tiny encoders ours is then as near
+to float64 as torch in float32 is (movements 1.7e-5 and 1.1e-5, losses 8e-6 and 2e-6, relative), and
+ours and theirs are as near to each other. The tolerances leave room for the size of the real
+encoders.
 """
 
 import argparse
@@ -51,10 +52,10 @@ def train_theirs(
     Args:
         module: 1 or 4.
         task: batches and rates.
-        folder: the checkpoints that training begins with.
+        folder: the checkpoints at the start of training.
         out: where the weights go.
         table: initial eta and alpha, for Module IV.
-        double: whether in float64.
+        double: train in float64.
     """
     training = Training(task.rate, task.rate, WARM_UP, STEPS)
     trainer = Trainer(folder, _size(task).dim, training, table)
@@ -68,7 +69,7 @@ def train_theirs(
 
 
 def compare(module: int, task: Task, folder: Path, double: bool) -> tuple[dict[str, Any], bool]:
-    """Train both sides for a module; return what was found, and whether they agree."""
+    """Train both sides for a module; return the figures, and whether they agree."""
     num_labels = task.num_labels if module == 4 else 0
     optimizer = OptimizerConfig(rate=task.rate, warmup=WARM_UP)
     ours = Ours(folder, _size(task).dim, optimizer, STEPS, num_labels)

@@ -5,12 +5,12 @@
     python benchmarks/predict.py --small              # 3,000 labels, small encoders: seconds
     python benchmarks/predict.py --device=gpu         # the same on an accelerator, against limits
 
-The label side is made up (made_up_run.py) and written as a run writes it; weights are random. The
-parts of a query: read pictures and titles; encode; shortlist, of which the exact similarities;
-score, of which the gather of label bags and classifiers; names. What follows the encoders is set
-against PyTorch as the released code answers (torch_twin/answering.py), on the same bags, labels and
-threads, with hnswlib at the released setting: over one pooled vector a label, as released, or with
-`--their-index=entries` over all entries. Both sides score 100 labels.
+The label side is made up (made_up_run.py) and written like a run's. Weights are random. The parts
+of a query: read pictures and titles; encode; shortlist, including the exact similarities;
+score, including the gather of label bags and classifiers; names. The work after the
+encoders is compared with PyTorch in the way of the released code (torch_twin/answering.py), on the
+same bags, labels and threads, with hnswlib at the released setting: over one pooled vector a label,
+as released, or with `--their-index=entries` over all entries. Both sides score 100 labels.
 
 `ratio` is ours over theirs, batches of 256, wall time. On an accelerator it is the time of a query
 from its pixels and tokens to its scores over the limit, 1.3 ms alone and 0.1 ms in a batch of 256:
@@ -44,7 +44,7 @@ EF = 300
 
 
 def items_of(count: int) -> list[dict[str, Any]]:
-    """So many queries: a title and one to three pictures of 500 pixels."""
+    """Return queries: a title and one to three pictures of 500 pixels each."""
     from PIL import Image
 
     rng, items = np.random.default_rng(0), []
@@ -60,7 +60,7 @@ def items_of(count: int) -> list[dict[str, Any]]:
 
 
 def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> dict[str, Any]:
-    """The whole path and its parts, as calls by name, for the first so many queries."""
+    """Return the whole path and its parts as calls by name, for the first queries."""
     import jax
 
     from mufin_jax.prediction.label_cache import gather
@@ -96,7 +96,7 @@ def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> d
 
 
 class Queries:
-    """Datapoints as the encoders leave them: x near labels, bags of a title and some pictures."""
+    """Encoded datapoints: x near labels, bags of a title and some pictures."""
 
     def __init__(self, num_labels: int):
         catalogue, rng = Catalogue.draw(num_labels), np.random.default_rng(5)
@@ -106,7 +106,7 @@ class Queries:
         self.bag = (self.x[:, None] * DIM**0.5 + noise) * self.mask[..., None]
 
     def embedding(self, count: int, mesh: Any) -> Any:
-        """The first so many, padded as the predictor pads them."""
+        """Return the first datapoints, padded as by the predictor."""
         from mufin_jax.model.heads import Embedding
         from mufin_jax.prediction import shapes
         from mufin_jax.runtime.distributed.mesh import by_row, put
@@ -117,7 +117,7 @@ class Queries:
 
 
 def twin_of(arguments: argparse.Namespace, folder: Path, queries: Queries) -> Any:
-    """PyTorch's answer to the first so many queries, as a function of their number."""
+    """Return a function from a number of queries to PyTorch's answers to the first ones."""
     import torch
     from retrieval import RELEASED, Hnsw
     from torch_twin.answering import Answering
@@ -150,7 +150,7 @@ def twin_of(arguments: argparse.Namespace, folder: Path, queries: Queries) -> An
 
 @contextlib.contextmanager
 def place(keep: Path | None, labels: int) -> Iterator[Path]:
-    """Where the label side lies: in the folder to keep, or for this run alone."""
+    """Yield the folder of the label side: one to keep, or one for this run alone."""
     if keep is not None:
         folder = keep / f"predict-{labels}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ def place(keep: Path | None, labels: int) -> Iterator[Path]:
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> None:
-    """Measure, and print what was found, last of all as one JSON object."""
+    """Measure, and print the results, the last line as one JSON object."""
     import jax
     from made_up_run import predictor_of
 
@@ -213,7 +213,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
 
 
 def main() -> None:
-    """Read the flags, and choose the device before JAX is imported."""
+    """Read the flags, and select the device before JAX is imported."""
     parser = argparse.ArgumentParser(description="A query by its parts, beside PyTorch.")
     parser.add_argument("--labels", type=int)
     parser.add_argument("--short", action="store_true", help="30,000 labels")

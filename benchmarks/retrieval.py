@@ -1,21 +1,21 @@
-"""What does a shortlist cost, beside HNSW as the released code sets it and at the same recall?
+"""What does a shortlist cost, compared with HNSW at the released setting and at the same recall?
 
     python benchmarks/retrieval.py --keep=DIR      # 500,000 entries; HNSW builds for 10 minutes
     python benchmarks/retrieval.py --short         # 20,000
-    python benchmarks/retrieval.py --vectors=1_800_000 --no-hnsw     # there, HNSW takes an hour
+    python benchmarks/retrieval.py --vectors=1_800_000 --no-hnsw     # HNSW would take an hour
     python benchmarks/retrieval.py --rule          # recall of ours by the number of entries
 
 Both sides hold the same entries (six a label, benchmarks/catalogue.py) and do the same job: 100
 distinct labels for a query, each with a similarity. Ours is `LabelIndex.shortlist`, whose
 similarities are the exact maxima over all entries of a label. Theirs is hnswlib at the released
-setting (M = 100, efConstruction = 300, ef = 300, k = 300); the best of a label's entries that it
-returned stands for the label, distinct labels by the same code as ours. The released code itself
-has one pooled vector a label, so that its entries are labels. Beside it the smallest ef, and
-where it was built the smaller M, that reach the recall of ours.
+setting (M = 100, efConstruction = 300, ef = 300, k = 300). The best returned entry of a label
+stands for the label; the same code as ours finds the distinct labels. The released code itself has
+one pooled vector a label: its entries are labels. Also measured: the smallest ef, and the smaller M
+where it was built, that reach the recall of ours.
 
-Times are the CPU time of all threads, queries together in batches and one by one, sides in turn;
-`ratio` is ours over the released setting, batches of 256. Recall is the share of the exact 100
-labels that were found, and, for entries, of the exact 100 entries among those returned first.
+Times are the CPU time of all threads, queries together in batches and one by one, with alternating
+sides. `ratio` is ours over the released setting, batches of 256. Recall is the share of the exact
+100 labels that were found, and, for entries, of the exact 100 entries among those returned first.
 """
 
 import argparse
@@ -48,7 +48,7 @@ RULE = (2_000, 20_000, 100_000, 500_000, 1_800_000)
 
 
 class Hnsw:
-    """hnswlib over entries, which does the job of a `LabelIndex`."""
+    """An hnswlib index over entries, which does the job of a `LabelIndex`."""
 
     def __init__(self, entries: LabelEntries, setting: dict[str, int], keep: Path | None):
         import hnswlib
@@ -70,18 +70,18 @@ class Hnsw:
                 file.with_suffix(".json").write_text(json.dumps(self.built))
 
     def nearest(self, queries: np.ndarray, k: int, ef: int) -> tuple[np.ndarray, np.ndarray]:
-        """Entries, best first, and their cosines."""
+        """Return entries, best first, and their cosines."""
         self.index.set_ef(ef)
         entries, distances = self.index.knn_query(queries, k)
         return entries.astype(np.int64), 1 - distances
 
     def shortlist(self, queries: np.ndarray, ef: int, k: int = 0) -> Shortlist:
-        """The labels of the k nearest entries, as many as ef unless told otherwise."""
+        """Return the labels of the k nearest entries, by default as many as ef."""
         return Shortlist(*self.entries.first_distinct(*self.nearest(queries, k or ef, ef), K))
 
 
 def exact_entries(entries: LabelEntries, queries: np.ndarray) -> np.ndarray:
-    """The 100 nearest entries, by looking at every one."""
+    """Return the 100 nearest entries by exact search."""
     found = []
     for block in np.array_split(queries, max(len(queries) // 64, 1)):
         cosines = block @ entries.vectors.T
@@ -90,14 +90,14 @@ def exact_entries(entries: LabelEntries, queries: np.ndarray) -> np.ndarray:
 
 
 def entry_recall(found: np.ndarray, exact: np.ndarray) -> float:
-    """Share of the exact entries that were found."""
+    """Return the share of the exact entries that were found."""
     return statistics.fmean(
         len(np.intersect1d(*rows)) / K for rows in zip(found, exact, strict=True)
     )
 
 
 def enough(at: Callable[[int], float], wanted: float) -> int:
-    """The smallest ef, in steps of a sixth or so, whose recall is that wanted."""
+    """Return the smallest ef, in steps of about a sixth, that reaches a recall."""
     ef = 100.0
     while at(round(ef)) < wanted and ef < 1e5:
         ef *= 1.18
@@ -106,7 +106,7 @@ def enough(at: Callable[[int], float], wanted: float) -> int:
 
 @contextlib.contextmanager
 def timed() -> Iterator[dict[str, float]]:
-    """Seconds of a block, wall and CPU."""
+    """Measure the seconds of a block, wall and CPU."""
     found: dict[str, float] = {}
     wall, cpu = time.perf_counter(), time.process_time()
     yield found
@@ -116,7 +116,7 @@ def timed() -> Iterator[dict[str, float]]:
 def make_ours(
     entries: LabelEntries, config: IndexConfig, keep: Path | None
 ) -> tuple[LabelIndex, dict[str, float]]:
-    """Our index, and what it cost to build."""
+    """Return our index, and the cost of building it."""
     folder = None if keep is None else keep / f"ours-{len(entries.vectors)}"
     if folder is not None and (folder / "built.json").exists():
         built = json.loads((folder / "built.json").read_text())
@@ -132,7 +132,7 @@ def make_ours(
 
 
 def compare(arguments: argparse.Namespace, size: int) -> dict[str, Any]:
-    """Measure one number of entries."""
+    """Measure both sides at one number of entries."""
     catalogue = Catalogue.draw(size // 6)
     entries = LabelEntries(catalogue.entries(), catalogue.offsets)
     queries = catalogue.points(ASKED)
@@ -202,7 +202,7 @@ def tell(found: dict[str, Any], case: str, times: dict[str, measuring.Times], qu
 
 
 def main() -> None:
-    """Read the flags, and print what was found, last of all as one JSON object."""
+    """Read the flags, and print the results, the last line as one JSON object."""
     parser = argparse.ArgumentParser(description="A shortlist, beside HNSW.")
     parser.add_argument("--vectors", type=int, nargs="+", help="numbers of entries")
     parser.add_argument("--short", action="store_true", help="20,000 entries")

@@ -5,10 +5,10 @@
     python benchmarks/startup.py --full-size          # ViT-B/32 and DistilBERT, random weights
 
 Every figure is the median of fresh processes, started one after the other, from the start of the
-interpreter to its end (a first answer: to the answer). A first answer loads a finished run and
-ranks labels for one item with a title and a picture: with the compiled programs that earlier
-processes left in the run's folder (warm), and with an empty folder for them (cold). One JSON line a
-case; `ratio` is seconds over `limit_seconds`.
+interpreter to its end (for a first answer, to the answer). A first answer loads a finished run and
+ranks labels for one item with a title and a picture. Warm means with the compiled programs that
+earlier processes left in the run's folder; cold means with an empty folder for them. The script
+prints one JSON line a case; `ratio` is seconds over `limit_seconds`.
 """
 
 import argparse
@@ -54,7 +54,7 @@ print(json.dumps({"seconds": time.time() - float(sys.argv[3]) - parts["second_an
 
 
 def fresh(*arguments: str, code: int = 0) -> dict[str, Any]:
-    """Run Python in a new process, which must end with `code`; seconds of wall and CPU time."""
+    """Run Python in a new process, which must end with `code`; return wall and CPU seconds."""
     before, start = os.times(), time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     seconds, after = time.perf_counter() - start, os.times()
@@ -64,7 +64,7 @@ def fresh(*arguments: str, code: int = 0) -> dict[str, Any]:
 
 
 def answer(workdir: Path, picture: Path, cache: Path | None = None) -> dict[str, Any]:
-    """Ask a finished run once in a new process; `cache` takes the place of the run's own."""
+    """Query a finished run once in a new process; `cache` replaces the run's own cache."""
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
     if cache is not None:
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
@@ -88,7 +88,7 @@ def say(name: str, runs: list[dict[str, Any]], limit: float | None, **facts: Any
 
 
 def make_run(workdir: Path, full_size: bool) -> None:
-    """Finish a run in `workdir`: a little of the miniature, hardly trained."""
+    """Finish a run in `workdir`: a small miniature, hardly trained."""
     from experiments.amazon import MINIATURE
     from mufin_jax.data.preparation.prepare import PrepareConfig
     from mufin_jax.data.synthetic.catalogue import MiniatureConfig
@@ -118,7 +118,7 @@ def make_run(workdir: Path, full_size: bool) -> None:
 
 
 def imports(count: int) -> None:
-    """Time what needs no run."""
+    """Time the cases that need no run."""
     cases = {
         "import mufin_jax": (("-c", "import mufin_jax"), 0, IMPORT),
         "--help": (("-m", "experiments.amazon", "--help"), 0, HELP),
@@ -132,7 +132,7 @@ def imports(count: int) -> None:
 
 
 def answers(workdir: Path, count: int, size: str) -> None:
-    """Time first answers, cold and warm in turn."""
+    """Time first answers, alternating cold and warm."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:

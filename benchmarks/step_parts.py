@@ -4,10 +4,10 @@
     python benchmarks/step_parts.py --small          # tiny encoders, to try it out
     python benchmarks/step_parts.py --trace=DIR      # also a profile of two steps, for TensorBoard
 
-The same batches and the same step as module_1_step.py, ours alone: a step on a batch that lies on
-the device, one that is copied first, and four in a row as `fit` makes them; then its parts, forward
-alone, and the device's own speed: a product of two 8,192 x 8,192 matrices and a copy of its memory.
-`ratio` is 0.4, the least MFU wanted, over what the step on a resident batch reaches.
+Batches and step are those of module_1_step.py, ours alone: a step on a batch that is already on the
+device, one with a copy first, and four in a row as in `fit`; then its parts, forward only, and the
+device's own speed: a product of two 8,192 x 8,192 matrices and a copy of its memory. `ratio` is
+0.4, the MFU that we aim for, over the MFU of the step on a resident batch.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(flags: argparse.Namespace, folder: Path) -> None:
-    """Time everything, one after the other, and print it, last of all as one JSON object."""
+    """Time everything, one after the other, and print it, the last line as one JSON object."""
     import flops
     import jax
     from ours import Ours
@@ -81,13 +81,13 @@ def measure(flags: argparse.Namespace, folder: Path) -> None:
 
 
 def _step(ours: Any, placed: Any) -> Any:
-    """A step on a batch that lies on the device."""
+    """Return a step on a batch that is on the device."""
     ours.state, metrics = ours._step(ours.state, ours.frozen, placed)
     return metrics
 
 
 def _parts(model: Any, pool: Any, count: int) -> dict[str, float]:
-    """The forward passes of a step's encoders, each compiled by itself."""
+    """Return the forward passes of a step's encoders, each compiled separately."""
     import jax
 
     trunk = jax.jit(lambda m, images: m.image_encoder.trunk(m.processing.normalise(images)))
@@ -102,7 +102,7 @@ def _parts(model: Any, pool: Any, count: int) -> dict[str, float]:
 
 
 def _speeds(flags: argparse.Namespace) -> dict[str, float]:
-    """What the device reaches in a product of matrices and in a copy."""
+    """Measure the speed of the device in a product of matrices and in a copy."""
     import jax
     import jax.numpy as jnp
 
@@ -117,7 +117,7 @@ def _speeds(flags: argparse.Namespace) -> dict[str, float]:
 
 
 def _ms(count: int, call: Callable[..., Any], *arguments: Any) -> float:
-    """Median milliseconds of a call, until all that it returns is done."""
+    """Return the median milliseconds of a call, until everything that it returns is done."""
     import jax
 
     done = {"": lambda: jax.block_until_ready(call(*arguments))}

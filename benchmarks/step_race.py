@@ -1,6 +1,6 @@
 """What module_1_step.py and module_4_step.py share: flags, the sides, the race, and its lines.
 
-Imported before JAX and torch start, so that the device can be chosen by a flag.
+The file is imported before JAX and torch start, because a flag selects the device.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main(module: Module, doc: str, size: tuple[str, int, int]) -> None:
     Args:
         module: which step.
         doc: of the script.
-        size: what a batch is counted in, how many by default, and how many in the paper.
+        size: the unit of a batch, its default number, and its number in the paper.
     """
     name, few, many = size
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
@@ -69,7 +69,7 @@ def main(module: Module, doc: str, size: tuple[str, int, int]) -> None:
 
 
 def race(module: Module, flags: argparse.Namespace, folder: Path) -> None:
-    """Time all sides in turn on the same batches, and print what was found."""
+    """Time all sides alternately on the same batches, and print the results."""
     import torch
     from torch_twin import sizes
 
@@ -99,7 +99,7 @@ def race(module: Module, flags: argparse.Namespace, folder: Path) -> None:
 
 
 def draw(module: Module, flags: argparse.Namespace) -> list[Drawn]:
-    """Return the batches that all sides go through."""
+    """Return the batches of all sides."""
     look = SMALL if flags.small else Look()
     if module == "module_1":
         return [module_1(seed, flags.size, look) for seed in range(flags.batches)]
@@ -111,8 +111,8 @@ def contenders(
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, float], dict[str, Any]]:
     """Return calls that make a step, by side; operations a step needs; sizes of the model.
 
-    On a GPU a call makes `TOGETHER` steps. Each takes the next of the batches. Our two sides train
-    one state, since the step of either leaves what the other can go on from.
+    On a GPU a call makes `TOGETHER` steps, each on the next of the batches. Our two sides train one
+    state: each continues from the other's last step.
     """
     import flops
     from ours import Ours
@@ -180,7 +180,7 @@ def _line(
 
 
 def _device(wanted: str) -> str:
-    """Return "gpu" or "cpu"; a GPU serves only where both frameworks see it."""
+    """Return "gpu" or "cpu"; a GPU counts only if both frameworks see it."""
     if wanted == "cpu":
         return "cpu"
     # In a process of its own: JAX reads its environment once.
@@ -196,7 +196,7 @@ def _device(wanted: str) -> str:
 
 
 def _peak(flags: argparse.Namespace) -> float | None:
-    """Return the peak of the device in TFLOP/s, if it is known."""
+    """Return the peak of the device in TFLOP/s, None if unknown."""
     import flops
     import jax
 

@@ -3,12 +3,12 @@
     python benchmarks/table.py                       # what `make bench` does
     python benchmarks/table.py startup label_table   # only these
     python benchmarks/table.py --out=results         # also writes table.txt and lines.jsonl there
-    python benchmarks/table.py --device=gpu          # at the paper's size, beside torch.compile
-    python benchmarks/table.py --device=cpu --small  # tries that out, on tiny encoders
+    python benchmarks/table.py --device=gpu          # at the paper's size, and torch.compile
+    python benchmarks/table.py --device=cpu --small  # the same code on tiny encoders
 
 A row is a line of JSON with `name` and `ratio` that a script has printed. A script that ends with
-an error is a row that says so, and makes this one end with exit code 1; a ratio beyond its limit
-does not, as another machine, or a busy one, is no error.
+an error has a row that reports this, and the exit code is then 1. A ratio beyond its limit does not
+change the exit code: another machine, or a busy one, is no error.
 """
 
 import argparse
@@ -114,9 +114,9 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 
 def _milliseconds(line: dict[str, Any], side: str) -> float | None:
-    """The time of a side: `ours_ms`, or `ms` of what stands under `ours`, or there in `sides`.
+    """Return the time of a side: `ours_ms`, or `ms` under `ours`, or that in `sides`.
 
-    Of several sides the first one is ours, and theirs is the first that is not called so.
+    With several sides, ours is the first, and theirs the first that is not named "ours".
     """
     found = line.get(f"{side}_ms", line.get(side))
     if found is None and isinstance(sides := line.get("sides"), dict):
@@ -134,13 +134,13 @@ def _number(value: float | None) -> str:
 
 
 def _last(said: str) -> str:
-    """The last line of an error message, cut."""
+    """Return the last line of an error message, cut to a width."""
     lines = [line for line in said.splitlines() if line.strip()]
     return lines[-1].strip()[:100] if lines else ""
 
 
 def main() -> int:
-    """Run what is asked for, print the table, and return the exit code."""
+    """Run the requested scripts, print the table, and return the exit code."""
     parser = argparse.ArgumentParser(description="All benchmarks, short, in one table.")
     parser.add_argument("scripts", nargs="*", metavar="SCRIPT", help=f"of {', '.join(SCRIPTS)}")
     parser.add_argument("--device", choices=("gpu", "cpu"), help="whole steps and answers on it")

@@ -1,8 +1,8 @@
-"""What is trained where both sides must come out the same: a few items, whose loss falls.
+"""Trainings that both sides must end with the same result: a few items, whose loss falls.
 
-Two batches take turns for 20 steps, after a warm-up of 4: enough for a loss to fall, if the rate is
-high, and for Adam's moments to matter. Bags are smaller than a catalogue's, to save time, and the
-seeds are such that both batches fall into the same buckets, so that one program serves both.
+Two batches alternate for 20 steps, after a warm-up of 4. This is enough for a loss to fall at a
+high rate, and for Adam's moments to matter. Bags are smaller than a catalogue's, to save time. With
+these seeds both batches fall into the same buckets: one program serves both.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ STEPS, WARM_UP, DIFFERENT = 20, 4, 2
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is trained, and how fast.
+    """One training: its data and its rate.
 
     Attributes:
         look: of the descriptors.
@@ -37,7 +37,7 @@ class Task:
     seeds: dict[int, tuple[int, int]]
 
     def draw(self, module: int) -> list[Drawn]:
-        """Return the batches of a module that take turns."""
+        """Return the alternating batches of a module."""
         if module == 1:
             return [module_1(seed, self.labels, self.look) for seed in self.seeds[1]]
         return [

@@ -1,7 +1,7 @@
-"""MUFIN in PyTorch, as its users would write it today: the other side of the comparisons.
+"""MUFIN in PyTorch, in today's usual style: the other side of the comparisons.
 
 The encoders are the models of `transformers`; everything else is plain torch. The numbers are those
-of mufin_jax (benchmarks/parity.py proves it), so a comparison of the two is one of speed alone.
+of mufin_jax (benchmarks/parity.py shows this), so a comparison of the two measures only speed.
 Dropout is off on both sides: mufin_jax has none.
 """
 

@@ -1,7 +1,7 @@
-"""What follows the encoders when the released code answers: every pair of query and label in full.
+"""The released code's work after the encoders: every pair of query and label in full.
 
 Label bags are gathered and padded for every label of a shortlist, the query's bag is repeated for
-each, and K, V, Q and O are applied to all of it; the classifiers w are ready. Eager, float32.
+each, and K, V, Q and O are applied to all of it. The classifiers w are given. Eager, float32.
 """
 
 import torch
@@ -17,7 +17,7 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-5)
 
     def forward(self, queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-        """Queries (p, n, d), keys (p, m, d) and their mask (p, m) to (p, n, d)."""
+        """Map queries (p, n, d), keys (p, m, d) and their mask (p, m) to (p, n, d)."""
         logits = self.query(queries) @ self.key(keys).transpose(1, 2)
         logits = logits / queries.shape[-1] ** 0.5
         weights = logits.masked_fill(~mask[:, None], -1e9).softmax(-1)

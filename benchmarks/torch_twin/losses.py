@@ -1,4 +1,4 @@
-"""The losses in torch, one value per example; see mufin_jax/losses.py."""
+"""The losses in torch, one value per example; see mufin_jax/training/losses.py."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ def hinge_loss(
     hardest: int = 3,
     margin: float = 0.2,
 ) -> Tensor:
-    """Module I: sum over P_l and N_l of [z_l·x_j - z_l·x_i + margin]_+; all arguments (c, b)."""
+    """Sum [z_l·x_j - z_l·x_i + margin]_+ over P_l and N_l (Module I); all arguments (c, b)."""
     candidates = similarities.masked_fill(~negatives, -torch.inf)
     hard = candidates.topk(min(hardest, candidates.shape[1]), dim=1).values
     gaps = hard[:, None, :] - similarities[:, :, None] + margin
@@ -22,7 +22,7 @@ def hinge_loss(
 def cosine_margin_loss(
     similarities: Tensor, positives: Tensor, negatives: Tensor, margin: float = 0.5
 ) -> Tensor:
-    """Module IV: sum of 1 - x2_l·w_l over positives, of [x2_k·w_k - margin]_+ over negatives."""
+    """Sum 1 - x2_l·w_l over positives, [x2_k·w_k - margin]_+ over negatives (Module IV)."""
     attract = torch.where(positives, 1 - similarities, 0)
     repel = torch.where(negatives, (similarities - margin).relu(), 0)
     return (attract + repel).sum(1)

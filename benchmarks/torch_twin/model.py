@@ -1,8 +1,8 @@
 """The model in torch: the encoders of `transformers`, the attention block, describe, embed, adapt.
 
-Names and shapes are those of mufin_jax/model.py. What differs is how: bags are padded tensors,
-`transformers` computes all rows of the last block of the ViT where only CLS is read, and
-cross-attention is the textbook's, as in the released code: q, K, V and O of every (datapoint,
+Names and shapes are those of mufin_jax/model/mufin.py. The computation differs: bags are padded
+tensors; `transformers` computes all rows of the last block of the ViT, although only CLS is read;
+and cross-attention is the textbook's, as in the released code: q, K, V and O of every (datapoint,
 label) pair.
 """
 
@@ -19,8 +19,8 @@ from torch_twin.tensors import Tensors
 class ImageEncoder(nn.Module):
     """Normalised images (i, 3, h, w) to CLS vectors (i, width), after the final LayerNorm.
 
-    Only the last block and the final LayerNorm train (paper, section 3), so that nothing below
-    them is recorded for the backward pass.
+    Only the last block and the final LayerNorm train (paper, section 3). Nothing below them is
+    recorded for the backward pass.
     """
 
     def __init__(self, checkpoint: Path):
@@ -54,7 +54,7 @@ class TextEncoder(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """A(Q, K) = LayerNorm(Q + O softmax(q k^T / sqrt(d)) v); begins as the identity, one head."""
+    """A(Q, K) = LayerNorm(Q + O softmax(q k^T / sqrt(d)) v); starts as the identity, one head."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -106,7 +106,7 @@ class Mufin(nn.Module):
             x1: bags of the datapoints (b, n, d).
             mask: which of their descriptors are real.
             z1: bags of the labels of each datapoint (b, k, m, d).
-            z_mask: which of theirs are.
+            z_mask: which of their descriptors are real.
         """
         points, labels = z1.shape[:2]
         queries = x1[:, None].expand(-1, labels, -1, -1).flatten(0, 1)

@@ -1,6 +1,6 @@
 """The two sizes of the twin's encoders, and checkpoints of them that both sides start from.
 
-Weights are random, so nothing is downloaded; the files are those that the hub has: config.json and
+Weights are random, so nothing is downloaded. The files are those of the hub: config.json and
 model.safetensors, written by `save_pretrained`.
 """
 
@@ -20,8 +20,8 @@ class Size:
         vit: of the image encoder.
         distilbert: of the text encoder.
         dim: D.
-        noise: deviation of what is added to every initial weight, so that no bias is zero and no
-            scale is one.
+        noise: standard deviation of the noise on every initial weight; no bias is then zero, and
+            no scale is one.
     """
 
     vit: dict[str, Any]

@@ -18,9 +18,9 @@ class Tensors:
         real: bool (t, s), True at real tokens.
         images: uint8 (i, h, w, 3).
         labels: descriptor numbers (c, n) of the labels' bags, int64, and which are real.
-        points: likewise of the datapoints.
+        points: the same of the datapoints.
         positives: bool; Module I (c, b), Module IV (b, k).
-        negatives: likewise.
+        negatives: the same.
         ids: Module IV: rows of the label table (c,), int64.
         chosen: Module IV: which of the labels were drawn for each datapoint (b, k), int64.
     """
@@ -40,14 +40,14 @@ class Tensors:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "Tensors":
-        """Copy everything to page-locked memory, from where a GPU fetches it by itself.
+        """Copy everything to page-locked memory, from which a GPU can copy by itself.
 
-        A `DataLoader` with pin_memory does so, ahead of time.
+        A `DataLoader` with pin_memory does this ahead of time.
         """
         return self._each(lambda tensor: tensor.pin_memory())
 
     def used_on(self, stream: torch.cuda.Stream) -> "Tensors":
-        """Say that a stream other than the one that made the tensors uses their memory."""
+        """Record that a stream other than the one that made the tensors uses their memory."""
 
         def mark(tensor: Tensor) -> Tensor:
             tensor.record_stream(stream)
@@ -71,9 +71,9 @@ def tensors(drawn: Drawn, num_labels: int = 0, fixed: bool = False) -> Tensors:
     Args:
         drawn: of either module.
         num_labels: L, for Module IV.
-        fixed: pad texts, images and labels to our loader's buckets, as one does for torch.compile,
-            which would compile again for every size. Labels that pad are real ones that no
-            datapoint asks for.
+        fixed: pad texts, images and labels to our loader's buckets, because torch.compile would
+            otherwise compile again for every size. Padding labels are real ones that no
+            datapoint uses.
     """
     tokens, lengths, images = drawn.tokens, drawn.lengths, drawn.images
     labels, points, ids = drawn.labels, drawn.points, drawn.ids

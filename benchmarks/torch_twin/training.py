@@ -1,8 +1,8 @@
 """A training step of Module I and of Module IV in torch.
 
 AdamW with weight decay on matrices only, SparseAdam for the label table, the cosine schedule after
-a linear warm-up; bfloat16 is autocast. With `compiled`, forward, loss and backward are compiled by
-torch.compile; gathering rows of the table stays outside, since sparse gradients cannot be.
+a linear warm-up; bfloat16 is autocast. With `compiled`, torch.compile compiles forward, loss and
+backward. Gathering rows of the table stays outside, because sparse gradients cannot be compiled.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from torch_twin.tensors import Tensors
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How to train; the defaults of mufin_jax.
+    """Settings of a training; the defaults are those of mufin_jax.
 
     Attributes:
         rate: peak learning rate of the model.
@@ -58,7 +58,7 @@ class Trainer:
         table: initial eta and alpha of all labels, for Module IV; None trains Module I.
         device: "cpu" or "cuda".
         dtype: what matrices multiply in.
-        compiled: whether by torch.compile.
+        compiled: use torch.compile.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Trainer:
         return value
 
     def _placed(self, batches: Sequence[Tensors]) -> Iterator[Tensors]:
-        """Batches on the device; a GPU copies the next, on a stream of its own, as it computes."""
+        """Yield batches on the device; a GPU copies the next on another stream meanwhile."""
         if self.device != "cuda":
             yield from (batch.to(self.device) for batch in batches)
             return
@@ -134,7 +134,7 @@ class Trainer:
                 yield last[0].used_on(stream)
 
     def double(self) -> None:
-        """Compute in float64 from now on: what float32 is measured against."""
+        """Compute in float64 from now on, as the reference for float32."""
         self.model.double()
         if self.table is not None:
             self.table.double()
@@ -169,7 +169,7 @@ def save(trainer: Trainer, folder: Path) -> None:
 
 
 def rest(trainer: Trainer) -> dict[str, np.ndarray]:
-    """Return what is not in the encoders, by name, as self_attention.query.weight or eta."""
+    """Return weights outside the encoders by name, as self_attention.query.weight or eta."""
     blocks: Iterable[tuple[str, nn.Module]] = trainer.model.named_children()
     found = {
         f"{part}.{name}": value.detach().cpu().numpy()

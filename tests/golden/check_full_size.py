@@ -1,10 +1,10 @@
 """Compare the encoders with Hugging Face's at full size, in float32.
 
 The networks are random (biases and LayerNorms too), so nothing is downloaded. Needs torch and
-transformers 5 beside this package; run by hand from the project's root:
+transformers 5 in addition to this package; run by hand from the project's root:
     PYTHONPATH=. python tests/golden/check_full_size.py
 Names of encoders after the script choose some. Prints one JSON line with the largest absolute
-difference of each, relative to the largest value where that is above 1; exits 1 if one is above
+difference of each, relative to the largest value if that is above 1; exits 1 if one is above
 1e-5.
 """
 
@@ -38,7 +38,7 @@ TOLERANCE = 1e-5
 
 
 def perturb(model: torch.nn.Module) -> torch.nn.Module:
-    """Move every parameter, so that no bias is zero and no scale is one."""
+    """Move every parameter: no bias is then zero, and no scale is one."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
@@ -46,7 +46,7 @@ def perturb(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def image_difference(model: torch.nn.Module, vectors: Callable) -> float:
-    """Largest difference of the vectors of three random images, of a perturbed model."""
+    """Return the largest difference of the vectors of three random images, by a perturbed model."""
     perturb(model)
     images = np.random.default_rng(0).uniform(-1, 1, (3, 224, 224, 3)).astype(np.float32)
     with torch.no_grad():
@@ -58,18 +58,18 @@ def image_difference(model: torch.nn.Module, vectors: Callable) -> float:
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest absolute difference, relative to the largest value where that is above 1."""
+    """Return the largest absolute difference, relative to the largest value if that is above 1."""
     return float(np.abs(ours - theirs).max() / max(1, np.abs(theirs).max()))
 
 
 def vit(patch: int) -> float:
-    """Of the CLS vectors of a ViT."""
+    """Return the difference of the CLS vectors of a ViT."""
     model = ViTModel(ViTConfig(patch_size=patch))
     return image_difference(model, lambda model, x: model(x).last_hidden_state[:, 0])
 
 
 def resnet(**config: Any) -> float:
-    """Of the pooled vectors of a ResNet, with running statistics of its own."""
+    """Return the difference of the pooled vectors of a ResNet with random running statistics."""
     model = ResNetModel(ResNetConfig(**config))
     for name, buffer in model.named_buffers():
         if name.endswith("running_var"):
@@ -83,20 +83,20 @@ def resnet(**config: Any) -> float:
 
 
 def clip_image() -> float:
-    """Of CLIP's projected image vectors."""
+    """Return the difference of CLIP's projected image vectors."""
     model = CLIPModel(CLIPConfig())
     return image_difference(model, lambda model, x: model.get_image_features(x).pooler_output)
 
 
 def siglip() -> float:
-    """Of SigLIP's pooled vectors."""
+    """Return the difference of SigLIP's pooled vectors."""
     config = SiglipConfig(text_config={"num_hidden_layers": 1, "vocab_size": 9})
     model = SiglipModel(config)
     return image_difference(model, lambda model, x: model.vision_model(x).pooler_output)
 
 
 def clip_text() -> float:
-    """Of CLIP's projected text vectors, for ragged texts that end as its tokenizer ends them."""
+    """Return the difference of CLIP's text vectors, for ragged texts with its tokenizer's end."""
     config = CLIPConfig(vision_config={"num_hidden_layers": 1})
     model, lengths = perturb(CLIPModel(config)), np.array([32, 3, 17, 2], np.int32)
     tokens = np.random.default_rng(0).integers(1, 49406, (4, 32)).astype(np.int32)
@@ -110,7 +110,7 @@ def clip_text() -> float:
 
 
 def distilbert_differences() -> tuple[float, float]:
-    """The same of the last hidden states at real tokens, and of their means, for ragged texts."""
+    """Return those of the last hidden states at real tokens, and of their means, ragged texts."""
     model = perturb(DistilBertModel(DistilBertConfig()))
     lengths = np.array([32, 3, 17, 1], np.int32)
     tokens = np.random.default_rng(0).integers(1, 30522, (4, 32)).astype(np.int32)
@@ -129,7 +129,7 @@ def distilbert_differences() -> tuple[float, float]:
 
 
 def visual_bert() -> float:
-    """Of the pooled vectors of ragged texts with ragged pictures, at BERT-base's size."""
+    """Return that of the vectors of ragged texts with ragged pictures, at BERT-base's size."""
     model = perturb(VisualBertModel(VisualBertConfig(visual_embedding_dim=2048)))
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 30522, (4, 32)).astype(np.int32)

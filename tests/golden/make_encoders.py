@@ -35,21 +35,21 @@ PREPROCESSOR = {
 
 
 def perturb(model: torch.nn.Module) -> None:
-    """Move every parameter, so that no bias is zero and no scale is one."""
+    """Move every parameter: no bias is then zero, and no scale is one."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
 
 
 def normalised(pixels: np.ndarray) -> torch.Tensor:
-    """The rescaling and normalisation of Hugging Face's processor, channels first."""
+    """Rescale and normalise like Hugging Face's processor, channels first."""
     mean, std = np.array(PREPROCESSOR["image_mean"]), np.array(PREPROCESSOR["image_std"])
     values = (pixels / 255 - mean) / std
     return torch.tensor(values.transpose(0, 3, 1, 2), dtype=torch.float32)
 
 
 def make_vits(rng: np.random.Generator) -> None:
-    """Write two folders with one network: the old names as saved, the new ones as in memory."""
+    """Write one network to two folders: the old names as saved, the new ones as in memory."""
     config = ViTConfig(
         hidden_size=24,
         num_hidden_layers=3,
@@ -72,7 +72,7 @@ def make_vits(rng: np.random.Generator) -> None:
 
     vit.save_pretrained(HERE / "vit")
     config.save_pretrained(HERE / "vit_new_names")
-    # save_pretrained spells names as transformers 4 did; in memory they are new.
+    # save_pretrained uses the names of transformers 4; in memory they are new.
     save_file(classifier.state_dict(), HERE / "vit_new_names" / "model.safetensors")
     for name in ("vit", "vit_new_names"):
         (HERE / name / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2))
@@ -86,7 +86,7 @@ def make_vits(rng: np.random.Generator) -> None:
 
 
 def make_distilbert(rng: np.random.Generator) -> None:
-    """Write a DistilBERT inside a masked language model, as the hub has it."""
+    """Write a DistilBERT inside a masked language model, like the checkpoint of the hub."""
     config = DistilBertConfig(
         vocab_size=61,
         dim=24,

@@ -49,13 +49,13 @@ TITLES = ["A red chair", "lamp 42", "the Lamp's chair  and table", "red"]
 
 
 def inputs(pixels: np.ndarray) -> torch.Tensor:
-    """The rescaling and normalisation of Hugging Face's processors, channels first."""
+    """Rescale and normalise like Hugging Face's processors, channels first."""
     values = (pixels / 255 - np.array(MEAN)) / np.array(STD)
     return torch.tensor(values.transpose(0, 3, 1, 2), dtype=torch.float32)
 
 
 def pictures(rng: np.random.Generator, side: int, height: int, width: int) -> dict:
-    """Random images of a network's own size, and of another one that is no square."""
+    """Return random images of a network's own size, and of another size that is not square."""
     return {
         "native": rng.integers(0, 256, (3, side, side, 3), np.uint8),
         "other": rng.integers(0, 256, (2, height, width, 3), np.uint8),
@@ -63,13 +63,13 @@ def pictures(rng: np.random.Generator, side: int, height: int, width: int) -> di
 
 
 def photo(rng: np.random.Generator) -> np.ndarray:
-    """A smooth picture of 61 x 45 pixels, in which a shift by one pixel shows."""
+    """Return a smooth picture of 61 x 45 pixels, in which a shift by one pixel is visible."""
     noise = rng.integers(0, 256, (8, 6, 3), np.uint8)
     return np.asarray(Image.fromarray(noise).resize((45, 61), Image.Resampling.BICUBIC))
 
 
 def save(model: torch.nn.Module, name: str, preprocessor: dict, **expected: np.ndarray) -> None:
-    """Write a checkpoint and what it makes of inputs; and of a photo, its preprocessing."""
+    """Write a checkpoint, its outputs for inputs, and its preprocessing of a photo."""
     folder = HERE / name
     model.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2))
@@ -83,12 +83,12 @@ def save(model: torch.nn.Module, name: str, preprocessor: dict, **expected: np.n
 
 
 def make_resnet(name: str, rng: np.random.Generator, **config) -> None:
-    """Write a ResNet whose running statistics are those of no data."""
+    """Write a ResNet with random running statistics."""
     model = ResNetModel(ResNetConfig(**config)).eval()
     perturb(model)
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if key.endswith("normalization.weight"):  # or sums of many units would grow
+            if key.endswith("normalization.weight"):  # otherwise sums of many units would grow
                 parameter.mul_(0.3)
         for key, buffer in model.named_buffers():
             if key.endswith("running_mean"):
@@ -103,7 +103,7 @@ def make_resnet(name: str, rng: np.random.Generator, **config) -> None:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """CLIP's pipeline around a small vocabulary, whose last two tokens begin and end a text."""
+    """Return CLIP's pipeline with a small vocabulary; its last two tokens start and end a text."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789'"
     merges = ["r e", "re d</w>", "c h", "a i", "ch ai", "chai r</w>", "l a", "m p</w>", "la mp</w>"]
     words = [*letters, *(f"{c}</w>" for c in letters), *("".join(m.split()) for m in merges)]
@@ -145,7 +145,7 @@ def make_clip(rng: np.random.Generator) -> None:
 
 
 def make_siglip(rng: np.random.Generator) -> None:
-    """Write both encoders in one checkpoint, of which we take that of images."""
+    """Write both encoders in one checkpoint; we use only that of images."""
     layer = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3}
     vision = {"num_hidden_layers": 3, "patch_size": 8, "image_size": 24, **layer}
     text = {"num_hidden_layers": 1, "vocab_size": 19, "max_position_embeddings": 4, **layer}

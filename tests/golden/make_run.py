@@ -1,10 +1,10 @@
-"""Make the folder of a run as this version writes it, for later versions to read.
+"""Make the folder of a run in the format of this version, for later versions to read.
 
 Run it once, from the root of the repository, when a version is released:
     python tests/golden/make_run.py
 `runs/<version>/` holds what a predictor needs of a minute run, and `answers.json`: queries, each a
-title and the numbers of one-coloured pictures, with their first ten labels and scores. A folder
-that is there is never made again: it shows what users of that version have.
+title and the numbers of one-coloured pictures, with their first ten labels and scores. An existing
+folder is never made again: it shows what users of that version have.
 """
 
 import json
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "support"))
 
 import minute  # noqa: E402
 from raw_folders import picture  # noqa: E402
@@ -26,7 +26,7 @@ QUERIES = [("brass teapot", [3]), ("", [0, 17]), ("garden chair of oak", []), ("
 
 
 def answers(workdir: Path) -> list[dict]:
-    """The queries and what a run answers."""
+    """Return the queries and the answers of a run."""
     predictor = Predictor.load(workdir)
     items = [{"title": title, "images": [*map(picture, shown)]} for title, shown in QUERIES]
     return [
@@ -44,7 +44,7 @@ def main() -> None:
     """Write the folder of this version."""
     out = HERE / "runs" / __version__
     if out.exists():
-        sys.exit(f"{out} is there: a released version's folder is never changed")
+        sys.exit(f"{out} exists: the folder of a released version is never changed")
     with tempfile.TemporaryDirectory() as scratch:
         workdir = Path(scratch) / "run"
         flags = ("--prepare.no-records", "--miniature.points=40")

@@ -24,7 +24,7 @@ from torch_twin import sizes  # noqa: E402
 
 
 def table() -> tuple[np.ndarray, np.ndarray]:
-    """Initial eta and alpha, of the size that Module III draws."""
+    """Return initial eta and alpha, with the scale of Module III."""
     shape = SMALL.num_labels, sizes.SMALL.dim
     eta = np.random.default_rng(0).uniform(-0.36, 0.36, shape).astype(np.float32)
     return eta, np.full(len(eta), 0.5, np.float32)

@@ -26,12 +26,12 @@ SIZES = {
     "intermediate_size": 40,
     "max_position_embeddings": 11,
 }
-# [CLS] and [SEP] alone is an item without a text; 0 is one without pictures.
+# [CLS] and [SEP] alone is an item without a text; 0 is an item without pictures.
 LENGTHS, PICTURES = np.array([9, 2, 5, 3, 2]), np.array([3, 4, 0, 1, 1])
 
 
 def real(counts: np.ndarray, most: int) -> torch.Tensor:
-    """A mask of so many entries in each row."""
+    """Return a mask with a number of entries in each row."""
     return torch.tensor(np.arange(most) < counts[:, None]).long()
 
 
