@@ -16,6 +16,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from mufin_jax.runtime.distributed.padding import next_multiple
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -108,7 +110,7 @@ def put_rows(rows: np.ndarray, mesh: Mesh) -> Array:
     If `rows` is a mapped file, each process reads only what its own devices hold. CPU devices share
     the memory of `rows` where its alignment allows: do not change it while the result lives.
     """
-    size = max(1, -(-len(rows) // mesh.size)) * mesh.size
+    size = next_multiple(max(1, len(rows)), mesh.size)
 
     def part(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(size)

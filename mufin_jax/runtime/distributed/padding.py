@@ -1,4 +1,4 @@
-"""Sizes that batches are padded to: few shapes to compile, rows that divide over the devices."""
+"""Padded sizes of batches: few shapes to compile, rows that divide over the devices."""
 
 from collections.abc import Sequence
 
@@ -27,10 +27,10 @@ def spare_rows(count: int, mesh_size: int) -> int:
 def round_up(count: int, mesh_size: int = 1) -> int:
     """Round up to the next bucket that divides over the devices.
 
-    Buckets bound both padding and the number of shapes that are ever compiled: powers of two up to
-    8, for what one query asks; from there 1, 1.25, 1.5, 1.75 times a power of two; and eighths in
-    place of quarters beyond 1,024, where the counts of batches hardly vary. The bucket depends on
-    the count alone, so a resumed run compiles, and computes, what the first one did.
+    Buckets bound both the padding and the number of shapes that are ever compiled. They are powers
+    of two up to 8, for single queries; then 1, 1.25, 1.5, 1.75 times a power of two; and beyond
+    1,024, where the counts of batches hardly vary, eighths instead of quarters. The bucket depends
+    only on the count, so a resumed run compiles, and computes, what the first one did.
     """
     octave = 1 << max(count - 1, 0).bit_length() >> 1  # the power of two below
     step = max(octave // (1 if octave < 8 else 4 if octave < 1024 else 8), 1)
@@ -39,11 +39,11 @@ def round_up(count: int, mesh_size: int = 1) -> int:
 
 
 def usual_size(counts: Sequence[int], mesh_size: int = 1) -> int:
-    """Return the size that an axis is padded to whose counts vary like these ones.
+    """Return the padded size of an axis whose counts vary like these ones; 0 for none.
 
-    Three standard deviations above their mean, and none of them lies beyond it: nearly all batches
-    then have one shape. It is rounded up by a 32nd at most, so that runs of other seeds often have
-    that shape, too. 0, for none, where it would be a quarter above the mean: buckets are better.
+    It is three standard deviations above their mean, and at least their maximum: nearly all batches
+    then have one shape. It is rounded up by a 32nd at most, so runs with other seeds often have the
+    same shape. Where it would be a quarter above the mean, buckets are better, and it is 0.
     """
     size = max(max(counts), int(np.ceil(np.mean(counts) + 3 * np.std(counts))))
     if size > 1.25 * np.mean(counts):
@@ -76,7 +76,7 @@ def pad_texts(
 
 
 def grown(array: np.ndarray, rows: int, fill: int | float = 0) -> np.ndarray:
-    """Append rows up to so many."""
+    """Append rows until there are `rows`."""
     if len(array) == rows:
         return array
     missing = [(0, rows - len(array)), *[(0, 0)] * (array.ndim - 1)]
