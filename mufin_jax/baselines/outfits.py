@@ -10,7 +10,7 @@ from mufin_jax.evaluation.outfits import Scorer
 
 
 def outfit_floors(dataset: Dataset) -> dict[str, Scorer]:
-    """Return scorers that no training is needed for: popularity, nearest title."""
+    """Return the scorers without training: popularity, nearest title."""
     frequency = metrics.frequencies(dataset.train.pairs).astype(np.float32)
 
     def popularity(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:

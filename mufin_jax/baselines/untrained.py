@@ -1,13 +1,13 @@
-"""What any result must stand above: three rankings that no training is needed for.
+"""The floors: three rankings without training, which any result must exceed.
 
-- `popularity`: the labels of most training datapoints, the same for every datapoint.
-- `nearest_title`: the labels whose titles are most like the datapoint's.
+- `popularity`: the labels with the most training datapoints, the same for every datapoint.
+- `nearest_title`: the labels whose titles are most similar to the datapoint's.
 - `title_neighbours`: the labels of the 20 training datapoints with the most similar titles,
   each vote weighted by its similarity.
 
 Similarity is the cosine of TF-IDF vectors of whole words (scikit-learn's defaults: lower case,
 words of two letters and more), with document frequencies from the training and label titles.
-Places that a datapoint's title leaves free, all of them where it has none, go to popular labels.
+Free places of a ranking go to popular labels; without a title, these are all places.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,10 +24,10 @@ from mufin_jax.runtime.signals import until_stopped
 NEIGHBOURS = 20
 
 COMMON_WORD = 10_000
-"""Words of more titles than this are left out: they say little and cost most of the time."""
+"""Words in more titles than this are left out: they tell little and cost most of the time."""
 
 PRODUCTS = 1 << 24
-"""Bound on the multiplications of one block of similarities, and so on its memory (~0.5 GB)."""
+"""Bound on the multiplications of a block of similarities, and so on its memory (~0.5 GB)."""
 
 
 def floors(
@@ -38,9 +38,9 @@ def floors(
     test_relevance: Csr,
     filter: Csr | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Floor -> all of `evaluation.METRICS` under the overlap filter.
+    """Return all of `evaluation.METRICS` for each floor, after overlap filtering.
 
-    Titles may be empty; where no test datapoint has one, popularity is the only floor.
+    Titles may be empty; if no test datapoint has one, popularity is the only floor.
     `test_relevance` and `filter` are of the test datapoints.
     """
     found = floor_rankings(train_titles, test_titles, label_titles, train_relevance, filter)
@@ -58,10 +58,10 @@ def floor_rankings(
     filter: Csr | None = None,
     depth: int = DEPTH,
 ) -> dict[str, Int[np.ndarray, "b k"]]:
-    """Floor -> the first `depth` labels of each test datapoint, filtered pairs left out.
+    """Return the first `depth` labels of each test datapoint for each floor, after filtering.
 
-    Empty titles are welcome, but without any there is popularity alone; `filter`, of test
-    datapoints x labels, may be None.
+    Titles may be empty; without any, popularity is the only floor. `filter`, of test datapoints x
+    labels, may be None.
     """
     tests = list(test_titles)
     train, test, labels = tfidf(list(train_titles), tests, list(label_titles))
@@ -88,7 +88,7 @@ def floor_rankings(
 def _filled(
     ranking: Int[np.ndarray, "b k"], popular: Int[np.ndarray, " labels"]
 ) -> Int[np.ndarray, "b k"]:
-    """The ranking with its free places given to the most popular labels it does not list."""
+    """Fill the free places of a ranking with the most popular labels that it does not list."""
     reach = ranking.shape[1]
     short = np.flatnonzero((ranking < 0).any(axis=1))
     offered = np.tile(popular[:reach], (len(short), 1))
@@ -104,7 +104,7 @@ def _filled(
 
 
 def _only_best(similarities: csr_matrix, k: int) -> csr_matrix:
-    """The k largest of each row."""
+    """Return the k largest values of each row."""
     labels, values = metrics.best(similarities, k)
     rows, places = np.nonzero(labels >= 0)
     kept = (values[rows, places], (rows, labels[rows, places]))
@@ -114,7 +114,7 @@ def _only_best(similarities: csr_matrix, k: int) -> csr_matrix:
 def tfidf(
     train_titles: list[str], test_titles: list[str], label_titles: list[str]
 ) -> tuple[csr_matrix, csr_matrix, csr_matrix]:
-    """Unit rows of word weights for each of the three; words only tests have are left out."""
+    """Return unit rows of word weights for the three sides; words only in tests are left out."""
     # scikit-learn takes a second to import, and only evaluation needs it.
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -122,7 +122,7 @@ def tfidf(
     sides = (train_titles, test_titles, label_titles)
     try:
         words.fit(until_stopped(train_titles + label_titles, "the floors"))
-    except ValueError:  # not one word in the titles
+    except ValueError:  # the titles contain no word
         empty = [csr_matrix((len(titles), 1), dtype=np.float32) for titles in sides]
         return empty[0], empty[1], empty[2]
     train, test, labels = (
@@ -133,9 +133,9 @@ def tfidf(
 
 
 def _blocks(test: csr_matrix, *by_word: csr_matrix) -> Iterator[slice]:
-    """Runs of test rows whose similarities to all rows of the others cost about `PRODUCTS`."""
+    """Yield runs of test rows whose similarities to all rows of the others cost `PRODUCTS`."""
     per_word = sum(np.diff(other.indptr) for other in by_word)
-    # A row without words still takes its places in the ranking.
+    # A row without words still costs its places in the ranking.
     cost = np.cumsum(metrics.relevant_pairs(test) @ per_word + DEPTH)
     start = 0
     while start < len(cost):

@@ -2,9 +2,9 @@
 
 Means are over *all* datapoints: one without a relevant label scores 0 and counts. Results are in
 percent, except AUC, which the paper prints as a share. Relevance is a CSR matrix of datapoints x
-labels in which every value but 0 means relevant. A ranking holds label ids, best first, -1 in
-its free places; where it is shorter than k, the rest of the k places are misses. NumPy and SciPy
-only, so that anyone can check a number; long lists are walked in blocks of rows, never through a
+labels; every nonzero value means relevant. A ranking has label ids, best first, and -1 in free
+places; if it is shorter than k, the missing places are misses. This file only needs NumPy and
+SciPy, so anyone can check a number. Long rankings are processed in blocks of rows, never through a
 dense matrix of datapoints x labels.
 """
 
@@ -20,20 +20,20 @@ from mufin_jax.runtime.errors import InputError
 Csr = csr_matrix | csr_array
 
 DEPTH = 100
-"""Places of a ranked list that count: as many as the paper's shortlists have."""
+"""Places of a ranked list that count: the length of the paper's shortlists."""
 
 BLOCK_CELLS = 1 << 22
-"""Cells of a block's temporaries: some tens of MB, whatever the number of datapoints."""
+"""Cells of a block's temporaries: some tens of MB for any number of datapoints."""
 
 
 def precision(ranking: Int[np.ndarray, "b k"], relevance: Csr, k: int) -> float:
-    """P@k: the share of the first k places that hold a relevant label, in percent."""
+    """Return P@k: the share of the first k places with a relevant label, in percent."""
     hits = listed_in(ranking[:, :k], relevance)
     return _percent(hits.sum(), len(hits) * k)
 
 
 def ndcg(ranking: Int[np.ndarray, "b k"], relevance: Csr, k: int) -> float:
-    """nDCG@k: gain 1 / log2(place + 1), over that of min(k, relevant labels) hits, in percent."""
+    """Return nDCG@k: gain 1 / log2(place + 1), over that of min(k, relevant) hits, in percent."""
     hits = listed_in(ranking[:, :k], relevance)
     discounts = 1 / np.log2(np.arange(k) + 2)
     ideal = np.concatenate([[1], np.cumsum(discounts)])[np.minimum(_positives(relevance), k)]
@@ -46,9 +46,9 @@ def psp(
     inverse_propensities: Float[np.ndarray, " labels"],
     k: int,
 ) -> float:
-    """PSP@k: the hits' inverse propensities, summed over all datapoints, in percent of the most.
+    """Return PSP@k: the hits' inverse propensities, summed over all points, in percent of the most.
 
-    A ratio of sums, not a mean of ratios: the ideal ranking of a datapoint begins with its
+    This is a ratio of sums, not a mean of ratios. The ideal ranking of a datapoint begins with its
     relevant labels of largest inverse propensity.
     """
     top = ranking[:, :k]
@@ -60,18 +60,17 @@ def psp(
 
 
 def recall(ranking: Int[np.ndarray, "b k"], relevance: Csr, k: int) -> float:
-    """R@k: the share of a datapoint's relevant labels among its first k places, in percent."""
+    """Return R@k: the share of a point's relevant labels in its first k places, in percent."""
     hits = listed_in(ranking[:, :k], relevance)
     return _percent((hits.sum(1) / np.maximum(_positives(relevance), 1)).sum(), len(hits))
 
 
 def auc(ranking: Int[np.ndarray, "b k"], relevance: Csr, k: int = DEPTH) -> float:
-    """AUC: the share of (relevant, irrelevant) pairs of a list of k that stand in right order.
+    """Return AUC: the share of (relevant, irrelevant) pairs of a list of k in the right order.
 
-    0 for a list that lacks one of the two kinds; a mean over datapoints, a share of 1. Free
-    places are no labels and make no pairs, where the repository's script counts them as
-    irrelevant ones and so would reward a retriever for coming back with less; on full lists the
-    two agree.
+    A list without one of the two kinds has 0. The result is a mean over datapoints, a share of 1.
+    Free places are not labels and make no pairs. The repository's script counts them as irrelevant
+    labels, which would reward a retriever for short lists; on full lists the two agree.
     """
     top = ranking[:, :k]
     hits, total = listed_in(top, relevance), 0.0
@@ -86,10 +85,10 @@ def auc(ranking: Int[np.ndarray, "b k"], relevance: Csr, k: int = DEPTH) -> floa
 def inverse_propensity(
     train_relevance: Csr, A: float = 0.6, B: float = 2.6
 ) -> Float[np.ndarray, " labels"]:
-    """1 / p_l = 1 + C (N_l + B)^-A with C = (ln N - 1)(B + 1)^A, from the *training* relevance.
+    """Return 1 / p_l = 1 + C (N_l + B)^-A with C = (ln N - 1)(B + 1)^A, from *training* relevance.
 
     N is the number of training datapoints and N_l that of label l. With fewer than three
-    datapoints C would be negative and is 0: every label then weighs 1.
+    datapoints C would be negative and is 0: every label then has the weight 1.
     """
     points = max(shape(train_relevance)[0], 1)
     C = max(np.log(points) - 1, 0) * (B + 1) ** A
@@ -97,31 +96,31 @@ def inverse_propensity(
 
 
 def frequencies(relevance: Csr) -> Int[np.ndarray, " labels"]:
-    """The number of datapoints for which each label is relevant."""
+    """Return the number of datapoints for which each label is relevant."""
     return np.bincount(relevant_pairs(relevance).indices, minlength=shape(relevance)[1])
 
 
 def rank(scores: Csr, k: int) -> Int[np.ndarray, "b k"]:
-    """Each row's k labels of largest score; see `best`."""
+    """Return each row's k labels of largest score; see `best`."""
     return best(scores, k)[0]
 
 
 def best(scores: Csr, k: int) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
-    """Each row's k labels of largest score with their scores, compared as float32.
+    """Return each row's k labels of largest score with their scores, compared as float32.
 
-    Every stored pair is a candidate, a stored 0 too, and is stored once. Equal scores go by the
-    smaller label id. Rows with fewer pairs end in labels -1 and scores -inf.
+    Every stored pair is a candidate, also a stored 0; each pair must be stored once. Equal scores
+    are ordered by label id. Rows with fewer pairs end in labels -1 and scores -inf.
 
     Raises:
-        InputError: a score is NaN.
+        InputError: if a score is NaN.
     """
-    values = np.asarray(scores.data, np.float32) + np.float32(0)  # + 0 makes one zero of -0 and 0
+    values = np.asarray(scores.data, np.float32) + np.float32(0)  # + 0 turns -0 into 0
     if np.isnan(values).any():
-        raise InputError("a score is NaN, expected a number: look for it where scores are made")
+        raise InputError("a score is NaN, expected a number: check how scores are made")
     widths = np.diff(scores.indptr)
     labels = np.full((len(widths), k), -1, np.int32)
     ranked = np.full((len(widths), k), -np.inf, np.float32)
-    # By falling width: a block's rows are of one size, so that padding them costs little.
+    # By falling width: a block's rows have similar sizes, so padding costs little.
     order = np.argsort(-widths, kind="stable")[: np.count_nonzero(widths)]
     start = 0
     while start < len(order):
@@ -140,16 +139,16 @@ def best(scores: Csr, k: int) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray,
 
 
 def listed_in(ranking: Int[np.ndarray, "b k"], pairs: Csr) -> Bool[np.ndarray, "b k"]:
-    """Which of the listed labels are stored, with another value than 0, in their row of pairs.
+    """Return which of the listed labels have a nonzero value in their row of pairs.
 
     Raises:
-        InputError: the two differ in rows, or a label is not a column of pairs.
+        InputError: if the two differ in rows, or a label is not a column of pairs.
     """
     points, labels = shape(pairs)
     if len(ranking) != points:
         raise InputError(
-            f"the ranking has {len(ranking)} rows and the matrix beside it {points}, "
-            "expected as many: take both from the same split"
+            f"the ranking has {len(ranking)} rows and the matrix {points}, "
+            "expected equal numbers: take both from the same split"
         )
     if ranking.size and ranking.max() >= labels:
         raise InputError(
@@ -167,17 +166,17 @@ def listed_in(ranking: Int[np.ndarray, "b k"], pairs: Csr) -> Bool[np.ndarray, "
 def stored(
     pairs: Csr, points: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
 ) -> Bool[np.ndarray, " n"]:
-    """Which (point, label) are stored in pairs with another value than 0."""
-    if not len(points):  # SciPy answers no question with a matrix, not with an array
+    """Return which (point, label) have a nonzero value in pairs."""
+    if not len(points):  # for an empty index, SciPy returns a matrix and not an array
         return np.zeros(0, bool)
     return np.asarray(csr_matrix(pairs)[points, labels]).ravel() != 0
 
 
 def fill_in_blank(scores: Float[np.ndarray, "q c"], right: Int[np.ndarray, " q"]) -> float:
-    """FITB: the share of questions whose right answer scores highest, in percent.
+    """Return FITB: the share of questions whose right answer scores highest, in percent.
 
-    Of answers that tie with it for the highest score one is picked: 1/t of t. A right answer of
-    score -inf is never picked.
+    Of t answers that tie for the highest score, each is picked with the share 1/t. A right answer
+    of score -inf is never picked.
     """
     own = scores[np.arange(len(right)), right]
     best = (own == scores.max(axis=1)) & (own > -np.inf)
@@ -185,21 +184,21 @@ def fill_in_blank(scores: Float[np.ndarray, "q c"], right: Int[np.ndarray, " q"]
 
 
 def separation(scores: Float[np.ndarray, " o"], compatible: Bool[np.ndarray, " o"]) -> float:
-    """Compatibility AUC: the share of (compatible, other) pairs in right order, ties half.
+    """Return the compatibility AUC: the share of (compatible, other) pairs in order, ties half.
 
-    0 where one of the two kinds is missing, as for `auc`.
+    The result is 0 if one of the two kinds is missing, as for `auc`.
     """
     pairs = int(compatible.sum()) * int((~compatible).sum())
     if not pairs:
         return 0.0
     _, place, times = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(times) - (times - 1) / 2)[place]  # those that tie share the mean rank
+    ranks = (np.cumsum(times) - (times - 1) / 2)[place]  # ties share the mean rank
     count = int(compatible.sum())
     return float((ranks[compatible].sum() - count * (count + 1) / 2) / pairs)
 
 
 def remove(ranking: Int[np.ndarray, "b k"], pairs: Csr | None) -> Int[np.ndarray, "b k"]:
-    """The ranking without the pairs and without gaps: the rest moves up, -1 stands at the end."""
+    """Return the ranking without the pairs and without gaps: later labels move up, then -1."""
     closed = np.full_like(ranking, -1)
     kept = ranking >= 0
     if pairs is not None and pairs.nnz:
@@ -212,12 +211,12 @@ def remove(ranking: Int[np.ndarray, "b k"], pairs: Csr | None) -> Int[np.ndarray
 
 
 def spare_places(filter: Csr | None) -> int:
-    """How much longer than `DEPTH` lists must be for the filter to leave `DEPTH` of them."""
+    """Return how many places more than `DEPTH` lists need to keep `DEPTH` after filtering."""
     return int(np.diff(filter.indptr).max(initial=0)) if filter is not None else 0
 
 
 def relevant_pairs(pairs: Csr) -> csr_matrix:
-    """The pairs whose value is not 0, sorted and each with value 1; the caller's stay as are."""
+    """Return the nonzero pairs, sorted, each with value 1; the argument is not changed."""
     clean = csr_matrix(pairs, copy=True)
     clean.sum_duplicates()
     clean.eliminate_zeros()
@@ -225,12 +224,12 @@ def relevant_pairs(pairs: Csr) -> csr_matrix:
 
 
 def shape(pairs: Csr) -> tuple[int, int]:
-    """Datapoints and labels (SciPy leaves open whether a matrix has a shape)."""
+    """Return the numbers of datapoints and labels (SciPy's types leave the shape open)."""
     return cast(tuple[int, int], pairs.shape)
 
 
 def blocks(rows: int, width: int) -> Iterator[slice]:
-    """Slices that cover the rows, each of at most BLOCK_CELLS cells (and at least a row)."""
+    """Return slices that cover the rows, each of at most BLOCK_CELLS cells (at least one row)."""
     size = max(BLOCK_CELLS // max(width, 1), 1)
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
@@ -246,10 +245,10 @@ def _percent(part: float | np.number, whole: float | int | np.number) -> float:
 def _sort_keys(
     scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
 ) -> UInt[np.ndarray, " n"]:
-    """One integer per pair that sorts by falling score, then rising label, without an argsort.
+    """Return one integer per pair that sorts by falling score, then rising label.
 
-    As integers, the bits of negative floats already grow as the floats fall; those of positive
-    floats do once they are inverted, with the sign left clear so that they come first.
+    As integers, the bits of negative floats already grow as the floats fall. Those of positive
+    floats do once they are inverted; their sign bit stays clear, so they come first.
     """
     bits = scores.view(np.uint32)
     falling = np.where(bits >> 31, bits, ~bits & 0x7FFFFFFF)
@@ -259,8 +258,8 @@ def _sort_keys(
 def _read_keys(
     keys: UInt[np.ndarray, "b k"],
 ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
-    """Labels and scores back from their keys; the largest key is a free place."""
-    labels = keys.astype(np.uint32).view(np.int32)  # the low half, all ones reads as -1
+    """Return labels and scores from their keys; the largest key is a free place."""
+    labels = keys.astype(np.uint32).view(np.int32)  # the low half; all ones give -1
     falling = (keys >> 32).astype(np.uint32)
     bits = np.where(falling >> 31, falling, ~falling & 0x7FFFFFFF)
     return labels, np.where(labels >= 0, bits.view(np.float32), np.float32(-np.inf))

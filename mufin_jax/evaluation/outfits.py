@@ -1,10 +1,10 @@
-"""Fill-in-the-blank and outfit compatibility (paper, section 4, table 3): a predictor on outfits.
+"""Fill-in-the-blank and outfit compatibility (paper, section 4, table 3) with a predictor.
 
-A question is a datapoint, the outfit as it stands, whose shortlist is given: its answers. They are
-scored as in prediction, s = 0.7 c + 0.3 a, where a_l is the largest cosine of x1 with an entry of
-label l; labels never trained on have no centroid, so their entries are their bags. The best-scored
-answer is picked. Compatibility, which the paper leaves out, is judged by the mean over the outfit's
-items of the score of that item for the others, each a question with one answer.
+A question is a datapoint, the incomplete outfit, and its shortlist is given: its answers. Their
+scores are as in prediction, s = 0.7 c + 0.3 a, where a_l is the largest cosine of x1 with an entry
+of label l. Labels never trained on have no centroid, so their entries are their bags. The answer
+with the best score is picked. Compatibility, which the paper leaves out, is the mean over the
+outfit's items of the score of that item for the others. Each of them is a question with one answer.
 """
 
 import dataclasses
@@ -30,27 +30,26 @@ from mufin_jax.runtime.signals import until_stopped
 OUTFIT_METRICS = ("FITB", "FITB unseen", "AUC")
 
 POLYVORE_QUESTIONS = 15_145
-"""Test questions of Polyvore-Disjoint: the paper's rows are printed beside so many."""
+"""Test questions of Polyvore-Disjoint: with this number, the paper's rows are printed too."""
 PAPER_FITB = {"MUFIN (alpha = 1)": 64.17, "MUFIN (ResNet-18, alpha = 1)": 61.63}
 """As published: Mittal et al., Multi-modal Extreme Classification, CVPR 2022, table 3."""
 
 Scorer = Callable[[Side, Int[np.ndarray, "b c"]], Float[np.ndarray, "b c"]]
-"""Scores of given labels for the items of a side of points, row for row; -inf for label -1."""
+"""Scores of given labels for the items of a side of points, row by row; -inf for label -1."""
 
 
 def measure(scorer: Scorer, dataset: Dataset, scores: Float[np.ndarray, "q c"]) -> dict[str, float]:
-    """Return what `OUTFIT_METRICS` name, as far as the dataset asks for it.
+    """Return the values of `OUTFIT_METRICS` that the dataset allows.
 
-    "FITB" is of all questions, "FITB unseen" of those whose items all occur in no training outfit,
-    both in percent; "AUC" is of the outfits to be judged, as a share.
+    "FITB" is of all questions, "FITB unseen" of those without any item from a training outfit,
+    both in percent. "AUC" is of the outfits to judge, as a share.
 
     Args:
-        scorer: asked about the outfits to be judged.
+        scorer: scores the outfits to judge.
         dataset: the questions and outfits.
-        scores: the scorer's, of the questions' answers.
+        scores: the scorer's scores of the questions' answers.
     """
-    questions = dataset.questions
-    assert questions is not None
+    questions = _questions(dataset)
     found = {"FITB": metrics.fill_in_blank(scores, questions.right)}
     unseen = questions.unseen
     if unseen.any():
@@ -65,9 +64,9 @@ def measure(scorer: Scorer, dataset: Dataset, scores: Float[np.ndarray, "q c"]) 
 def rank_answers(
     answers: Int[np.ndarray, "q c"], scores: Float[np.ndarray, "q c"]
 ) -> tuple[Int[np.ndarray, "q c"], Float[np.ndarray, "q c"]]:
-    """Return the answers and their scores, best first; of equals the first given.
+    """Return the answers and their scores, best first; equal scores keep the given order.
 
-    What scores -inf, as the model does not see it, is no answer: -1, last.
+    A score of -inf means that the model does not see the answer: it becomes -1 and comes last.
     """
     answers = np.where(scores > -np.inf, answers, -1)
     order = np.lexsort((-scores, answers < 0))
@@ -75,9 +74,8 @@ def rank_answers(
 
 
 def rests(dataset: Dataset) -> Side:
-    """Return a datapoint for each item of each outfit to be judged: the outfit without it."""
-    labels, questions = dataset.labels, dataset.questions
-    assert questions is not None
+    """Return a datapoint for each item of each outfit to judge: the outfit without it."""
+    labels, questions = dataset.labels, _questions(dataset)
     whole = questions.outfits()
     bags = [np.delete(outfit, place) for outfit in whole for place in range(len(outfit))]
     text = np.full((len(bags), max(map(len, bags), default=1)), -1, np.int32)
@@ -92,10 +90,10 @@ def rests(dataset: Dataset) -> Side:
 
 
 def by_model(predictor: Predictor) -> Scorer:
-    """Return the scores that a predictor gives; with `mix` 0 they are a alone."""
+    """Return the scorer of a predictor; with `mix` 0 its scores are a alone."""
 
     def score(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
-        # Of its own dataset, so that the loader reads all pictures of the side's largest outfit.
+        # With its own dataset, the loader reads all pictures of the side's largest outfit.
         given = dataclasses.replace(predictor.dataset, test=side)
         parts = predictor.model, predictor.index, predictor.memory
         asked = Predictor(*parts, given, predictor.config)
@@ -109,9 +107,9 @@ def by_model(predictor: Predictor) -> Scorer:
 def score_answers(
     predictor: Predictor, pool: Pool, bags: Bags, labels: Int[np.ndarray, "b c"]
 ) -> Float[np.ndarray, "b c"]:
-    """Return the scores of the labels named for each of the first bags; -inf for label -1.
+    """Return the scores of the labels given for each of the first bags; -inf for label -1.
 
-    A label without descriptors, which the model does not see, scores -inf, too.
+    A label without descriptors, which the model does not see, also has the score -inf.
     """
     known = np.diff(predictor.index.entries.offsets) > 0
     labels = np.where(known[labels], labels, -1)
@@ -121,7 +119,7 @@ def score_answers(
     if predictor.config.mix == 0:
         return a
     best, scores = (part[: len(labels)] for part in predictor.score(points, Shortlist(labels, a)))
-    # Back from the order of scores to that of the answers; what is left has the score -inf.
+    # From the order of scores back to that of the answers; all others keep -inf.
     found = np.full(labels.shape, -np.inf, np.float32)
     row, place = np.nonzero(best >= 0)
     at = (best[row, place, None] == labels[row]).argmax(axis=1)
@@ -130,13 +128,20 @@ def score_answers(
 
 
 def module_1(pretrained: Path, retrieved: Path, predictor: Predictor, mesh: Mesh) -> Scorer:
-    """Return the similarities a alone, by Module I's encoders (the ablation P-I-bag)."""
+    """Return the scorer by a alone with Module I's encoders (the ablation P-I-bag)."""
     model = load_model(pretrained / "model", mesh)
     index, alone = LabelIndex.load(retrieved / "index", mesh), PredictConfig(mix=0.0)
     return by_model(Predictor(model, index, predictor.memory, predictor.dataset, alone))
 
 
+def _questions(dataset: Dataset) -> Questions:
+    """Return the questions of a dataset of outfits; ValueError for any other dataset."""
+    if dataset.questions is None:
+        raise ValueError("the dataset has no questions: expected outfits")
+    return dataset.questions
+
+
 def chance(questions: Questions) -> dict[str, float]:
-    """Return what picking at random gives."""
+    """Return the scores of random picks."""
     offered = (questions.answers >= 0).sum(axis=1).clip(1)
     return {"FITB": float(100 * np.mean(1 / offered)), "AUC": 0.5}

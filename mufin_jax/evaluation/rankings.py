@@ -1,9 +1,9 @@
-"""Section 4 of the paper: what is scored, and the tables that say how well.
+"""Section 4 of the paper: which pairs are scored, and the tables of the scores.
 
 The overlap filter leaves out (datapoint, label) pairs that would be too easy: an item as its own
-recommendation, and (b, a) where (a, b) was trained on. Such pairs leave the predictions *and* the
-ground truth. Lists must therefore be made longer than the `DEPTH` places that count, by
-`spare_places(filter)`, if 100 are to remain.
+recommendation, and (b, a) if (a, b) is in training. Such pairs leave the predictions *and* the
+ground truth. So lists must be longer than the `DEPTH` places that count, by
+`spare_places(filter)`, to keep 100 labels.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,13 @@ METRICS = (
 
 
 class Scored(NamedTuple):
-    """What the overlap filter leaves to be scored.
+    """What remains to be scored after overlap filtering.
 
-    without_positive: the number of datapoints that have no relevant label, left or from the
-    start. They score 0; print the number beside the results.
+    Attributes:
+        ranking: label ids, best first.
+        relevance: the ground truth.
+        without_positive: the number of datapoints without a relevant label, filtered or not. They
+            score 0; print the number with the results.
     """
 
     ranking: Int[np.ndarray, "b k"]
@@ -37,12 +40,12 @@ class Scored(NamedTuple):
 
 
 def drop(ranking: Int[np.ndarray, "b k"], relevance: Csr, filter: Csr | None) -> Scored:
-    """Takes the filter's pairs out of predictions and ground truth; places below move up.
+    """Remove the filter's pairs from predictions and ground truth; places below move up.
 
-    Lists keep their width: what moved up leaves -1 behind. Zeros stored in the relevance go too.
+    Lists keep their width and end in -1. Zeros stored in the relevance are also removed.
 
     Raises:
-        InputError: the shapes do not fit each other.
+        InputError: if the shapes do not fit each other.
     """
     relevance = metrics.relevant_pairs(relevance)
     if filter is not None and filter.shape != relevance.shape:
@@ -61,25 +64,25 @@ def drop(ranking: Int[np.ndarray, "b k"], relevance: Csr, filter: Csr | None) ->
 def evaluate_ranking(
     ranking: Int[np.ndarray, "b k"], relevance: Csr, filter: Csr | None, train_relevance: Csr
 ) -> dict[str, float]:
-    """All of `METRICS` after the overlap filter, in percent, AUC as a share.
+    """Return all of `METRICS` after overlap filtering, in percent; AUC is a share.
 
     Args:
-        ranking: label ids, best first, -1 in free places; `spare_places(filter)` wider
-            than `DEPTH`, or R@100 and AUC are of fewer than 100 places; more do not count.
+        ranking: label ids, best first, -1 in free places. Make it `spare_places(filter)` wider than
+            `DEPTH`, or R@100 and AUC are of fewer than 100 places; more places do not count.
         relevance: of the test datapoints, unfiltered.
         filter: the pairs that do not count, or None.
         train_relevance: of the training datapoints, unfiltered, for the propensities.
 
     Raises:
-        InputError: the shapes do not fit each other, or a list names a label twice.
+        InputError: if the shapes do not fit each other, or a list names a label twice.
     """
     trained, tested = metrics.shape(train_relevance)[1], metrics.shape(relevance)[1]
     if trained != tested:
         raise InputError(
             f"train has {trained} labels and test {tested}, "
-            "expected as many: take both from the same data"
+            "expected equal numbers: take both from the same data"
         )
-    _refuse_repeats(ranking)
+    _reject_repeats(ranking)
     ranking, relevance, _ = drop(ranking, relevance, filter)
     weights = metrics.inverse_propensity(train_relevance)
     values = [metrics.precision(ranking, relevance, k) for k in (1, 3, 5)]
@@ -97,16 +100,16 @@ def by_category(
     names: Sequence[str],
     k: int = 5,
 ) -> dict[str, dict[str, float | int]]:
-    """P@k by category (the supplement's table 6), of a ranking and relevance as `drop` left them.
+    """Return P@k by category (the supplement's table 6) of a ranking and relevance from `drop`.
 
-    A datapoint is of the category that most of its relevant labels have, among equals the one
-    of smaller code; without any relevant label of a known category it is of none and left out.
+    The category of a datapoint is that of most of its relevant labels; ties go to the smaller code.
+    A datapoint without a relevant label of a known category is left out.
 
     Args:
         ranking: label ids, best first.
         relevance: of the same datapoints.
-        codes: the category of each label, -1 where it is unknown.
-        names: of the categories; the result keeps their order, without those that are empty.
+        codes: the category of each label, -1 if unknown.
+        names: of the categories; the result keeps their order and leaves out empty ones.
         k: places that count.
 
     Returns:
@@ -132,11 +135,11 @@ def by_popularity(
     k: int = 10,
     bins: int = 5,
 ) -> list[dict[str, float | int]]:
-    """What each popularity bin gives to R@k (figure 4), of what `drop` left.
+    """Return the part of each popularity bin in R@k (figure 4), of a ranking from `drop`.
 
-    Labels by falling number of training datapoints are cut into bins of equal volume, which is
-    the sum of those numbers: the first bin has few, frequent labels, the last many, rare ones
-    (and those never trained on). The bins' parts add up to R@k.
+    Labels, by falling number of training datapoints, are divided into bins of equal volume, the sum
+    of these numbers. The first bin has few, frequent labels; the last has many rare labels and
+    those never trained on. The bins' parts add up to R@k.
 
     Returns:
         One row per bin, the most popular first: {"R@k": percent, "labels": their number,
@@ -144,7 +147,7 @@ def by_popularity(
     """
     frequency = metrics.frequencies(train_relevance)
     order = np.argsort(-frequency, kind="stable")
-    # A label lies where the middle of its own volume does.
+    # A label is in the bin of the middle of its own volume.
     middle = np.cumsum(frequency[order]) - frequency[order] / 2
     bin_of = np.empty(len(order), int)
     bin_of[order] = np.minimum(middle * bins // max(frequency.sum(), 1), bins - 1)
@@ -162,8 +165,8 @@ def by_popularity(
     ]
 
 
-def _refuse_repeats(ranking: Int[np.ndarray, "b k"]) -> None:
-    """A label listed twice would be a hit twice."""
+def _reject_repeats(ranking: Int[np.ndarray, "b k"]) -> None:
+    """Reject a label listed twice: it would be a hit twice."""
     for rows in metrics.blocks(*ranking.shape):
         ordered = np.sort(ranking[rows], axis=1)
         repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)

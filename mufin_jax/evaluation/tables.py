@@ -1,4 +1,4 @@
-"""Result tables, and the paper's published figures beside ours."""
+"""Result tables, and the paper's published scores."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,13 +6,11 @@ from mufin_jax.evaluation.metrics import spare_places as spare_places
 from mufin_jax.evaluation.rankings import METRICS
 
 MM_AMAZON_LABELS = 303_296
-"""L of MM-AmazonTitles-300K: the paper's row is printed beside results on so many labels."""
-
+"""L of MM-AmazonTitles-300K: with this number of labels, the paper's rows are printed too."""
 
 PAPER_MUFIN = {"P@1": 52.30, "P@5": 34.76, "nDCG@5": 50.46, "R@10": 50.63, "AUC": 0.60}
 """MUFIN on MM-AmazonTitles-300K under the given filter, as published: Mittal et al., Multi-modal
-Extreme Classification, CVPR 2022, with its supplement. What they do not report is absent."""
-
+Extreme Classification, CVPR 2022, with its supplement. Measures not reported are absent."""
 
 PAPER_TABLE_2 = {"MUFIN": PAPER_MUFIN} | {
     name: dict(zip(("P@1", "P@5", "nDCG@5", "R@10"), values, strict=True))
@@ -30,9 +28,9 @@ def table(
     columns: Sequence[str] = METRICS,
     head: str = "",
 ) -> str:
-    """An aligned text table: a line per row name, a column per metric, a dash for what is missing.
+    """Return an aligned text table: a line per row name, a column per metric, a dash if missing.
 
-    Two decimals; three for AUC, which is a share, and for milliseconds; text as it is.
+    Numbers have two decimals; AUC, which is a share, and milliseconds have three.
     """
     lines = [[head, *columns]]
     for name, values in rows.items():

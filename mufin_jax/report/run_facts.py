@@ -1,8 +1,10 @@
 """A run's facts as anyone may read them: settings, versions, hours and memory, but no folders."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
+
+from mufin_jax.runtime.run_folder import flatten
 
 HOUR = 3600
 
@@ -42,7 +44,7 @@ def run_facts(recorded: Mapping[str, Any]) -> dict[str, Any]:
         "machine": machine,
         "versions": list(recorded.get("versions", {}).items()),
         "stages": stages,
-        "settings": list(_flat(experiment)),
+        "settings": [(name, _shown(value)) for name, value in flatten(experiment).items()],
     }
 
 
@@ -53,15 +55,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} h"
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Settings as names and values; of an absolute path, which tells who ran it, the last part."""
-    if isinstance(value, Mapping) and value:
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, str) and PurePath(value).is_absolute():
-        yield name, PurePath(value).name
-    else:
-        yield name, str(value)
+def _shown(value: Any) -> str:
+    """Return a setting as text; of an absolute path, which tells who ran it, only the last part."""
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return PurePath(value).name
+    return str(value)
 
 
 def _gigabytes(count: int | None) -> str:

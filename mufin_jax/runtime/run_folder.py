@@ -139,7 +139,7 @@ class Run:
         path = self.workdir / stage / "settings.json"
         if not path.exists():
             return
-        old, new = _flat({**unrecorded, **read_json(path)}), _flat(jsonable(settings))
+        old, new = flatten({**unrecorded, **read_json(path)}), flatten(jsonable(settings))
         changes = [
             f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
             for name in sorted(old.keys() | new.keys())
@@ -246,11 +246,12 @@ def _discard_torn(cache: Path) -> None:
             discard(path)
 
 
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Return nested settings as one dict, with names joined by dots."""
     if not isinstance(value, dict) or not value:
         return {name: value}
     prefix = f"{name}." if name else ""
-    return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}{key}").items()}
+    return {k: v for key, item in value.items() for k, v in flatten(item, f"{prefix}{key}").items()}
 
 
 def _now() -> str:

@@ -1,7 +1,9 @@
-"""Scores of given answers, bags of several texts, and the outfits experiment from end to end."""
+"""Scores of given answers, bags of several texts, and the outfits experiment end to end."""
 
+import copy
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import jax
 import minute
@@ -12,7 +14,6 @@ from raw_folders import tiny_outfits
 from sklearn.metrics import roc_auc_score
 
 from experiments import polyvore
-from mufin_jax.baselines.outfits import outfit_floors
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
@@ -38,7 +39,7 @@ MINUTE = dataclasses.replace(
     name="outfits",
     miniature=OutfitsConfig(outfits=12, test_outfits=8, themes=2, copies=1, picture=16),
     prepare=dataclasses.replace(minute.MINUTE.prepare, records=False),
-    # Two steps of Module IV: there is a checkpoint to go on from. Module I knows no outfits.
+    # Two steps of Module IV leave a checkpoint to resume from. Module I does not train.
     pretrain=dataclasses.replace(minute.MINUTE.pretrain, epochs=0),
     finetune=dataclasses.replace(minute.MINUTE.finetune, batch_size=99, classifiers="labels"),
 )
@@ -61,7 +62,7 @@ def predictor(workdir, mesh):
     return Predictor.load(workdir, mesh)
 
 
-def test_fill_in_blank_is_the_share_of_right_answers_and_splits_ties():
+def test_fill_in_blank_is_the_share_of_right_answers_with_ties_divided():
     scores = np.array([[3, 1, 2], [1, 3, 3], [2, 2, 2], [1, 2, 0], [-np.inf] * 3])
     right = np.array([0, 2, 1, 0, 0])
     assert metrics.fill_in_blank(scores, right) == pytest.approx(100 * (1 + 1 / 2 + 1 / 3) / 5)
@@ -74,7 +75,7 @@ def test_separation_is_the_area_under_the_curve():
     assert metrics.separation(scores, np.ones(101, bool)) == 0
 
 
-def test_a_bag_shows_all_its_texts_and_pictures(tmp_path):
+def test_a_bag_contains_all_its_texts_and_pictures(tmp_path):
     config = PrepareConfig(image_size=8, records=False, vocab_size=128, max_tokens=8)
     prepare(config, tiny_outfits(tmp_path / "raw"), tmp_path / "prepared")
     dataset = Dataset.open(tmp_path / "prepared")
@@ -88,7 +89,7 @@ def test_a_bag_shows_all_its_texts_and_pictures(tmp_path):
     assert sorted(slots[0, others][3:]) == images
 
 
-def test_an_outfit_less_one_item_shows_what_its_other_items_show(workdir):
+def test_an_outfit_without_an_item_has_the_texts_and_pictures_of_the_others(workdir):
     dataset = Dataset.open(workdir / "prepare")
     side = outfits.rests(dataset)
     row = 0
@@ -104,7 +105,7 @@ def test_an_outfit_less_one_item_shows_what_its_other_items_show(workdir):
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.7, 1.0])
-def test_given_answers_score_as_a_shortlist_of_all_labels_does(predictor, mix):
+def test_given_answers_score_as_in_a_shortlist_of_all_labels(predictor, mix):
     dataset = predictor.dataset
     parts = predictor.model, predictor.index, predictor.memory, dataset
     predictor = Predictor(*parts, PredictConfig(shortlist=dataset.num_labels, mix=mix))
@@ -116,7 +117,7 @@ def test_given_answers_score_as_a_shortlist_of_all_labels_does(predictor, mix):
         np.testing.assert_allclose(found[row], wanted, atol=2e-6)
 
 
-def test_an_outfit_handed_in_is_ranked_as_a_test_point(predictor, monkeypatch):
+def test_a_query_outfit_is_ranked_like_a_test_point(predictor, monkeypatch):
     dataset, k = predictor.dataset, 5
     test, labels = dataset.test, dataset.labels
     titles = dict(zip(labels.text.tolist(), labels.titles, strict=True))
@@ -145,29 +146,31 @@ def test_an_outfit_handed_in_is_ranked_as_a_test_point(predictor, monkeypatch):
         ({"titles": ["", " "]}, "nothing to see"),
     ],
 )
-def test_titles_are_a_list_instead_of_a_title(predictor, wrong, reason):
+def test_invalid_titles_of_a_query_are_rejected(predictor, wrong, reason):
     with pytest.raises(InputError, match=f"^item 1: {reason}"):
         predictor.predict([{"titles": ["coat", "hat"]}, wrong])
 
 
-def test_an_answer_that_is_none_scores_less_than_any(predictor):
+def test_a_missing_answer_scores_less_than_any(predictor):
     answers = np.array(predictor.dataset.questions.answers)
     answers[:, 1] = -1
     found = outfits.by_model(predictor)(predictor.dataset.test, answers)
     assert (found[:, 1] == -np.inf).all() and np.isfinite(found[:, [0, 2, 3]]).all()
 
 
-def test_floors_know_frequent_labels_and_words_that_recur(tmp_path):
-    config = PrepareConfig(image_size=8, records=False, vocab_size=128, max_tokens=8)
-    prepare(config, tiny_outfits(tmp_path / "raw"), tmp_path / "prepared")
-    dataset = Dataset.open(tmp_path / "prepared")
-    floors, labels = outfit_floors(dataset), np.array([[0, 1, -1], [9, 10, 11]])
-    popular = floors["popularity"](dataset.test, labels)
-    assert popular.tolist() == [[2, 1, -np.inf], [0, 0, 0]]  # item 1 is in two outfits
-    near = floors["nearest_title"](dataset.test, labels)
-    # Question 0 is of the garments 10 and 11: their numbers are words.
-    own = floors["nearest_title"](dataset.test, np.array([[9, 11], [9, 11]]))
-    assert own[0, 0] > own[0, 1] and near[0, 2] == -np.inf
+@pytest.mark.parametrize("mix", [0.0, 0.7])
+def test_a_label_without_entries_scores_less_than_any(predictor, mix):
+    dataset, whole = predictor.dataset, predictor.index.entries
+    rows, pool, bags = next(iter(predictor.read(dataset.test)))
+    answers = dataset.questions.answers[rows]
+    counts = np.diff(whole.offsets)
+    counts[answers[0, 0]] = 0
+    offsets = np.append(0, np.cumsum(counts))
+    entries = SimpleNamespace(offsets=offsets, exact_similarity=whole.exact_similarity)
+    asked = copy.copy(predictor)
+    asked.index, asked.config = SimpleNamespace(entries=entries), PredictConfig(mix=mix)
+    found = outfits.score_answers(asked, pool, bags, answers)
+    assert (np.isneginf(found) == (answers == answers[0, 0])).all()
 
 
 def test_no_label_unseen_in_training_is_a_negative_of_module_4(workdir, mesh):
@@ -193,13 +196,13 @@ def test_miniature_outfits_go_through_all_stages(workdir):
         *("chance", "popularity", "nearest_title")
     }
     assert 0 <= found["FITB"] == found["FITB unseen"] <= 100 and 0 <= found["AUC"] <= 1
-    assert found["rows"]["popularity"]["FITB"] == 25  # none of the answers was ever seen
+    assert found["rows"]["popularity"]["FITB"] == 25  # training has none of the answers
     assert not (workdir / "finetune" / "table").exists()
     text = report(found)
     assert "FITB unseen" in text and "ceiling" in text and "8 questions, 8 of them" in text
 
 
-def test_all_pictures_of_an_outfit_to_be_judged_are_seen_also_of_one_larger_than_all(predictor):
+def test_all_pictures_of_an_outfit_larger_than_any_point_are_read(predictor):
     dataset = predictor.dataset
     most = int(max(np.diff(side.image_offsets).max() for side in (dataset.train, dataset.test)))
     items = np.arange(most + 2, dtype=np.int32)  # each of the labels has a picture
@@ -208,7 +211,7 @@ def test_all_pictures_of_an_outfit_to_be_judged_are_seen_also_of_one_larger_than
     side = outfits.rests(dataclasses.replace(dataset, questions=questions))
     assert np.diff(side.image_offsets).min() > most
     found = outfits.by_model(predictor)(side, items[:, None])
-    # With the last picture put first: the order of a bag says nothing.
+    # With the pictures reversed: the order of a bag has no effect.
     turned = np.concatenate([side.images_of(row)[::-1] for row in range(len(side))])
     other = outfits.by_model(predictor)(
         dataclasses.replace(side, image_rows=turned), items[:, None]
@@ -216,9 +219,7 @@ def test_all_pictures_of_an_outfit_to_be_judged_are_seen_also_of_one_larger_than
     np.testing.assert_allclose(found, other, atol=2e-6)
 
 
-def test_an_older_run_of_outfits_whose_answers_were_not_kept_says_what_to_do(
-    workdir, mesh, tmp_path
-):
+def test_the_error_for_an_older_run_without_answers_says_what_to_do(workdir, mesh, tmp_path):
     old = tmp_path / "run"
     shutil.copytree(workdir, old)
     shutil.rmtree(old / "report")
@@ -229,7 +230,7 @@ def test_an_older_run_of_outfits_whose_answers_were_not_kept_says_what_to_do(
         run(dataclasses.replace(MINUTE, workdir=old), "report", mesh)
 
 
-def test_answers_are_ranked_best_first_and_what_is_not_seen_comes_last():
+def test_answers_are_ranked_best_first_and_unseen_answers_come_last():
     answers = np.array([[5, 3, -1, 8], [-1, 4, 2, 7]], np.int32)
     scores = np.array([[0.1, 0.7, 0.9, 0.7], [-np.inf, -np.inf, 0.4, 0.5]], np.float32)
     labels, found = outfits.rank_answers(answers, scores)
@@ -239,8 +240,8 @@ def test_answers_are_ranked_best_first_and_what_is_not_seen_comes_last():
 
 @pytest.mark.slow
 @pytest.mark.rotates("outfits", every=2)
-def test_the_report_asks_the_questions(workdir, mesh, tmp_path, monkeypatch):
-    monkeypatch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at these
+def test_the_report_shows_the_questions(workdir, mesh, tmp_path, monkeypatch):
+    monkeypatch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at the drawings
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     finished, workdir = workdir, tmp_path / "run"
     shutil.copytree(finished, workdir)
@@ -276,7 +277,7 @@ def test_the_report_asks_the_questions(workdir, mesh, tmp_path, monkeypatch):
     assert "Left out: R@10 is of all labels" in page and page.count("Left out") == 1
 
 
-def test_each_text_of_an_outfit_is_shown_by_the_title_of_its_item(predictor):
+def test_each_text_of_an_outfit_is_shown_as_the_title_of_its_item(predictor):
     dataset = predictor.dataset
     scored = drop(dataset.questions.answers, dataset.test.pairs, None)
     asked = Asked(dataset, predictor, scored, points=1, vectors=5, seed=0)
@@ -287,7 +288,7 @@ def test_each_text_of_an_outfit_is_shown_by_the_title_of_its_item(predictor):
 
 
 @pytest.mark.parametrize("by", ["text", "images"])
-def test_a_question_shown_by_one_modality_is_answered_as_one_that_has_no_other(predictor, by):
+def test_a_question_with_one_modality_hidden_is_answered_like_one_without_it(predictor, by):
     dataset, rows = predictor.dataset, np.arange(8)
     found = ask(predictor, rows, by)
     test = dataset.test
@@ -307,7 +308,7 @@ def test_a_question_shown_by_one_modality_is_answered_as_one_that_has_no_other(p
 
 @pytest.mark.slow
 @pytest.mark.rotates("outfits", every=2)
-def test_a_run_cut_short_goes_on_to_the_same_scores(workdir, mesh, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_scores(workdir, mesh, tmp_path):
     cut = tmp_path / "run"
     shutil.copytree(workdir, cut)
     for stage in ("evaluate", "report"):
@@ -321,14 +322,14 @@ def test_a_run_cut_short_goes_on_to_the_same_scores(workdir, mesh, tmp_path):
     assert found == read_json(workdir / "metrics.json")
 
 
-def test_the_paper_stands_beside_as_many_questions_as_it_had(workdir):
+def test_the_published_rows_are_printed_for_polyvore_s_number_of_questions(workdir):
     found = read_json(workdir / "metrics.json")
     assert "as published" not in report(found)
     text = report(found | {"questions": outfits.POLYVORE_QUESTIONS})
     assert "MUFIN (alpha = 1), as published" in text and "64.17" in text and "61.63" in text
 
 
-def test_presets_are_of_outfits_without_a_table():
+def test_presets_have_outfits_and_no_label_table():
     for preset in polyvore.PRESETS.values():
         assert preset.finetune.classifiers == "labels"
         assert isinstance(preset.miniature, OutfitsConfig)
@@ -336,7 +337,7 @@ def test_presets_are_of_outfits_without_a_table():
     assert (paper.finetune.epochs, paper.pretrain.epochs, paper.name) == (10, 200, "polyvore")
 
 
-def test_sizes_that_outfits_do_not_have_are_rejected_in_one_line(capsys):
+def test_sizes_that_outfits_lack_are_rejected_in_one_line(capsys):
     with pytest.raises(InputError, match="--num-labels=9: the built-in data of this experiment"):
         parse(polyvore.PRESETS, ["--num-labels=9"])
     assert main(polyvore.PRESETS, ["--miniature.themes=1"]) == 2

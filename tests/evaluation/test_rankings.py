@@ -1,10 +1,9 @@
-"""What the overlap filter leaves, what the floors reach, and the tables."""
+"""Rankings after overlap filtering, and the tables of their scores."""
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from mufin_jax.baselines import untrained
 from mufin_jax.evaluation import metrics, tables
 from mufin_jax.evaluation import rankings as rankings_module
 from mufin_jax.runtime.errors import InputError
@@ -30,7 +29,7 @@ def random_case(seed, points=9, labels=31, width=12):
     return ranking, relevance, overlap, train
 
 
-def test_filtered_labels_leave_the_list_and_the_rest_moves_up():
+def test_filtered_labels_are_removed_and_the_rest_moves_up():
     ranking = np.array([[3, 1, 0, 2], [4, 0, -1, -1], [2, 3, 4, 0]])
     relevance = sparse([{1, 2}, {4}, {0}], 5)
     scored = rankings_module.drop(ranking, relevance, sparse([{1, 3}, {4}, {1}], 5))
@@ -51,7 +50,7 @@ def test_drop_agrees_with_a_loop(seed):
 
 
 @pytest.mark.parametrize("overlap", [None, csr_matrix((2, 4)), sparse([{3}, {3}], 4)])
-def test_a_filter_that_hits_nothing_changes_nothing(overlap):
+def test_a_filter_without_listed_pairs_changes_nothing(overlap):
     ranking, relevance = np.array([[0, 1], [2, -1]]), sparse([{1}, {0}], 4)
     scored = rankings_module.drop(ranking, relevance, overlap)
     assert np.array_equal(scored.ranking, ranking)
@@ -78,7 +77,7 @@ def test_no_relevant_pair_at_all_scores_zero_under_a_filter():
     assert set(result.values()) == {0.0}
 
 
-def test_every_metric_is_of_what_the_filter_leaves():
+def test_every_metric_is_computed_after_filtering():
     ranking, relevance, overlap, train = random_case(7)
     result = rankings_module.evaluate_ranking(ranking, relevance, overlap, train)
     left, truth, _ = rankings_module.drop(ranking, relevance, overlap)
@@ -92,7 +91,7 @@ def test_every_metric_is_of_what_the_filter_leaves():
     assert result != rankings_module.evaluate_ranking(ranking, relevance, None, train)
 
 
-def test_spare_places_keep_a_hundred_labels_after_the_filter():
+def test_spare_places_keep_a_hundred_labels_after_filtering():
     overlap = sparse([{0, 1}], 110)
     width = metrics.DEPTH + metrics.spare_places(overlap)
     ranking, relevance = np.arange(width)[None], sparse([{101, 102}], 110)
@@ -118,7 +117,7 @@ def test_matrices_of_different_data_are_rejected():
         rankings_module.evaluate_ranking(np.array([[1], [2]]), relevance, relevance, relevance)
 
 
-def test_a_datapoint_is_of_the_category_of_most_of_its_relevant_labels():
+def test_the_category_of_a_datapoint_is_that_of_most_of_its_relevant_labels():
     codes, names = np.array([1, 1, 0, 0, -1, 2]), ["lamps", "chairs", "rugs", "empty"]
     relevance = sparse([{0, 1, 2}, {1, 2}, {4}, {}, {2, 4, 5, 3}], 6)
     ranking = np.array([[0, 1], [2, 5], [4, 0], [0, 1], [5, 0]])
@@ -140,7 +139,7 @@ def test_popularity_bins_share_the_volume_and_add_up_to_recall():
 
 
 def test_popularity_bins_by_hand():
-    # Label 2 alone has half of the volume; label 1 was never trained on.
+    # Label 2 has half of the volume; label 1 was never trained on.
     train = sparse([{2, 0}, {2, 3}, {2, 4}], 5)
     rows = rankings_module.by_popularity(
         np.array([[2, 1], [3, 0]]), sparse([{1, 2}, {0, 2}], 5), train, bins=2
@@ -151,7 +150,7 @@ def test_popularity_bins_by_hand():
     ]
 
 
-def test_the_table_is_aligned_and_shows_what_is_missing():
+def test_the_table_is_aligned_and_has_dashes_for_missing_values():
     ours = {"P@1": 7.0, "P@3": 100.0, "AUC": 0.25}
     rows = {"ours": ours, "MUFIN, published": tables.PAPER_MUFIN}
     assert tables.table(rows, ("P@1", "P@3", "AUC")).splitlines() == [
@@ -162,7 +161,7 @@ def test_the_table_is_aligned_and_shows_what_is_missing():
     ]
 
 
-def test_on_the_paper_s_data_every_published_row_with_a_preset_stands_beside_ours():
+def test_on_the_paper_s_data_the_report_prints_the_published_rows():
     result = {"rows": {}, "ceiling": None, "labels": 303_296, "points": 1,
               "points_without_positive": 0, "ms_per_point": 1.0,
               "ms_per_point_single": 1.0}  # fmt: skip
@@ -176,80 +175,9 @@ def test_on_the_paper_s_data_every_published_row_with_a_preset_stands_beside_our
 
 
 @pytest.mark.parametrize(("whole", "said"), [(31.0, True), (33.0, False), (35.0, False)])
-def test_a_module_4_that_makes_it_worse_is_told_with_what_to_try(whole, said):
+def test_the_report_says_what_to_try_if_module_4_lowers_p_at_1(whole, said):
     rows = {"MUFIN": {"P@1": whole}, "Module I alone (P-I-bag)": {"P@1": 33.0}}
     result = {"rows": rows, "ceiling": None, "labels": 9, "points": 1,
               "points_without_positive": 0, "ms_per_point": 1.0,
               "ms_per_point_single": 1.0}  # fmt: skip
     assert ("Module IV lowers P@1: give it more steps" in report(result)) == said
-
-
-TRAIN_TITLES = ["red lamp", "red lamp shade", "blue chair", "oak table"]
-TRAIN = sparse([{4}, {4, 0}, {1, 3}, {3}], 5)
-LABEL_TITLES = ["lamp shade", "green chair", "red sofa", "table", ""]
-
-
-def rankings(test_titles, **options):
-    return untrained.floor_rankings(TRAIN_TITLES, test_titles, LABEL_TITLES, TRAIN, **options)
-
-
-def test_the_popularity_floor_is_the_same_for_all_datapoints():
-    assert rankings(["red lamp", ""])["popularity"].tolist() == [[3, 4, 0, 1, 2]] * 2
-
-
-def test_the_nearest_title_floor_ranks_labels_by_shared_rare_words():
-    found = rankings(["blue chair", "shade of a lamp"])["nearest_title"]
-    assert found[:, 0].tolist() == [1, 0]
-
-
-def test_the_neighbours_vote_by_similarity():
-    train = ["red velvet lamp", "lamp in brass", "lamp in steel"]
-    relevance = sparse([{2}, {0}, {0}], 3)
-    found = untrained.floor_rankings(train, ["red velvet lamp", "a lamp"], [""] * 3, relevance)
-    # One equal title outweighs two that share a common word; alone, the two have the majority.
-    assert found["title_neighbours"][:, 0].tolist() == [2, 0]
-
-
-def test_places_a_title_leaves_free_go_to_popular_labels():
-    found = rankings(["", "oak", "unheard of"])
-    for name in ("nearest_title", "title_neighbours"):
-        assert found[name][[0, 2]].tolist() == [[3, 4, 0, 1, 2]] * 2
-    assert found["title_neighbours"][1].tolist() == [3, 4, 0, 1, 2]
-    assert rankings(["red"])["nearest_title"][0].tolist() == [2, 3, 4, 0, 1]
-
-
-def test_floors_keep_their_depth_under_the_filter():
-    found = rankings(["red lamp", "oak", ""], filter=sparse([{4, 3}, {}, {3}], 5), depth=3)
-    assert found["popularity"].tolist() == [[0, 1, 2], [3, 4, 0], [4, 0, 1]]
-    assert found["title_neighbours"][0].tolist() == [0, 1, 2]
-    assert all((ranking >= 0).all() for ranking in found.values())
-
-
-def test_floors_do_not_depend_on_the_blocks(monkeypatch):
-    titles = ["red lamp", "", "blue table", "chair"]
-    overlap = sparse([{4}, {}, {1, 3}, {}], 5)
-    whole = rankings(titles, filter=overlap)
-    monkeypatch.setattr(untrained, "PRODUCTS", 1)
-    for name, ranking in rankings(titles, filter=overlap).items():
-        assert np.array_equal(ranking, whole[name])
-
-
-def test_without_any_title_popularity_is_the_only_floor():
-    found = untrained.floor_rankings([""] * 4, ["", ""], [""] * 5, TRAIN)
-    assert list(found) == ["popularity"]
-    assert found["popularity"].shape == (2, 5)
-
-
-def test_titles_without_a_known_word_rank_as_popularity_does():
-    found = untrained.floor_rankings([""] * 4, ["qqq", ""], [""] * 5, TRAIN)
-    for name in ("nearest_title", "title_neighbours"):
-        np.testing.assert_array_equal(found[name], found["popularity"])
-
-
-def test_each_floor_gives_all_metrics():
-    test = sparse([{4}, {1}], 5)
-    result = untrained.floors(TRAIN_TITLES, ["red lamp", "oak"], LABEL_TITLES, TRAIN, test, None)
-    assert list(result) == ["popularity", "nearest_title", "title_neighbours"]
-    assert all(tuple(values) == rankings_module.METRICS for values in result.values())
-    assert result["title_neighbours"]["P@1"] == 50
-    assert result["popularity"]["P@1"] == 0
