@@ -1,4 +1,4 @@
-"""Panels of queries and what is found for them: figure 1 (by modality) and figure 8."""
+"""Panels of queries and their results: figure 1 (by modality) and figure 8."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from mufin_jax.report.tables import overlap, sample, titles
 from mufin_jax.report.thumbnails import Answer, Result, show
 
 PLACES, PICTURES = 5, 6
-"""Results of a query that are shown, and pictures of it, at most."""
+"""The most results of a query that are shown, and the most pictures of it."""
 ANSWERS, ITEMS = 10, 25
-"""Answers of a question that are shown, and pictures of it, an outfit's, at most."""
+"""The most answers of a question that are shown, and the most pictures of its outfit."""
 
 
 def modalities(asked: Asked) -> Panel:
-    """Figure 1: one query by both modalities, by its pictures, and by its text alone.
+    """Make figure 1: one query by both modalities, by its pictures, and by its text.
 
     Raises:
-        Missing: if the model, or the data, have one kind alone.
+        Missing: if the model, or the data, have only one modality.
     """
     test, rows = asked.dataset.test, asked.rows
     filtered = overlap(asked.dataset)
@@ -48,7 +48,7 @@ def modalities(asked: Asked) -> Panel:
     whole = (titles(test)[rows] > 0) & (np.diff(test.image_offsets)[rows] > 0)
     if not whole.any():
         raise Missing("no test point has a title and pictures")
-    # Where both together find most beyond either; among equals, where each alone finds something.
+    # The query for which both together find most more than either. Ties: both find something.
     gain = np.where(whole, both - np.maximum(*either), -np.inf) + 0.1 * np.minimum(*either)
     best = int(gain.argmax())
     query = show(asked.dataset, test, int(rows[best]), pictures)
@@ -64,16 +64,16 @@ def modalities(asked: Asked) -> Panel:
     ]
     able = np.count_nonzero(whole)
     drawn = (
-        f"Of {able:,} test points with a title and pictures it is the one where both together "
-        "find most more than either"
+        f"Of {able:,} test points with a title and pictures, this is the one for which both "
+        "together find most more than either"
         if gain[best] >= 1
-        else f"In none of {able:,} such test points do both together find more than either"
+        else f"For none of {able:,} such test points do both together find more than either"
     )
     if asked.dataset.questions is not None:
-        drawn = f"A question's given answers are ranked, and found is the one on top. {drawn}"
+        drawn = f"A question's given answers are ranked, and the first one counts as found. {drawn}"
     caption = (
-        "One query, by one trained model that sees all of it or one kind alone; labels keep both. "
-        f"{drawn}: an example, and no measure. The table is the measure."
+        "One query, by one trained model that sees all of it or only one modality; labels keep "
+        f"both. {drawn}: an example, not a measure. The table is the measure."
     )
     tables = {"figure1": _table(found), "figure1_means": means}
     return Panel(
@@ -83,13 +83,13 @@ def modalities(asked: Asked) -> Panel:
 
 
 def predictions(dataset: Dataset, scored: Scored, shown: int, seed: int) -> Panel:
-    """Figure 8: test points drawn by the seed, and the labels predicted for them.
+    """Make figure 8: test points drawn by the seed, and the labels predicted for them.
 
     Args:
         dataset: the prepared folder.
         scored: MUFIN's ranking.
-        shown: queries.
-        seed: of the draw.
+        shown: the number of queries.
+        seed: the seed of the draw.
     """
     wanted = np.flatnonzero(np.diff(scored.relevance.indptr))
     pictured = wanted[np.diff(dataset.test.image_offsets)[wanted] > 0]
@@ -109,7 +109,7 @@ def predictions(dataset: Dataset, scored: Scored, shown: int, seed: int) -> Pane
     if dataset.questions is None:
         caption = (
             f"{len(rows)} test points drawn by the seed, with their {places} best labels. Right "
-            "means that the pair stands in the test data: what is marked wrong may still be a good "
+            "means that the pair is in the test data. A label marked wrong may still be a good "
             "answer."
         )
     else:
@@ -125,7 +125,7 @@ def predictions(dataset: Dataset, scored: Scored, shown: int, seed: int) -> Pane
 
 
 def _shown(dataset: Dataset) -> tuple[int, int]:
-    """How many results of a query are shown, and how many of its pictures."""
+    """Return how many results and how many pictures of a query are shown."""
     if dataset.questions is None:
         return PLACES, PICTURES
     return min(dataset.questions.answers.shape[1], ANSWERS), ITEMS
@@ -134,7 +134,7 @@ def _shown(dataset: Dataset) -> tuple[int, int]:
 def _results(
     dataset: Dataset, labels: Int[np.ndarray, "_k"], right: Bool[np.ndarray, " k"]
 ) -> tuple[Result, ...]:
-    """The labels of a list's first places; -1 is none."""
+    """Return the labels of a list's first places, without -1."""
     return tuple(
         Result(show(dataset, dataset.labels, int(label)), bool(hit))
         for label, hit in zip(labels, right, strict=False)
@@ -143,7 +143,7 @@ def _results(
 
 
 def _table(found: Sequence[Answer]) -> list[dict[str, Any]]:
-    """The CSV of queries and their results."""
+    """Return the CSV rows of queries and their results."""
     return [
         {"query": answer.query.id, "query's title": answer.query.title, "by": answer.by,
          "place": place + 1, "label": result.item.id, "label's title": result.item.title,

@@ -1,7 +1,7 @@
-"""Where a datapoint meets a label: cross-attention's weights, x2 and w (the paper's figure 5).
+"""Cross-attention between datapoints and labels: its weights, x2 and w (the paper's figure 5).
 
-A sample of test points is asked again, block after block, so that memory does not grow with the
-data; all processes of a run must ask together.
+The model computes a sample of test points again, block after block, so memory does not grow with
+the data. All processes of a run must call these functions together.
 """
 
 import dataclasses
@@ -36,10 +36,10 @@ class Meetings:
 
     Attributes:
         x1: of the datapoints.
-        x2: the datapoints as each label sees them.
+        x2: the datapoints adapted to each label.
         w: the labels' classifiers.
         weights: attention from each of a datapoint's n descriptors to each of a label's m, a mean
-            over heads; 0 where there is none. None if the model has no cross-attention.
+            over heads; 0 for padding. None if the model has no cross-attention.
     """
 
     x1: Float[np.ndarray, "b d"]
@@ -51,21 +51,21 @@ class Meetings:
 def meet(
     predictor: Predictor, rows: Int[np.ndarray, " b"], labels: Int[np.ndarray, "b c"]
 ) -> Iterator[Meetings]:
-    """Yield the meetings of some test points with the labels named for each, block after block.
+    """Yield the meetings of some test points with the labels given for each, block after block.
 
     Args:
         predictor: a trained model with its label side.
         rows: test points.
-        labels: labels for each of them; -1 for none, whose x2 says nothing.
+        labels: labels for each of them; -1 for none, whose x2 has no meaning.
     """
     memory = predictor.memory
-    for block, pool, bags in _blocks(predictor, predictor.loader, rows, "attend"):
+    for block, pool, bags in _read(predictor, predictor.loader, rows, "attend"):
         points = predictor.embed(pool, bags)
         named = grown(labels[block].astype(np.int32), len(points.mask), -1)
         heads = predictor.model.heads()
         met = _meet(heads, points, memory.arrays, named, memory.slots(named), heads.mesh)
         x1, x2, w, weights = fetch(met)
-        real = slice(len(block))  # what lies behind is padding
+        real = slice(len(block))  # the rest is padding
         weights = None if weights is None else weights[real]
         yield Meetings(x1[real], x2[real], w[real], weights)
 
@@ -83,12 +83,12 @@ def _meet(heads: Heads, points: Embedding, arrays: Any, labels: Any, slots: Any,
 
 @dataclasses.dataclass(frozen=True)
 class HeatMap:
-    """Attention from each descriptor of a test point to each of a label.
+    """Attention from each descriptor of a test point to each descriptor of a label.
 
     Attributes:
-        point, label: which they are.
-        rows, columns: the numbers of their descriptors, as the loader counts them: texts first.
-        weights: rows sum to one.
+        point, label: their numbers.
+        rows, columns: the numbers of their descriptors in the loader's order: texts first.
+        weights: each row sums to one.
     """
 
     point: int
@@ -99,10 +99,10 @@ class HeatMap:
 
     @property
     def shares(self) -> Float[np.ndarray, "n m"]:
-        """What part of all that a label's descriptor gets is from each of the point's descriptors.
+        """The share of each of the point's descriptors in what a label's descriptor receives.
 
-        The weights over the sums of their columns: a label's title gets much from most, and weights
-        of different columns are not of a kind.
+        These are the weights divided by the sums of their columns. A label's title receives much
+        from most descriptors, so weights of different columns are not comparable.
         """
         return self.weights / np.maximum(self.weights.sum(0), np.finfo(np.float32).tiny)
 
@@ -114,20 +114,21 @@ def heat_map(
     loader, dataset = predictor.loader, predictor.dataset
     rows, real = (part[0] for part in loader.slots(dataset.test, np.array([point])))
     columns, there = (part[0] for part in loader.slots(dataset.labels, np.array([label])))
-    grid = weights[np.flatnonzero(real), : there.sum()]  # a label's descriptors lie without gaps
+    grid = weights[np.flatnonzero(real), : there.sum()]  # a label's descriptors have no gaps
     return HeatMap(point, label, rows[real], columns[there], grid)
 
 
 def ask(
     predictor: Predictor, rows: Int[np.ndarray, " b"], by: Literal["text", "images"]
 ) -> Int[np.ndarray, "b k"]:
-    """Return the labels of some test points, best first, when only their texts or images are seen.
+    """Return the labels of some test points, best first, seen only by their texts or images.
 
-    It is the one trained model, and the labels keep all that they have; a point without anything of
-    the kind gets an empty list. Where test points are questions, their given answers are ranked.
+    The model is the same trained model, and labels keep both modalities. A point without the
+    modality gets an empty list. If test points are questions, their given answers are ranked.
 
     Raises:
-        Missing: if the model, or the data, have one kind alone, or the model makes one of both.
+        Missing: if the model, or the data, have only one modality, or the model fuses both into one
+            descriptor.
     """
     dataset, seen = predictor.dataset, predictor.model.config
     if seen.modalities == "joint":
@@ -145,7 +146,7 @@ def ask(
     labels = np.full((len(rows), width), -1, np.int32)
     _, real = loader.slots(dataset.test, rows)
     asked = np.flatnonzero(real.any(1))
-    for block, pool, bags in _blocks(predictor, loader, rows[asked], by):
+    for block, pool, bags in _read(predictor, loader, rows[asked], by):
         if questions is not None:
             given = questions.answers[rows[asked[block]]]
             found, _ = rank_answers(given, score_answers(predictor, pool, bags, given))
@@ -155,10 +156,10 @@ def ask(
     return labels
 
 
-def _blocks(
+def _read(
     predictor: Predictor, loader: Loader, rows: Int[np.ndarray, " b"], what: str
 ) -> Iterator[tuple[Int[np.ndarray, " b"], Pool, Bags]]:
-    """Read some test points, block after block, and show how far it has come."""
+    """Yield some test points, block after block, and show the progress."""
     blocks = predictor.read(predictor.dataset.test, rows, loader)
     with progress(total=len(rows), desc=f"report: {what}", unit="point", leave=False) as bar:
         for block, pool, bags in until_stopped(blocks, "report"):

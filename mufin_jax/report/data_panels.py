@@ -1,4 +1,4 @@
-"""Panels of what is counted: the results, table 1, the curves, table 6 and figure 3, figure 4."""
+"""Panels of counts: the results, table 1, the curves, table 6 and figure 3, figure 4."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ PAPER = "Mittal et al., CVPR 2022"
 
 
 def results(metrics: Mapping[str, Any]) -> Panel:
-    """Table 2's columns: the run's rows, floors, ceiling, and the paper's row where it fits."""
+    """Make table 2's columns: the run's rows, floors, ceiling, and the paper's rows if they fit."""
     rows = {name.replace("_", " "): values for name, values in metrics.get("rows", {}).items()}
     if metrics.get("ceiling") is not None:
         known = "P@1" if "P@1" in metrics else "FITB"
@@ -32,16 +32,16 @@ def results(metrics: Mapping[str, Any]) -> Panel:
     if not table:
         raise Missing("metrics.json holds no rows")
     caption = (
-        f"Percent, AUC a share, on {metrics.get('points', 0):,} test points under the overlap "
-        f"filter; {metrics.get('points_without_positive', 0):,} of them have no relevant label "
-        "behind it and score 0. Popularity, nearest title and title neighbours are floors: nothing "
-        "is trained for them."
+        f"Percent, AUC a share, on {metrics.get('points', 0):,} test points after overlap "
+        f"filtering; {metrics.get('points_without_positive', 0):,} of them then have no relevant "
+        "label and score 0. Popularity, nearest title and title neighbours are floors: they need "
+        "no training."
     )
     return Panel("results", "Results", caption, {"results": table}, shown="results")
 
 
 def _answers(metrics: Mapping[str, Any], rows: dict[str, Mapping[str, Any]]) -> Panel:
-    """Table 3's columns: fill-in-the-blank and compatibility."""
+    """Make table 3's columns: fill-in-the-blank and compatibility."""
     if metrics["questions"] == POLYVORE_QUESTIONS:
         published = PAPER_FITB.items()
         rows |= {f"{name}, as published ({PAPER})": {"FITB": value} for name, value in published}
@@ -51,17 +51,15 @@ def _answers(metrics: Mapping[str, Any], rows: dict[str, Mapping[str, Any]]) -> 
     caption = (
         f"Percent of {metrics['questions']:,} questions answered right, and of the "
         f"{metrics['questions_unseen']:,} without an item that occurs in training; AUC, a share, "
-        f"of {metrics['outfits']:,} outfits to be judged. Popularity and nearest title are floors: "
-        "nothing is trained for them."
+        f"of {metrics['outfits']:,} outfits to judge. Popularity and nearest title are floors: "
+        "they need no training."
     )
     return Panel("results", "Results", caption, {"results": table}, shown="results")
 
 
 def data(dataset: Dataset) -> Panel:
-    """Table 1."""
-    caption = (
-        "Tokens are as the text encoder reads them, those that mark beginning and end included."
-    )
+    """Make table 1."""
+    caption = "Tokens are those that the text encoder reads, including the tokens at both ends."
     if dataset.num_labels == MM_AMAZON_LABELS:
         caption += f" The paper has 303,296 labels and 4.91 pictures a product ({PAPER})."
     table = tables.data_table(dataset)
@@ -69,7 +67,7 @@ def data(dataset: Dataset) -> Panel:
 
 
 def training(workdir: Path) -> Panel:
-    """The curves of Modules I and IV."""
+    """Make the curves of Modules I and IV."""
     names = {"pretrain": "Module I", "finetune": "Module IV"}
     found = {name: tables.curve(workdir / stage) for stage, name in names.items()}
     found = {name: rows for name, rows in found.items() if rows}
@@ -84,7 +82,7 @@ def training(workdir: Path) -> Panel:
 
 
 def categories(dataset: Dataset, rankings: Rankings) -> Panel:
-    """Table 6 and figure 3."""
+    """Make table 6 and figure 3."""
     k = 5 if dataset.questions is None else 1
     table = tables.category_table(dataset, rankings, k)
     series = {name: f"{name} P@{k}" for name in rankings}
@@ -104,10 +102,10 @@ def categories(dataset: Dataset, rankings: Rankings) -> Panel:
 
 
 def popularity(dataset: Dataset, rankings: Rankings) -> Panel:
-    """Figure 4."""
+    """Make figure 4."""
     if dataset.questions is not None:
         raise Missing(
-            "R@10 is of all labels, but test points are questions, and rank their given answers"
+            "R@10 is of all labels, but test points are questions and rank their given answers"
         )
     table = tables.bin_table(dataset, rankings)
     series = {name: f"{name} R@10" for name in rankings}

@@ -1,4 +1,4 @@
-"""The drawing: each function makes one figure of numbers that others have counted."""
+"""The drawings: each function makes one figure of numbers that other files have counted."""
 
 import math
 import textwrap
@@ -24,7 +24,7 @@ from mufin_jax.report.thumbnails import Answer, Item
 HATCHES = ("", "////", "....", "xxxx")
 
 MOST_BARS = 60
-"""Rows of a figure of bars: it grows with them, and its table has all."""
+"""The most rows of a bar chart: its height grows with them. Its table has all rows."""
 
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
@@ -45,13 +45,13 @@ def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
 def bars(
     rows: Sequence[Mapping[str, Any]], label: str, series: Mapping[str, str], axis_label: str
 ) -> Figure:
-    """Horizontal bars, a group a row: for as many rows, and names as long, as there are.
+    """Draw horizontal bars, a group a row, for any number of rows and lengths of names.
 
     Args:
         rows: a table, the first row on top.
-        label: the column that names a row.
+        label: the column with the name of a row.
         series: name in the legend -> column.
-        axis_label: what the bars' length is.
+        axis_label: the meaning of the bars' length.
     """
     rows = rows[:MOST_BARS]
     figure = blank(max(1.6, 0.28 * len(rows) * max(1, 0.62 * len(series)) + 0.8))
@@ -74,7 +74,7 @@ def bars(
 
 
 def volume_bins(rows: Sequence[Mapping[str, Any]], series: Mapping[str, str]) -> Figure:
-    """What each popularity bin adds to R@10, with the number of labels that share its volume."""
+    """Draw what each popularity bin adds to R@10, and its number of labels."""
     figure = blank(2.7)
     axis = figure.subplots()
     places, width = np.arange(len(rows)), 0.8 / len(series)
@@ -99,11 +99,11 @@ def scatter(
     names: Sequence[str],
     links: Int[np.ndarray, "k 2"] | None = None,
 ) -> Figure:
-    """Points in the plane, each kind with a colour and a marker of its own; -1 is grey.
+    """Draw points in the plane, each kind with its own colour and marker; -1 is grey.
 
     Args:
-        places: where they are.
-        kinds: which they are.
+        places: the points' coordinates.
+        kinds: the points' kinds.
         names: of the kinds.
         links: pairs of points that a line joins.
     """
@@ -135,13 +135,13 @@ def attention(
     weights: Float[np.ndarray, "n m"],
     shares: Float[np.ndarray, "n m"],
 ) -> Figure:
-    """A heat map of attention with the pictures or titles of both sides along its edges.
+    """Draw a heat map of attention with the pictures or titles of both sides along its edges.
 
     Args:
-        rows: the datapoint's descriptors: each a picture, or a title.
-        columns: the label's.
-        weights: what the cells say.
-        shares: what their colours say; the largest is set in bold.
+        rows: the datapoint's descriptors: each a picture or a title.
+        columns: the label's descriptors.
+        weights: the numbers of the cells.
+        shares: the colours of the cells; the largest is bold.
     """
     n, m = weights.shape
     figure = blank(0.95 * (n + 1) + 0.3, max(WIDTH * 0.75, 0.95 * (m + 1.3)))
@@ -170,7 +170,7 @@ def attention(
 
 
 def answers(rows: Sequence[Answer]) -> Figure:
-    """Queries with what was found for them, one a line, right and wrong told by mark and frame."""
+    """Draw queries and their results, one query a line; mark and frame show right and wrong."""
     places = max(len(answer.results) for answer in rows)
     figure = blank(1.72 * len(rows) + 0.1, 1.16 * (places + 1))
     figure.get_layout_engine().set(hspace=0.08)
@@ -186,7 +186,7 @@ def answers(rows: Sequence[Answer]) -> Figure:
 
 
 def _thing(axis: Any, item: Item, head: str = "", frame: str = "#BBBBBB", line: Any = "-") -> None:
-    """A picture with its title below; instead of a picture that is missing, the title alone."""
+    """Draw a picture with its title below, or only the title if there is no picture."""
     axis.set_axis_on()
     axis.set_xticks([])
     axis.set_yticks([])
@@ -207,12 +207,12 @@ def _thing(axis: Any, item: Item, head: str = "", frame: str = "#BBBBBB", line: 
 
 
 def _lines(text: str, width: int, most: int) -> list[str]:
-    """A text on lines, at most so many; what is cut is seen to be."""
+    """Wrap a text to a maximum of lines; an ellipsis marks the cut."""
     return textwrap.wrap(text, width, max_lines=most, placeholder="…")
 
 
 def _side_by_side(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "H W 3"]:
-    """Pictures of one size in as many columns as rows, or one more."""
+    """Arrange pictures of one size in as many columns as rows, or one more."""
     across = math.ceil(math.sqrt(len(pictures)))
     free = [np.full_like(pictures[0], 255)] * (-len(pictures) % across)
     whole = [*pictures, *free]

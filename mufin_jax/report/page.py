@@ -1,9 +1,8 @@
-"""The page: every panel on one HTML file that loads nothing, runs nothing and can be mailed.
+"""The page: every panel in one HTML file that loads nothing, runs nothing and can be mailed.
 
-jinja2 escapes whatever it is given; a policy in the page's head forbids scripts and all loading.
+jinja2 escapes all its input. A policy in the page's head forbids scripts and loading.
 """
 
-import base64
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ class Shown:
     """A panel with its drawing.
 
     Attributes:
-        panel: what it says.
-        image: the data URI of its figure; "" where it has none, or lays its pictures out itself.
+        panel: the panel.
+        image: the data URI of its figure; "" if it has none or lays out its pictures itself.
     """
 
     panel: Panel
@@ -37,7 +36,7 @@ class Shown:
 
     @property
     def files(self) -> list[str]:
-        """The files beside the page that hold it, too."""
+        """The files next to the page that also contain it."""
         drawn = [f"{self.panel.name}.{kind}" for kind in ("png", "svg")] if self.panel.draw else []
         return drawn + [f"{name}.csv" for name in self.panel.tables]
 
@@ -49,9 +48,9 @@ def render_page(
 
     Args:
         name: of the experiment.
-        metrics: what metrics.json holds.
+        metrics: the content of metrics.json.
         panels: in their order.
-        facts: what `facts.run_facts` returned.
+        facts: the result of `run_facts`.
     """
     import jinja2
 
@@ -70,7 +69,7 @@ def render_page(
 
 
 def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The figures that the page begins with, and what each says; those that there are."""
+    """Return the figures at the top of the page and their meanings, as far as they exist."""
     ceiling = metrics.get("ceiling")
     best = "" if ceiling is None else f"; at best {ceiling:.2f}"
     known = [
@@ -87,17 +86,12 @@ def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def number(value: Any, column: str = "") -> str:
-    """A value as a table of the page shows it: a dash for none, two decimals, three for shares.
+    """Return a value for a table of the page: a dash for None, two decimals, three for shares.
 
-    A text is printable, on one line.
+    A text becomes printable, on one line.
     """
     if value is None:
         return "\N{EN DASH}"
     if isinstance(value, float):
         return f"{value:.3f}" if column == "AUC" or " with " in column else f"{value:,.2f}"
     return f"{value:,}" if isinstance(value, int) else printable(str(value))
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """The content of a file as the text that stands in a page instead of its name."""
-    return f"data:{kind};base64," + base64.b64encode(content).decode()

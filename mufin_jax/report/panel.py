@@ -1,4 +1,4 @@
-"""A panel of the report: a table or figure of the paper, with what its files hold."""
+"""A panel of the report: a table or figure of the paper, and the content of its files."""
 
 import csv
 import dataclasses
@@ -19,12 +19,12 @@ class Panel:
     Attributes:
         name: of its files: NAME.png, NAME.svg, NAME.csv.
         title: its heading.
-        caption: what is seen, how it was chosen and counted.
-        tables: the rows of its CSV files, by their names without the ending.
-        draw: makes the figure, where there is one.
-        shown: the name of the table that the page shows, where it shows one.
+        caption: what it shows, how this was chosen and counted.
+        tables: the rows of its CSV files, by file name without the ending.
+        draw: makes the figure, if there is one.
+        shown: the name of the table on the page, if there is one.
         answers: queries with their results, which the page lays out itself.
-        missing: why there is nothing to see; the other fields then stay empty.
+        missing: why the panel is empty; the other fields are then empty.
     """
 
     name: str
@@ -38,11 +38,11 @@ class Panel:
 
 
 class Missing(Exception):
-    """A panel's data are not there; the message says which, and why."""
+    """The data of a panel do not exist; the message says which, and why."""
 
 
 def panel_or_reason(name: str, title: str, make: Callable[[], Panel]) -> Panel:
-    """The panel, or in its place an empty one that says why it is left out."""
+    """Return the panel, or an empty one with the reason why it is left out."""
     try:
         return make()
     except Missing as reason:
@@ -50,11 +50,10 @@ def panel_or_reason(name: str, title: str, make: Callable[[], Panel]) -> Panel:
 
 
 def to_csv(rows: Rows) -> bytes:
-    """The rows as CSV in UTF-8; the columns are those of the first row.
+    """Return the rows as CSV in UTF-8; the columns are those of the first row.
 
-    Numbers have six digits. Titles, ids and categories are whatever somebody typed: control and
-    direction characters are dropped, and a text that a spreadsheet would take for a formula gets a
-    quote before it.
+    Numbers have six digits. Titles, ids and categories are untrusted: control and direction
+    characters are dropped, and a quote precedes a text that a spreadsheet would read as a formula.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""A run's facts as anyone may read them: settings, versions, hours and memory, but no folders."""
+"""Facts about a run that anyone may read: settings, versions, hours and memory, but no folders."""
 
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -10,17 +10,17 @@ HOUR = 3600
 
 
 def run_facts(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page says of a run.
+    """Return what the page shows about a run.
 
     Args:
-        recorded: what run.json holds.
+        recorded: the content of run.json.
 
     Returns:
         "seed"; "machine", "versions", "stages" (name, time, memory) and "settings" as rows.
     """
     experiment = dict(recorded.get("experiment", {}))
     memory, seconds = dict(recorded.get("peak_bytes", {})), dict(recorded.get("seconds", {}))
-    for known in (memory, seconds):  # what an earlier report took is no part of the run
+    for known in (memory, seconds):  # the cost of an earlier report is not part of the run
         known.pop("report", None)
     stages = [
         (name, duration(spent), _gigabytes(memory.get(name))) for name, spent in seconds.items()
@@ -49,7 +49,7 @@ def run_facts(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Return seconds in a suitable unit."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} h"

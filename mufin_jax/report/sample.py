@@ -1,4 +1,4 @@
-"""The trained model and the sample of test points that it is asked about."""
+"""The trained model and a sample of test points for it."""
 
 import dataclasses
 from functools import cached_property
@@ -15,15 +15,15 @@ from mufin_jax.report.tables import sample
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A run whose model is asked about a sample of its test points.
+    """A run whose model ranks a sample of its test points again.
 
     Attributes:
         dataset: the prepared folder.
         predictor: the trained model.
-        scored: MUFIN's ranking of all test points, and what is relevant, after filtering.
-        points: test points that are asked again, at most.
-        vectors: vectors in a t-SNE, at most.
-        seed: of the draws.
+        scored: MUFIN's ranking of all test points and their relevance, after filtering.
+        points: the most test points in the sample.
+        vectors: the most vectors in a t-SNE.
+        seed: the seed of the draws.
     """
 
     dataset: Dataset
@@ -41,5 +41,5 @@ class Asked:
 
     @cached_property
     def relevance(self) -> csr_matrix:
-        """What is relevant to the sample."""
+        """The relevance of the sample."""
         return self.scored.relevance[self.rows]

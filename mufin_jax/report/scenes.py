@@ -1,14 +1,14 @@
-"""The claim of figure 5, counted: attention finds an object's twin in the background of a scene.
+"""The claim of figure 5 in numbers: attention finds an object's twin in the background of a scene.
 
-The miniature's maker knows its scenes: a datapoint's last picture may show a label in the
-background, its companion, and labels that look like it are wanted for that one picture alone. In
-the heat map of such a datapoint and such a label, the cell to be largest is that of the scene and
-a picture of the label: among the cells of two pictures, among the columns of the label's pictures,
-or among all cells. The label's title is in the last alone. Most of the point's descriptors look at
-it much, and the label's pictures, which all show the same object, share what a row gives them, so
-that all cells are also compared as shares of their columns.
+The generator of the miniature catalogue knows its scenes: a datapoint's last picture may show a
+label in the background, its companion. Labels that look like it are relevant only because of that
+picture. In the heat map of such a datapoint and such a label, the largest cell should be that of
+the scene and a picture of the label: among the cells of two pictures, among the columns of the
+label's pictures, or among all cells. Only the last includes the label's title. Most of the point's
+descriptors attend to the title strongly, and the label's pictures, which all show the same object,
+share what a row gives them. So all cells are also compared as shares of their columns.
 
-The control is the same datapoints with labels that they want for another reason.
+The control are the same datapoints with labels that are relevant for another reason.
 """
 
 import dataclasses
@@ -25,23 +25,23 @@ from mufin_jax.report.tables import titles
 from mufin_jax.runtime.storage.npy import load_arrays
 
 PAIRS = 2000
-"""Scene pairs that are looked at, at most; and as many pairs of the control."""
+"""The most scene pairs, and the most pairs of the control."""
 
 PICTURES, COLUMNS, SHARES, WHOLE = CELLS = (
     "of two pictures", "of the label's pictures", "all, as shares of their columns", "all",
 )  # fmt: skip
-"""Of a heat map, the cells among which the largest one is sought."""
+"""The cells of a heat map that are compared for the largest."""
 
 LARGEST, CHANCE = "largest from the scene to a picture, %", "by chance, %"
 TITLE = "largest to the label's title, %"
-"""Columns of the CSV: the share of pairs with such a cell, and the share of cells that are such;
-and the share of pairs whose largest is in the column of the label's title, of labels without one,
-too, where titles are among the cells."""
+"""Columns of the CSV: the share of pairs with such a cell, the share of such cells, and, if titles
+are among the cells, the share of pairs whose largest cell is in the column of the label's title
+(also of labels without one)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """Relevant pairs of a test point with a scene and a label that its background shows, or not.
+    """Relevant pairs of a test point with a scene and a label, of the background or not.
 
     Attributes:
         points: the test points.
@@ -56,14 +56,14 @@ class Scenes:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What the heat maps of scene pairs say.
+    """The counts of the heat maps of scene pairs.
 
     Attributes:
         maps: the heat maps.
         seen: (p, 4): whether the largest of `CELLS` is of the scene and a picture of the label.
-        chance: (p, 4): the share of those cells that are such.
+        chance: (p, 4): the share of cells that are of the scene and a picture of the label.
         titled: (p, 4): whether the largest is in the column of the label's title.
-        strength: the attention that the scene gives the label's pictures, in all.
+        strength: the scene's total attention to the label's pictures.
     """
 
     maps: list[HeatMap]
@@ -73,7 +73,7 @@ class Found:
     strength: Float[np.ndarray, " p"]
 
     def rows(self, labels: str) -> list[dict[str, float | int | str | None]]:
-        """Their CSV, a row for each of `CELLS`; `labels` says which labels they are of."""
+        """Return their CSV, a row for each of `CELLS`; `labels` names their labels."""
         shares = (100 * part.mean(0) for part in (self.seen, self.chance, self.titled))
         return [
             {"cells": cells, "labels": labels, "pairs": len(self.seen), LARGEST: float(found),
@@ -85,13 +85,13 @@ class Found:
 def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> tuple[Scenes, Scenes]:
     """Return the scene pairs of a miniature catalogue, and those of the control, the first `most`.
 
-    Every scene stands beside another picture of its point. A pair counts whose label has several
-    descriptors, a picture among them: a map of a single column has no choice.
+    Every scene has another picture of its point next to it. A pair counts only if its label has
+    several descriptors, one of them a picture: a map of a single column has no choice.
 
     Args:
         dataset: the prepared catalogue.
         truth: its `truth.npz`.
-        most: pairs of each, at most.
+        most: the most pairs of each kind.
 
     Raises:
         Missing: if the data are not the miniature catalogue with drawn scenes, or have no pair.
@@ -102,7 +102,7 @@ def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> tupl
     own, other = known["test_companion"], known["label_companion"]
     if len(own) != len(test) or len(other) != len(labels):
         raise Missing("preparation dropped items that truth.npz counts")
-    # Where preparation kept fewer pictures than there are, it is the scene that is missing.
+    # If preparation kept fewer pictures than there are, the scene is missing.
     whole = np.diff(test.image_offsets) == known["test_pictures"] + (own >= 0)
     images = np.diff(labels.image_offsets)
     pictured = (images > 0) & (images + titles(labels) > 1)
@@ -113,7 +113,7 @@ def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> tupl
     for name in ("label_theme", "label_kind", "label_hue"):
         alike &= known[name][pairs.col] == known[name][seen]
     if not alike.any():
-        raise Missing("no test point has a scene that shows a twin of a label it wants")
+        raise Missing("no test point has a scene that shows a twin of a relevant label")
     others = counts & ~alike & np.isin(pairs.row, pairs.row[alike])
     scene = titles(test) + known["test_pictures"]
 
@@ -125,10 +125,10 @@ def scene_pairs(dataset: Dataset, truth: Path | None, most: int = PAIRS) -> tupl
 
 
 def look(predictor: Predictor, pairs: Scenes) -> Found:
-    """Return what cross-attention does in scene pairs; all processes of a run must ask together.
+    """Return the heat maps of scene pairs; all processes of a run must call this together.
 
     Raises:
-        Missing: if the model sees one modality alone, or has no cross-attention.
+        Missing: if the model sees only one modality, or has no cross-attention.
     """
     points, labels = predictor.dataset.test, predictor.dataset.labels
     if predictor.model.config.modalities != "both" or not predictor.model.config.label_images:
@@ -154,7 +154,7 @@ def look(predictor: Predictor, pairs: Scenes) -> Found:
 def _sought(
     one: HeatMap, scene: int, row: int, column: int
 ) -> tuple[list[bool], list[float], list[bool]]:
-    """What `Found` says of a heat map: `seen`, `chance` and `titled`.
+    """Return the values of `Found` for a heat map: `seen`, `chance` and `titled`.
 
     Args:
         one: the heat map.

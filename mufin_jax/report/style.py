@@ -1,4 +1,4 @@
-"""How figures look: colours that the colour-blind tell apart, type for print and telephones."""
+"""The style of figures: colours for the colour-blind, type for print and phones."""
 
 import functools
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from typing import Any, TypeAlias
 from mufin_jax.report.thumbnails import printable
 
 Figure: TypeAlias = Any
-"""matplotlib's, which is loaded only when something is drawn."""
+"""matplotlib's figure; matplotlib is only loaded to draw."""
 
 # Okabe and Ito, "Color Universal Design", 2008.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8A8A8A"
 SERIES = ((BLUE, "o"), (VERMILLION, "s"), (GREEN, "^"), (PURPLE, "D"), (ORANGE, "v"),
           (SKY, "P"), (BLACK, "X"))  # fmt: skip
-"""A colour and a marker each: what is told apart is never told by colour alone."""
+"""A colour and a marker each: colour is never the only difference."""
 
 WIDTH = 4.8
-"""Inches of a figure: its type is 9 points in print, and still legible on a telephone's width."""
+"""Width of a figure in inches: its type is 9 points in print and legible on a phone."""
 
 _STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # matplotlib brings it: figures look alike everywhere
+    "font.family": "DejaVu Sans",  # part of matplotlib: figures look the same everywhere
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -34,7 +34,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "text.parse_math": False,  # a dollar sign in a title is a dollar sign
-    "svg.hashsalt": "mufin_jax",  # else ids differ from run to run
+    "svg.hashsalt": "mufin_jax",  # otherwise ids differ between runs
     "svg.fonttype": "path",
     "savefig.dpi": 200,
 }
@@ -42,7 +42,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw and save figures within it."""
+    """Apply the style; draw and save figures within it."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
@@ -50,17 +50,17 @@ def house_style() -> Iterator[None]:
 
 
 def blank(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure of so many inches, of no window and no global state."""
+    """Return an empty figure of this size in inches, without a window or global state."""
     import matplotlib.figure
 
     return matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def drawable(text: str, most: int) -> str:
-    """A title with a box for each character that the figures' font lacks, one for each run."""
+    """Return a title with one box for each run of characters that the figures' font lacks."""
     known, kept = _glyphs(), []
     for char in printable(text, most):
-        if "\ufe00" <= char <= "\ufe0f":  # says how to draw what stands before it
+        if "\ufe00" <= char <= "\ufe0f":  # selects a variant of the preceding character
             continue
         char = char if ord(char) in known else "□"
         if char != "□" or kept[-1:] != ["□"]:

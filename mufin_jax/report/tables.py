@@ -14,16 +14,16 @@ from mufin_jax.evaluation.rankings import Scored, by_category, by_popularity
 from mufin_jax.report.panel import Missing
 
 POINTS_DRAWN = 400
-"""Points of a training curve, at most."""
+"""The most points of a training curve."""
 
 Rankings = Mapping[str, Scored]
 
 
 def data_table(dataset: Dataset) -> list[dict[str, Any]]:
-    """Table 1: how many items there are, and what one has on average.
+    """Make table 1: the numbers of items, and the averages of an item.
 
-    A title that is missing counts 0 tokens; of ready text vectors, tokens are not known. Pairs of
-    the overlap filter are counted, too.
+    A missing title counts 0 tokens; the tokens of ready text vectors are unknown. Pairs of the
+    overlap filter are counted too.
     """
     train, test, labels = dataset.train, dataset.test, dataset.labels
     pairs = train.pairs.nnz
@@ -45,7 +45,7 @@ def data_table(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def category_table(dataset: Dataset, rankings: Rankings, k: int = 5) -> list[dict[str, Any]]:
-    """Table 6: P@k of each ranking by category, with the category's test points and labels.
+    """Make table 6: P@k of each ranking by category, with the category's test points and labels.
 
     Raises:
         Missing: if the labels have no categories.
@@ -71,7 +71,7 @@ def category_table(dataset: Dataset, rankings: Rankings, k: int = 5) -> list[dic
 
 
 def bin_table(dataset: Dataset, rankings: Rankings) -> list[dict[str, Any]]:
-    """Figure 4: what each of five bins of equal label volume adds to R@10, for each ranking."""
+    """Make figure 4's table: what each of five bins of equal volume adds to R@10, by ranking."""
     rows: list[dict[str, Any]] = []
     for name, scored in rankings.items():
         bins = by_popularity(scored.ranking, scored.relevance, dataset.train.pairs)
@@ -86,7 +86,7 @@ def bin_table(dataset: Dataset, rankings: Rankings) -> list[dict[str, Any]]:
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:
-    """What training wrote down, at most POINTS_DRAWN steps of it; none where there is no file."""
+    """Return at most POINTS_DRAWN recorded steps of a training, or none if there is no file."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
@@ -102,7 +102,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
 
 
 def curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """The curves as one table, a row a step."""
+    """Return the curves as one table, a row a step."""
     names = ("loss", "cosine", "gradient")
     return [
         {"stage": stage, "step": row["step"]} | {name: row.get(name) for name in names}
@@ -112,24 +112,24 @@ def curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[
 
 
 def overlap(dataset: Dataset) -> csr_matrix | None:
-    """The test points' overlap filter; none where given answers are ranked: all of them count."""
+    """Return the test points' overlap filter, or None for questions: all their answers count."""
     return dataset.test.filter if dataset.questions is None else None
 
 
 def titles(side: Side) -> Int[np.ndarray, " n"]:
-    """How many titles each item of a side has."""
+    """Return the number of titles of each item of a side."""
     return (side.text >= 0).sum(axis=tuple(range(1, side.text.ndim)))
 
 
 def sample(count: int, most: int, seed: int) -> Int[np.ndarray, " n"]:
-    """The numbers of at most `most` of `count` things, drawn by the seed, ascending."""
+    """Return the numbers of at most `most` of `count` things, drawn by the seed, ascending."""
     if count <= most:
         return np.arange(count)
     return np.sort(np.random.default_rng([seed, count]).choice(count, most, replace=False))
 
 
 def _line(line: bytes) -> dict[str, Any]:
-    """A line of metrics; nothing where a kill has torn it."""
+    """Parse a line of metrics; return nothing if a kill has cut it."""
     try:
         return json.loads(line)
     except ValueError:

@@ -7,15 +7,15 @@ from mufin_jax.report.panel import Missing
 from mufin_jax.runtime.signals import until_stopped
 
 MOST = 2000
-"""Vectors that are spread, at most: the time grows faster than their number."""
+"""The most vectors: the time grows faster than their number."""
 LEAST = 8
-"""Fewer have no neighbourhoods to keep."""
+"""Fewer vectors have no neighbourhoods."""
 ROUNDS = 4
-"""Rounds of 250 iterations, the first with exaggeration; between them a signal is answered."""
+"""Rounds of 250 iterations, the first with exaggeration; a signal stops between them."""
 
 
 def spread(vectors: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
-    """Return places in the plane that keep neighbours together; the same for the same vectors.
+    """Return places in the plane that keep neighbours together; equal vectors give equal places.
 
     Raises:
         Missing: if there are too few vectors.
@@ -26,12 +26,12 @@ def spread(vectors: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n
         raise Missing(f"{len(vectors)} vectors are too few for a map")
     if len(vectors) > MOST:
         raise ValueError(f"{len(vectors)} vectors: expected at most {MOST}")
-    # Both take a second to load, which only this needs.
+    # Both take a second to load, and only this function needs them.
     import threadpoolctl
     from sklearn.manifold import TSNE
 
     places: str | np.ndarray = "pca"
-    with threadpoolctl.threadpool_limits(1):  # sums of several threads come in any order
+    with threadpoolctl.threadpool_limits(1):  # several threads would add in any order
         for number in until_stopped(range(ROUNDS), "report"):
             method = TSNE(
                 perplexity=min(30, (len(vectors) - 1) / 3),
@@ -42,5 +42,4 @@ def spread(vectors: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n
                 random_state=seed,
             )
             places = method.fit_transform(np.asarray(vectors, np.float64))
-    assert isinstance(places, np.ndarray)
-    return places
+    return np.asarray(places)

@@ -1,4 +1,4 @@
-"""Panels of what the model computes: figure 5 (attention, adapted embeddings) and figure 6."""
+"""Panels of the model's vectors: figure 5 (attention, adapted embeddings) and figure 6."""
 
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,19 @@ from mufin_jax.report.tsne import MOST, spread
 from mufin_jax.runtime.storage.npy import mapped
 
 POINTS = 40
-"""Test points of figure 5's map, each with five vectors: more would hide one another."""
+"""Test points of figure 5's map, each with five vectors: more would overlap."""
 TWINS, OTHERS = "twins", "others wanted"
-"""What the labels of scene pairs, and of the control, are called."""
+"""Names of the labels of scene pairs, and of the control."""
 MOST_CELLS = 5
-"""Descriptors on each side of a heat map that is shown, if there are such."""
+"""The preferred maximum of descriptors on each side of a heat map."""
 
 
 def heat_maps(asked: Asked, truth: Path | None) -> Panel:
-    """Figure 5, left: at what a datapoint's descriptors look among a label's.
+    """Make figure 5, left: the attention of a datapoint's descriptors to a label's.
 
-    Of the miniature catalogue, whose scenes are known, with the share of scene pairs whose largest
-    attention is from the scene to the twin of what stands in its background. Of outfits, questions
-    with their right answers.
+    For the miniature catalogue, whose scenes are known, the panel also counts the scene pairs whose
+    largest attention is from the scene to the twin of the object in its background. For outfits, it
+    shows a question with its right answer.
     """
     tables: dict[str, Any] = {}
     try:
@@ -51,9 +51,9 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
         maps = _maps(asked)
         best = max(maps, key=_contrast)
         why = (
-            f"Of the first {len(maps):,} points' pairs with the best-ranked label that is wanted, "
-            f"those of at most {MOST_CELLS} descriptors a side before others, the one is shown "
-            f"with the largest product of a number and its share. Scenes are not counted: {reason}."
+            f"Of the first {len(maps):,} points' pairs with the best-ranked relevant label, the "
+            "one with the largest product of a number and its share is shown; pairs of at most "
+            f"{MOST_CELLS} descriptors a side come first. Scenes are not counted: {reason}."
         )
     else:
         counted = found.rows(TWINS)
@@ -71,10 +71,10 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
         for (i, j), weight in np.ndenumerate(best.weights)
     ]  # fmt: skip
     caption = (
-        "Rows: a test point's descriptors; columns: those of a label that it wants; numbers: the "
-        "cross-attention of one to the other, rows summing to one. Colours are of the numbers' "
-        "shares of their columns: how much of what a label's descriptor gets is from each of the "
-        f"point's descriptors. {why}"
+        "Rows: a test point's descriptors. Columns: those of a relevant label. Numbers: the "
+        "cross-attention of one to the other; each row sums to one. Colours: the numbers' shares "
+        "of their columns, that is, how much of the attention that a label's descriptor receives "
+        f"is from each of the point's descriptors. {why}"
     )
     return Panel(
         "figure5_heat_map", "Figure 5: cross-attention", caption, tables,
@@ -84,7 +84,7 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
 
 
 def shown_map(found: Found) -> HeatMap:
-    """The map with the strongest scene, of those where it is what stands out, and then that fit."""
+    """Return the map with the strongest scene; scenes that stand out and small maps come first."""
     seen = found.seen[:, CELLS.index(SHARES)]
     fits = [_fits(one) for one in found.maps]
     return found.maps[np.lexsort((-found.strength, np.logical_not(fits), ~seen))[0]]
@@ -93,27 +93,27 @@ def shown_map(found: Found) -> HeatMap:
 def _scenes_found(counted: list[dict[str, Any]], control: list[dict[str, Any]]) -> str:
     (found,) = (row for row in counted if row["cells"] == SHARES)
     said = (
-        "The point's scene shows a twin of the label in its background; of the pairs where it "
-        "stands out, if there are such, the one is shown whose scene gives the twin's pictures "
-        f"most, of those of at most {MOST_CELLS} descriptors a side if there are such. Of "
-        f"{found['pairs']:,} pairs of such a scene and such a label, the largest share is the "
-        f"scene's of a picture of the twin in {found[LARGEST]:.0f}% (by chance "
-        f"{found[CHANCE]:.0f}%), and one of the label's title in {found[TITLE]:.0f}%"
+        "The point's scene shows a twin of the label in its background. The figure shows the pair "
+        "whose scene gives the twin's pictures most attention; pairs where this stands out, and "
+        f"pairs of at most {MOST_CELLS} descriptors a side, come first. Of {found['pairs']:,} "
+        "pairs of such a scene and such a label, the largest share is the scene's of a picture of "
+        f"the twin in {found[LARGEST]:.0f}% (by chance {found[CHANCE]:.0f}%), and one of the "
+        f"label's title in {found[TITLE]:.0f}%"
     )
     for row in control:
         if row["cells"] == SHARES:
             said += (
-                "; with labels that the same points want for another reason, in "
+                "; with labels that are relevant to the same points for another reason, in "
                 f"{row[LARGEST]:.0f}% and {row[TITLE]:.0f}%"
             )
     return said + (
-        ". The table counts the numbers themselves, too: among two pictures, among all that the "
-        "label's pictures get, and with what its title gets, which is most."
+        ". The table also counts the numbers themselves: among pairs of pictures, among all that "
+        "the label's pictures receive, and with its title, which receives most."
     )
 
 
 def adapted(asked: Asked) -> Panel:
-    """Figure 5, right: x1, x2 and w of test points with a right label and a hard wrong one."""
+    """Make figure 5, right: x1, x2 and w of test points with a right and a hard wrong label."""
     kinds = ("x1", "x2+", "x2-", "w+", "w-")
     rows = asked.rows[: max(1, min(asked.vectors, MOST) // len(kinds))]
     ranking = asked.scored.ranking[rows]
@@ -133,7 +133,7 @@ def adapted(asked: Asked) -> Panel:
     cosines = [
         {"label": name, "test points": len(rows), "x1 with w": _cosine(x1, w[:, i]),
          "x2 with w": _cosine(x2[:, i], w[:, i])}
-        for i, name in enumerate(("the best-ranked that is wanted", "the best-ranked that is not"))
+        for i, name in enumerate(("best-ranked, relevant", "best-ranked, not relevant"))
     ]  # fmt: skip
     n = min(len(rows), POINTS)
     vectors = [x1[:n], x2[:n, 0], x2[:n, 1], w[:n, 0], w[:n, 1]]
@@ -147,11 +147,11 @@ def adapted(asked: Asked) -> Panel:
         for i, (k, (x, y)) in enumerate(zip(kind, places, strict=True))
     ]  # fmt: skip
     caption = (
-        f"t-SNE (seed {asked.seed}) of {n} test points, each with the best-ranked label that it "
-        "wants (+) and the best-ranked one that it does not (-): x1 is the point alone, x2 the "
-        "point as the label sees it, w the label's classifier; lines lead from x1 by x2 to w. The "
-        "table has mean cosines of more points: what cross-attention moves. Points are left out "
-        f"that lack one of the two among their {ranking.shape[1]} best-ranked: {left_out} of "
+        f"t-SNE (seed {asked.seed}) of {n} test points, each with its best-ranked relevant label "
+        "(+) and its best-ranked other label (-). x1 is the point alone, x2 the point adapted to "
+        "the label, w the label's classifier; lines connect x1, x2 and w. The table has mean "
+        "cosines of more points: the effect of cross-attention. Points that lack one of the two "
+        f"among their {ranking.shape[1]} best-ranked labels are left out: {left_out} of "
         f"{kept.size:,}."
     )
     tables = {"figure5_map": table, "figure5_cosines": cosines}
@@ -162,7 +162,7 @@ def adapted(asked: Asked) -> Panel:
 
 
 def classifiers(dataset: Dataset, workdir: Path, vectors: int, seed: int) -> Panel:
-    """Figure 6: a map of the labels' classifiers, with the categories that have most of them."""
+    """Make figure 6: a map of the labels' classifiers, with the most frequent categories."""
     if dataset.labels.categories is None:
         raise Missing("the data name no categories of their labels (categories.txt)")
     codes, names = dataset.labels.categories
@@ -182,7 +182,7 @@ def classifiers(dataset: Dataset, workdir: Path, vectors: int, seed: int) -> Pan
     ]  # fmt: skip
     caption = (
         f"t-SNE (seed {seed}) of the classifiers w of {len(rows):,} of {len(w):,} labels. The "
-        f"{len(known)} categories with most of them have a colour and a marker; of equals, those "
+        f"{len(known)} categories with most labels have a colour and a marker; ties go to those "
         "that the data name first."
     )
     return Panel(
@@ -192,7 +192,7 @@ def classifiers(dataset: Dataset, workdir: Path, vectors: int, seed: int) -> Pan
 
 
 def _maps(asked: Asked) -> list[HeatMap]:
-    """The heat maps of the sample's first points, each with the best-ranked label it wants."""
+    """Return the heat maps of the sample's first points with their best-ranked relevant labels."""
     rows = asked.rows[:512]
     ranking = asked.scored.ranking[rows]
     right = metrics.listed_in(ranking, asked.scored.relevance[rows])
@@ -209,13 +209,13 @@ def _maps(asked: Asked) -> list[HeatMap]:
     maps = [one for one in maps if min(one.weights.shape) > 1]
     if not maps:
         raise Missing(
-            "no pair of a point and a label it wants has several descriptors on each side"
+            "no pair of a point and a relevant label has several descriptors on each side"
         )
     return maps
 
 
 def _contrast(one: HeatMap) -> float:
-    """How large a cell is both in its row and in its column; maps of many cells come last."""
+    """Return how large a cell is both in its row and in its column; large maps come last."""
     return float((one.weights * one.shares).max()) - (0 if _fits(one) else 1)
 
 
@@ -224,7 +224,7 @@ def _fits(one: HeatMap) -> bool:
 
 
 def _descriptor(asked: Asked, number: int, title: str) -> Item:
-    """A descriptor as an item to be shown: a picture, or the title (of an outfit: one of them)."""
+    """Return a descriptor as an item to show: a picture, or the title (of an outfit, one title)."""
     dataset, texts = asked.dataset, asked.predictor.loader.num_texts
     if number < texts:
         labels = dataset.labels

@@ -22,12 +22,13 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.rankings import Scored, drop
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report import answer_panels, data_panels, vector_panels
-from mufin_jax.report.page import Shown, data_uri, render_page
+from mufin_jax.report.page import Shown, render_page
 from mufin_jax.report.panel import Panel, panel_or_reason, to_csv
 from mufin_jax.report.run_facts import run_facts
 from mufin_jax.report.sample import Asked
 from mufin_jax.report.style import house_style
 from mufin_jax.report.tables import overlap
+from mufin_jax.report.thumbnails import data_uri
 from mufin_jax.report.tsne import MOST
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes

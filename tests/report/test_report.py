@@ -1,4 +1,4 @@
-"""The report of a run: what its CSV files claim, and that it is made as a whole."""
+"""The report of a run: the content of its CSV files, and that it is complete."""
 
 import dataclasses
 import shutil
@@ -38,7 +38,7 @@ def files(folder: Path, *kinds: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def reported(minute_run, tmp_path_factory):
-    """The report of the minute run, after one that a signal cut short; and what that one left."""
+    """The report of the minute run after an interruption, and the files of the interrupted report."""
     workdir = tmp_path_factory.mktemp("reported") / "run"
     shutil.copytree(minute_run, workdir)
     shutil.rmtree(workdir / "report")
@@ -50,7 +50,7 @@ def reported(minute_run, tmp_path_factory):
         raise Stopped("report: stopped by a signal")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at these
+        patch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at the drawings
         patch.setattr(running, "use_compile_cache", lambda folder: None)
         patch.setattr(stage, "render_page", cut_short)
         patch.setattr(stage, "_draw", lambda panel, folder: "")
@@ -66,7 +66,7 @@ def reported(minute_run, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_figure_is_a_png_an_svg_and_a_csv_beside_the_page(reported):
+def test_every_figure_has_a_png_an_svg_and_a_csv_next_to_the_page(reported):
     folder = reported[0] / "report"
     names = {path.name for path in folder.iterdir()}
     drawn = {f"{name}.{kind}" for name in DRAWN for kind in ("png", "svg")}
@@ -77,7 +77,7 @@ def test_every_figure_is_a_png_an_svg_and_a_csv_beside_the_page(reported):
 
 
 @pytest.mark.slow
-def test_a_report_cut_short_is_made_again_with_the_same_bytes(reported):
+def test_an_interrupted_report_is_made_again_with_the_same_bytes(reported):
     workdir, left = reported
     assert len(left) == len(TABLES) and files(workdir / "report", ".csv") == left
     assert not (workdir / "report" / "part").exists()
@@ -99,7 +99,7 @@ def test_table_1_counts_the_data(reported):
 
 
 @pytest.mark.slow
-def test_the_bins_of_figure_4_add_up_to_recall_at_10_and_hold_all_labels(reported):
+def test_the_bins_of_figure_4_contain_all_labels_and_add_up_to_recall_at_10(reported):
     found = rows(reported[0] / "report", "figure4")
     assert len(found) == 5 and sum(int(row["labels"]) for row in found) == 30
     wanted = read_json(reported[0] / "metrics.json")["rows"]
@@ -122,7 +122,7 @@ def test_table_6_averages_to_precision_at_5(reported):
 
 
 @pytest.mark.slow
-def test_figure_1_answers_one_query_by_both_and_by_each_modality(reported):
+def test_figure_1_shows_one_query_by_both_and_by_each_modality(reported):
     found = rows(reported[0] / "report", "figure1")
     assert {row["by"] for row in found} == {"title and pictures", "pictures alone", "title alone"}
     assert len({row["query"] for row in found}) == 1 and len(found) == 15
@@ -131,7 +131,7 @@ def test_figure_1_answers_one_query_by_both_and_by_each_modality(reported):
 
 
 @pytest.mark.slow
-def test_figure_8_marks_as_right_what_the_test_data_hold(reported):
+def test_figure_8_marks_the_pairs_of_the_test_data_as_right(reported):
     dataset = Dataset.open(reported[0] / "prepare")
     points, labels = list(dataset.test.ids), list(dataset.labels.ids)
     found = rows(reported[0] / "report", "figure8")
@@ -142,7 +142,7 @@ def test_figure_8_marks_as_right_what_the_test_data_hold(reported):
 
 
 @pytest.mark.slow
-def test_rows_of_the_heat_map_sum_to_one_and_shares_of_columns_too(reported):
+def test_rows_of_the_heat_map_and_shares_of_its_columns_sum_to_one(reported):
     found = rows(reported[0] / "report", "figure5_heat_map")
     names = ("point's descriptor", "label's descriptor")
     cells = {
@@ -160,7 +160,7 @@ def test_rows_of_the_heat_map_sum_to_one_and_shares_of_columns_too(reported):
 
 
 @pytest.mark.slow
-def test_maps_have_a_place_for_every_vector(reported):
+def test_maps_have_coordinates_for_every_vector(reported):
     found = rows(reported[0] / "report", "figure5_map")
     kinds = [row["vector"] for row in found]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
@@ -170,7 +170,7 @@ def test_maps_have_a_place_for_every_vector(reported):
 
 
 @pytest.mark.slow
-def test_cosines_are_of_the_best_ranked_wanted_label_and_of_the_best_ranked_other(reported):
+def test_cosines_are_of_the_best_ranked_relevant_and_other_labels(reported):
     workdir = reported[0]
     predictor = Predictor.load(workdir, make_mesh(jax.devices()[:1]))
     test = predictor.dataset.test
@@ -220,7 +220,7 @@ def test_scene_pairs_are_those_of_the_generator(reported):
     sizes = [str(len(pairs)) for pairs in (wanted, others)]
     assert [row["pairs"] for row in counted] == [sizes[0]] * 4 + [sizes[1]] * 4
 
-    # A point that wants no twin of its scene has no part in the control either.
+    # A point without a relevant twin of its scene is not in the control either.
     without = dataset.test.pairs.tolil(copy=True)
     for point, label in wanted:
         if point == others[0][0]:
@@ -241,7 +241,7 @@ def heat_map(weights, point=0):
     ("weights", "largest"),
     [([[0.9, 0.1], [0.2, 0.8]], False), ([[0.6, 0.4], [0.2, 0.8]], True)],
 )
-def test_a_scene_is_found_where_the_largest_cell_is_its_and_a_picture_s(weights, largest):
+def test_a_scene_is_found_if_the_largest_cell_is_of_the_scene_and_a_picture(weights, largest):
     seen, _, titled = scenes._sought(heat_map(weights), scene=1, row=1, column=1)
     assert seen[CELLS.index(WHOLE)] is largest and titled[CELLS.index(WHOLE)] is not largest
 
@@ -249,27 +249,31 @@ def test_a_scene_is_found_where_the_largest_cell_is_its_and_a_picture_s(weights,
 @pytest.mark.parametrize(
     ("weights", "seen", "titled"),
     [
-        # A title looks at a title; the scene alone looks at a picture.
+        # A title attends to a title; only the scene attends to a picture.
         ([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], [1, 1, 1, 0], [0, 0, 0, 1]),
-        ([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], [1, 0, 0, 0], [0, 0, 1, 0]),  # a title looks there
+        ([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]], [1, 0, 0, 0], [0, 0, 1, 0]),  # a title attends to it
         ([[0.4, 0.6], [0.3, 0.7], [0.2, 0.8]], [1, 1, 0, 1], [0, 0, 1, 0]),
-        ([[0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], [0, 0, 0, 0], [0, 0, 1, 0]),  # another picture does
+        (
+            [[0.6, 0.4], [0.2, 0.8], [0.3, 0.7]],
+            [0, 0, 0, 0],
+            [0, 0, 1, 0],
+        ),  # another picture attends to it
     ],
 )
-def test_titles_compete_in_the_point_s_rows_and_in_the_label_s_columns(weights, seen, titled):
+def test_titles_compete_in_rows_of_the_point_and_columns_of_the_label(weights, seen, titled):
     found, chance, by_title = scenes._sought(heat_map(weights), scene=2, row=1, column=1)
     assert found == seen and by_title == titled
     np.testing.assert_allclose(chance, [1 / 2, 1 / 3, 1 / 6, 1 / 6])
 
 
-def test_scenes_are_counted_in_percent_and_the_one_that_stands_out_is_shown():
+def test_scenes_are_counted_in_percent_and_an_outstanding_one_is_shown():
     many = np.full((6, 2), 0.5)
     maps = [heat_map(many if i == 3 else [[0.5, 0.5]], i) for i in range(5)]
     seen = np.zeros((5, 4), bool)
     seen[:, CELLS.index(SHARES)] = [False, True, True, True, False]
     chance, titled = np.full((5, 4), 0.25), np.tile([False, False, False, True], (5, 1))
     found = scenes.Found(maps, seen, chance, titled, np.array([9.0, 1.0, 2.0, 3.0, 4.0]))
-    # In number 0 something else stands out than the scene; number 3 is too large for the figure.
+    # In number 0 something other than the scene stands out; number 3 is too large.
     assert shown_map(found).point == 2
     alone = dataclasses.replace(found, seen=seen & (np.arange(5) == 3)[:, None])
     assert shown_map(alone).point == 3  # too large, but the only one whose scene stands out
@@ -281,7 +285,7 @@ def test_scenes_are_counted_in_percent_and_the_one_that_stands_out_is_shown():
 
 
 @pytest.mark.slow
-def test_the_page_is_whole_in_itself_and_names_no_folder(reported):
+def test_the_page_is_self_contained_and_names_no_folder(reported):
     workdir = reported[0]
     text = (workdir / "report" / "index.html").read_text("utf-8")
     elements = check_contained(text)

@@ -1,4 +1,4 @@
-"""The report's parts by themselves: a page without scripts, figures, CSV cells, maps and facts."""
+"""The parts of the report: a page without scripts, figures, CSV cells, maps and facts."""
 
 import dataclasses
 import io
@@ -32,7 +32,7 @@ METRICS = {"labels": 13, "points": 11, "P@1": 1.5, "P@5": 2.5, "R@10": 3.5, "cei
            "ms_per_point": 0.5}  # fmt: skip
 
 
-def test_data_without_categories_or_scenes_say_what_is_left_out(dataset):
+def test_the_page_says_what_is_left_out_without_categories_or_scenes(dataset):
     unnamed = dataclasses.replace(
         dataset, labels=dataclasses.replace(dataset.labels, categories=None)
     )
@@ -52,7 +52,7 @@ def hostile_answer(title: str) -> Answer:
 
 
 @pytest.mark.parametrize("title", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_titles_stay_text_on_the_page(title):
+def test_hostile_titles_remain_text_on_the_page(title):
     panel = Panel(
         "figure8", title, title, {"table": [{"category": title, title: 1.0}]}, shown="table",
         answers=[hostile_answer(title)],
@@ -65,7 +65,7 @@ def test_hostile_titles_stay_text_on_the_page(title):
         assert title in elements.text
 
 
-def test_the_same_figure_is_the_same_bytes(tmp_path):
+def test_drawing_a_figure_twice_gives_the_same_bytes(tmp_path):
     steps = [{"step": i, "loss": 1 / (1 + i), "cosine": None} for i in range(5)]
     panel = Panel("curves", "", draw=lambda: figures.curves({"Module I": steps}))
     made = []
@@ -86,7 +86,7 @@ def test_hostile_titles_are_drawn_without_a_missing_glyph():
 @pytest.mark.parametrize(
     ("count", "size"), [(1, (2, 3)), (2, (2, 6)), (3, (4, 6)), (5, (4, 9)), (9, (6, 9))]
 )
-def test_pictures_lie_side_by_side_in_their_order_on_white(count, size):
+def test_pictures_are_arranged_in_order_on_white(count, size):
     pictures = [np.full((2, 3, 3), 10 * i, np.uint8) for i in range(count)]
     whole = figures._side_by_side(pictures)
     assert whole.shape == (*size, 3)
@@ -94,23 +94,23 @@ def test_pictures_lie_side_by_side_in_their_order_on_white(count, size):
     assert first == [10 * i for i in range(count)] + [255] * (len(first) - count)
 
 
-def test_titles_lose_what_turns_or_breaks_lines_and_are_cut():
+def test_titles_lose_direction_marks_and_line_breaks_and_are_cut():
     assert printable("a\u202e b\nc\x00\u200f") == "a b c"
     assert len(printable("word " * 3000)) <= 160 and printable("word " * 3000).endswith("…")
 
 
-def test_a_csv_cell_is_no_formula_and_numbers_have_six_digits():
+def test_csv_cells_are_not_formulas_and_numbers_have_six_digits():
     content = to_csv([{"title": "=1+1", "value": 1 / 3, "none": None, "n": -3}])
     assert content == b"title,value,none,n\n'=1+1,0.333333,,-3\n"
 
 
-def test_ids_and_categories_of_a_table_lose_what_turns_or_breaks_lines():
+def test_ids_and_categories_lose_direction_marks_and_line_breaks():
     hostile = "\u202e=SUM(A1)\n\x1b[2J"
     assert to_csv([{"label": hostile}]) == b"label\n'=SUM(A1) [2J\n"
     assert number(hostile) == "=SUM(A1) [2J"
 
 
-def test_a_map_is_the_same_for_the_same_vectors_and_keeps_groups_apart():
+def test_equal_vectors_give_equal_maps_that_keep_groups_apart():
     rng = np.random.default_rng(0)
     centres = np.repeat(np.eye(3, 7), (11, 13, 17), axis=0)
     vectors = centres + 0.05 * rng.normal(size=centres.shape)
@@ -121,14 +121,14 @@ def test_a_map_is_the_same_for_the_same_vectors_and_keeps_groups_apart():
     assert (groups[nearest.argmin(1)] == groups).all()
 
 
-def test_a_map_of_few_vectors_is_left_out_and_of_many_rejected():
+def test_a_map_of_too_few_vectors_is_left_out_and_of_too_many_rejected():
     with pytest.raises(Missing, match="3 vectors are too few"):
         spread(np.eye(3), 0)
     with pytest.raises(ValueError, match="expected at most 2000"):
         spread(np.zeros((2001, 2)), 0)
 
 
-def test_facts_tell_hours_and_memory_but_no_folder():
+def test_facts_contain_hours_and_memory_but_no_folder():
     recorded = {
         "experiment": {"seed": 5, "data": "/somewhere/private/catalogue", "model": {"dim": 8}},
         "seconds": {"pretrain": 10_800.0, "report": 9.0}, "peak_bytes": {"pretrain": 2_000_000_000},
@@ -143,6 +143,6 @@ def test_facts_tell_hours_and_memory_but_no_folder():
 @pytest.mark.parametrize(
     "wrong", [{"points": 0}, {"shown": 0}, {"vectors": 0}, {"vectors": 2001}], ids=str
 )
-def test_nonsense_is_rejected_with_the_value(wrong):
+def test_invalid_settings_are_rejected_with_the_value(wrong):
     with pytest.raises(InputError, match=re.escape(f"report.{next(iter(wrong))}")):
         ReportConfig(**wrong)
