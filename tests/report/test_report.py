@@ -38,7 +38,7 @@ def files(folder: Path, *kinds: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def reported(minute_run, tmp_path_factory):
-    """The report of the minute run after an interruption, and the files of the interrupted report."""
+    """The report of the minute run after an interruption, and the files of the first attempt."""
     workdir = tmp_path_factory.mktemp("reported") / "run"
     shutil.copytree(minute_run, workdir)
     shutil.rmtree(workdir / "report")
