@@ -1,6 +1,5 @@
 """What every test stands on: eight virtual devices, strict JAX, data sets that may be absent."""
 
-import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -115,15 +114,20 @@ def compilations():
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory) -> Iterator[Path]:
     """Where processes that tests start share their compiled programs; see programs.py."""
-    folder, store = tmp_path_factory.mktemp("compiled"), programs.kept()
-    if store is None:
+    with programs.begun_with_kept(tmp_path_factory.mktemp("compiled")) as folder:
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_programs(tmp_path_factory) -> Iterator[None]:
+    """Keep what this process compiles, in a folder that no process writes to that may be killed."""
+    if programs.kept() is None or jax.config.values["jax_compilation_cache_dir"] is not None:
+        yield
         return
-    with contextlib.suppress(OSError):  # without what is kept, tests take longer
-        programs.take(store, folder)
-    yield folder
-    with contextlib.suppress(OSError):
-        programs.give(folder, store)
+    with programs.begun_with_kept(tmp_path_factory.mktemp("own-programs")) as folder:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,12 @@ begins with what is kept and from which only whole programs go back. Tests that 
 runs of the tests side by side can therefore not damage what is kept.
 """
 
+import contextlib
 import hashlib
 import os
 import platform
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -41,6 +43,20 @@ def _machine() -> str:
     else:
         facts += sorted({line for line in lines if line.startswith(("model name", "flags"))})
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def begun_with_kept(folder: Path) -> Iterator[Path]:
+    """Give a folder what is kept, and keep what is compiled into it."""
+    store = kept()
+    if store is None:
+        yield folder
+        return
+    with contextlib.suppress(OSError):  # without what is kept, tests take longer
+        take(store, folder)
+    yield folder
+    with contextlib.suppress(OSError):
+        give(folder, store)
 
 
 def take(store: Path, folder: Path) -> None:
