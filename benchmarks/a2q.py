@@ -149,8 +149,9 @@ def measure(workdir: Path) -> dict[str, Any]:
     from mufin_jax.data.loader import Loader
     from mufin_jax.model.embed_side import describe, embed
     from mufin_jax.model.saved import load_model
+    from mufin_jax.retrieval.config import IndexConfig
     from mufin_jax.retrieval.exact import LabelEntries
-    from mufin_jax.retrieval.index import IndexConfig, LabelIndex
+    from mufin_jax.retrieval.index import LabelIndex
     from mufin_jax.retrieval.shortlist import Shortlist, recall
     from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put
 
@@ -169,7 +170,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     entries = LabelEntries(np.load(folder / "entries.npy", mmap_mode="r"), offsets)
     start = time.perf_counter()
     config = IndexConfig(**json.loads((folder / "index.json").read_text())["config"])
-    index = LabelIndex.over(entries, config, mesh)
+    index = LabelIndex.build_grouped(entries, config, mesh)
     built = time.perf_counter() - start
     index.shortlist(queries, K)  # what is compiled, is compiled here
     start = time.perf_counter()

@@ -17,10 +17,11 @@ from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.embed_side import SideEmbedding
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.prediction.label_cache import writing
+from mufin_jax.prediction.label_cache import writing_cache
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.exact import LabelEntries
-from mufin_jax.retrieval.index import IndexConfig, LabelIndex
+from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.storage.files import write_json
 
@@ -43,7 +44,7 @@ def predictor_of(folder: Path, num_labels: int, small: bool, shortlist: int) -> 
     model, mesh = new_model(dataset, small), make_mesh()
     if not (folder / "predictor.json").exists():
         write_predictor(folder, num_labels, mesh)
-    return Predictor.open(folder, model, dataset, PredictConfig(shortlist=shortlist))
+    return Predictor.load_parts(folder, model, dataset, PredictConfig(shortlist=shortlist))
 
 
 def with_labels(dataset: Dataset, count: int) -> Dataset:
@@ -74,11 +75,11 @@ def write_predictor(folder: Path, num_labels: int, mesh: Mesh) -> None:
     """Write index, bags and classifiers like a run, without encoding any label."""
     catalogue = Catalogue.draw(num_labels)
     entries = catalogue.entries()
-    LabelIndex.over(LabelEntries(entries, catalogue.offsets), IndexConfig(), mesh).save(
+    LabelIndex.build_grouped(LabelEntries(entries, catalogue.offsets), IndexConfig(), mesh).save(
         folder / "index"
     )
     counts = np.diff(catalogue.offsets)
-    with writing(folder / "labels", None, DIM, mesh) as append:
+    with writing_cache(folder / "labels", None, DIM, mesh) as append:
         for start in range(0, num_labels, 4096):
             rows = np.arange(start, min(start + 4096, num_labels))
             mask = np.arange(counts.max()) < counts[rows][:, None]

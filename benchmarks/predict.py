@@ -65,7 +65,7 @@ def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> d
 
     from mufin_jax.prediction.label_cache import gather
     from mufin_jax.prediction.queries import read_items
-    from mufin_jax.retrieval.index import shortlist
+    from mufin_jax.retrieval.index import shortlist_points
     from mufin_jax.runtime.distributed.mesh import by_row, put
 
     mesh, count = predictor.model.mesh, len(items)
@@ -73,11 +73,11 @@ def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> d
     read = lambda: read_items(items, 0, predictor.dataset, modalities)  # noqa: E731
     pool, bags = read()
     x, points = queries.x[:count], queries.embedding(count, mesh)
-    find = lambda: shortlist(predictor.index, x, K)  # noqa: E731
+    find = lambda: shortlist_points(predictor.index, x, K)  # noqa: E731
     lists = find()
     own = lists.labels[: min(count, 32)]
     own = np.pad(own, ((0, -len(own) % mesh.size), (0, 0)), constant_values=-1)
-    slots = put((own, predictor.memory.slots(own)), by_row(mesh))
+    slots = put((own, predictor.cache.slots(own)), by_row(mesh))
     gathered = jax.jit(gather, static_argnums=3)
     ranked = predictor.score(points, lists)
     return {
@@ -89,7 +89,7 @@ def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> d
         "exact_similarities": lambda: predictor.index.entries.exact_similarity(x, lists.labels),
         "score": lambda: predictor.score(points, lists),
         f"gather_{len(own)}": lambda: jax.block_until_ready(
-            gathered(predictor.memory.arrays, *slots, mesh)
+            gathered(predictor.cache.arrays, *slots, mesh)
         ),
         "names": lambda: [predictor._name(*row, 5) for row in zip(*ranked, strict=True)],
     }

@@ -32,9 +32,12 @@ import measuring
 import numpy as np
 from catalogue import Catalogue
 
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.exact import LabelEntries
-from mufin_jax.retrieval.index import IndexConfig, LabelIndex, Shortlist, recall
+from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.scann import Tree
+from mufin_jax.retrieval.searcher import TreeSearcher
+from mufin_jax.retrieval.shortlist import Shortlist, recall
 
 K, ASKED, CHECKED = 100, 4096, 1024
 BATCHES = (256, 4096)
@@ -121,12 +124,12 @@ def make_ours(
     if folder is not None and (folder / "built.json").exists():
         built = json.loads((folder / "built.json").read_text())
         tree = Tree.load(folder, config.num_threads())
-        return LabelIndex(entries, config, tree), built
+        return LabelIndex(entries, config, TreeSearcher(entries, tree, config)), built
     with timed() as built:
-        index = LabelIndex.over(entries, config)
-    if folder is not None and isinstance(index.searcher, Tree):
+        index = LabelIndex.build_grouped(entries, config)
+    if folder is not None and isinstance(index.searcher, TreeSearcher):
         folder.mkdir(parents=True, exist_ok=True)
-        index.searcher.save(folder)
+        index.searcher.tree.save(folder)
         (folder / "built.json").write_text(json.dumps(built))
     return index, built
 

@@ -25,7 +25,7 @@ from mufin_jax.data.synthetic.ads import AdsConfig
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.experiment import Experiment
-from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.retrieve import RetrieveConfig

@@ -95,7 +95,7 @@ def by_model(predictor: Predictor) -> Scorer:
     def score(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
         # With its own dataset, the loader reads all pictures of the side's largest outfit.
         given = dataclasses.replace(predictor.dataset, test=side)
-        parts = predictor.model, predictor.index, predictor.memory
+        parts = predictor.model, predictor.index, predictor.cache
         asked = Predictor(*parts, given, predictor.config)
         blocks = until_stopped(asked.read(side), "evaluate")
         found = [score_answers(asked, pool, bags, labels[rows]) for rows, pool, bags in blocks]
@@ -131,7 +131,7 @@ def module_1(pretrained: Path, retrieved: Path, predictor: Predictor, mesh: Mesh
     """Return the scorer by a alone with Module I's encoders (the ablation P-I-bag)."""
     model = load_model(pretrained / "model", mesh)
     index, alone = LabelIndex.load(retrieved / "index", mesh), PredictConfig(mix=0.0)
-    return by_model(Predictor(model, index, predictor.memory, predictor.dataset, alone))
+    return by_model(Predictor(model, index, predictor.cache, predictor.dataset, alone))
 
 
 def _questions(dataset: Dataset) -> Questions:

@@ -35,13 +35,23 @@ class SideEmbedding:
 
     Attributes:
         vector: x1 (or z1) of each item.
-        bag: X1 (or Z1) of each descriptor of each item; None when only vectors were asked for.
+        bag: X1 (or Z1) of each descriptor of each item; None when only vectors were requested.
         mask: which descriptors are real.
     """
 
     vector: Float[np.ndarray, "b d"]
     bag: Float[np.ndarray, "b n d"] | None
     mask: Bool[np.ndarray, "b n"]
+
+    def descriptors(self) -> Float[np.ndarray, "e d"]:
+        """Return X1 of the real descriptors, item after item.
+
+        Raises:
+            ValueError: if the bags were not kept.
+        """
+        if self.bag is None:
+            raise ValueError("the bags were not kept: embed with keep_bags=True")
+        return self.bag[self.mask]
 
 
 def describe_once(

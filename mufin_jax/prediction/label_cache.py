@@ -1,18 +1,17 @@
 """What prediction keeps of every label: the memory of its bag for A_C, and its classifier w_l.
 
-Both are as large as the label table, so they are treated like it: written label after label, read
-from the disk by the device that owns the rows, split over the devices, and gathered for the labels
-of a shortlist alone. The folder holds `bags.npy` (float32 (e, D): Z1, label after label),
-`offsets.npy` (int64 (L + 1,)), `w.npy` (float32 (L, D)) and `manifest.json` (size and SHA-256).
+Both are as large as the label table, so they are treated like it. They are written label after
+label, read from the disk by the device that owns the rows, split over the devices, and gathered
+only for the labels of a shortlist. The folder holds `bags.npy` (float32 (e, D): Z1, label after
+label), `offsets.npy` (int64 (L + 1,)), `w.npy` (float32 (L, D)) and `manifest.json` (size and
+SHA-256).
 """
 
 import contextlib
 import dataclasses
 import functools
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +19,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Int32, Int64
 
-from mufin_jax.data.dataset import Dataset, training_pairs
-from mufin_jax.data.loader import Loader
 from mufin_jax.model import label_table
 from mufin_jax.model.attention import Memory
-from mufin_jax.model.embed_side import SideEmbedding, embed_blocks, embed_once
+from mufin_jax.model.embed_side import SideEmbedding
 from mufin_jax.model.heads import CrossBlock
-from mufin_jax.model.mufin import Mufin
-from mufin_jax.retrieval.build import EntryWriter
-from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.retrieval.build import Consumer
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import (
     BY_ROW,
@@ -49,8 +44,8 @@ _ROWS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelMemory:
-    """The label side of prediction.
+class LabelCache:
+    """What prediction keeps of all labels.
 
     Attributes:
         arrays: the keys and values of each descriptor side by side, so that one gather brings
@@ -65,8 +60,8 @@ class LabelMemory:
     most: int
 
     @classmethod
-    def load(cls, folder: Path, block: CrossBlock, mesh: Mesh) -> "LabelMemory":
-        """Read what `writing` wrote; each device gets its own rows, and none ever holds all.
+    def load(cls, folder: Path, block: CrossBlock, mesh: Mesh) -> "LabelCache":
+        """Load what `writing_cache` wrote; each device gets its own rows, and none ever holds all.
 
         Args:
             folder: where it was written.
@@ -91,12 +86,15 @@ class LabelMemory:
 
 
 def gather(
-    arrays: Any, labels: Int[Array, "b c"], slots: Int[Array, "b c m"], mesh: Mesh
+    arrays: tuple[Float[Array, "r kv"], Float[Array, "l d"]],
+    labels: Int[Array, "b c"],
+    slots: Int[Array, "b c m"],
+    mesh: Mesh,
 ) -> tuple[Memory, Float[Array, "b c d"]]:
-    """Return memory and classifiers of labels from `LabelMemory.arrays`, on every device.
+    """Return memory and classifiers of labels from `LabelCache.arrays`, on every device.
 
-    As many bytes travel as the labels have, whatever the number of labels there are. Label -1 has
-    no descriptors and the classifier 0.
+    As many bytes travel as these labels have, whatever the number of all labels. Label -1 has no
+    descriptors and the classifier 0.
     """
     described, w = gather_rows(arrays[0], slots, mesh), gather_rows(arrays[1], labels, mesh)
     dim = w.shape[-1]
@@ -106,47 +104,11 @@ def gather(
     return Memory(keys, values, slots >= 0), w
 
 
-def write_label_side(
-    folder: Path,
-    model: Mufin,
-    rows: label_table.Rows | None,
-    dataset: Dataset,
-    vectors: Float[np.ndarray, "p d"],
-    config: IndexConfig,
-    pooled: bool = False,
-) -> None:
-    """Embed the labels once, and write their `index/` and their memory, `labels/`.
-
-    Args:
-        folder: made again.
-        model: the encoders and attention blocks that Module IV leaves.
-        rows: eta and alpha of all labels, split over the devices; None makes w = z.
-        dataset: the prepared folder.
-        vectors: the descriptor vectors of the dataset under this model.
-        config: how the index searches.
-        pooled: index one vector a label.
-    """
-    mesh, seen = model.mesh, model.config
-    processes.once("a new label side", lambda: shutil.rmtree(folder, ignore_errors=True))
-    loader = Loader(dataset, seen.modalities, mesh, seen.label_images)
-    x = embed_once(model, loader, vectors, dataset.train, folder / "x.npy")
-    relevance, _ = training_pairs(dataset.train)
-    with (
-        EntryWriter(folder / "index", relevance, x, pooled) as entries,
-        writing(folder / "labels", rows, model.dim, mesh) as remember,
-    ):
-        for labels, part in embed_blocks(model, loader, vectors, dataset.labels, keep_bags=True):
-            entries.append(labels, part)
-            remember(labels, part)
-    entries.build(config, mesh)
-    processes.once("a label side", (folder / "x.npy").unlink)
-
-
 @contextlib.contextmanager
-def writing(
+def writing_cache(
     folder: Path, rows: label_table.Rows | None, dim: int, mesh: Mesh
-) -> Iterator[Callable[[Int[np.ndarray, "c"], SideEmbedding], None]]:
-    """A function that adds the next labels to the folder; every process must enter and call it.
+) -> Iterator[Consumer]:
+    """Give a function that adds the next labels to the folder; every process must call it.
 
     Args:
         folder: made if need be; complete when the manifest is there.
@@ -161,12 +123,11 @@ def writing(
     ):
 
         def append(ids: Int[np.ndarray, "c"], labels: SideEmbedding) -> None:
-            assert labels.bag is not None
             w = labels.vector
             if rows is not None:
                 named = put((pad_rows(ids.astype(np.int32)), pad_rows(w)), replicated(mesh))
                 w = fetch(_combine(rows, *named, mesh))[: len(ids)]
-            bags.append(labels.bag[labels.mask])
+            bags.append(labels.descriptors())
             classes.append(w)
             counts.append(labels.mask.sum(1))
 

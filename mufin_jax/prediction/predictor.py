@@ -1,45 +1,40 @@
 """Prediction: embed, shortlist, classify, mix, top k (paper, section 3).
 
 A datapoint is embedded once. Its shortlist R comes with a_l, the largest cosine of x1 with any
-entry of label l; the classifiers give c_l = x2_l·w_l for the labels of the shortlist alone; the
+entry of label l. The classifiers give c_l = x2_l·w_l, for the labels of the shortlist only. The
 score is 0.7 c + 0.3 a. Label bags, centroids and index are rebuilt with the encoders that Module IV
-leaves, so that a query passes one encoder once.
+leaves (`build.py`), so a query passes one encoder once.
 
-A server compiles nothing once it is warm: queries are brought to few shapes (`shapes.py`).
+A warm server compiles nothing: queries are padded to few shapes (`shapes.py`).
 """
 
 import dataclasses
-import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, prefetch
-from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import embed
 from mufin_jax.model.heads import Embedding
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model
 from mufin_jax.prediction import scoring, shapes
-from mufin_jax.prediction.label_cache import LabelMemory, write_label_side
-from mufin_jax.prediction.queries import read_items
-from mufin_jax.retrieval.index import IndexConfig, LabelIndex, shortlist
+from mufin_jax.prediction.encoding import BlockEncoder
+from mufin_jax.prediction.label_cache import LabelCache
+from mufin_jax.prediction.queries import check_query, read_items
+from mufin_jax.retrieval.index import LabelIndex, shortlist_points
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime import machine
-from mufin_jax.runtime.distributed import processes
-from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, one_ahead, put, replicated
+from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
-from mufin_jax.runtime.storage.files import read_sealed, write_sealed
+from mufin_jax.runtime.storage.files import read_sealed
 
 BLOCK = 256
 """Datapoints that are embedded together."""
@@ -76,25 +71,16 @@ class Prediction:
     score: float
 
 
-@functools.cache
-def _encoding(graphdef: Any) -> tuple[Callable[[dict, Pool], jax.Array], ...]:
-    """Return `ItemEncoder.describe` and `see`, compiled, as functions of an encoder's weights."""
-    return (
-        jax.jit(lambda weights, pool: nnx.merge(graphdef, weights).describe(pool)),
-        jax.jit(lambda weights, pool: nnx.merge(graphdef, weights).see(pool.images)),
-    )
-
-
 class Predictor:
     """Answers queries: titles and pictures in, ranked labels out.
 
-    Where several processes share the model's mesh, all of them must ask the same, and all get the
+    With several processes on the model's mesh, all of them must ask the same, and all get the
     answer.
 
     Args:
         model: the encoders and attention blocks that Module IV leaves.
         index: label entries under this model.
-        memory: the labels' bags, as A_C sees them, and classifiers.
+        cache: the labels' bags, as A_C sees them, and classifiers.
         dataset: the prepared folder the model was trained on: tokenizer, picture size, titles.
         config: shortlist and mix.
     """
@@ -103,73 +89,53 @@ class Predictor:
         self,
         model: Mufin,
         index: LabelIndex,
-        memory: LabelMemory,
+        cache: LabelCache,
         dataset: Dataset,
         config: PredictConfig,
     ):
-        self.model, self.index, self.memory = model, index, memory
+        self.model, self.index, self.cache = model, index, cache
         self.dataset, self.config = dataset, config
         seen = model.config
-        # Every process reads all rows, and none is padding: a pool is cut into blocks, and each
-        # block is spread over the devices by itself.
+        # Every process reads all rows, and no row is padding: a pool is cut into blocks, and each
+        # block is spread over the devices on its own.
         size = model.mesh.size
         self.loader = Loader(dataset, seen.modalities, size, seen.label_images, padded=False)
-        # Taking a module of hundreds of arrays apart costs milliseconds a call. So the encoder is
-        # taken apart here, once, and what follows it gets the heads alone.
-        graphdef, state = nnx.split(model.encoder())
-        self._encode, self._see = _encoding(graphdef)
-        self._weights = nnx.to_pure_dict(state)
+        self._encoder = BlockEncoder(model.encoder(), dataset.texts.shape[1])
         self._heads = model.heads()
 
-    @staticmethod
-    def write(
-        folder: Path,
-        model: Mufin,
-        rows: label_table.Rows | None,
-        dataset: Dataset,
-        vectors: Float[np.ndarray, "p d"],
-        config: PredictConfig,
-        index: IndexConfig,
-        pooled: bool = False,
-    ) -> None:
-        """Write the label side under this model: `index/`, `labels/` and, last, `predictor.json`.
-
-        Args:
-            folder: made again.
-            model: the encoders and attention blocks that Module IV leaves.
-            rows: eta and alpha of all labels; None for classifiers w = z.
-            dataset: the prepared folder.
-            vectors: the descriptor vectors of the dataset under this model (`describe_once`).
-            config: recorded, for those who load the predictor.
-            index: how the index searches.
-            pooled: index one vector a label, as Module II did.
-        """
-        write_label_side(folder, model, rows, dataset, vectors, index, pooled)
-        facts = dataclasses.asdict(config)
-        processes.once("a predictor", lambda: write_sealed(folder / "predictor.json", facts))
-
     @classmethod
-    def open(
+    def load_parts(
         cls, folder: Path, model: Mufin, dataset: Dataset, config: PredictConfig | None = None
     ) -> "Predictor":
-        """Return the predictor that `write` wrote for this model and dataset.
+        """Load what `build_predictor` wrote for this model and dataset.
+
+        Args:
+            folder: where it was written.
+            model: the encoders and attention blocks that Module IV leaves.
+            dataset: the prepared folder the model was trained on.
+            config: shortlist and mix; as they were recorded by default.
 
         Raises:
             InputError: if a file of it is missing or damaged.
         """
         config = config or PredictConfig(**read_sealed(folder / "predictor.json"))
         index = LabelIndex.load(folder / "index", model.mesh)
-        memory = LabelMemory.load(folder / "labels", model.cross_attention, model.mesh)
-        return cls(model, index, memory, dataset, config)
+        cache = LabelCache.load(folder / "labels", model.cross_attention, model.mesh)
+        return cls(model, index, cache, dataset, config)
 
     @classmethod
     def load(
         cls, workdir: str | Path, mesh: Mesh | None = None, config: PredictConfig | None = None
     ) -> "Predictor":
-        """Return the predictor of a run, once its stage finetune is done.
+        """Load the predictor of a run whose stage finetune is done.
 
         Compiled programs are kept in the run's folder, if it can be written and JAX has no other
-        place for them: the next process reads them. A server then calls `warm_up`.
+        place for them. The next process reads them. A server then calls `warm_up`.
+
+        Args:
+            workdir: the run's folder.
+            mesh: the devices; all of them by default.
+            config: shortlist and mix; as they were recorded by default.
 
         Raises:
             InputError: if the folder holds no finished run.
@@ -184,7 +150,7 @@ class Predictor:
                 f"--workdir={workdir} first"
             )
         model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
-        return cls.open(folder, model, Dataset.open(workdir / "prepare"), config)
+        return cls.load_parts(folder, model, Dataset.open(workdir / "prepare"), config)
 
     def predict(self, items: Sequence[dict], k: int = 5) -> list[list[Prediction]]:
         """Rank labels for items the model has not seen.
@@ -192,11 +158,16 @@ class Predictor:
         Args:
             items: dicts with a "title", or "titles" of several (an outfit's, say), and "images"
                 (paths, bytes or PIL images); either kind may be missing.
-            k: labels wanted per item, at most the length of the shortlist.
+            k: labels to return for each item; at most the length of the shortlist.
+
+        Returns:
+            for each item its labels, best first; fewer than k where there are no more.
 
         Raises:
-            InputError: if an item has nothing that the model sees, or a picture cannot be read.
+            InputError: if `items` or `k` is not of this form, an item has nothing that the model
+                sees, or a picture cannot be read.
         """
+        check_query(items, k, self.config.shortlist)
         results = []
         for start in range(0, len(items), BLOCK):
             block, modalities = items[start : start + BLOCK], self.model.config.modalities
@@ -212,7 +183,7 @@ class Predictor:
 
         Args:
             side: the items.
-            extra: labels to retrieve beyond the shortlist, for those an overlap filter takes away.
+            extra: labels to retrieve beyond the shortlist, as an overlap filter can remove some.
             lists: shortlists to use instead of this predictor's own.
         """
         for rows, pool, bags in self.read(side):
@@ -246,14 +217,15 @@ class Predictor:
         points = self.embed(pool, bags)
         if lists is None:
             x = fetch(points.vector)[:count]
-            lists = shortlist(self.index, x, self.config.shortlist + extra)
+            lists = shortlist_points(self.index, x, self.config.shortlist + extra)
         labels, scores = self.score(points, lists)
         return labels[:count], scores[:count]
 
     def embed(self, pool: Pool, bags: Bags) -> Embedding:
         """Return the embeddings of the bags, padded to one of few sizes, on the devices."""
         mesh = self.model.mesh
-        vectors = np.concatenate([np.zeros((1, self.model.dim), np.float32), *self._describe(pool)])
+        none = np.zeros((1, self.model.dim), np.float32)
+        vectors = np.concatenate([none, *self._encoder.describe(pool)])
         bags = shapes.padded(bags, mesh.size)
         # Descriptors in the order of the slots: the shape of what is embedded is that of the bags.
         chosen = vectors[np.where(bags.mask, bags.slots + 1, 0).ravel()]
@@ -267,17 +239,17 @@ class Predictor:
 
         Args:
             points: what `embed` returned.
-            lists: the shortlists of the first datapoints; what lies behind them is padding.
+            lists: the shortlists of the first datapoints; the other datapoints are padding.
         """
-        return scoring.score(self._heads, points, self.memory, lists, self.config.mix)
+        return scoring.score(self._heads, points, self.cache, lists, self.config.mix)
 
     def warm_up(
         self, points: int = BLOCK, images: int = 15, extra: int = 0, titles: int = 1
     ) -> None:
         """Compile what queries of common shapes need: the first answer is as fast as the next.
 
-        Without it, whatever is met for the first time is compiled then. Programs that the compile
-        cache holds are read from it.
+        Without it, each shape is compiled when a query first has it. Programs that the compile
+        cache holds are read from there.
 
         Args:
             points: items in a batch, at most.
@@ -287,7 +259,7 @@ class Predictor:
         """
         dataset, seen = self.dataset, self.model.config.modalities
         for pool in shapes.pools(dataset, seen, images):
-            list(self._describe(pool))
+            list(self._encoder.describe(pool))
         rng = np.random.default_rng(0)
         x = rng.normal(size=(points, self.model.dim)).astype(np.float32)
         x /= np.linalg.norm(x, axis=1, keepdims=True)
@@ -295,33 +267,11 @@ class Predictor:
         for power in range((points - 1).bit_length() + 1):
             self.index.warm_up(x[: 1 << power], k)
         for size in shapes.up_to(points, shapes.points):
-            lists = shortlist(self.index, x[:size], k)
+            lists = shortlist_points(self.index, x[:size], k)
             for slots in shapes.up_to(titles + images, shapes.slots):
                 empty = np.zeros((size, slots), np.int32)
                 self.rank(Pool(None, None, None), Bags(empty, empty > 0), size, extra, lists)
         machine.give_back_memory()
-
-    def _describe(self, pool: Pool) -> Iterator[Float[np.ndarray, "p d"]]:
-        """Yield the descriptor vectors of a pool, block after block.
-
-        What a joint model reads with texts becomes vectors first: each picture is encoded once.
-        """
-        if pool.pictures is not None and pool.images is not None and pool.images.ndim > 2:
-            encoder: Any = self.model.text_encoder
-            none = np.zeros((0, encoder.config.visual), np.float32)
-            vectors = self._in_blocks(Pool(None, None, pool.images), self._see)
-            pool = dataclasses.replace(pool, images=np.concatenate([none, *vectors]))
-        yield from self._in_blocks(pool, self._encode)
-
-    def _in_blocks(self, pool: Pool, encode: Callable[[dict, Pool], jax.Array]) -> Iterator[Any]:
-        mesh, most_tokens = self.model.mesh, self.dataset.texts.shape[1]
-
-        def begin(block: tuple[Pool, int]) -> tuple[jax.Array, int]:
-            return encode(self._weights, put(block[0], by_row(mesh))), block[1]
-
-        blocks = shapes.in_blocks(pool, most_tokens, mesh.size)
-        for vectors, real in one_ahead(blocks, begin):
-            yield fetch(vectors)[:real]
 
     def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:
         side = self.dataset.labels

@@ -16,6 +16,20 @@ from mufin_jax.model.config import Modalities
 from mufin_jax.runtime.errors import InputError
 
 
+def check_query(items: object, k: object, shortlist: int) -> None:
+    """Reject items that are no sequence of dicts, and a k that is no number of labels."""
+    expected = "expected a list of dicts, one an item"
+    if not isinstance(items, Sequence) or isinstance(items, str | bytes):
+        raise InputError(f"items: found {type(items).__name__}; {expected}")
+    for row, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise InputError(f"item {row}: found {type(item).__name__}; {expected}")
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= shortlist:
+        raise InputError(
+            f"k={k!r:.80}: expected a whole number from 1 to predict.shortlist={shortlist}"
+        )
+
+
 def read_items(
     items: Sequence[dict],
     first: int,

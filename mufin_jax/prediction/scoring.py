@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mufin_jax.model.heads import Embedding, Heads
-from mufin_jax.prediction.label_cache import LabelMemory, gather
+from mufin_jax.prediction.label_cache import LabelCache, gather
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch, replicated
 from mufin_jax.runtime.distributed.padding import grown
@@ -26,39 +26,39 @@ _ELSEWHERE = 32
 
 
 def score(
-    heads: Heads, points: Embedding, memory: LabelMemory, lists: Shortlist, mix: float
+    heads: Heads, points: Embedding, cache: LabelCache, lists: Shortlist, mix: float
 ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
     """Return the labels of shortlists and their scores, best first; -inf for no label.
 
     Args:
         heads: where A_C comes from.
         points: the datapoints.
-        memory: bags and classifiers of all labels.
-        lists: the shortlists of the first datapoints; what lies behind them is padding.
+        cache: bags and classifiers of all labels.
+        lists: the shortlists of the first datapoints; the other datapoints are padding.
         mix: weight of c.
     """
     size, devices = len(points.mask), heads.mesh.devices
     together = min(TOGETHER.get(devices.flat[0].platform, _ELSEWHERE) * devices.size, size)
     labels = grown(lists.labels, size, -1)
-    found = (labels, grown(lists.similarities, size, -np.inf), memory.slots(labels))
+    found = (labels, grown(lists.similarities, size, -np.inf), cache.slots(labels))
     groups = -(-len(lists.labels) // together)
-    return fetch(_score(heads, points, memory.arrays, found, groups, together=together, mix=mix))
+    return fetch(_score(heads, points, cache.arrays, found, groups, together=together, mix=mix))
 
 
 @functools.partial(jax.jit, static_argnames=("together", "mix"))
 def _score(
     heads: Heads, points: Embedding, arrays: Any, found: Any, groups: Any, together: int, mix: float
 ) -> tuple[jax.Array, jax.Array]:
-    """c, mixed with a, for shortlists: labels and scores, best first; -inf for no label.
+    """Return the labels and scores of shortlists, best first; -inf for no label.
 
-    Datapoints are scored some together, group after group; those behind the last group are padding.
+    Datapoints are scored in groups of `together`; those after the last group are padding.
     """
     labels, a, slots = found
     whole = (points, labels, slots)
     whole = jax.lax.with_sharding_constraint(whole, replicated(heads.mesh))
 
     def group(number: Any, c: jax.Array) -> jax.Array:
-        # Slices that reach over the end start earlier: what they hold is then computed twice.
+        # A slice that would reach over the end starts earlier: some rows are then computed twice.
         points, labels, slots = jax.tree.map(
             lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, number * together, together), whole
         )

@@ -58,12 +58,12 @@ def meet(
         rows: test points.
         labels: labels for each of them; -1 for none, whose x2 has no meaning.
     """
-    memory = predictor.memory
+    cache = predictor.cache
     for block, pool, bags in _read(predictor, predictor.loader, rows, "attend"):
         points = predictor.embed(pool, bags)
         named = grown(labels[block].astype(np.int32), len(points.mask), -1)
         heads = predictor.model.heads()
-        met = _meet(heads, points, memory.arrays, named, memory.slots(named), heads.mesh)
+        met = _meet(heads, points, cache.arrays, named, cache.slots(named), heads.mesh)
         x1, x2, w, weights = fetch(met)
         real = slice(len(block))  # the rest is padding
         weights = None if weights is None else weights[real]

@@ -2,22 +2,27 @@
 
 Every label enters with the vectors of its bag and with mu_l, the mean of x1_i over its training
 points. All entries are sphere-normalised: the paper leaves them as they are, but a LayerNorm output
-has norm ~sqrt(D) and would drown the centroids. Entries and shortlists go to files as they come.
+has norm ~sqrt(D) and would drown the centroids. Entries and shortlists go to files block by block.
 """
 
+import contextlib
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from scipy import sparse
 
-from mufin_jax.model.embed_side import SideEmbedding
+from mufin_jax.data.dataset import training_pairs
+from mufin_jax.data.loader import Loader
+from mufin_jax.model.embed_side import SideEmbedding, embed_blocks
+from mufin_jax.model.heads import Heads
 from mufin_jax.retrieval import scann
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.exact import LabelEntries
-from mufin_jax.retrieval.index import IndexConfig, LabelIndex, check_unit, shortlist
+from mufin_jax.retrieval.index import LabelIndex, check_unit, save_index, shortlist_points
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.logs import progress
 from mufin_jax.runtime.signals import check_stop, until_stopped
@@ -25,37 +30,62 @@ from mufin_jax.runtime.storage import files
 from mufin_jax.runtime.storage.disk import disk_errors
 from mufin_jax.runtime.storage.npy import forget, mapped, whole_npy
 
+Consumer = Callable[[Int[np.ndarray, "c"], SideEmbedding], None]
+"""Takes the next labels, block after block: which they are, and their embeddings with bags."""
 
-class EntryWriter:
-    """Writes `entries.npy` of an index, label after label; a context manager.
+
+def build_label_index(
+    folder: Path,
+    heads: Heads,
+    loader: Loader,
+    vectors: Float[np.ndarray, "p d"],
+    x: Float[np.ndarray, "n d"],
+    config: IndexConfig,
+    pooled: bool = False,
+    consumer: Consumer | None = None,
+) -> None:
+    """Embed the labels of a dataset, and write their index; every process must call this function.
 
     Args:
-        folder: the index's.
+        folder: gets the index; `LabelIndex.load` reads it.
+        heads: where A_S comes from.
+        loader: of the dataset.
+        vectors: the descriptor vectors of the dataset (`describe_once`).
+        x: x1 of the training datapoints.
+        config: how the index searches.
+        pooled: index one vector z1 a label instead of its bag and centroid (the ablation P-I-vec).
+        consumer: gets the embeddings of all labels, too.
+    """
+    dataset, keep_bags = loader.dataset, not pooled or consumer is not None
+    relevance, _ = training_pairs(dataset.train)
+    with writing_entries(folder, relevance, x, pooled) as entries:
+        for rows, labels in embed_blocks(heads, loader, vectors, dataset.labels, keep_bags):
+            entries.append(rows, labels)
+            if consumer is not None:
+                consumer(rows, labels)
+    complete_index(folder, entries.offsets(), config, heads.mesh)
+
+
+class EntryWriter:
+    """Writes the entries of labels, label after label; `writing_entries` makes it.
+
+    Args:
+        append: writes the next vectors.
         relevance: training datapoints x labels, without the pairs of the overlap filter.
         x: x1 of the training datapoints.
-        pooled: enter one vector z1 a label instead of its bag (the ablation P-I-vec).
+        pooled: enter one vector z1 a label instead of its bag.
     """
 
     def __init__(
         self,
-        folder: Path,
+        append: Callable[[np.ndarray], None],
         relevance: sparse.csr_matrix,
         x: Float[np.ndarray, "p d"],
-        pooled: bool = False,
+        pooled: bool,
     ):
-        self.folder, self.x, self.pooled = folder, x, pooled
+        self._append, self._x, self._pooled = append, x, pooled
         self._points_of = relevance.astype(bool).astype(np.float32).T.tocsr()
         self._counts = [np.zeros(1, np.int64)]
-        self._file = whole_npy(folder / "entries.npy", (x.shape[1],))
-
-    def __enter__(self) -> "EntryWriter":
-        """Itself."""
-        self._writer = self._file.__enter__()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        """The file appears, if nothing went wrong."""
-        self._file.__exit__(*exception)
 
     def append(self, rows: Int[np.ndarray, "c"], labels: SideEmbedding) -> None:
         """Add the entries of the next labels.
@@ -64,40 +94,67 @@ class EntryWriter:
             rows: which labels these are: those after the last ones.
             labels: their embeddings, with their bags unless `pooled`.
         """
-        if self.pooled:
+        if self._pooled:
             owners = np.flatnonzero(labels.mask.any(1))
             vectors = labels.vector[owners]
         else:
-            assert labels.bag is not None
             owners = np.nonzero(labels.mask)[0]
-            vectors = labels.bag[labels.mask]
+            vectors = labels.descriptors()
             vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-            central, means = centroids(self._points_of[rows[0] : rows[-1] + 1], self.x)
+            central, means = centroids(self._points_of[rows[0] : rows[-1] + 1], self._x)
             owners, vectors = np.concatenate([owners, central]), np.concatenate([vectors, means])
-            forget(self.x)
+            forget(self._x)
         entries = LabelEntries.group(vectors, owners, len(rows))
-        self._writer.append(entries.vectors)
+        self._append(entries.vectors)
         self._counts.append(np.diff(entries.offsets))
 
-    def build(self, config: IndexConfig, mesh: Mesh) -> None:
-        """Complete the folder, once all labels are written, to what `LabelIndex.load` reads.
+    def offsets(self) -> Int64[np.ndarray, "l1"]:
+        """Return where the entries of each label written so far start, and where the last end."""
+        return np.cumsum(np.concatenate(self._counts))
 
-        Every process must call it; the main one builds and saves the index.
-        """
 
-        def build() -> None:
-            offsets = np.cumsum(np.concatenate(self._counts))
-            path, tree = self.folder / "entries.npy", None
-            entries = LabelEntries(mapped(path), offsets)
-            count, dim = entries.vectors.shape
-            if config.search_over(count, dim, mesh) == "scann":
-                check_unit(entries.vectors, "entry")
-                tree, stop = self.folder / "tree.tmp", functools.partial(check_stop, "the index")
-                with disk_errors(tree, scann.least_bytes(count, dim), more=True):
-                    scann.build_apart(path, tree, config.num_threads(), stop)
-            LabelIndex(entries, config).save(self.folder, tree)
+@contextlib.contextmanager
+def writing_entries(
+    folder: Path, relevance: sparse.csr_matrix, x: Float[np.ndarray, "p d"], pooled: bool = False
+) -> Iterator[EntryWriter]:
+    """Write `entries.npy` of an index; the file appears at the end, if nothing went wrong.
 
-        processes.once(f"{self.folder} is built", build)
+    Args:
+        folder: the index's.
+        relevance: training datapoints x labels, without the pairs of the overlap filter.
+        x: x1 of the training datapoints.
+        pooled: enter one vector z1 a label instead of its bag.
+    """
+    with whole_npy(folder / "entries.npy", (x.shape[1],)) as file:
+        yield EntryWriter(file.append, relevance, x, pooled)
+
+
+def complete_index(
+    folder: Path, offsets: Int64[np.ndarray, "l1"], config: IndexConfig, mesh: Mesh
+) -> None:
+    """Complete a folder that has `entries.npy` to what `LabelIndex.load` reads.
+
+    Every process must call this function; process 0 builds and saves the index.
+
+    Args:
+        folder: the index's.
+        offsets: where the entries of each label start, and where the last ones end.
+        config: how the index searches.
+        mesh: where a sharded search will run.
+    """
+
+    def build() -> None:
+        path, tree = folder / "entries.npy", None
+        entries = LabelEntries(mapped(path), offsets)
+        count, dim = entries.vectors.shape
+        if config.search_over(count, dim, mesh) == "scann":
+            check_unit(entries.vectors, "entry")
+            tree, stop = folder / "tree.tmp", functools.partial(check_stop, "the index")
+            with disk_errors(tree, scann.least_bytes(count, dim), more=True):
+                scann.build_apart(path, tree, config.num_threads(), stop)
+        save_index(folder, entries, config, tree)
+
+    processes.once(f"{folder} is built", build)
 
 
 def centroids(
@@ -138,7 +195,7 @@ def write_shortlists(
         bar,
     ):
         for x in until_stopped(queries, "retrieve"):
-            found = shortlist(index, x, k)
+            found = shortlist_points(index, x, k)
             labels.append(found.labels)
             similarities.append(found.similarities)
             bar.update(len(x))

@@ -17,23 +17,28 @@ _NONE = (1 << 63) - 1  # sorts last
 
 
 def blocks(size: int, rows: int) -> Iterator[slice]:
-    """Slices of at most `rows` (at least one) that cover `size`."""
+    """Return slices of at most `rows` (at least one) that cover `size`."""
     rows = max(rows, 1)
     return (slice(start, min(start + rows, size)) for start in range(0, size, rows))
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelEntries:
-    """Entries sorted by label: those of label l are vectors[offsets[l]:offsets[l + 1]]."""
+    """Entries sorted by label: those of label l are vectors[offsets[l]:offsets[l + 1]].
 
-    vectors: Float32[np.ndarray, "e d"]  # unit-normalised
+    Attributes:
+        vectors: the entries, unit-normalised.
+        offsets: where the entries of each label start, and where the last ones end.
+    """
+
+    vectors: Float32[np.ndarray, "e d"]
     offsets: Int[np.ndarray, " num_labels_plus_1"]
 
     @classmethod
     def group(
         cls, vectors: Float[np.ndarray, "e d"], labels: Int[np.ndarray, " e"], num_labels: int
     ) -> "LabelEntries":
-        """Sorts entries by the label (0..num_labels - 1) that each of them carries."""
+        """Sort entries by the label (0..num_labels - 1) that each of them carries."""
         order = np.argsort(labels, kind="stable")
         offsets = np.zeros(num_labels + 1, np.int64)
         np.cumsum(np.bincount(labels, minlength=num_labels), out=offsets[1:])
@@ -52,9 +57,9 @@ class LabelEntries:
     def exact_similarity(
         self, queries: Float32[np.ndarray, "b d"], labels: Int32[np.ndarray, "b k"]
     ) -> Float32[np.ndarray, "b k"]:
-        """Largest cosine of a query with any entry of a label; -inf for label -1.
+        """Return the largest cosine of a query with any entry of a label; -inf for label -1.
 
-        Labels without an entry raise IndexError or give a neighbour's value: don't ask for them.
+        Do not pass labels without an entry: they raise IndexError or get a neighbour's value.
         """
         vectors = np.asarray(self.vectors)  # a view: indexing a memmap object costs more
         similarities = np.full(labels.shape, -np.inf, np.float32)
@@ -79,21 +84,21 @@ class LabelEntries:
     def _spans(
         self, labels: Int32[np.ndarray, " c"]
     ) -> tuple[Int64[np.ndarray, " c"], Int64[np.ndarray, " c"]]:
-        """Where the entries of labels start, and how many there are."""
+        """Return where the entries of labels start, and how many there are."""
         starts = self.offsets[labels]
         return starts, self.offsets[labels + 1] - starts
 
     def exact_search(
         self, queries: Float32[np.ndarray, "b d"], k: int
     ) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"]]:
-        """The k most similar labels, best first, ties by label; padded with -1 and -inf."""
+        """Return the k most similar labels, best first, ties by label; padded with -1 and -inf."""
         labels, similarities = _nothing(len(queries), k)
         if not len(self.vectors):
             return labels, similarities
         starts, k = self.offsets[self.filled], min(k, len(self.filled))
         for rows in blocks(len(queries), _CELLS // len(self.vectors)):
             scores = np.maximum.reduceat(queries[rows] @ self.vectors.T, starts, axis=1)
-            # All that tie with the k-th best stay in, so that a label's number decides, not luck.
+            # All that tie with the k-th best stay in: then the label's number decides, not luck.
             enough = scores >= np.partition(scores, -k, axis=1)[:, -k, None]
             for i in range(len(scores)):
                 best = np.flatnonzero(enough[i])
@@ -105,7 +110,7 @@ class LabelEntries:
     def first_distinct(
         self, entries: Int[np.ndarray, "b m"], cosines: Float32[np.ndarray, "b m"], k: int
     ) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"]]:
-        """Of retrieved entries (-1: none), the k best distinct labels with their best cosines."""
+        """Return the k best distinct labels of retrieved entries (-1: none), with their cosines."""
         # Two sorts of integers, label over cosine and cosine over label, are many times faster
         # than sorts by two keys: by the first a label's best cosine leads its entries.
         labels = self.labels[entries].astype(np.int64)
@@ -119,7 +124,7 @@ class LabelEntries:
 def best_first(
     labels: Int32[np.ndarray, "b c"], similarities: Float32[np.ndarray, "b c"], k: int
 ) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"]]:
-    """The k most similar of some distinct labels (-1: none), ties by label."""
+    """Return the k most similar of some distinct labels (-1: none), ties by label."""
     keys = np.where(labels < 0, _NONE, _falling(similarities) << 31 | labels.astype(np.int64))
     return _by_cosine(keys, k)
 
@@ -127,7 +132,7 @@ def best_first(
 def _by_cosine(
     keys: Int64[np.ndarray, "b c"], k: int
 ) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"]]:
-    """The k first of cosine-over-label keys, which it sorts in place, taken apart."""
+    """Sort cosine-over-label keys in place; return the labels and cosines of the k first."""
     keys.sort(axis=1)
     best = keys[:, :k]
     found, similarities = _nothing(len(best), k)
@@ -142,12 +147,12 @@ def _nothing(rows: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _falling(cosines: Float32[np.ndarray, "*n"]) -> Int64[np.ndarray, "*n"]:
-    """Numbers in 0 .. 2^32 - 1 that fall as cosines rise: their bits, with those below 0 turned."""
+    """Return numbers in 0 .. 2^32 - 1 that fall as cosines rise: bits, turned below 0."""
     bits = (cosines + np.float32(0)).view(np.int32)  # -0.0 becomes 0.0: they are equal
     return (2**31 - 1) - (bits ^ ((bits >> 31) & _LABEL)).astype(np.int64)
 
 
 def _cosine(falling: Int64[np.ndarray, "*n"]) -> Float32[np.ndarray, "*n"]:
-    """The inverse of `_falling`."""
+    """Return the cosines of such numbers: the inverse of `_falling`."""
     bits = ((2**31 - 1) - falling).astype(np.int32)
     return (bits ^ ((bits >> 31) & _LABEL)).view(np.float32)

@@ -2,10 +2,10 @@
 
 A tree of 4 sqrt(e) leaves, of which a query visits some; asymmetric hashing with a code of four
 bits a dimension. Guo et al., "Accelerating Large-Scale Inference with Anisotropic Vector
-Quantization", ICML 2020. A code for two dimensions would halve what is scanned, but tells
-neighbours apart so badly that three times as many have to be compared exactly, which costs more.
-ScaNN is not asked for exact cosines: it would hold a copy of all vectors for them, in memory and
-on disk; `LabelEntries` computes them, from a map of a file.
+Quantization", ICML 2020. A code for two dimensions would halve what is scanned. But it separates
+neighbours so badly that three times as many have to be compared exactly, which costs more. We do
+not let ScaNN compute exact cosines: it would hold a copy of all vectors for them, in memory and on
+disk. `LabelEntries` computes them, from a map of a file.
 """
 
 import contextlib
@@ -52,17 +52,23 @@ _ROWS_PER_TASK = 64  # queries a thread takes at once; ScaNN's 256 leaves small 
 _TOKENS = "datapoint_to_token.npy"  # the leaf of each vector
 _ASSETS = "scann_assets.pbtxt"  # names other files ...
 _LISTED = FILES - {_ASSETS, "scann_config.pb"}  # ... these
-_ROOM = 1 << 20  # bytes that a disk takes which was not why ScaNN failed
+_ROOM = 1 << 20  # if the disk takes so many bytes, it was not the reason why ScaNN failed
 
 
 def importable() -> bool:
-    """Whether ScaNN is installed: it has no wheels for some platforms."""
+    """Return whether ScaNN is installed: it has no wheels for some platforms."""
     return importlib.util.find_spec("scann") is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A ScaNN searcher over unit vectors, which it knows by their codes alone."""
+    """A ScaNN searcher over unit vectors, which it knows by their codes alone.
+
+    Attributes:
+        searcher: ScaNN's own object.
+        size: how many vectors there are.
+        leaves: how many leaves the tree was built with.
+    """
 
     searcher: Any
     size: int
@@ -70,10 +76,14 @@ class Tree:
 
     @classmethod
     def build(cls, vectors: Float32[np.ndarray, "e d"], threads: int) -> "Tree":
-        """Indexes at least FEWEST_VECTORS finite vectors; the same index whatever the threads.
+        """Index at least FEWEST_VECTORS finite vectors; the index does not depend on the threads.
 
         Vectors that are not finite end the process: check them before. While it builds, ScaNN
         holds memory of twice their size (a copy, and the differences to their leaves' centres).
+
+        Args:
+            vectors: of norm 1.
+            threads: that build, and later search.
         """
         from scann import scann_ops_pybind
 
@@ -97,10 +107,14 @@ class Tree:
     def search(
         self, queries: Float32[np.ndarray, "b d"], wanted: int, share: float = 1.0
     ) -> tuple[Int64[np.ndarray, "b m"], Float32[np.ndarray, "b m"]]:
-        """The `wanted` entries nearest by their codes, with the cosines that the codes tell.
+        """Return the `wanted` entries nearest by their codes, with the cosines that the codes give.
 
-        A row short of entries, for want of them in the share of leaves that it visits, ends in
-        -1 and -inf.
+        A row ends in -1 and -inf where the leaves that it visits hold too few entries.
+
+        Args:
+            queries: unit vectors.
+            wanted: entries of a row.
+            share: of the leaves that a query visits.
         """
         search = self.searcher.search_batched  # in this thread: others take longer to wake
         if len(queries) > _ROWS_PER_TASK:
@@ -116,24 +130,24 @@ class Tree:
         return np.where(padding, -1, ids.astype(np.int64)), np.where(padding, -np.inf, cosines)
 
     def save(self, folder: Path) -> None:
-        """Writes FILES to a folder that exists and may move afterwards.
+        """Write FILES to a folder that exists and may move afterwards.
 
         Raises:
             OSError: if the disk does not take them.
         """
         try:
             self.searcher.serialize(str(folder), relative_path=True)
-            listed = (folder / _ASSETS).read_text()  # written last, and never looked after
+            listed = (folder / _ASSETS).read_text()  # written last, and never checked by ScaNN
             if missing := [name for name in _LISTED if name not in listed]:
                 raise RuntimeError(f"{folder}: ScaNN has left {missing} out of {_ASSETS}")
         except RuntimeError:
-            (folder / "room").write_bytes(bytes(_ROOM))  # says why, which ScaNN does not
+            (folder / "room").write_bytes(bytes(_ROOM))  # its error has the reason; ScaNN's has not
             (folder / "room").unlink()
             raise
 
     @classmethod
     def load(cls, folder: Path, threads: int) -> "Tree":
-        """Reads what `save` wrote. The caller has verified that the folder holds that only."""
+        """Load what `save` wrote. The caller has verified that the folder holds nothing else."""
         from scann import scann_ops_pybind
 
         with _without_chatter():
@@ -144,15 +158,20 @@ class Tree:
 
 
 def build_apart(vectors: Path, folder: Path, threads: int, stop: Callable[[], None]) -> None:
-    """Builds a tree over a npy file of vectors and saves it to a new folder, in another process.
+    """Build a tree over a npy file of vectors and save it to a new folder, in another process.
 
-    A build takes minutes inside one call, which no signal interrupts: so the process that is asked
-    to stop ends the one that builds. `stop` is called several times a second, and what it raises
-    ends the build and leaves nothing behind. The other process ends with this one.
+    A build takes minutes inside one call, which no signal interrupts. So this process, when it is
+    asked to stop, ends the process that builds. The other process also ends with this one.
+
+    Args:
+        vectors: the npy file.
+        folder: made again.
+        threads: that build.
+        stop: called several times a second; what it raises ends the build and leaves no file.
 
     Raises:
         OSError: if the disk does not take the folder, in either process.
-        RuntimeError: if the other process fails for another reason, with what it said.
+        RuntimeError: if the other process fails for another reason, with its last output.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -183,7 +202,7 @@ def build_apart(vectors: Path, folder: Path, threads: int, stop: Callable[[], No
 
 
 def _main(vectors: str, folder: str, threads: str) -> None:
-    """What the other process of `build_apart` does."""
+    """Build and save the tree, in the other process of `build_apart`."""
 
     def end_with_parent() -> None:
         os.read(0, 1)  # until the parent closes it, or is no more
@@ -199,18 +218,18 @@ def _main(vectors: str, folder: str, threads: str) -> None:
 
 
 def least_bytes(vectors: int, dim: int) -> int:
-    """What a tree takes on the disk at least: a byte of code a dimension, and each one's leaf."""
+    """Return what a tree takes on the disk at least: codes, and the leaf of each vector."""
     return vectors * (dim + 4)
 
 
 def _num_leaves(size: int) -> int:
-    """How many leaves a tree is asked for; where vectors are alike, some stay empty."""
+    """Return how many leaves a tree gets; where vectors are alike, some stay empty."""
     return round(4 * size**0.5)
 
 
 @contextlib.contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Makes debug lines of what ScaNN's C++ code prints to stderr whatever its settings say."""
+    """Turn what ScaNN's C++ code prints to stderr, whatever its settings, into debug lines."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:
         stderr = os.dup(2)

@@ -1,8 +1,8 @@
 """Maximum-inner-product search over the mesh: for entries that outgrow one host, and accelerators.
 
 Entries are split by rows over the devices. Each device walks through its own block by block with
-a running top k, so that no matrix of queries x entries exists anywhere; then every device merges
-what all of them found for its share of the queries. TPUs have an approximate top k (Chern et al.,
+a running top k, so no matrix of queries x entries exists anywhere. Then every device merges what
+all of them found for its share of the queries. TPUs have an approximate top k (Chern et al.,
 "TPU-KNN", NeurIPS 2022), which other devices compute exactly.
 """
 
@@ -31,14 +31,21 @@ _MORE_CELLS = 1 << 26  # ... elsewhere: each block is a few programs started, wh
 _GROUP = 64  # entries whose best stands for them
 _MOST_QUERIES = 1024  # that enter the devices at once
 _SMALLEST_BLOCK = 1024  # entries; smaller ones spend their time on the running top k
-_RECALL = 0.95  # what approximate search aims at
+_RECALL = 0.95  # the recall that approximate search aims at
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshSearch:
-    """Entries on the devices of a mesh; `search` finds those of the largest cosine."""
+    """Entries on the devices of a mesh; `search` finds those of the largest cosine.
 
-    entries: Float32[Array, "e d"]  # split by rows, padded to a multiple of the devices
+    Attributes:
+        entries: split by rows, padded to a multiple of the devices.
+        size: how many of them are real.
+        mesh: the devices.
+        approximate: whether TPUs may miss some entries, to be faster.
+    """
+
+    entries: Float32[Array, "e d"]
     size: int
     mesh: Mesh
     approximate: bool = False
@@ -47,7 +54,7 @@ class MeshSearch:
     def build(
         cls, vectors: Float32[np.ndarray, "e d"], mesh: Mesh, approximate: bool = False
     ) -> "MeshSearch":
-        """Place entries; each process reads only what its devices hold, from a map, say.
+        """Place entries on the devices; each process reads only what its own devices hold.
 
         On CPUs the devices share the memory of `vectors` where its alignment allows: leave the
         array, or the mapped file, as it is while the search lives.
@@ -55,14 +62,13 @@ class MeshSearch:
         return cls(put_rows(vectors, mesh), len(vectors), mesh, approximate)
 
     def search(
-        self, queries: Float32[np.ndarray, "b d"], wanted: int, share: float = 1.0
+        self, queries: Float32[np.ndarray, "b d"], wanted: int
     ) -> tuple[Int64[np.ndarray, "b m"], Float32[np.ndarray, "b m"]]:
-        """The `wanted` entries of the largest cosine, best first; -1 and -inf beyond the last.
+        """Return the `wanted` entries of the largest cosine, best first; -1 and -inf for none.
 
-        Of equal cosines, the lower entry comes first. Every process of the mesh must call it,
-        with the same queries. It looks at all entries, whatever share of them was asked for.
+        Of equal cosines, the lower entry comes first. Every process of the mesh must call this
+        method, with the same queries.
         """
-        del share
         ids, cosines = [], []
         for start in range(0, max(len(queries), 1), _MOST_QUERIES):
             block = queries[start : start + _MOST_QUERIES]
@@ -102,7 +108,7 @@ def _search(
 def _local_best(
     part: Array, queries: Array, wanted: int, size: int, approximate: bool, cells: int
 ) -> tuple[Array, Array]:
-    """The best of one device's entries for every query, numbered globally."""
+    """Return the best of one device's entries for every query, numbered globally."""
     rows, width = part.shape
     block = min(rows, max(cells // (len(queries) + width), _SMALLEST_BLOCK))
     first = jax.lax.axis_index(AXIS) * rows
@@ -136,7 +142,7 @@ def _local_best(
 
 
 def _top(cosines: Array, k: int) -> tuple[Array, Array]:
-    """`jax.lax.top_k` of rows, by way of groups: it sorts, and sorts much less of a long row.
+    """Return `jax.lax.top_k` of rows, by way of groups: so much less of a long row is sorted.
 
     A group whose best is not among the k best of groups holds none of the k best entries. Groups
     are taken in the order of their entries, so that of equal cosines the lower entry still wins.
@@ -156,11 +162,11 @@ def _top(cosines: Array, k: int) -> tuple[Array, Array]:
 
 
 def _power_of_two(count: int) -> int:
-    """The next power of two: few shapes are compiled."""
+    """Return the next power of two: few shapes are compiled."""
     return 1 << max(count - 1, 0).bit_length()
 
 
 def _best(ids: Array, cosines: Array, wanted: int) -> tuple[Array, Array]:
-    """The best columns, in order; of equal cosines the first, which is the lower entry."""
+    """Return the best columns, in order; of equal cosines the first, which is the lower entry."""
     cosines, chosen = jax.lax.top_k(cosines, min(wanted, cosines.shape[1]))
     return jnp.take_along_axis(ids, chosen, axis=1), cosines

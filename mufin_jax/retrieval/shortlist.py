@@ -1,4 +1,4 @@
-"""The shortlist R_i of a datapoint: what Module II hands to Module IV and to prediction."""
+"""The shortlist R_i of a datapoint: what Module II gives to Module IV and to prediction."""
 
 import dataclasses
 from pathlib import Path
@@ -12,13 +12,18 @@ from mufin_jax.runtime.storage.disk import disk_errors
 
 @dataclasses.dataclass(frozen=True)
 class Shortlist:
-    """The labels retrieved for each datapoint, best first; a row short of labels ends in -1."""
+    """The labels retrieved for each datapoint, best first; a row short of labels ends in -1.
 
-    labels: Int32[np.ndarray, "b k"]  # -1 where there is no label
-    similarities: Float32[np.ndarray, "b k"]  # cosine; -inf where there is no label
+    Attributes:
+        labels: -1 where there is no label.
+        similarities: cosines; -inf where there is no label.
+    """
+
+    labels: Int32[np.ndarray, "b k"]
+    similarities: Float32[np.ndarray, "b k"]
 
     def save(self, folder: Path) -> None:
-        """Writes `labels.npy`, `similarities.npy` and, last, the manifest of both."""
+        """Write `labels.npy`, `similarities.npy` and, last, the manifest of both."""
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         for name in ("similarities", "labels"):
@@ -27,7 +32,11 @@ class Shortlist:
 
     @classmethod
     def load(cls, folder: Path) -> "Shortlist":
-        """Maps the arrays of a folder; InputError if one is missing or has changed."""
+        """Map the arrays of a folder.
+
+        Raises:
+            InputError: if an array is missing or has changed.
+        """
         files.check_seal(folder)
         # Plain views: to index a memmap object costs more than to read what is in it.
         arrays = (
@@ -38,7 +47,7 @@ class Shortlist:
 
 
 def recall(approximate: Shortlist, exact: Shortlist) -> float:
-    """Share of the exact shortlists' labels, over all rows, that the approximate ones hold."""
+    """Return the share of the exact shortlists' labels that the approximate ones hold."""
     width = max(approximate.labels.max(initial=0), exact.labels.max(initial=0)) + 1
 
     def keys(shortlist: Shortlist) -> np.ndarray:

@@ -20,7 +20,7 @@ from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.label_table import LabelTable, Rows, as_combined, load_table
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model, save_model
-from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.prediction.build import build_predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.logs import MetricsWriter
@@ -74,7 +74,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     del state, setup, batches  # the moments of all parameters make room for the label side
     described = out / "vectors.npy"
     vectors = describe_once(model, loader, described)
-    Predictor.write(
+    build_predictor(
         out / "predictor", model, rows, dataset, vectors, context.predict, context.index,
         context.pooled,
     )  # fmt: skip

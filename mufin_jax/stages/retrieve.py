@@ -16,13 +16,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mufin_jax.data.dataset import Dataset, training_pairs
+from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.evaluation.rankings import spare_places
 from mufin_jax.model.embed_side import describe_once, embed_blocks, embed_once
 from mufin_jax.model.saved import load_model
-from mufin_jax.retrieval.build import EntryWriter, write_shortlists
-from mufin_jax.retrieval.index import IndexConfig, LabelIndex
+from mufin_jax.retrieval.build import build_label_index, write_shortlists
+from mufin_jax.retrieval.config import IndexConfig
+from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage import files
@@ -71,13 +72,7 @@ def retrieve(config: RetrieveConfig, context: StageContext) -> None:
     vectors = describe_once(model, loader, known if processes.decide(known.exists) else own)
     x = embed_once(model, loader, vectors, dataset.train, out / "x.npy")
     if not processes.decide((out / "index" / "index.json").exists):
-        relevance, _ = training_pairs(dataset.train)
-        with EntryWriter(out / "index", relevance, x, config.pooled) as entries:
-            for labels, part in embed_blocks(
-                model, loader, vectors, dataset.labels, keep_bags=not config.pooled
-            ):
-                entries.append(labels, part)
-        entries.build(config.index, mesh)
+        build_label_index(out / "index", model, loader, vectors, x, config.index, config.pooled)
     index = LabelIndex.load(out / "index", mesh)
     log.info("index: %d entries of %d labels", len(index.entries.vectors), dataset.num_labels)
     tested = (part.vector for _, part in embed_blocks(model, loader, vectors, dataset.test))

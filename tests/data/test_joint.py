@@ -24,8 +24,9 @@ from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.pooling import pool_maximum, unit
 from mufin_jax.model.saved import load_model, new_model, save_model
 from mufin_jax.pipeline.cli import parse
+from mufin_jax.prediction.build import build_predictor
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
-from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import finetune_batches, frozen_features, pretrain_batches
@@ -161,8 +162,8 @@ def predictor(dataset, model, mesh, tmp_path_factory):
     rows = label_table.initialize(jax.random.key(0), SIZES["label"], 6, mesh).rows
     vectors = describe_once(model, Loader(dataset, "joint", mesh), folder / "vectors.npy")
     config, exact = PredictConfig(shortlist=9), IndexConfig(backend="exact")
-    Predictor.write(folder / "p", model, rows, dataset, vectors, config, exact, pooled=True)
-    return Predictor.open(folder / "p", model, dataset)
+    build_predictor(folder / "p", model, rows, dataset, vectors, config, exact, pooled=True)
+    return Predictor.load_parts(folder / "p", model, dataset)
 
 
 def handed_in(dataset, row):

@@ -107,7 +107,7 @@ def test_an_outfit_without_an_item_has_the_texts_and_pictures_of_the_others(work
 @pytest.mark.parametrize("mix", [0.0, 0.7, 1.0])
 def test_given_answers_score_as_in_a_shortlist_of_all_labels(predictor, mix):
     dataset = predictor.dataset
-    parts = predictor.model, predictor.index, predictor.memory, dataset
+    parts = predictor.model, predictor.index, predictor.cache, dataset
     predictor = Predictor(*parts, PredictConfig(shortlist=dataset.num_labels, mix=mix))
     answers = dataset.questions.answers
     found = outfits.by_model(predictor)(dataset.test, answers)

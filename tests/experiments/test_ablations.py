@@ -17,8 +17,9 @@ from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.label_table import Rows, TableConfig
 from mufin_jax.model.pooling import unit
 from mufin_jax.model.saved import load_model, save_model
+from mufin_jax.prediction.build import build_predictor
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
-from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.initialize import InitializeConfig, initialize
 from mufin_jax.stages.pretrain import Batches, PretrainConfig, pretrain
@@ -91,11 +92,11 @@ def test_a_predictor_scores_pairs_as_the_step_does(dataset, mesh, tmp_path, kind
     model = new_model(dataset, mesh, without(cross_attention=kind))
     loader = Loader(dataset, "both", mesh.size)
     vectors = describe_once(model, loader, tmp_path / "vectors.npy")
-    Predictor.write(
+    build_predictor(
         tmp_path / "predictor", model, None, dataset, vectors, PredictConfig(9, mix=1.0),
         IndexConfig(backend="exact"), pooled=True,
     )  # fmt: skip
-    predictor = Predictor.open(tmp_path / "predictor", model, dataset)
+    predictor = Predictor.load_parts(tmp_path / "predictor", model, dataset)
     ((_, labels),) = embed_blocks(model, loader, vectors, dataset.labels)
     assert len(predictor.index.entries.vectors) == labels.mask.any(1).sum()  # pooled: one a label
     ((chosen, scores),) = predictor.rank_side(dataset.test)

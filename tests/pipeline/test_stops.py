@@ -44,7 +44,7 @@ PHASES = {
     "embedding": Phase("retrieve", "mufin_jax.model.embed_side:embed", "embed"),
     "retrieving": Phase("retrieve", "mufin_jax.retrieval.build:shortlist", "embed"),
     "training IV": Phase("finetune", "mufin_jax.training.loop:_Follower.__call__", "finetune"),
-    "label side": Phase("finetune", "mufin_jax.prediction.label_cache:embed_once", "embed"),
+    "label side": Phase("finetune", "mufin_jax.prediction.build:embed_once", "embed"),
     "evaluating": Phase("evaluate", "mufin_jax.prediction.predictor:shortlist", "evaluate"),
     "floors": Phase("evaluate", "mufin_jax.baselines.untrained:tfidf", "the floors"),
     "reporting": Phase("report", "mufin_jax.report.tables:by_category", "report"),

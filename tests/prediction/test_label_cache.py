@@ -10,7 +10,7 @@ from small import new_model
 
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import SideEmbedding
-from mufin_jax.prediction.label_cache import LabelMemory, gather, writing
+from mufin_jax.prediction.label_cache import LabelCache, gather, writing_cache
 from mufin_jax.runtime.errors import InputError
 
 DIM, L, MOST = 6, 13, 3
@@ -33,7 +33,7 @@ def block(model):
 
 
 def write(folder, labels, rows, mesh, size):
-    with writing(folder, rows, DIM, mesh) as append:
+    with writing_cache(folder, rows, DIM, mesh) as append:
         for start in range(0, L, size):
             ids = np.arange(start, min(start + size, L))
             append(ids, SideEmbedding(labels.vector[ids], labels.bag[ids], labels.mask[ids]))
@@ -80,11 +80,11 @@ def test_memory_and_classifiers_of_a_shortlist_are_those_of_its_labels(
         (mesh, block),
         (one_device, new_model(dataset, one_device).cross_attention),
     ):
-        memory = LabelMemory.load(folder, own, devices)
-        slots = memory.slots(asked)
+        cache = LabelCache.load(folder, own, devices)
+        slots = cache.slots(asked)
         assert slots.shape == (2, 4, MOST) and slots.dtype == np.int32
         np.testing.assert_array_equal(slots >= 0, real)
-        found, classes = jax.jit(gather, static_argnums=3)(memory.arrays, asked, slots, devices)
+        found, classes = jax.jit(gather, static_argnums=3)(cache.arrays, asked, slots, devices)
         np.testing.assert_array_equal(found.mask, real)
         for one, whole in ((found.keys, direct.keys), (found.values, direct.values)):
             expected = np.where(real[..., None, None], np.asarray(whole)[asked], 0)
@@ -94,7 +94,7 @@ def test_memory_and_classifiers_of_a_shortlist_are_those_of_its_labels(
 
 def test_each_device_holds_its_own_rows_alone(folder, labels, block, mesh):
     for array, count in zip(
-        LabelMemory.load(folder, block, mesh).arrays, (labels.mask.sum(), L), strict=True
+        LabelCache.load(folder, block, mesh).arrays, (labels.mask.sum(), L), strict=True
     ):
         assert not array.is_fully_replicated and len(array) == -(-count // 8) * 8
         assert {shard.data.shape[0] for shard in array.addressable_shards} == {-(-count // 8)}
@@ -118,10 +118,10 @@ def test_reading_costs_what_the_shortlist_costs_however_many_labels_there_are(me
 def test_labels_without_any_descriptor_have_no_memory(labels, block, mesh, tmp_path):
     bare = SideEmbedding(labels.vector, labels.bag, np.zeros_like(labels.mask))
     write(tmp_path, bare, None, mesh, 13)
-    memory = LabelMemory.load(tmp_path, block, mesh)
-    slots = memory.slots(np.array([[0, 12]]))
+    cache = LabelCache.load(tmp_path, block, mesh)
+    slots = cache.slots(np.array([[0, 12]]))
     assert (slots == -1).all()
-    found, _ = gather(memory.arrays, jnp.array([[0, 12]]), jnp.array(slots), mesh)
+    found, _ = gather(cache.arrays, jnp.array([[0, 12]]), jnp.array(slots), mesh)
     assert not np.asarray(found.keys).any()
 
 
@@ -133,7 +133,7 @@ def test_what_is_missing_or_damaged_is_named(labels, block, mesh, tmp_path, name
     content[-3] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=name):
-        LabelMemory.load(tmp_path, block, mesh)
+        LabelCache.load(tmp_path, block, mesh)
     path.unlink()
     with pytest.raises(InputError, match=name):
-        LabelMemory.load(tmp_path, block, mesh)
+        LabelCache.load(tmp_path, block, mesh)

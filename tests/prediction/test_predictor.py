@@ -17,8 +17,9 @@ from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.saved import save_model
 from mufin_jax.prediction import predictor as predictor_module
 from mufin_jax.prediction import queries, scoring
+from mufin_jax.prediction.build import build_predictor
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
-from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.errors import InputError
 
 K = 9
@@ -36,8 +37,8 @@ def build(folder, model, rows, dataset, shortlist=K):
     loader = Loader(dataset, model.config.modalities, model.mesh.size)
     vectors = describe_once(model, loader, folder / "vectors.npy")
     config = PredictConfig(shortlist=shortlist)
-    Predictor.write(folder / "predictor", model, rows, dataset, vectors, config, EXACT)
-    return Predictor.open(folder / "predictor", model, dataset)
+    build_predictor(folder / "predictor", model, rows, dataset, vectors, config, EXACT)
+    return Predictor.load_parts(folder / "predictor", model, dataset)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,7 @@ def test_scores_mix_the_classifier_with_the_exact_best_similarity(
 
 def test_without_the_classifier_the_ranking_is_the_retrievers(predictor, dataset, embedded):
     retriever = dataclasses.replace(predictor.config, mix=0.0)
-    plain = Predictor(predictor.model, predictor.index, predictor.memory, dataset, retriever)
+    plain = Predictor(predictor.model, predictor.index, predictor.cache, dataset, retriever)
     labels, scores = rank(plain, dataset.test)
     expected = predictor.index.shortlist(embedded[1].vector, K)
     np.testing.assert_array_equal(labels, expected.labels)
@@ -207,7 +208,7 @@ def test_a_predictor_of_a_run_is_loaded_with_its_model(
 
 
 def test_one_device_answers_what_eight_do(folder, ranked, dataset, one_device):
-    alone = Predictor.open(folder / "predictor", new_model(dataset, one_device), dataset)
+    alone = Predictor.load_parts(folder / "predictor", new_model(dataset, one_device), dataset)
     labels, scores = rank(alone, dataset.test)
     np.testing.assert_array_equal(labels, ranked[0])
     np.testing.assert_allclose(scores, ranked[1], atol=1e-6)
@@ -238,8 +239,44 @@ def test_pictures_may_be_paths_bytes_or_images(predictor, tmp_path):
     np.testing.assert_allclose(scores, scores[[0, 0, 0, 0]], atol=1e-6)
 
 
-def test_nothing_asked_is_nothing_answered(predictor):
+def test_predicting_no_items_returns_no_predictions(predictor):
     assert predictor.predict([]) == []
+
+
+@pytest.mark.parametrize(
+    "items, found",
+    [
+        ({"title": "lamp"}, "items: found dict"),
+        ("lamp", "items: found str"),
+        (None, "items: found NoneType"),
+        (({"title": "lamp"} for _ in range(2)), "items: found generator"),
+        ([{"title": "lamp"}, "lamp"], "item 1: found str"),
+    ],
+)
+def test_items_that_are_no_list_of_dicts_are_rejected(items, found):
+    with pytest.raises(InputError, match=f"^{found}; expected a list of dicts, one an item$"):
+        queries.check_query(items, 5, K)
+
+
+@pytest.mark.parametrize("k", [2.0, True, None, "5"])
+def test_a_number_of_labels_that_is_no_whole_number_is_rejected(k):
+    expected = f"^k={k!r}: expected a whole number from 1 to predict.shortlist={K}$"
+    with pytest.raises(InputError, match=expected):
+        queries.check_query([{"title": "lamp"}], k, K)
+
+
+@pytest.mark.parametrize("k", [0, -1, K + 1])
+def test_more_labels_than_the_shortlist_has_are_rejected(predictor, k):
+    expected = f"^k={k}: expected a whole number from 1 to predict.shortlist={K}$"
+    with pytest.raises(InputError, match=expected):
+        predictor.predict([{"title": "lamp"}], k)
+
+
+def test_extra_labels_are_retrieved_beyond_the_shortlist(predictor, ranked, dataset):
+    labels, scores = rank(predictor, dataset.test, extra=3)
+    assert labels.shape == scores.shape == (SIZES["test"], K + 3)
+    assert all(len(set(row)) == K + 3 for row in labels)
+    assert all(set(few) <= set(many) for few, many in zip(ranked[0], labels, strict=True))
 
 
 def test_a_model_of_ready_vectors_answers_titles_and_rejects_pictures(dataset, mesh, tmp_path):
@@ -249,7 +286,7 @@ def test_a_model_of_ready_vectors_answers_titles_and_rejects_pictures(dataset, m
     answering = build(tmp_path, model, None, ready, shortlist=3)
     assert len(answering.predict([{"title": "red lamp"}], k=3)[0]) == 3
     with pytest.raises(InputError, match="item 0: the model knows ready vectors"):
-        answering.predict([{"title": "red lamp", "images": [picture(1)]}])
+        answering.predict([{"title": "red lamp", "images": [picture(1)]}], k=3)
 
 
 @pytest.mark.parametrize("wrong", [{"shortlist": 0}, {"mix": 1.5}, {"mix": -0.1}])

@@ -9,7 +9,8 @@ from test_predictor import K, build
 
 from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.prediction import shapes
-from mufin_jax.retrieval.index import IndexConfig, LabelIndex
+from mufin_jax.retrieval.config import IndexConfig
+from mufin_jax.retrieval.index import LabelIndex
 
 
 @pytest.mark.parametrize("devices", [1, 8])

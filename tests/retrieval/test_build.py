@@ -8,9 +8,11 @@ import pytest
 from scipy import sparse
 
 from mufin_jax.model.embed_side import SideEmbedding
-from mufin_jax.retrieval.build import EntryWriter, centroids, write_shortlists
+from mufin_jax.retrieval.build import centroids, complete_index, write_shortlists, writing_entries
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.exact import LabelEntries
-from mufin_jax.retrieval.index import IndexConfig, LabelIndex, shortlist
+from mufin_jax.retrieval.index import LabelIndex, shortlist_points
+from mufin_jax.retrieval.searcher import MeshSearcher
 from mufin_jax.retrieval.sharded import MeshSearch
 from mufin_jax.retrieval.shortlist import Shortlist
 
@@ -45,12 +47,12 @@ def build(labels, tmp_path, one_device):
     """Makes the index of the labels, which come in blocks of some size."""
 
     def make(pooled=False, block=4, relevance=RELEVANCE) -> LabelIndex:
-        with EntryWriter(tmp_path / "index", relevance, X, pooled) as entries:
+        with writing_entries(tmp_path / "index", relevance, X, pooled) as entries:
             for start in range(0, len(MASK), block):
                 rows = np.arange(start, min(start + block, len(MASK)))
                 part = SideEmbedding(labels.vector[rows], BAGS[rows], MASK[rows])
                 entries.append(rows, part)
-        entries.build(EXACT, one_device)
+        complete_index(tmp_path / "index", entries.offsets(), EXACT, one_device)
         return LabelIndex.load(tmp_path / "index", one_device)
 
     return make
@@ -89,11 +91,11 @@ def test_entries_written_in_blocks_are_to_the_bit_those_grouped_in_memory(
     bag = rng.normal(size=(count, 3, dim)).astype(np.float32)
     x = rng.normal(size=(90, dim)).astype(np.float32)
     relevance = sparse.random_array((90, count), density=0.05, rng=rng, format="csr")
-    with EntryWriter(tmp_path, sparse.csr_matrix(relevance), x) as entries:
+    with writing_entries(tmp_path, sparse.csr_matrix(relevance), x) as entries:
         for start in range(0, count, size):
             rows = np.arange(start, min(start + size, count))
             entries.append(rows, SideEmbedding(bag[rows, 0], bag[rows], mask[rows]))
-    entries.build(EXACT, one_device)
+    complete_index(tmp_path, entries.offsets(), EXACT, one_device)
     found = LabelIndex.load(tmp_path, one_device).entries
     vectors = bag[mask] / np.linalg.norm(bag[mask], axis=1, keepdims=True)
     sums = np.asarray(relevance.astype(bool).astype(np.float32).T @ x)
@@ -110,7 +112,7 @@ def test_entries_written_in_blocks_are_to_the_bit_those_grouped_in_memory(
 
 def test_a_label_is_found_by_its_best_entry_and_a_datapoint_of_nothing_finds_nothing(build):
     queries = np.array([[0.8, 0.6, 0], [0, 0, 0], [0, 0, 1]], np.float32)
-    found = shortlist(build(), queries, k=3)
+    found = shortlist_points(build(), queries, k=3)
     assert found.labels.tolist() == [[0, 3, 2], [-1, -1, -1], [1, 2, 0]]
     # Label 0 by its centroid, 1.4 sqrt(1/2); 3 by .8 .6 + .6 .8; 2 by .6 .6.
     np.testing.assert_allclose(found.similarities[0], [1.4 * 0.5**0.5, 0.96, 0.36], atol=1e-6)
@@ -119,7 +121,7 @@ def test_a_label_is_found_by_its_best_entry_and_a_datapoint_of_nothing_finds_not
 
 def test_no_datapoint_at_all_gives_an_empty_shortlist(build, tmp_path):
     index = build()
-    assert shortlist(index, np.zeros((0, 3), np.float32), k=3).labels.shape == (0, 3)
+    assert shortlist_points(index, np.zeros((0, 3), np.float32), k=3).labels.shape == (0, 3)
     write_shortlists(index, iter([]), 0, 3, tmp_path / "none")
     assert Shortlist.load(tmp_path / "none").labels.shape == (0, 3)
 
@@ -138,18 +140,18 @@ def test_a_sharded_index_is_written_without_placing_its_entries(
     labels, tmp_path, monkeypatch, mesh
 ):
     monkeypatch.setattr(MeshSearch, "build", None)
-    with EntryWriter(tmp_path / "index", RELEVANCE, X) as entries:
+    with writing_entries(tmp_path / "index", RELEVANCE, X) as entries:
         entries.append(np.arange(4), labels)
-    entries.build(IndexConfig(backend="sharded"), mesh)
+    complete_index(tmp_path / "index", entries.offsets(), IndexConfig(backend="sharded"), mesh)
     monkeypatch.undo()
     index = LabelIndex.load(tmp_path / "index", mesh)
-    assert isinstance(index.searcher, MeshSearch) and index.config.backend == "sharded"
+    assert isinstance(index.searcher, MeshSearcher) and index.config.backend == "sharded"
 
 
 def test_shortlists_written_in_blocks_are_those_made_at_once(build, tmp_path):
     queries = np.concatenate([X, -X, X[:1] * 0])
     index, blocks = build(), (queries[start : start + 4] for start in range(0, 11, 4))
     write_shortlists(index, blocks, 11, 2, tmp_path / "train")
-    found, wanted = Shortlist.load(tmp_path / "train"), shortlist(index, queries, 2)
+    found, wanted = Shortlist.load(tmp_path / "train"), shortlist_points(index, queries, 2)
     np.testing.assert_array_equal(found.labels, wanted.labels)
     np.testing.assert_array_equal(found.similarities, wanted.similarities)

@@ -12,10 +12,11 @@ import pytest
 from entries import EVERYTHING, catalogue, needs_scann, unit
 
 from mufin_jax.retrieval import scann
-from mufin_jax.retrieval.build import EntryWriter
+from mufin_jax.retrieval.build import complete_index
 from mufin_jax.retrieval.exact import LabelEntries
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.scann import FILES, build_apart
+from mufin_jax.retrieval.searcher import TreeSearcher
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import Stopped
 from mufin_jax.runtime.storage.npy import whole_npy
@@ -67,7 +68,7 @@ def children_seconds():
 
 def test_another_process_builds_the_same_tree(tmp_path):
     vectors, labels, _ = catalogue()
-    LabelIndex.over(LabelEntries.group(vectors, labels, 400), EVERYTHING).save(tmp_path)
+    LabelIndex.build_grouped(LabelEntries.group(vectors, labels, 400), EVERYTHING).save(tmp_path)
     build_apart(tmp_path / "entries.npy", tmp_path / "apart", 2, never)
     assert {path.name for path in (tmp_path / "apart").iterdir()} == FILES
     for name in FILES:
@@ -90,7 +91,7 @@ def test_a_stop_ends_the_build_at_once_and_leaves_nothing(long, tmp_path):
     assert not builders(long) and not (tmp_path / "tree").exists()
 
 
-def test_a_build_ends_with_the_process_that_wants_it(long, tmp_path):
+def test_a_build_ends_with_the_process_that_started_it(long, tmp_path):
     script = (
         "import sys; from pathlib import Path; from mufin_jax.retrieval.scann import build_apart; "
         "build_apart(Path(sys.argv[1]), Path(sys.argv[2]), 2, lambda: print('.', flush=True))"
@@ -108,7 +109,7 @@ def test_a_build_ends_with_the_process_that_wants_it(long, tmp_path):
     pytest.fail("the builder outlives its parent")
 
 
-def test_what_the_builder_says_when_it_fails_is_passed_on(tmp_path):
+def test_the_output_of_a_failed_builder_is_passed_on(tmp_path):
     (tmp_path / "vectors.npy").write_bytes(b"no npy file")
     with pytest.raises(RuntimeError, match=r"(?s)the index ended with code 1: .*ValueError"):
         build_apart(tmp_path / "vectors.npy", tmp_path / "tree", 1, never)
@@ -117,17 +118,12 @@ def test_what_the_builder_says_when_it_fails_is_passed_on(tmp_path):
 
 @pytest.fixture
 def written(tmp_path):
-    """Entries of an index that is not yet built, as Module II leaves them."""
+    """The offsets of an index that has its entries and is not yet built."""
     vectors, labels, _ = catalogue()
     entries = LabelEntries.group(vectors, labels, 400)
-    writer = EntryWriter.__new__(EntryWriter)
-    writer.folder, writer._counts = (
-        tmp_path / "index",
-        [np.zeros(1, np.int64), np.diff(entries.offsets)],
-    )
-    with whole_npy(writer.folder / "entries.npy", (12,)) as file:
+    with whole_npy(tmp_path / "index" / "entries.npy", (12,)) as file:
         file.append(entries.vectors)
-    return writer
+    return entries.offsets
 
 
 def test_module_2_leaves_nothing_of_a_tree_that_a_signal_stopped(
@@ -142,14 +138,14 @@ def test_module_2_leaves_nothing_of_a_tree_that_a_signal_stopped(
     monkeypatch.setattr(scann, "build_apart", signalled)
     try:
         with pytest.raises(Stopped):
-            written.build(EVERYTHING, one_device)
+            complete_index(tmp_path / "index", written, EVERYTHING, one_device)
     finally:
         processes.THIS_RUN.stop.clear()
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["entries.npy"]
     monkeypatch.undo()
-    written.build(EVERYTHING, one_device)
+    complete_index(tmp_path / "index", written, EVERYTHING, one_device)
     index = LabelIndex.load(tmp_path / "index")
-    assert isinstance(index.searcher, scann.Tree)
+    assert isinstance(index.searcher, TreeSearcher)
 
 
 @pytest.mark.parametrize("leftover", ["tree.tmp/scann_config.pb", "index.json.tmp"])

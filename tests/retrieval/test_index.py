@@ -8,12 +8,16 @@ import jax
 import numpy as np
 import pytest
 from entries import APPROXIMATE, EVERYTHING, EXACT, SHARDED, catalogue, needs_scann, unit
+from places import SUPPORT
 
 from mufin_jax.retrieval import config as index_config
 from mufin_jax.retrieval import index as index_module
 from mufin_jax.retrieval import scann as scann_module
-from mufin_jax.retrieval.exact import LabelEntries
-from mufin_jax.retrieval.index import IndexConfig, LabelIndex, Shortlist, recall
+from mufin_jax.retrieval.config import IndexConfig
+from mufin_jax.retrieval.exact import LabelEntries, best_first
+from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.retrieval.searcher import TreeSearcher
+from mufin_jax.retrieval.shortlist import Shortlist, recall
 from mufin_jax.runtime.errors import InputError
 
 
@@ -39,7 +43,7 @@ def test_the_shortlist_is_the_labels_by_their_largest_cosine(config):
 def test_scann_at_full_search_equals_exact_search():
     vectors, labels, queries = catalogue(seed=1)
     index = LabelIndex.build(vectors, labels, EVERYTHING)
-    assert isinstance(index.searcher, scann_module.Tree) and not index.exact
+    assert isinstance(index.searcher, TreeSearcher) and not index.exact
     scann = index.shortlist(queries, 30)
     exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 30)
     np.testing.assert_array_equal(scann.labels, exact.labels)
@@ -178,6 +182,42 @@ def test_exact_similarity_is_the_maximum_over_all_entries_and_minus_infinity_for
         np.testing.assert_allclose(got[i], [truth[label] for label in asked[i]], atol=1e-6)
 
 
+def test_a_cosine_of_minus_zero_ties_with_zero():
+    """The lower label comes first, whichever sign its zero has."""
+    cosines = np.array([[-0.0, 0.0, -0.0]], np.float32)
+    entries = LabelEntries(np.zeros((3, 1), np.float32), np.arange(4))
+    labels, _ = entries.first_distinct(np.array([[0, 1, 2]]), cosines, 3)
+    assert labels.tolist() == [[0, 1, 2]]
+    labels, _ = best_first(np.array([[0, 1, 2]], np.int32), cosines, 3)
+    assert labels.tolist() == [[0, 1, 2]]
+
+
+@needs_scann
+def test_a_row_that_is_short_of_entries_ends_in_none():
+    """ScaNN pads such a row with NaN and entry 0, which exists."""
+    vectors, _, queries = catalogue()
+    tree = scann_module.Tree.build(vectors, 1)
+    entries, cosines = tree.search(queries, len(vectors), share=1 / tree.leaves)  # one leaf
+    assert ((entries >= 0).sum(1) < len(vectors)).all()
+    np.testing.assert_array_equal(entries < 0, np.isneginf(cosines))
+    for row in entries:
+        real = row[row >= 0]
+        assert len(set(real.tolist())) == len(real)
+
+
+def test_a_warm_sharded_search_compiles_nothing_where_it_must_look_further(mesh, compilations):
+    """The entries nearest to the queries are all of one label."""
+    crowd = unit(np.ones((1, 12)) + 0.01 * np.random.default_rng(0).normal(size=(200, 12)))
+    vectors, labels, queries = catalogue(labels=90)
+    vectors, labels = np.concatenate([vectors, crowd]), np.append(labels, np.full(200, 90))
+    index = LabelIndex.build(vectors, labels, SHARDED, mesh=mesh)
+    index.warm_up(queries, 4)  # none of these queries is near the crowd
+    compilations.clear()
+    found = index.shortlist(np.repeat(crowd[:1], len(queries), axis=0), 4)
+    assert (found.labels >= 0).all() and (found.labels[:, 0] == 90).all()
+    assert compilations == []
+
+
 class Unlucky(scann_module.Tree):
     """A tree that returns the first entry of every third label, whatever the query."""
 
@@ -190,7 +230,8 @@ def test_a_label_has_its_exact_similarity_whichever_of_its_entries_was_returned(
     vectors, labels, queries = catalogue(labels=30)
     index = LabelIndex.build(vectors, labels, EXACT)
     tree = Unlucky(index.entries.offsets[:-1], len(index.entries.vectors), 1)
-    found = dataclasses.replace(index, searcher=tree).shortlist(queries, 10)
+    searcher = TreeSearcher(index.entries, tree, IndexConfig())
+    found = dataclasses.replace(index, searcher=searcher).shortlist(queries, 10)
     for query, row, similarities in zip(queries, found.labels, found.similarities, strict=True):
         truth = by_brute_force(vectors, labels, query)
         assert row.tolist() == sorted(range(0, 30, 3), key=truth.__getitem__, reverse=True)
@@ -235,7 +276,7 @@ print(hashlib.sha256(found.labels.tobytes() + found.similarities.tobytes()).hexd
 
 @needs_scann
 def test_two_processes_with_unlike_threads_build_the_same_index(request):
-    folder = str(request.path.parent)
+    folder = str(SUPPORT)
     digests = [
         subprocess.run(
             [sys.executable, "-c", _DIGEST, folder, threads],

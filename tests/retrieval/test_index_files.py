@@ -9,9 +9,12 @@ import pytest
 from entries import APPROXIMATE, EVERYTHING, EXACT, SHARDED, catalogue, needs_scann, unit
 
 from mufin_jax.retrieval import scann
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.exact import LabelEntries
-from mufin_jax.retrieval.index import IndexConfig, LabelIndex
+from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.retrieval.searcher import ExactSearcher
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage import files
 
 
 @needs_scann
@@ -54,7 +57,7 @@ def test_mapped_entries_stay_where_they_are_and_the_tree_repeats_none(tmp_path):
     np.save(tmp_path / "entries.npy", grouped.vectors)
     before = (tmp_path / "entries.npy").stat()
     mapped = LabelEntries(np.load(tmp_path / "entries.npy", mmap_mode="r"), grouped.offsets)
-    index = LabelIndex.over(mapped, EVERYTHING)
+    index = LabelIndex.build_grouped(mapped, EVERYTHING)
     index.save(tmp_path)
     after = (tmp_path / "entries.npy").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
@@ -72,7 +75,7 @@ def test_a_part_of_a_mapped_file_is_written_in_its_place(tmp_path, part):
     vectors = catalogue()[0]
     np.save(tmp_path / "entries.npy", vectors)
     mapped = np.load(tmp_path / "entries.npy", mmap_mode="r")[part]
-    LabelIndex.over(LabelEntries(mapped, np.arange(len(mapped) + 1)), EXACT).save(tmp_path)
+    LabelIndex.build_grouped(LabelEntries(mapped, np.arange(len(mapped) + 1)), EXACT).save(tmp_path)
     np.testing.assert_array_equal(LabelIndex.load(tmp_path).entries.vectors, vectors[part])
 
 
@@ -117,13 +120,27 @@ def test_a_file_that_is_not_the_indexs_is_rejected_unread(tmp_path, name):
         LabelIndex.load(tmp_path)
 
 
-def test_without_scann_exact_search_takes_its_place_with_a_notice(monkeypatch, caplog, tmp_path):
+def test_a_file_that_a_sealed_list_names_is_rejected_unless_it_is_one_of_an_index(tmp_path):
+    LabelIndex.build(*catalogue()[:2]).save(tmp_path)
+    (tmp_path / "tree").mkdir(exist_ok=True)
+    (tmp_path / "tree" / "scann_docids.pkl").write_bytes(b"cos\nabort\n(tR.")
+    facts = files.read_sealed(tmp_path / "index.json")
+    facts["files"] = files.manifest(tmp_path, ignore={"index.json"})
+    assert "tree/scann_docids.pkl" in facts["files"]
+    files.write_sealed(tmp_path / "index.json", facts)
+    with pytest.raises(InputError, match=r"tree/scann_docids\.pkl is not a file of an index"):
+        LabelIndex.load(tmp_path)
+
+
+def test_without_scann_exact_search_replaces_it_with_a_warning(monkeypatch, caplog, tmp_path):
     vectors, labels, queries = catalogue()
     LabelIndex.build(vectors, labels).save(tmp_path)
     monkeypatch.setattr(scann, "importable", lambda: False)
     for make in (lambda: LabelIndex.build(vectors, labels), lambda: LabelIndex.load(tmp_path)):
         index = make()
-        assert index.searcher is None and "exact search takes its place" in caplog.text
+        assert (
+            isinstance(index.searcher, ExactSearcher) and "exact search replaces it" in caplog.text
+        )
         caplog.clear()
         assert (index.shortlist(queries, 3).labels >= 0).all()
     with pytest.raises(InputError, match="not installed"):
@@ -136,4 +153,4 @@ def test_a_loaded_tree_has_the_leaves_it_was_built_with_also_where_entries_are_a
     vectors = few[np.random.default_rng(4).integers(30, size=2_000)]
     built = LabelIndex.build(vectors, np.arange(2_000) // 2)
     built.save(tmp_path)
-    assert LabelIndex.load(tmp_path).searcher.leaves == built.searcher.leaves
+    assert LabelIndex.load(tmp_path).searcher.tree.leaves == built.searcher.tree.leaves

@@ -7,7 +7,7 @@ import pytest
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.model.saved import load_model
-from mufin_jax.prediction.label_cache import LabelMemory
+from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
@@ -29,7 +29,7 @@ def readers(minute_run, one_device):
         "retrieve/train": Shortlist.load,
         "finetune/table": lambda folder: Checkpoints(folder).restore(step=0),
         "finetune/predictor/index": LabelIndex.load,
-        "finetune/predictor/labels": lambda folder: LabelMemory.load(folder, block, one_device),
+        "finetune/predictor/labels": lambda folder: LabelCache.load(folder, block, one_device),
     }
 
 

@@ -7,7 +7,7 @@ from contexts import context
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.saved import save_model
-from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.stages import retrieve as stage
 from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
@@ -65,7 +65,7 @@ def test_it_goes_on_with_what_is_complete_and_ends_the_same(
     left = {"index", "train", "vectors.npy", "x.npy"}
     assert {path.name for path in tmp_path.iterdir()} == left
     monkeypatch.undo()
-    monkeypatch.setattr(stage, "EntryWriter", None)  # the index is not built again
+    monkeypatch.setattr(stage, "build_label_index", None)  # the index is not built again
     monkeypatch.setattr(stage, "_blocks", lambda x: iter([]))  # nor the training points asked
     retrieve(CONFIG, context_of(dataset, pretrained, tmp_path, mesh))
     assert contents(tmp_path) == contents(whole)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mufin_jax.retrieval import scann
-from mufin_jax.retrieval.index import IndexConfig
+from mufin_jax.retrieval.config import IndexConfig
 
 EXACT = IndexConfig(backend="exact")
 SHARDED = IndexConfig(backend="sharded")
