@@ -20,12 +20,22 @@ from mufin_jax.encoders.naming import Naming
 class EncoderConfig(Protocol):
     """The shape of a network: a frozen dataclass of plain values, in a JSON file and in options."""
 
-    dtype: Literal["auto", "float32", "bfloat16"]
-    """What matrices multiply in; see `layers.compute_dtype`."""
-    layers: Literal["unrolled", "scan"]
-    """How blocks are compiled; see `layers.run_blocks`."""
-    remat: bool
-    """Whether the backward pass computes each block again."""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def dtype(self) -> Literal["auto", "float32", "bfloat16"]:
+        """What matrices multiply in; see `layers.compute_dtype`."""
+        ...
+
+    @property
+    def layers(self) -> Literal["unrolled", "scan"]:
+        """How blocks are compiled; see `layers.run_blocks`."""
+        ...
+
+    @property
+    def remat(self) -> bool:
+        """Whether the backward pass computes each block again."""
+        ...
 
     @property
     def depth(self) -> int:
@@ -50,17 +60,24 @@ class EncoderConfig(Protocol):
 class TextConfig(EncoderConfig, Protocol):
     """The shape of a network that reads tokens."""
 
-    vocab: int
-    """Number of different tokens."""
-    max_positions: int
-    """Tokens of the longest text that can be encoded."""
+    @property
+    def vocab(self) -> int:
+        """Number of different tokens."""
+        ...
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens of the longest text that can be encoded."""
+        ...
 
 
 class JointConfig(TextConfig, Protocol):
     """The shape of a network that reads tokens and vectors of pictures."""
 
-    visual: int
-    """Entries of a picture's vector."""
+    @property
+    def visual(self) -> int:
+        """Entries of a picture's vector."""
+        ...
 
 
 class ImageEncoder(Protocol):

@@ -6,15 +6,15 @@ import time
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from mufin_jax.data.bags import Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.rankings import evaluate_ranking, spare_places
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 
 TIMED_BLOCKS = 8
-"""Blocks of test points that are ranked a second time, for the milliseconds a point."""
+"""Blocks of test points whose ranking is timed, at most."""
 
 
 def evaluate(
@@ -30,8 +30,11 @@ def evaluate(
     Returns:
         "P@1" ... "R@100" in percent and "AUC" as a share, as `evaluation.evaluate_ranking` has
         them.
+
+    Raises:
+        InputError: if there are no test points.
     """
-    ranking, _, _ = rank_test(predictor, dataset, lists)
+    ranking, _ = rank_test(predictor, dataset, lists)
     return measure(ranking, dataset)
 
 
@@ -43,21 +46,37 @@ def measure(ranking: Int32[np.ndarray, "b k"], dataset: Dataset) -> dict[str, fl
 
 def rank_test(
     predictor: Predictor, dataset: Dataset, lists: Shortlist | None = None
-) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"], float]:
-    """Return labels and scores for all test points, best first, and milliseconds a point.
+) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"]]:
+    """Return labels and scores for all test points, best first.
 
-    The lists are longer than those that count, by as many labels as the overlap filter can take
-    from one datapoint. The time is of reading, encoding, retrieving and scoring, with everything
-    compiled.
+    The lists are longer than those that count, by as many labels as the overlap filter can remove
+    from one datapoint.
+
+    Args:
+        predictor: a trained model with its label side.
+        dataset: a prepared folder with the same labels.
+        lists: shortlists to score instead of the predictor's own.
+
+    Raises:
+        InputError: if there are no test points.
     """
-    extra = spare_places(dataset.test.filter)
-    ranked = predictor.rank_side(dataset.test, extra, lists)  # compiles
+    if not len(dataset.test):
+        raise InputError(f"{dataset.path}: found no test points; expected at least one to rank")
+    ranked = predictor.rank_side(dataset.test, spare_places(dataset.test.filter), lists)
     blocks = list(until_stopped(ranked, "evaluate"))
     labels, scores = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    timed, start = 0, time.perf_counter()
-    for block, _ in itertools.islice(predictor.rank_side(dataset.test, extra, lists), TIMED_BLOCKS):
+    return labels, scores
+
+
+def time_blocks(predictor: Predictor, dataset: Dataset) -> float:
+    """Return the milliseconds that a test point takes when points are ranked in blocks.
+
+    The time is of reading, encoding, retrieving and scoring. Call `rank_test` before: it compiles.
+    """
+    extra, timed, start = spare_places(dataset.test.filter), 0, time.perf_counter()
+    for block, _ in itertools.islice(predictor.rank_side(dataset.test, extra), TIMED_BLOCKS):
         timed += len(block)
-    return labels, scores, 1e3 * (time.perf_counter() - start) / timed
+    return 1e3 * (time.perf_counter() - start) / timed
 
 
 def time_single(predictor: Predictor, dataset: Dataset, points: int) -> float:
@@ -65,8 +84,6 @@ def time_single(predictor: Predictor, dataset: Dataset, points: int) -> float:
     times = []
     for point in np.arange(min(points, len(dataset.test))).repeat(2):  # the first may compile
         start = time.perf_counter()
-        pool, (bags,) = predictor.loader.batch([(dataset.test, np.array([point]))])
-        assert isinstance(pool, Pool)  # a predictor's loader holds no ready descriptor vectors
-        predictor.rank(pool, bags, 1)
+        predictor.rank(*predictor.batch(dataset.test, np.array([point])), 1)
         times.append(time.perf_counter() - start)
     return float(np.median(times[1::2]) * 1e3)

@@ -1,7 +1,11 @@
-"""What the model is made of."""
+"""What the model is made of.
+
+Importing this file imports every encoder: the options of the command are the fields of their
+configs. `encoders/registry.py` alone imports none.
+"""
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -14,7 +18,8 @@ Modalities = Literal["both", "text", "images", "joint"]
 CrossAttention = Literal["attention", "concat", "none"]
 
 if TYPE_CHECKING:
-    ImageConfig = TextConfig = Any
+    from mufin_jax.encoders.interface import EncoderConfig as ImageConfig
+    from mufin_jax.encoders.interface import TextConfig
 else:  # of any encoder in the table; the options are the fields of the default's kind
     ImageConfig = Annotated[configs("image"), tyro.conf.AvoidSubcommands]
     TextConfig = Annotated[configs("text"), tyro.conf.AvoidSubcommands]

@@ -21,13 +21,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from mufin_jax.model import label_table, sparse_updates
+from mufin_jax.model import sparse_updates
 from mufin_jax.model.pooling import unit
 from mufin_jax.runtime.distributed.mesh import (
     AXIS,
     BY_ROW,
     REPLICATED,
     by_row,
+    gather_rows,
     over_devices,
     own_rows,
     replicated,
@@ -169,17 +170,14 @@ def initialize(
 def gather(rows: Rows, ids: Int[Array, "u"], mesh: Mesh) -> Rows:
     """Return the rows of the labels `ids` on every device, as float32; zero for ids beyond them.
 
+    Rows of bfloat16 travel as they are kept, in two bytes.
+
     Args:
         rows: of all labels, split over the devices.
         ids: of labels.
         mesh: the devices.
     """
-
-    def local(rows: Rows, ids: Array) -> Rows:
-        mine = (sparse_updates.values(take(r, own_rows(ids, r))) for r in (rows.eta, rows.alpha))
-        return jax.lax.psum(Rows(*mine), AXIS)  # each row lives on one device, the others add zeros
-
-    return over_devices(local, mesh, (BY_ROW, REPLICATED), REPLICATED)(rows, ids)
+    return jax.tree.map(sparse_updates.values, gather_rows(rows, ids, mesh))
 
 
 def update(
@@ -259,21 +257,40 @@ def as_combined(rows: Rows) -> Rows:
     return Rows(rows.eta, 1 / (1 + size))
 
 
-def load_table(folder: Path, num_labels: int, dim: int, mesh: Mesh) -> label_table.LabelTable:
-    """Return the label table that a stage wrote, its rows split over the devices.
+def save_table(table: LabelTable, folder: Path) -> None:
+    """Write a label table, with what its optimizer remembers; every process must call this.
 
-    What kind of table it is stands in the file.
+    Args:
+        table: its rows may be split over the devices of several processes.
+        folder: holds nothing else.
 
     Raises:
-        InputError: if there is none.
+        DiskError: if the disk does not take it.
+    """
+    Checkpoints(folder).save(0, table, {})
+
+
+def load_table(folder: Path, num_labels: int, dim: int, mesh: Mesh) -> LabelTable:
+    """Load the label table that `save_table` wrote, its rows split over the devices.
+
+    The file itself tells which kind of table it holds.
+
+    Args:
+        folder: where the table was saved.
+        num_labels: L; the table has that many rows, padded.
+        dim: D.
+        mesh: the devices.
+
+    Raises:
+        InputError: if there is no readable table of this size.
     """
     checkpoints = Checkpoints(folder)
     arrays = checkpoints.described()
-    config = label_table.TableConfig(
+    config = TableConfig(
         dtype="bfloat16" if arrays.get("rows/eta", {}).get("dtype") == "uint16" else "float32",
         update="adam" if "mean/eta" in arrays else "adagrad",
     )
-    found = checkpoints.restore(label_table.abstract(num_labels, dim, mesh, config))
+    found = checkpoints.restore(abstract(num_labels, dim, mesh, config))
     if found is None:
         raise InputError(f"{folder}: no readable label table; run the stage that writes it first")
     return found[1]

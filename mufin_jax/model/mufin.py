@@ -6,11 +6,12 @@
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from flax import nnx
 from jax.sharding import Mesh
 
+from mufin_jax.encoders.interface import JointConfig
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.registry import new_encoder
 from mufin_jax.encoders.vectors import ReadyVectors
@@ -102,9 +103,10 @@ def _new_text_encoder(
         check_joint(config)
         sizes = {"vocab": vocab}
         if config.modalities == "joint":
-            if config.text_checkpoint and config.text.visual != image_width:
+            visual = cast(JointConfig, config.text).visual  # as `check_joint` has seen
+            if config.text_checkpoint and visual != image_width:
                 raise InputError(
-                    f"{config.text_checkpoint} reads vectors of {config.text.visual} entries, "
+                    f"{config.text_checkpoint} reads vectors of {visual} entries, "
                     f"and pictures have vectors of {image_width}; choose another "
                     "--model.image-checkpoint (microsoft/resnet-101 gives 2048)"
                 )

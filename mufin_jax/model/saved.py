@@ -1,4 +1,4 @@
-"""What stages hand to one another of the model: `model.json`, its sizes, and `weights/`."""
+"""The model in a folder, as stages pass it on: `model.json`, its sizes, and `weights/`."""
 
 import dataclasses
 from pathlib import Path
@@ -22,11 +22,67 @@ from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.runtime.storage.files import read_sealed, write_sealed
 
 _ENCODERS = {"image": "vit", "text": "distilbert"}
-"""The model's encoders, and what they were in version 0.1, where there was one kind of each."""
+"""The model's encoders, and what they were in version 0.1, which had one kind of each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSizes:
+    """Everything that the shapes of a model's weights follow from.
+
+    Attributes:
+        config: sizes and kinds.
+        vocab: number of tokens of the tokenizer; 0 for a model that reads no tokens.
+        vector_width: width of ready image vectors, or None when images are pixels.
+        text_vector_width: width of ready text vectors, or None when texts are tokens.
+        processing: how pixels are normalised before E_V.
+    """
+
+    config: ModelConfig
+    vocab: int
+    vector_width: int | None
+    text_vector_width: int | None
+    processing: ImageProcessing
+
+    @classmethod
+    def of(cls, config: ModelConfig, dataset: Dataset) -> "ModelSizes":
+        """Return the sizes of a model for these data.
+
+        Args:
+            config: with the sizes of the checkpoints that it names.
+            dataset: the prepared folder.
+        """
+        images, texts, vocab = dataset.image_vectors, dataset.text_vectors, 0
+        if config.modalities != "images" and texts is None:
+            vocab = config.text.vocab if config.text_checkpoint else dataset.tokenizer.vocab_size
+        return cls(
+            config,
+            vocab,
+            None if images is None else images.shape[1],
+            None if texts is None else texts.shape[1],
+            dataset.processing,
+        )
+
+    def build(self, mesh: Mesh, rngs: nnx.Rngs) -> Mufin:
+        """Return a model of these sizes with random weights."""
+        return Mufin(
+            self.config,
+            vocab=self.vocab,
+            vector_width=self.vector_width,
+            text_vector_width=self.text_vector_width,
+            processing=self.processing,
+            mesh=mesh,
+            rngs=rngs,
+        )
 
 
 def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> Mufin:
     """Return the model before any training: from checkpoints where they are named, else random.
+
+    Args:
+        config: sizes, kinds and checkpoints.
+        dataset: the prepared folder that the model is for.
+        mesh: the devices.
+        seed: of the random weights.
 
     Raises:
         InputError: if a checkpoint cannot be read, or belongs to another kind of data.
@@ -38,10 +94,28 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
     ):
         if named and ready is not None:
             raise InputError(
-                f"--model.{kind}-checkpoint={named}: the data hold ready {kind} vectors, not "
-                f"{raw}; say --model.{kind}-checkpoint=None, and use another --workdir"
+                f"--model.{kind}-checkpoint={named}: the data hold ready {kind} vectors; expected "
+                f"{raw}; use --model.{kind}-checkpoint=None and another --workdir"
             )
-    encoders, vocab = {}, 0
+    config, encoders = _read_checkpoints(config, dataset)
+    if config.modalities != "images" and text_vectors is None:
+        _check_texts(dataset, config)
+    model = ModelSizes.of(config, dataset).build(mesh, nnx.Rngs(seed))
+    for name, encoder in encoders.items():
+        setattr(model, name, encoder)
+    for encoder, ready in ((model.image_encoder, vectors), (model.text_encoder, text_vectors)):
+        # A joint text encoder gets them unscaled: its own map of them may be a checkpoint's.
+        if isinstance(encoder, ReadyVectors) and ready is not None and config.modalities != "joint":
+            encoder.scale = unit_scale(ready)
+    graphdef, state = nnx.split(model)
+    return nnx.merge(graphdef, put(state, replicated(mesh)))
+
+
+def _read_checkpoints(
+    config: ModelConfig, dataset: Dataset
+) -> tuple[ModelConfig, dict[str, nnx.Module]]:
+    """Return the config with the checkpoints' sizes, and their encoders by name in the model."""
+    encoders = {}
     if config.image_checkpoint and config.modalities != "text":
         from mufin_jax.encoders.pretrained import load_image_encoder
 
@@ -56,26 +130,7 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
             config.text_checkpoint, **how_computed(config.text)
         )
         config = dataclasses.replace(config, text=encoder.config)
-    if config.modalities != "images" and text_vectors is None:
-        _check_texts(dataset, config)
-        vocab = config.text.vocab if config.text_checkpoint else dataset.tokenizer.vocab_size
-    model = Mufin(
-        config,
-        vocab=vocab,
-        vector_width=None if vectors is None else vectors.shape[1],
-        text_vector_width=None if text_vectors is None else text_vectors.shape[1],
-        processing=dataset.processing,
-        mesh=mesh,
-        rngs=nnx.Rngs(seed),
-    )
-    for name, encoder in encoders.items():
-        setattr(model, name, encoder)
-    for encoder, ready in ((model.image_encoder, vectors), (model.text_encoder, text_vectors)):
-        # A joint text encoder gets them as they are: its own map of them may be a checkpoint's.
-        if isinstance(encoder, ReadyVectors) and ready is not None and config.modalities != "joint":
-            encoder.scale = unit_scale(ready)
-    graphdef, state = nnx.split(model)
-    return nnx.merge(graphdef, put(state, replicated(mesh)))
+    return config, encoders
 
 
 def _check_texts(dataset: Dataset, config: ModelConfig) -> None:
@@ -113,40 +168,41 @@ def save_model(model: Mufin, folder: Path) -> None:
 
 
 def load_model(folder: Path, mesh: Mesh) -> Mufin:
-    """Return the model that `save_model` wrote.
+    """Load the model that `save_model` wrote, of this version or an older one.
 
     Raises:
-        InputError: if there is none, or it is incomplete.
+        InputError: if there is no model, or it is incomplete.
     """
     if not (folder / "model.json").exists():
-        raise InputError(f"{folder}: no model there; run the stage that writes it first")
-    sizes = read_sealed(folder / "model.json")
-    config, processing = sizes["config"], sizes["processing"]
+        raise InputError(f"{folder}: found no model; run the stage that writes it first")
+    stored = read_sealed(folder / "model.json")
+    config, processing = stored["config"], stored["processing"]
     config |= {name: from_description(config[name], first) for name, first in _ENCODERS.items()}
     processing |= {key: tuple(processing[key]) for key in ("mean", "std")}
+    sizes = ModelSizes(
+        ModelConfig(**config),
+        stored["vocab"],
+        stored["vector_width"],
+        stored.get("text_vector_width"),  # absent from older files
+        ImageProcessing(**processing),
+    )
 
-    def make(rngs: nnx.Rngs) -> Mufin:
-        model = Mufin(
-            ModelConfig(**config),
-            vocab=sizes["vocab"],
-            vector_width=sizes["vector_width"],
-            text_vector_width=sizes.get("text_vector_width"),  # absent from older files
-            processing=ImageProcessing(**processing),
-            mesh=mesh,
-            rngs=rngs,
-        )
-        for name, scale in sizes.get("vector_scales", {}).items():  # absent from older files
+    def build(rngs: nnx.Rngs) -> Mufin:
+        model = sizes.build(mesh, rngs)
+        for name, scale in stored.get("vector_scales", {}).items():  # absent from older files
             getattr(model, f"{name}_encoder").scale = scale
         return model
 
-    abstract = abstract_module(make)
+    abstract = abstract_module(build)
     weights = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
         _weights(abstract),
     )
     found = Checkpoints(folder / "weights").restore(weights)
     if found is None:
-        raise InputError(f"{folder}/weights: no readable weights; run the stage that writes them")
+        raise InputError(
+            f"{folder}/weights: found no readable weights; run the stage that writes them"
+        )
     return nnx.merge(nnx.graphdef(abstract), found[1])
 
 

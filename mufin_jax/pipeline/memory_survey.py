@@ -18,6 +18,7 @@ from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.label_table import TableConfig
 from mufin_jax.model.mufin import Mufin
+from mufin_jax.model.saved import ModelSizes
 from mufin_jax.pipeline.memory_plan import Sizes, check, plan, report
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.machine import available
@@ -144,23 +145,8 @@ def _as_named(config: ModelConfig, dataset: Dataset) -> ModelConfig:
 
 
 def _without_weights(dataset: Dataset, config: ModelConfig, mesh: Mesh) -> Mufin:
-    texts, images = dataset.text_vectors, dataset.image_vectors
-    vocab = config.text.vocab
-    if config.modalities != "images" and texts is None and not config.text_checkpoint:
-        vocab = dataset.tokenizer.vocab_size
-
-    def make(rngs: nnx.Rngs) -> Mufin:
-        return Mufin(
-            config,
-            vocab=vocab,
-            vector_width=None if images is None else images.shape[1],
-            text_vector_width=None if texts is None else texts.shape[1],
-            processing=dataset.processing,
-            mesh=mesh,
-            rngs=rngs,
-        )
-
-    return abstract_module(make)
+    sizes = ModelSizes.of(config, dataset)
+    return abstract_module(lambda rngs: sizes.build(mesh, rngs))
 
 
 def _parameters(model: Mufin, optimizers: tuple[OptimizerConfig, ...]) -> tuple[int, int]:

@@ -205,10 +205,17 @@ class Predictor:
         """
         rows, loader = np.arange(len(side)) if rows is None else rows, loader or self.loader
         blocks = [np.arange(i, min(i + BLOCK, len(rows))) for i in range(0, len(rows), BLOCK)]
-        made = prefetch(lambda i: loader.batch([(side, rows[blocks[i]])]), 0, len(blocks))
-        for block, (pool, (bags,)) in zip(blocks, made, strict=True):
-            assert isinstance(pool, Pool)  # such a loader holds no ready descriptor vectors
+        made = prefetch(lambda i: self.batch(side, rows[blocks[i]], loader), 0, len(blocks))
+        for block, (pool, bags) in zip(blocks, made, strict=True):
             yield block, pool, bags
+
+    def batch(
+        self, side: Side, rows: Int[np.ndarray, " b"], loader: Loader | None = None
+    ) -> tuple[Pool, Bags]:
+        """Return what is read of these items of a side; see `read`."""
+        pool, (bags,) = (loader or self.loader).batch([(side, rows)])
+        assert isinstance(pool, Pool)  # such a loader holds no ready descriptor vectors
+        return pool, bags
 
     def rank(
         self, pool: Pool, bags: Bags, count: int, extra: int = 0, lists: Shortlist | None = None

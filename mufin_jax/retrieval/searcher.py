@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jax.sharding import Mesh
@@ -31,6 +31,7 @@ Found = tuple[Int64[np.ndarray, "b m"], Float32[np.ndarray, "b m"]]
 """Entries (-1: none) and their cosines, best first."""
 
 
+@runtime_checkable  # tests check types when they run
 class Searcher(Protocol):
     """Finds the labels whose entries are nearest to queries."""
 

@@ -21,7 +21,7 @@ from mufin_jax.evaluation import outfits
 from mufin_jax.evaluation.rankings import METRICS, drop
 from mufin_jax.evaluation.tables import MM_AMAZON_LABELS, PAPER_TABLE_2, table
 from mufin_jax.evaluation.test_set import evaluate as score
-from mufin_jax.evaluation.test_set import measure, rank_test, time_single
+from mufin_jax.evaluation.test_set import measure, rank_test, time_blocks, time_single
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
@@ -69,7 +69,8 @@ def evaluate(config: EvaluateConfig, context: StageContext) -> None:
 
         processes.once("the metrics are written", write_answers)
         return
-    labels, scores, batched = rank_test(predictor, dataset)
+    labels, scores = rank_test(predictor, dataset)
+    batched = time_blocks(predictor, dataset)
     alone = time_single(predictor, dataset, config.timed_points)
     module_1 = Shortlist.load(retrieved / "test")
     rows = {

@@ -17,7 +17,7 @@ from pathlib import Path
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.embed_side import describe_once
-from mufin_jax.model.label_table import LabelTable, Rows, as_combined, load_table
+from mufin_jax.model.label_table import LabelTable, Rows, as_combined, load_table, save_table
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.prediction.build import build_predictor
@@ -96,5 +96,5 @@ def _save_table(config: FinetuneConfig, table: LabelTable | None, folder: Path) 
     if table is None:
         return None
     rows = as_combined(table.rows) if config.classifiers == "sum" else table.rows
-    Checkpoints(folder).save(0, dataclasses.replace(table, rows=rows), {})
+    save_table(dataclasses.replace(table, rows=rows), folder)
     return rows

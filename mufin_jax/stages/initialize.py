@@ -21,7 +21,6 @@ from mufin_jax.model.label_table import TableConfig
 from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages.context import StageContext
 
 STAGE = 3
@@ -60,4 +59,4 @@ def initialize(config: InitializeConfig, context: StageContext) -> None:
     table = label_table.initialize(
         key, dataset.num_labels, model.dim, mesh, config.alpha, config.table
     )
-    Checkpoints(out / "table").save(0, table, {})
+    label_table.save_table(table, out / "table")

@@ -154,7 +154,7 @@ def test_a_checkpoint_for_ready_vectors_is_rejected(kind, lacks, tmp_path, capsy
     assert main(a2q.PRESETS, flags) == 2
     logging.getLogger().handlers[:] = handlers
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"the data hold ready {kind} vectors, not {lacks}; say --model.{kind}-check" in said
+    assert f"the data hold ready {kind} vectors; expected {lacks}; use --model.{kind}-check" in said
 
 
 def test_the_benchmarks_exact_search_looks_at_every_label():

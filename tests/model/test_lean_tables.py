@@ -1,5 +1,7 @@
 """Claims about the leaner label tables: bfloat16 rounded at random, and row-wise Adagrad."""
 
+import functools
+import re
 from types import SimpleNamespace
 
 import jax
@@ -9,11 +11,17 @@ import pytest
 from test_label_table import DIM, IDS, KINDS, RATE, L, gradients, host
 
 from mufin_jax.model import label_table
-from mufin_jax.model.label_table import LabelTable, Rows, TableConfig, initialize, load_table
+from mufin_jax.model.label_table import (
+    LabelTable,
+    Rows,
+    TableConfig,
+    initialize,
+    load_table,
+    save_table,
+)
 from mufin_jax.model.sparse_updates import round_to_nearest
 from mufin_jax.runtime.distributed.mesh import put
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +47,25 @@ def test_every_kind_of_table_learns_the_same_bits_on_one_device_and_on_eight(
     np.testing.assert_array_equal(moved, IDS[:-1])
     rows = label_table.gather(start.rows, jnp.array(IDS), mesh)
     assert rows.eta.dtype == rows.alpha.dtype == jnp.float32
+
+
+def test_rows_of_bfloat16_travel_in_two_bytes(mesh):
+    table = initialize(jax.random.key(9), L, DIM, mesh, config=TableConfig("bfloat16"))
+    gather = jax.jit(lambda rows, ids: label_table.gather(rows, ids, mesh))
+    text = gather.lower(table.rows, jnp.array(IDS)).as_text()
+    sums = re.findall(r"stablehlo\.all_reduce.*?: \((.*?)\)", text, re.DOTALL)
+    assert f"tensor<{len(IDS)}x{DIM}xui16>" in "".join(sums), text
+
+
+def test_eta_and_its_moments_are_rounded_by_noise_of_their_own(mesh):
+    """Both moments are the same number before they are rounded."""
+    table = initialize(jax.random.key(9), L, DIM, mesh, config=TableConfig("bfloat16"))
+    ones = Rows(jnp.ones((len(IDS), DIM)), jnp.ones(len(IDS)))
+    even = jax.jit(functools.partial(label_table.update, mesh=mesh, b1=0.9, b2=0.9))
+    new = even(table, IDS, ones, RATE)
+    mean, square = (np.array(rows.eta)[IDS[:-1]] for rows in (new.mean, new.square))
+    assert np.unique(mean).size == np.unique(square).size == 2  # the two neighbours of 0.1
+    assert (mean != square).any()
 
 
 def test_pads_change_no_bit_of_a_bfloat16_table(mesh, update):
@@ -116,7 +143,7 @@ def test_rounding_is_replayed_by_a_resumed_run_and_differs_from_step_to_step(mes
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: f"{config.dtype}-{config.update}")
 def test_a_stored_table_says_itself_of_which_kind_it_is(config, mesh, one_device, tmp_path):
     table = initialize(jax.random.key(5), L, DIM, mesh, config=config)
-    Checkpoints(tmp_path).save(0, table, {})
+    save_table(table, tmp_path)
     found = load_table(tmp_path, L, DIM, one_device)
     assert jax.tree.structure(found) == jax.tree.structure(table)
     for one, other in zip(*map(jax.tree.leaves, (found, table)), strict=True):

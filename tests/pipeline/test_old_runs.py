@@ -1,13 +1,15 @@
-"""A run's folder that a released version wrote loads, and gives the answers that it gave then."""
+"""What an older version wrote loads: a run's folder gives its answers, and a table its rows."""
 
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from places import GOLDEN
 from raw_folders import picture
 
+from mufin_jax.model.label_table import initialize, load_table
 from mufin_jax.prediction.predictor import Predictor
 
 RUNS = sorted((GOLDEN / "runs").iterdir())
@@ -30,3 +32,13 @@ def test_the_run_of_an_older_version_gives_the_same_top_ten(run, one_device, tmp
         assert [label.id for label in labels] == query["labels"]
         # Compilers sum in other orders; equal labels in equal places are what a user sees.
         np.testing.assert_allclose([label.score for label in labels], query["scores"], atol=1e-4)
+
+
+def test_the_label_table_of_an_older_version_has_the_rows_that_it_was_made_with(one_device):
+    """Every version pads tables to as many rows, and draws the same numbers."""
+    found = load_table(GOLDEN / "table", 5, 3, one_device)
+    expected = initialize(jax.random.key(0), 5, 3, one_device)
+    assert found.rows.eta.shape == (1024, 3)
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        # Programs for one device and for several round differently.
+        np.testing.assert_allclose(one, other, atol=1e-6)

@@ -1,6 +1,7 @@
 """Claims about answers: the same by every way, whatever the order and the batch size."""
 
 import dataclasses
+import io
 import shutil
 
 import jax
@@ -109,6 +110,25 @@ def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(
     assert first[0].id == f"label{first[0].label}" and first[0].title == title(
         "label", first[0].label
     )
+
+
+def test_pictures_of_the_prepared_pixels_are_ranked_as_the_same_items_of_a_side(
+    predictor, ranked, dataset
+):
+    """As PNG bytes, by the reader that a user's pictures pass."""
+
+    def png(pixels):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()
+
+    items = [item(i) for i in range(SIZES["test"])]
+    for i, given in enumerate(items):
+        if "images" in given:
+            given["images"] = [*map(png, dataset.images[dataset.test.images_of(i)])]
+    labels, scores = answers(predictor, items)
+    np.testing.assert_array_equal(labels, ranked[0])
+    np.testing.assert_allclose(scores, ranked[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("together", [1, 3])  # eight devices take eight or sixteen at once

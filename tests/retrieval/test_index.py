@@ -207,9 +207,9 @@ def test_a_row_that_is_short_of_entries_ends_in_none():
 
 def test_a_warm_sharded_search_compiles_nothing_where_it_must_look_further(mesh, compilations):
     """The entries nearest to the queries are all of one label."""
-    crowd = unit(np.ones((1, 12)) + 0.01 * np.random.default_rng(0).normal(size=(200, 12)))
+    crowd = unit(np.ones((1, 12)) + 0.01 * np.random.default_rng(0).normal(size=(150, 12)))
     vectors, labels, queries = catalogue(labels=90)
-    vectors, labels = np.concatenate([vectors, crowd]), np.append(labels, np.full(200, 90))
+    vectors, labels = np.concatenate([vectors, crowd]), np.append(labels, np.full(150, 90))
     index = LabelIndex.build(vectors, labels, SHARDED, mesh=mesh)
     index.warm_up(queries, 4)  # none of these queries is near the crowd
     compilations.clear()

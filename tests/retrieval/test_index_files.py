@@ -12,7 +12,7 @@ from mufin_jax.retrieval import scann
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.exact import LabelEntries
 from mufin_jax.retrieval.index import LabelIndex
-from mufin_jax.retrieval.searcher import ExactSearcher
+from mufin_jax.retrieval.searcher import ExactSearcher, TreeSearcher
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage import files
 
@@ -63,8 +63,8 @@ def test_mapped_entries_stay_where_they_are_and_the_tree_repeats_none(tmp_path):
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
     loaded = LabelIndex.load(tmp_path)
     assert isinstance(loaded.entries.vectors, np.memmap)
-    assert isinstance(loaded.searcher, scann.Tree)
-    assert loaded.searcher.leaves == index.searcher.leaves
+    assert isinstance(loaded.searcher, TreeSearcher)
+    assert loaded.searcher.tree.leaves == index.searcher.tree.leaves
     assert sum(path.stat().st_size for path in (tmp_path / "tree").iterdir()) < vectors.nbytes
     exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 9)
     np.testing.assert_array_equal(loaded.shortlist(queries, 9).labels, exact.labels)

@@ -1,12 +1,20 @@
 """Placements of arrays, and the buckets that bound what is compiled."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
 
 from mufin_jax.runtime.distributed import mesh as mesh_module
-from mufin_jax.runtime.distributed.mesh import by_row, make_mesh, one_ahead, put, replicated
+from mufin_jax.runtime.distributed.mesh import (
+    by_row,
+    gather_rows,
+    make_mesh,
+    one_ahead,
+    put,
+    replicated,
+)
 from mufin_jax.runtime.distributed.padding import round_up, usual_size
 
 
@@ -44,13 +52,29 @@ def test_rows_are_split_and_replicas_are_whole(mesh):
     assert all(shard.data.shape == (16, 3) for shard in whole.addressable_shards)
 
 
-def test_several_processes_place_what_one_does(mesh, monkeypatch):
+def test_an_array_placed_shard_by_shard_equals_one_placed_at_once(mesh, monkeypatch):
+    """With several processes, `put` places each shard; test_processes.py runs several."""
     tree = {"a": np.arange(24).reshape(8, 3), "b": None}
     expected = put(tree, by_row(mesh))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     placed = put(tree, by_row(mesh))
     np.testing.assert_array_equal(placed["a"], expected["a"])
     assert placed["a"].sharding == expected["a"].sharding and placed["b"] is None
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "bfloat16", "float32"])
+def test_gathered_rows_arrive_to_the_bit(mesh, dtype):
+    """Every pattern of 16 bits, each NaN, infinity and -0.0 among them, from eight devices."""
+    bits = np.arange(1 << 16, dtype=np.uint16).reshape(-1, 8)
+    if dtype == "float32":  # those patterns as the higher half, and a lower half that is not 0
+        bits = (bits.astype(np.uint32) << 16) | np.uint32(0x0001) * (bits % 3 == 1)
+    table = bits.view(jnp.dtype(dtype))
+    ids = np.append(np.random.default_rng(0).permutation(len(table)), len(table)).astype(np.int32)
+    gather = jax.jit(gather_rows, static_argnames="mesh")
+    found = np.asarray(gather(put(table, by_row(mesh)), ids, mesh=mesh))
+    assert found.dtype == table.dtype
+    np.testing.assert_array_equal(found[:-1].view(bits.dtype), bits[ids[:-1]])
+    assert not found[-1].view(bits.dtype).any()  # beyond the last row
 
 
 def test_counts_that_hardly_vary_share_one_size_and_others_use_buckets():
