@@ -160,7 +160,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     count = min(SAMPLED, len(dataset.test)) // mesh.size * mesh.size
     rows = np.sort(rng.permutation(len(dataset.test))[:count])
-    loader = Loader(dataset, model.config.modalities, mesh, model.config.label_images)
+    loader = Loader(dataset, model.config.modalities, mesh, label_images=model.config.label_images)
     pool, (bags,) = loader.batch([(dataset.test, rows)])
     vectors = describe(model, put(pool, by_row(mesh)))
     queries = fetch(embed(model, vectors, put(bags, by_row(mesh)))).vector

@@ -4,47 +4,74 @@ A datapoint's bag holds its texts and its images. A batch keeps the *distinct* d
 its items in one `Pool`. A picture shown by several items, or by a datapoint and a label, is
 therefore encoded once. `Bags` gives the row of the pool that fills each slot of each bag. True in a
 mask means real.
+
+To JAX these containers are pytrees; `pytrees.py` registers them.
 """
 
 import dataclasses
 from typing import Any, no_type_check
 
-import jax
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Int
+
+from mufin_jax.data.sources import ImageSource, Vectors
 
 TEXTS_A_ROW = 8
 """Texts that a row of tokens holds, at most."""
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements
-@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedTexts:
+    """Token ids, several texts to a row; the model makes `TEXTS_A_ROW` vectors of each row.
+
+    Attributes:
+        tokens: token ids.
+        places: which text of its row, 0 to TEXTS_A_ROW - 1, a token belongs to; -1 for none.
+    """
+
+    tokens: Int[Any, "r s"]
+    places: Int[Any, "r s"]
+
+
+@no_type_check
+@dataclasses.dataclass(frozen=True)
+class JointTexts:
+    """Token ids, one text to a row, read with its pictures; a joint model makes one vector of each.
+
+    Attributes:
+        tokens: token ids.
+        places: 0 where a token is real, else -1.
+        pictures: which rows of the pool's images the text is read with; -1 for none.
+    """
+
+    tokens: Int[Any, "r s"]
+    places: Int[Any, "r s"]
+    pictures: Int[Any, "r m"]
+
+
+TextPart = PackedTexts | JointTexts | Vectors
+
+
+@no_type_check
 @dataclasses.dataclass(frozen=True)
 class Pool:
     """The distinct descriptors of a batch, raw or as far as their vectors are known beforehand.
 
-    The model makes a row of X0 of each, texts first: of token ids, `TEXTS_A_ROW` rows for each row
-    of tokens, the places that no text has among them. Of a joint model's pool, it makes one of each
-    row of tokens, a single text, with its pictures; those are no descriptors themselves.
+    The model makes the rows of X0 from it, those of texts first. Images that are read with texts
+    (`JointTexts`) are no descriptors themselves.
 
     Attributes:
-        tokens: token ids, several texts packed to a row; or a vector a text; or None when the
-            model sees no texts.
-        places: which text of its row, 0 to TEXTS_A_ROW - 1, a token belongs to; -1 for none. None
-            where there are vectors.
-        images: pixels 0-255; or what the blocks of E_V below the last one make of them; or
-            vectors; or None when the model sees no images.
-        pictures: which rows of `images` the text of a row of tokens is read with, -1 for none; of a
-            joint model's pool alone.
+        texts: None if there are none, or the model sees none.
+        images: None if there are none, or the model sees none.
+        known: X0 itself; then there is nothing else.
     """
 
-    tokens: Int[Any, "r s"] | Float[Any, "t v"] | None
-    places: Int[Any, "r s"] | None
-    images: UInt8[Any, "i h w 3"] | Float[Any, "i ..."] | None
-    pictures: Int[Any, "r m"] | None = None
+    texts: TextPart | None
+    images: ImageSource | None
+    known: Vectors | None = None
 
 
-@no_type_check  # its leaves may also be numpy arrays, shapes or placements
-@jax.tree_util.register_dataclass
+@no_type_check
 @dataclasses.dataclass(frozen=True)
 class Bags:
     """For each item, the pool rows of its descriptors.

@@ -55,6 +55,12 @@ def row_widths(most_tokens: int) -> list[int]:
     return [1 << power for power in range(3, widest.bit_length())]
 
 
+def widths_of(rows: int, most_tokens: int) -> list[int]:
+    """Return the widths that so many rows may have: a single row need not be the widest."""
+    widths = row_widths(most_tokens)
+    return widths[1 if rows == 1 else -1 :] or widths
+
+
 def row_width(lengths: Int[np.ndarray, "t"]) -> int:
     """Tokens of a row: twice the longest text, or all tokens there are, if they are fewer."""
     longest = int(lengths.max(initial=1))

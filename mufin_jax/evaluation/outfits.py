@@ -7,7 +7,6 @@ with the best score is picked. Compatibility, which the paper leaves out, is the
 outfit's items of the score of that item for the others. Each of them is a question with one answer.
 """
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,12 +92,9 @@ def by_model(predictor: Predictor) -> Scorer:
     """Return the scorer of a predictor; with `mix` 0 its scores are a alone."""
 
     def score(side: Side, labels: Int[np.ndarray, "b c"]) -> Float[np.ndarray, "b c"]:
-        # With its own dataset, the loader reads all pictures of the side's largest outfit.
-        given = dataclasses.replace(predictor.dataset, test=side)
-        parts = predictor.model, predictor.index, predictor.cache
-        asked = Predictor(*parts, given, predictor.config)
-        blocks = until_stopped(asked.read(side), "evaluate")
-        found = [score_answers(asked, pool, bags, labels[rows]) for rows, pool, bags in blocks]
+        loader = predictor.loader.with_test(side)  # reads all pictures of the largest outfit
+        blocks = until_stopped(predictor.read(side, loader=loader), "evaluate")
+        found = [score_answers(predictor, pool, bags, labels[rows]) for rows, pool, bags in blocks]
         return np.concatenate(found)
 
     return score

@@ -74,8 +74,7 @@ def describe_once(
     """
     if processes.decide(path.exists):
         return mapped(path)
-    if loader.joint is not None:  # so many pictures, at most
-        block = max(1, block // loader.joint.columns)
+    block = max(1, block // loader.descriptors.pictures_a_text)  # so many pictures, at most
     kinds = (0, loader.num_texts), (loader.num_texts, loader.num_descriptors)
     blocks = [
         slice(start, min(start + block, stop))
@@ -89,14 +88,9 @@ def describe_once(
         text = rows[0] < loader.num_texts
         if loader.modalities == ("images" if text else "text"):
             return np.zeros((len(rows), model.dim), np.float32), np.arange(len(rows))
-        if text:
-            pool, homes = loader.pool(rows, rows[:0])
-            if loader.joint is None:
-                pool = dataclasses.replace(pool, images=None)
-            return pool, homes
-        return loader.pictures(rows - loader.num_texts), np.arange(len(rows))
+        return loader.texts(rows) if text else loader.pictures(rows - loader.num_texts)
 
-    sources = (loader.dataset.texts, loader.text_vectors, loader.pixels)
+    sources = (loader.sources.texts.rows, loader.sources.images.rows)
     read_from = [source for source in sources if isinstance(source, np.ndarray)]
     bar = progress(total=loader.num_descriptors, desc="describe", unit="descriptor", leave=False)
     with whole_npy(path, (model.dim,), rows=loader.num_descriptors) as writer, bar:

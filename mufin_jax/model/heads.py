@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
+import mufin_jax.data.pytrees  # noqa: F401 (the model traces bags)
 from mufin_jax.data.bags import Bags
 from mufin_jax.model.attention import AttentionBlock, Concatenation, Memory, NoAttention
 from mufin_jax.model.config import ModelConfig

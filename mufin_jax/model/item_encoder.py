@@ -11,7 +11,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from mufin_jax.data.bags import TEXTS_A_ROW, Pool
+import mufin_jax.data.pytrees  # noqa: F401 (the model traces pools)
+from mufin_jax.data.bags import TEXTS_A_ROW, JointTexts, Pool
+from mufin_jax.data.sources import ImageSource, TrunkStates, Vectors
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.model.pooling import pool_maximum
@@ -48,10 +50,12 @@ class ItemEncoder(nnx.Module):
 
     def describe(self, pool: Pool) -> Float[Array, "p d"]:
         """Return the descriptor vectors X0 of a pool, texts first, on every device."""
-        parts = []
-        if self.text_encoder is not None and pool.tokens is not None:
+        if pool.known is not None:
+            return pool.known.rows
+        parts, together = [], isinstance(pool.texts, JointTexts)
+        if self.text_encoder is not None and pool.texts is not None:
             parts.append(self._reduce(self.read(pool), self.text_reduce))
-        if self.image_encoder is not None and pool.images is not None and pool.pictures is None:
+        if self.image_encoder is not None and pool.images is not None and not together:
             parts.append(self._reduce(self.see(pool.images), self.image_reduce))
         # Encoded where the descriptor lies, then gathered: the vectors of a batch are small.
         parts = [jax.lax.with_sharding_constraint(part, replicated(self.mesh)) for part in parts]
@@ -67,31 +71,31 @@ class ItemEncoder(nnx.Module):
         }
 
     def read(self, pool: Pool) -> Float[Array, "t w"]:
-        """What E_T makes of texts, or of what a frozen E_T made of them before.
+        """Return what E_T makes of texts, or what a frozen E_T made of them before.
 
         A joint E_T makes it of the texts and what E_V makes of their pictures.
         """
-        assert self.text_encoder is not None and pool.tokens is not None
-        if isinstance(self.text_encoder, ReadyVectors):
-            return self.text_encoder(pool.tokens)
-        if pool.places is None:
-            return pool.tokens
-        if pool.pictures is not None and pool.images is not None:
+        texts, encoder = pool.texts, self.text_encoder
+        assert texts is not None
+        if isinstance(texts, Vectors):
+            return encoder(texts.rows) if isinstance(encoder, ReadyVectors) else texts.rows
+        if isinstance(texts, JointTexts):
+            assert pool.images is not None
             # Each picture is encoded where it lies, and read by texts on any device.
             vectors = jax.lax.with_sharding_constraint(self.see(pool.images), replicated(self.mesh))
-            chosen, shown = vectors[jnp.maximum(pool.pictures, 0)], pool.pictures >= 0
-            return self.text_encoder(pool.tokens, pool.places >= 0, chosen, shown)
-        hidden = self.text_encoder.packed(pool.tokens, pool.places, TEXTS_A_ROW)
+            chosen, shown = vectors[jnp.maximum(texts.pictures, 0)], texts.pictures >= 0
+            return encoder(texts.tokens, texts.places >= 0, chosen, shown)
+        hidden = encoder.packed(texts.tokens, texts.places, TEXTS_A_ROW)
         return hidden.reshape(-1, hidden.shape[-1])
 
-    def see(self, images: Array) -> Float[Array, "i w"]:
-        """What E_V makes of images, or of what its frozen part made of them before."""
-        assert self.image_encoder is not None
-        if isinstance(self.image_encoder, ReadyVectors):
-            return self.image_encoder(images)
-        if images.dtype == jnp.uint8:
-            return self.image_encoder(self.processing.normalise(images))
-        return self.image_encoder.head(images) if images.ndim > 2 else images
+    def see(self, images: ImageSource) -> Float[Array, "i w"]:
+        """Return what E_V makes of images, or of what its frozen part made of them before."""
+        encoder = self.image_encoder
+        if isinstance(images, Vectors):
+            return encoder(images.rows) if isinstance(encoder, ReadyVectors) else images.rows
+        if isinstance(images, TrunkStates):
+            return encoder.head(images.rows)
+        return encoder(self.processing.normalise(images.rows))
 
     def _reduce(self, hidden: Float[Array, "p w"], linear: nnx.Linear | None) -> Array:
         if linear is not None:

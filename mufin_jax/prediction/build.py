@@ -46,7 +46,7 @@ def build_predictor(
     """
     seen, heads = model.config, model.heads()
     processes.once("a new label side", lambda: shutil.rmtree(folder, ignore_errors=True))
-    loader = Loader(dataset, seen.modalities, model.mesh, seen.label_images)
+    loader = Loader(dataset, seen.modalities, model.mesh, label_images=seen.label_images)
     x = embed_once(heads, loader, vectors, dataset.train, folder / "x.npy")
     with writing_cache(folder / "labels", rows, model.dim, model.mesh) as add:
         build_label_index(folder / "index", heads, loader, vectors, x, index, pooled, add)

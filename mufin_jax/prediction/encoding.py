@@ -10,6 +10,8 @@ from flax import nnx
 from jaxtyping import Float
 
 from mufin_jax.data.bags import Pool
+from mufin_jax.data.descriptors import Descriptors
+from mufin_jax.data.sources import Vectors
 from mufin_jax.model.item_encoder import ItemEncoder
 from mufin_jax.prediction import shapes
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, one_ahead, put
@@ -34,24 +36,25 @@ class BlockEncoder:
 
     Args:
         encoder: E_V, E_T and their reductions.
-        most_tokens: tokens of the longest text.
+        descriptors: how pools are made of texts and pictures.
     """
 
-    def __init__(self, encoder: ItemEncoder, most_tokens: int):
+    def __init__(self, encoder: ItemEncoder, descriptors: Descriptors):
         graphdef, state = nnx.split(encoder)
         self._weights = nnx.to_pure_dict(state)
         self._describe, self._see = _compiled(graphdef)
-        self._encoder, self._most_tokens = encoder, most_tokens
+        self._encoder, self._descriptors = encoder, descriptors
 
     def describe(self, pool: Pool) -> Iterator[Float[np.ndarray, "p d"]]:
         """Yield the descriptor vectors of a pool, block after block.
 
         Of a joint model, pictures become vectors first: each picture is encoded once.
         """
-        if pool.pictures is not None and pool.images is not None and pool.images.ndim > 2:
+        pictures = self._descriptors.encoded_first(pool)
+        if pictures is not None:
             none = np.zeros((0, self._encoder.text_encoder.config.visual), np.float32)
-            vectors = self._in_blocks(Pool(None, None, pool.images), self._see)
-            pool = dataclasses.replace(pool, images=np.concatenate([none, *vectors]))
+            vectors = self._in_blocks(Pool(None, pictures), self._see)
+            pool = dataclasses.replace(pool, images=Vectors(np.concatenate([none, *vectors])))
         yield from self._in_blocks(pool, self._describe)
 
     def _in_blocks(self, pool: Pool, encode: _Encode) -> Iterator[Float[np.ndarray, "p w"]]:
@@ -60,5 +63,6 @@ class BlockEncoder:
         def begin(block: tuple[Pool, int]) -> tuple[jax.Array, int]:
             return encode(self._weights, put(block[0], by_row(mesh))), block[1]
 
-        for vectors, real in one_ahead(shapes.in_blocks(pool, self._most_tokens, mesh.size), begin):
+        blocks = shapes.in_blocks(pool, self._descriptors, mesh.size)
+        for vectors, real in one_ahead(blocks, begin):
             yield fetch(vectors)[:real]

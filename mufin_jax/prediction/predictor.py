@@ -98,9 +98,8 @@ class Predictor:
         seen = model.config
         # Every process reads all rows, and no row is padding: a pool is cut into blocks, and each
         # block is spread over the devices on its own.
-        size = model.mesh.size
-        self.loader = Loader(dataset, seen.modalities, size, seen.label_images, padded=False)
-        self._encoder = BlockEncoder(model.encoder(), dataset.texts.shape[1])
+        self.loader = Loader(dataset, seen.modalities, label_images=seen.label_images, padded=False)
+        self._encoder = BlockEncoder(model.encoder(), self.loader.descriptors)
         self._heads = model.heads()
 
     @classmethod
@@ -170,8 +169,8 @@ class Predictor:
         check_query(items, k, self.config.shortlist)
         results = []
         for start in range(0, len(items), BLOCK):
-            block, modalities = items[start : start + BLOCK], self.model.config.modalities
-            pool, bags = read_items(block, start, self.dataset, modalities)
+            block = items[start : start + BLOCK]
+            pool, bags = read_items(block, start, self.dataset, self.loader.descriptors)
             labels, scores = self.rank(pool, bags, len(block))
             results += [self._name(*row, k) for row in zip(labels, scores, strict=True)]
         return results
@@ -214,7 +213,6 @@ class Predictor:
     ) -> tuple[Pool, Bags]:
         """Return what is read of these items of a side; see `read`."""
         pool, (bags,) = (loader or self.loader).batch([(side, rows)])
-        assert isinstance(pool, Pool)  # such a loader holds no ready descriptor vectors
         return pool, bags
 
     def rank(
@@ -264,8 +262,7 @@ class Predictor:
             extra: as for `rank_side`.
             titles: of an item, at most.
         """
-        dataset, seen = self.dataset, self.model.config.modalities
-        for pool in shapes.pools(dataset, seen, images):
+        for pool in shapes.pools(self.loader.descriptors, images):
             list(self._encoder.describe(pool))
         rng = np.random.default_rng(0)
         x = rng.normal(size=(points, self.model.dim)).astype(np.float32)
@@ -277,7 +274,7 @@ class Predictor:
             lists = shortlist_points(self.index, x[:size], k)
             for slots in shapes.up_to(titles + images, shapes.slots):
                 empty = np.zeros((size, slots), np.int32)
-                self.rank(Pool(None, None, None), Bags(empty, empty > 0), size, extra, lists)
+                self.rank(Pool(None, None), Bags(empty, empty > 0), size, extra, lists)
         machine.give_back_memory()
 
     def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
-from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
+from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.descriptors import Descriptors
 from mufin_jax.data.images import read_image
-from mufin_jax.data.packing import pack_texts, unpacked
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.model.config import Modalities
 from mufin_jax.runtime.errors import InputError
 
 
@@ -34,7 +32,7 @@ def read_items(
     items: Sequence[dict],
     first: int,
     dataset: Dataset,
-    modalities: Modalities,
+    descriptors: Descriptors,
 ) -> tuple[Pool, Bags]:
     """Return the pool and the bags of items that are in no dataset.
 
@@ -43,59 +41,33 @@ def read_items(
             (paths, bytes or PIL images); either kind may be missing.
         first: number of the first item, for messages.
         dataset: where the tokenizer and the size of pictures come from.
-        modalities: what the model sees.
+        descriptors: what the model makes of titles and pictures.
 
     Raises:
         InputError: if an item has nothing that the model sees, or a picture cannot be read.
     """
-    joint = modalities == "joint"
-    titles, named, pictures, pictured = [], [], [], []
+    titles, pictures = [], []
     for row, item in enumerate(items):
         name = f"item {first + row}"
-        own, sources = _seen(item, name, dataset, modalities)
-        own = own or [""] * joint  # read for the sake of its pictures
-        titles += own
-        named += [row] * len(own)
-        pictures += [_read_picture(source, dataset.processing, name) for source in sources]
-        pictured += [row] * len(sources)
-    tokens = places = images = read_with = None
-    columns, first_image = [], 0
-    if modalities != "images" and dataset.text_vectors is None:
-        ids, counts = dataset.tokenizer.encode(titles, dataset.texts.shape[1])
-        if joint:
-            tokens, places = unpacked(ids, counts)
-            homes, read_with = np.arange(len(titles)), np.full((len(items), 1), -1, np.int32)
-        else:
-            tokens, places, homes = pack_texts(ids, counts)
-        first_image = TEXTS_A_ROW * len(tokens)
-        columns.append(_by_item(named, homes, len(items)))
-    if modalities != "text" and dataset.image_vectors is None:
-        size = dataset.processing.size
-        images = np.stack(pictures) if pictures else np.zeros((0, size, size, 3), np.uint8)
-        if joint:
-            read_with = _by_item(pictured, np.arange(len(images)), len(items))
-        else:
-            columns.append(_by_item(pictured, first_image + np.arange(len(images)), len(items)))
-    elif joint and dataset.image_vectors is not None:
-        images = np.asarray(dataset.image_vectors[:0])  # none was given
-    slots = np.concatenate(columns, 1)
-    bags = Bags(np.maximum(slots, 0), slots >= 0)
-    return Pool(tokens, places, images, read_with), bags
+        own, sources = _seen(item, name, dataset, descriptors)
+        titles.append(own)
+        pictures.append([_read_picture(source, dataset.processing, name) for source in sources])
+    return descriptors.assemble(titles, pictures)
 
 
 def _seen(
-    item: dict, name: str, dataset: Dataset, modalities: Modalities
+    item: dict, name: str, dataset: Dataset, descriptors: Descriptors
 ) -> tuple[list[str], Sequence[Any]]:
     """The titles and pictures of an item that the model sees; InputError if it sees none."""
     if unknown := set(item) - {"title", "titles", "images"}:
         raise InputError(
             f"{name}: unknown field {sorted(unknown)[0]!r}; expected title, titles, images"
         )
-    titles = _titles(item, name) if modalities != "images" else []
-    images = item.get("images") or [] if modalities != "text" else []
+    titles = _titles(item, name) if descriptors.sees_texts else []
+    images = item.get("images") or [] if descriptors.sees_images else []
     if not titles and not images:
         raise InputError(f"{name}: nothing to see; expected a title, titles or images")
-    if modalities == "joint" and len(titles) > 1:
+    if descriptors.together and len(titles) > 1:
         raise InputError(f"{name}: {len(titles)} titles; the model reads one with its pictures")
     for given, ready, kind in (
         (titles, dataset.text_vectors, "titles"),
@@ -120,22 +92,6 @@ def _titles(item: dict, name: str) -> list[str]:
     elif wrong := [one for one in given if not isinstance(one, str | None)]:
         raise InputError(f"{name}: titles: one is {wrong[0]!r:.80}; expected texts")
     return [title for title in (str(one or "").strip() for one in given) if title]
-
-
-def _by_item(
-    owners: Sequence[int], homes: Int[np.ndarray, "n"], items: int
-) -> Int[np.ndarray, "{items} widest"]:
-    """Where an item's things are, a row an item, and -1 behind the last of them.
-
-    Args:
-        owners: the item of each thing, ascending.
-        homes: where each thing is.
-        items: how many there are.
-    """
-    counts = np.bincount(np.array(owners, int), minlength=items)
-    rows = np.full((items, max(1, counts.max())), -1, np.int32)
-    rows[np.arange(rows.shape[1]) < counts[:, None]] = homes
-    return rows
 
 
 def _read_picture(source: Any, processing: ImageProcessing, item: str) -> np.ndarray:

@@ -136,7 +136,7 @@ def ask(
     if seen.modalities != "both":
         raise Missing(f"the model sees one modality alone ({seen.modalities})")
     try:
-        loader = Loader(dataset, by, predictor.model.mesh.size, seen.label_images, padded=False)
+        loader = Loader(dataset, by, label_images=seen.label_images, padded=False)
     except InputError:
         raise Missing(f"no item has {'a title' if by == 'text' else 'pictures'}") from None
     extra, questions = spare_places(dataset.test.filter), dataset.questions

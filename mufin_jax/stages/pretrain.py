@@ -36,19 +36,22 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     if not config.epochs:
         save_model(new_model(model_config, dataset, mesh, seed), out / "model")
         return
-    loader = Loader(dataset, model_config.modalities, mesh, model_config.label_images)
+    loader = Loader(dataset, model_config.modalities, mesh, label_images=model_config.label_images)
     batches = Batches(config, dataset, loader, seed)
     steps = config.epochs * batches.per_epoch
     model = new_model(model_config, dataset, mesh, seed)
     setup = set_up(
         model, loader, config.optimizer, steps, "pretrain", out, context.kept, config.fit.cache_gb
     )
+    batches.read_from(setup.loader)
     step = make_step(config, setup.graphdef, setup.optimizer)
 
     def refresh(at: int, state: TrainState) -> None:
         if at == 0:  # nothing is learned yet: all positives count as hard
             return
-        batches.z, batches.x = Refreshes(out).at(at, lambda: setup.model(state), loader, at - every)
+        batches.z, batches.x = Refreshes(out).at(
+            at, lambda: setup.model(state), setup.loader, at - every
+        )
 
     every = config.refresh_epochs * batches.per_epoch
     mines = config.hard_limit < 1 or config.batches == "clustered"

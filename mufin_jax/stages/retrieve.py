@@ -66,8 +66,9 @@ def retrieve(config: RetrieveConfig, context: StageContext) -> None:
     dataset = Dataset.open(context.prepared)
     pretrained, out, mesh = context.folders["pretrain"], context.out, context.mesh
     model = load_model(pretrained / "model", mesh)
-    loader = Loader(dataset, model.config.modalities, mesh, model.config.label_images)
-    use_precomputed(model, loader, context.kept)
+    seen = model.config
+    loader = Loader(dataset, seen.modalities, mesh, label_images=seen.label_images)
+    loader = use_precomputed(model, loader, context.kept)
     known, own = pretrained / "vectors.npy", out / "vectors.npy"
     vectors = describe_once(model, loader, known if processes.decide(known.exists) else own)
     x = embed_once(model, loader, vectors, dataset.train, out / "x.npy")

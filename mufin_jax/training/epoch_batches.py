@@ -51,6 +51,10 @@ class EpochBatches(abc.ABC):
         self.per_epoch = divide_up(len(usable), self.size)
         self._order = functools.lru_cache(2)(self._make_order)
 
+    def read_from(self, loader: Loader) -> None:
+        """Read the same batches, of the same shapes, from another loader from now on."""
+        self.loader = loader.padded_to(self.loader.sizes)
+
     @abc.abstractmethod
     def ids(self, step: int) -> dict[str, list[str]]:
         """Return the ids of what the batch of a step is drawn from: {"points": ids, ...}."""

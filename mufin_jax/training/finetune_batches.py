@@ -9,7 +9,7 @@ from typing import Any, Literal, no_type_check
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32
+from jaxtyping import Bool, Int, Int32
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, training_pairs
@@ -76,7 +76,7 @@ class Batch:
     """b datapoints and the u distinct labels drawn for them.
 
     Attributes:
-        pool: the distinct descriptors of all of them, or their vectors where these are known.
+        pool: the distinct descriptors of all of them, or their vectors if these are known.
         points: the datapoints' bags.
         labels: the labels' bags.
         ids: distinct label ids; pads lie beyond the table.
@@ -85,7 +85,7 @@ class Batch:
         negatives: which of these were drawn from its shortlist.
     """
 
-    pool: Pool | Float[Any, "p d"]
+    pool: Pool
     points: Bags
     labels: Bags
     ids: Int[Any, "u"]
@@ -119,9 +119,10 @@ class Batches(EpochBatches):
         first = [self._draw(step) for step in range(EXPECTED)]
         labels = [np.unique(drawn[drawn >= 0]) for _, drawn in first]
         self.usual_labels = usual_size([len(some) for some in labels], loader.mesh_size)
-        loader.expect(
+        expected = (
             self._shown(points, some) for (points, _), some in zip(first, labels, strict=True)
         )
+        self.loader = loader.padded_to(loader.usual_sizes(expected))
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays."""

@@ -13,7 +13,6 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from mufin_jax.data.bags import Pool
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import Rows
 from mufin_jax.model.mufin import Mufin
@@ -47,7 +46,7 @@ def make_step(
         train: Weights, rows: Rows | None, frozen: Weights, batch: Batch
     ) -> tuple[jax.Array, jax.Array]:
         model: Mufin = nnx.merge(graphdef, train, frozen)
-        vectors = model.describe(batch.pool) if isinstance(batch.pool, Pool) else batch.pool
+        vectors = model.describe(batch.pool)
         points, labels = model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
         memory, z = jax.lax.with_sharding_constraint(
             (model.memory(labels), labels.vector), replicated(mesh)

@@ -34,6 +34,7 @@ from flax import nnx
 from mufin_jax.data.bags import Pool
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.data.manifest import RECORDS_CHECKSUMS
+from mufin_jax.data.sources import TrunkStates, Vectors
 from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.model.mufin import Mufin
@@ -62,12 +63,12 @@ def precompute(
     folder: Path,
     decisions: Path,
     gigabytes: float | None = None,
-) -> None:
-    """Have the loader serve what the frozen parts of the encoders make, computed now if need be.
+) -> Loader:
+    """Return a loader that reads what the frozen parts of the encoders make, computed if need be.
 
     Args:
         model: the encoders, before the stage trains.
-        loader: of the dataset; its batches then hold what was kept instead of pixels and tokens.
+        loader: of the dataset; it reads pixels and tokens.
         optimizer: which parts train.
         folder: where the arrays are kept; made if need be.
         decisions: a JSON file where it is written what was kept and what was not: a resumed run,
@@ -90,18 +91,23 @@ def precompute(
     for part in parts:
         if kept.get(part.kind):
             part.write()
-            part.serve()
+            loader = part.serve(loader)
+    return loader
 
 
-def use_precomputed(model: Mufin, loader: Loader, folder: Path) -> None:
-    """Have the loader serve what is in the folder and belongs to this model, and make nothing."""
+def use_precomputed(model: Mufin, loader: Loader, folder: Path) -> Loader:
+    """Return a loader that reads what the folder holds of this model's frozen parts.
+
+    Nothing is computed: what the folder does not hold is read from the loader's own sources.
+    """
     kinds: tuple[tuple[Kind, ...], ...] = (("image", "image-trunk"), ("text",))
     for alternatives in kinds:
         for kind in alternatives:
             part = _Part(model, loader, kind, folder)
             if part.count and processes.decide(part.path.exists):
-                part.serve()
+                loader = part.serve(loader)
                 break
+    return loader
 
 
 def _wanted(model: Mufin, optimizer: OptimizerConfig) -> Iterator[Kind]:
@@ -137,7 +143,9 @@ class _Part:
         encoder = getattr(self.model, _encoder_of(self.kind))
         if encoder is None or isinstance(encoder, ReadyVectors):
             return 0
-        return self.loader.num_texts if self.kind == "text" else len(self.loader.pixels)
+        return (
+            self.loader.num_texts if self.kind == "text" else len(self.loader.sources.images.rows)
+        )
 
     @functools.cached_property
     def path(self) -> Path:
@@ -147,7 +155,7 @@ class _Part:
         facts = hashlib.sha256(repr((sorted(how.items()), self.model.processing)).encode())
         facts.update(self._data())
         whole = [encoder]
-        if self.kind == "text" and self.loader.joint is not None:
+        if self._reads_pictures:
             whole.append(self.model.image_encoder)
             facts.update(repr(getattr(self.model.image_encoder, "config", None)).encode())
         for path, value in itertools.chain(*(nnx.to_flat_state(nnx.state(e)) for e in whole)):
@@ -198,11 +206,12 @@ class _Part:
                 found = fetch(make(self.model, put(pool, by_row(mesh))))[homes]
                 writer.append(found.view(kept))
                 bar.update(len(homes))
-                if processes.is_main() and isinstance(self.loader.pixels, np.ndarray):
-                    forget(self.loader.pixels)
+                images = self.loader.sources.images.rows
+                if processes.is_main() and isinstance(images, np.ndarray):
+                    forget(images)
 
-    def serve(self) -> None:
-        """Have the loader read the array where it read tokens or pixels.
+    def serve(self, loader: Loader) -> Loader:
+        """Return a loader that reads the array where this one reads tokens or pixels.
 
         Raises:
             InputError: if the file is not what `write` wrote.
@@ -214,31 +223,31 @@ class _Part:
         if array.dtype == np.uint16:
             array = array.view(jnp.bfloat16)
         if self.kind == "text":
-            self.loader.text_vectors = array
-        else:
-            self.loader.pixels = array
+            return loader.with_sources(texts=Vectors(array))
+        source = TrunkStates if self.kind == "image-trunk" else Vectors
+        return loader.with_sources(images=source(array))
+
+    @property
+    def _reads_pictures(self) -> bool:
+        """Whether the encoder reads texts with their pictures."""
+        return self.kind == "text" and self.loader.descriptors.together
 
     def _data(self) -> bytes:
         """What tells the texts, or the images, of the prepared folder from those of another."""
         dataset = self.loader.dataset
         names = "text" if self.kind == "text" else "image"
-        joint = self.kind == "text" and self.loader.joint is not None
+        both = self._reads_pictures
         files = dataset.manifest["files"]
-        files = {name: at for name, at in files.items() if joint or names in name}
+        files = {name: at for name, at in files.items() if both or names in name}
         records = dataset.path / RECORDS_CHECKSUMS
         known = json.dumps(files, sort_keys=True).encode()
-        if (self.kind != "text" or joint) and processes.decide(records.exists):
+        if (self.kind != "text" or both) and processes.decide(records.exists):
             known += records.read_bytes()
         return known
 
     def _read(self, rows: np.ndarray) -> tuple[Pool, np.ndarray]:
         """Descriptors, and which rows of what is made of them are theirs."""
-        if self.kind == "text":
-            pool, homes = self.loader.pool(rows, rows[:0])
-            if self.loader.joint is None:
-                pool = dataclasses.replace(pool, images=None)
-            return pool, homes
-        return self.loader.pictures(rows), np.arange(len(rows))
+        return self.loader.texts(rows) if self.kind == "text" else self.loader.pictures(rows)
 
     def _make(self, model: Mufin, pool: Pool) -> jax.Array:
         if self.kind == "text":
@@ -246,4 +255,4 @@ class _Part:
         assert not isinstance(model.image_encoder, ReadyVectors | None) and pool.images is not None
         if self.kind == "image":
             return model.see(pool.images)
-        return model.image_encoder.trunk(model.processing.normalise(pool.images))
+        return model.image_encoder.trunk(model.processing.normalise(pool.images.rows))

@@ -81,14 +81,14 @@ class Batch:
     """c labels, and c * |P_l| datapoints drawn for them (those of a label are neighbours).
 
     Attributes:
-        pool: the distinct descriptors of all of them, or their vectors where these are known.
+        pool: the distinct descriptors of all of them, or their vectors if these are known.
         labels: their bags.
         points: the datapoints' bags.
         positives: which datapoints were drawn for a label.
         negatives: which datapoints may serve as negatives of a label.
     """
 
-    pool: Pool | Float[Any, "p d"]
+    pool: Pool
     labels: Bags
     points: Bags
     positives: Bool[Any, "c b"]
@@ -113,7 +113,8 @@ class Batches(EpochBatches):
         self.points_of, self.related = relevance.T.tocsr(), blocked.T.tocsr()  # labels x datapoints
         usable = np.flatnonzero(np.diff(self.points_of.indptr))
         super().__init__(dataset, loader, seed, usable, config.batch_size)
-        loader.expect(self._shown(*self._draw(step)[:2]) for step in range(EXPECTED))
+        expected = (self._shown(*self._draw(step)[:2]) for step in range(EXPECTED))
+        self.loader = loader.padded_to(loader.usual_sizes(expected))
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays."""

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from mufin_jax.data.bags import Pool
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.training import losses
 from mufin_jax.training.nonfinite import gradient_norm, kept_unless_finite
@@ -22,7 +21,7 @@ def make_step(
 
     def loss_of(train: Weights, frozen: Weights, batch: Batch) -> tuple[jax.Array, jax.Array]:
         model: Mufin = nnx.merge(graphdef, train, frozen)
-        vectors = model.describe(batch.pool) if isinstance(batch.pool, Pool) else batch.pool
+        vectors = model.describe(batch.pool)
         z = model.embed(vectors, batch.labels).vector
         x = model.embed(vectors, batch.points).vector
         similarities = z @ x.T  # over the global batch, whatever the number of devices

@@ -64,8 +64,9 @@ class Refreshes:
             sync(folder.parent)
 
         try:
-            vectors = loader.vectors
-            if vectors is None:
+            if loader.sources.known is not None:
+                vectors = loader.sources.known.rows
+            else:
                 vectors = describe_once(model, loader, draft / "vectors.npy")
             embed_once(model, loader, vectors, loader.dataset.labels, draft / "z.npy")
             embed_once(model, loader, vectors, loader.dataset.train, draft / "x.npy")

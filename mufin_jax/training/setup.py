@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.sources import Vectors
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.label_table import LabelTable
 from mufin_jax.model.mufin import Mufin
@@ -73,6 +74,7 @@ class Setup:
         frozen: weights of the other parts.
         optimizer: of `train`.
         mesh: the devices.
+        loader: reads what the frozen parts make.
     """
 
     graphdef: nnx.GraphDef[Mufin]
@@ -80,6 +82,7 @@ class Setup:
     frozen: Weights
     optimizer: optax.GradientTransformation
     mesh: Mesh
+    loader: Loader
 
     @property
     def learns_to_describe(self) -> bool:
@@ -122,7 +125,7 @@ def set_up(
     cache_gb: float | None,
     has_table: bool = False,
 ) -> Setup:
-    """Split a model by what trains, and have the loader serve what its frozen parts make.
+    """Split a model by what trains, and compute once what its frozen parts make.
 
     If no encoder trains, every descriptor is described once, to `out / "vectors.npy"`. Else the
     outputs of frozen blocks are computed once, to the folder `kept`.
@@ -147,10 +150,11 @@ def set_up(
     if not has_table:
         check_trains(train, stage)
     if not describes(train):
-        loader.vectors = describe_once(model, loader, out / "vectors.npy")
+        known = describe_once(model, loader, out / "vectors.npy")
+        loader = loader.with_sources(known=Vectors(known))
     else:
-        precompute(model, loader, config, kept, out / "precomputed.json", cache_gb)
-    return Setup(graphdef, train, frozen, by_part(config, steps), model.mesh)
+        loader = precompute(model, loader, config, kept, out / "precomputed.json", cache_gb)
+    return Setup(graphdef, train, frozen, by_part(config, steps), model.mesh, loader)
 
 
 def updated(

@@ -16,6 +16,7 @@ from small import CONFIG, SIZES, pictures, title
 
 from experiments import amazon
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.sources import Pixels
 from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.model import label_table
@@ -55,7 +56,7 @@ def wanted(dataset, model):
             images = np.zeros((3, small.PIXELS, small.PIXELS, 3), np.uint8)
             shown = np.arange(3)[None] < len(pictures(side.name, row))
             images[shown[0]] = dataset.images[side.images_of(row)]
-            vectors = see(model, images)[None]
+            vectors = see(model, Pixels(images))[None]
             real = np.arange(8)[None] < lengths[:, None]
             found.append(encode(model.text_encoder, ids, real, vectors, shown)[0])
     return pool_maximum(jnp.stack(found), 6)
@@ -76,12 +77,14 @@ def test_items_are_described_by_title_and_pictures_whatever_the_blocks(
 
 @pytest.mark.parametrize("mesh_size", [1, 8])
 def test_a_batch_holds_each_item_once_and_says_where_it_is(dataset, model, mesh, wanted, mesh_size):
-    loader = Loader(dataset, "joint", mesh_size)
+    loader = Loader(dataset, "joint", devices=mesh_size)
     rows = [np.array([3, 7, 3]), np.array([12, 0])]
     groups = [(dataset.train, rows[0]), (dataset.labels, rows[1])]
     pool, bags = loader.batch(groups)
-    assert len(pool.tokens) % mesh_size == 0 and len(pool.tokens) == len(pool.pictures)
-    assert (pool.pictures >= 0).sum() == sum(
+    assert len(pool.texts.tokens) % mesh_size == 0 and len(pool.texts.tokens) == len(
+        pool.texts.pictures
+    )
+    assert (pool.texts.pictures >= 0).sum() == sum(
         len(pictures(side.name, row)) for side, own in groups for row in np.unique(own)
     )
     vectors = jax.jit(lambda model, pool: model.describe(pool))(model, Loader(
@@ -105,9 +108,9 @@ def test_an_item_of_which_nothing_is_seen_has_an_empty_bag(dataset):
 def test_labels_may_be_read_without_their_pictures(dataset):
     loader = Loader(dataset, "joint", label_images=False)
     pool, _ = loader.batch([(dataset.labels, np.arange(13))])
-    assert (pool.pictures < 0).all()
+    assert (pool.texts.pictures < 0).all()
     pool, _ = loader.batch([(dataset.train, np.arange(13))])
-    assert (pool.pictures >= 0).any()
+    assert (pool.texts.pictures >= 0).any()
 
 
 @pytest.mark.slow
@@ -136,11 +139,11 @@ def test_what_frozen_parts_make_is_kept_and_describes_the_same(
 ):
     optimizer, files = KEPT[name]
     loader, kept = Loader(dataset, "joint", mesh), tmp_path / "kept"
-    precompute(model, loader, optimizer, kept, tmp_path / "decisions.json")
+    loader = precompute(model, loader, optimizer, kept, tmp_path / "decisions.json")
     assert sorted(path.name.rsplit("-", 1)[0] for path in kept.iterdir()) == files
     monkeypatch.setattr(frozen_features, "whole_npy", None)  # nothing is made again
     later = Loader(dataset, "joint", mesh)
-    use_precomputed(model, later, kept)
+    later = use_precomputed(model, later, kept)
     for number, one in enumerate((loader, later)):
         found = describe_once(model, one, tmp_path / f"{number}.npy")
         np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -152,8 +155,7 @@ def test_vectors_kept_of_another_image_encoder_are_not_served(dataset, model, me
     bias = other.image_encoder.norm.bias
     bias.set_value(bias[...] + 1)
     loader = Loader(dataset, "joint", mesh)
-    use_precomputed(other, loader, tmp_path / "k")
-    assert loader.text_vectors is None and loader.pixels is dataset.images
+    assert use_precomputed(other, loader, tmp_path / "k").sources == loader.sources
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +250,7 @@ def test_data_that_are_not_of_one_title_and_pictures_are_rejected(dataset):
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_batches_have_few_shapes(stage, dataset):
-    loader = Loader(dataset, "joint", 8)
+    loader = Loader(dataset, "joint", devices=8)
     if stage == "pretrain":
         config = pretrain_batches.PretrainConfig(batch_size=9)
         batches = pretrain_batches.Batches(config, dataset, loader, 0)

@@ -10,6 +10,7 @@ from small import MOST_IMAGES, SIZES, pictures, title
 
 from mufin_jax.data.bags import TEXTS_A_ROW
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.sources import Sources, Vectors
 from mufin_jax.runtime.distributed.mesh import local_rows
 from mufin_jax.runtime.distributed.padding import pad_rows, round_up
 from mufin_jax.runtime.errors import InputError
@@ -18,19 +19,19 @@ from mufin_jax.runtime.errors import InputError
 def contents(loader, pool, bags, row) -> list:
     """What a bag holds, in the order of its slots: token ids as tuples, pictures as numbers."""
     found = []
-    texts = 0 if pool.tokens is None else TEXTS_A_ROW * len(pool.tokens)
+    texts = 0 if pool.texts is None else TEXTS_A_ROW * len(pool.texts.tokens)
     for slot in bags.slots[row][bags.mask[row]]:
         if slot < texts:
             line, place = divmod(slot, TEXTS_A_ROW)
-            found.append(tuple(pool.tokens[line][pool.places[line] == place].tolist()))
+            found.append(tuple(pool.texts.tokens[line][pool.texts.places[line] == place].tolist()))
         else:
-            found.append(number_of(pool.images[slot - texts]))
+            found.append(number_of(pool.images.rows[slot - texts]))
     return found
 
 
 def count_texts(pool) -> int:
     """How many texts a pool holds."""
-    return sum(len(set(row[row >= 0].tolist())) for row in pool.places)
+    return sum(len(set(row[row >= 0].tolist())) for row in pool.texts.places)
 
 
 def expected(dataset, side, row, modalities="both") -> list:
@@ -45,7 +46,7 @@ def expected(dataset, side, row, modalities="both") -> list:
 def test_every_slot_of_shuffled_and_repeated_items_holds_its_own_descriptor(
     dataset, modalities, mesh_size
 ):
-    loader = Loader(dataset, modalities, mesh_size)
+    loader = Loader(dataset, modalities, devices=mesh_size)
     rng = np.random.default_rng(0)
     train = rng.permutation(np.repeat(np.arange(SIZES["train"]), 2))
     labels = rng.permutation(SIZES["label"])
@@ -59,7 +60,7 @@ def test_every_slot_of_shuffled_and_repeated_items_holds_its_own_descriptor(
         for place, row in enumerate(rows):
             wanted = expected(dataset, side, row, modalities)
             assert contents(loader, pool, bags, place) == wanted
-    assert (pool.tokens is None) == (modalities == "images")
+    assert (pool.texts is None) == (modalities == "images")
     assert (pool.images is None) == (modalities == "text")
 
 
@@ -70,7 +71,7 @@ def test_a_pool_holds_distinct_descriptors_once(dataset):
     items = [("train", i) for i in train] + [("label", i) for i in labels]
     numbers = {number for item in items for number in pictures(*item)}
     titles = {title(*item) for item in items} - {""}
-    shown = [number_of(image) for image in pool.images if image.any()]
+    shown = [number_of(image) for image in pool.images.rows if image.any()]
     assert sorted(shown) == sorted(numbers)
     assert len(set(pictures("train", 20)) & set(pictures("label", 0))) > 0  # shared between sides
     assert count_texts(pool) == len(titles)
@@ -101,8 +102,8 @@ def test_bags_of_labels_are_as_wide_as_labels_need(dataset):
 
 
 def test_a_batch_without_any_descriptor_still_has_a_pool(dataset):
-    pool, (bags,) = Loader(dataset, "images", 8).batch([(dataset.train, np.array([2, 7]))])
-    assert not bags.mask.any() and pool.images.shape == (8, 8, 8, 3)
+    pool, (bags,) = Loader(dataset, "images", devices=8).batch([(dataset.train, np.array([2, 7]))])
+    assert not bags.mask.any() and pool.images.rows.shape == (8, 8, 8, 3)
 
 
 def without(side, kind):
@@ -122,35 +123,37 @@ def test_a_model_that_would_see_nothing_of_the_data_is_rejected(dataset, modalit
 
 def test_pools_are_padded_to_buckets_that_divide_over_the_devices(dataset):
     everything = [(dataset.train, np.arange(SIZES["train"])), (dataset.test, np.arange(11))]
-    pool, _ = Loader(dataset, mesh=1).batch(everything)
+    pool, _ = Loader(dataset, devices=1).batch(everything)
     assert count_texts(pool) == 34 - 1  # 37 less 4 untitled
-    assert len(pool.tokens) == round_up(len(pool.tokens)) < 33
-    assert len(pool.images) == round_up(len(pool.images))
-    pool, _ = Loader(dataset, mesh=16).batch(everything)
-    assert len(pool.tokens) == 16 and len(pool.images) % 16 == 0
+    assert len(pool.texts.tokens) == round_up(len(pool.texts.tokens)) < 33
+    assert len(pool.images.rows) == round_up(len(pool.images.rows))
+    pool, _ = Loader(dataset, devices=16).batch(everything)
+    assert len(pool.texts.tokens) == 16 and len(pool.images.rows) % 16 == 0
 
 
 def test_batches_like_those_expected_have_one_shape_and_larger_ones_a_bucket(dataset):
-    loader, rng = Loader(dataset, mesh=2), np.random.default_rng(3)
+    loader, rng = Loader(dataset, devices=2), np.random.default_rng(3)
 
     def groups():
         return [(dataset.train, rng.permutation(SIZES["train"])[:22])]
 
     def shapes(groups):
         pool, (bags,) = loader.batch(groups)
-        assert bags.slots[bags.mask].max() < TEXTS_A_ROW * len(pool.tokens) + len(pool.images)
-        return pool.tokens.shape, pool.places.shape, pool.images.shape
+        assert bags.slots[bags.mask].max() < TEXTS_A_ROW * len(pool.texts.tokens) + len(
+            pool.images.rows
+        )
+        return pool.texts.tokens.shape, pool.texts.places.shape, pool.images.rows.shape
 
     assert len({shapes(groups()) for _ in range(40)}) > 1
-    loader.expect(groups() for _ in range(16))
+    loader = loader.padded_to(loader.usual_sizes(groups() for _ in range(16)))
     usual = {shapes(groups()) for _ in range(40)}
     assert len(usual) == 1
     everything = [(side, np.arange(len(side))) for side in (dataset.train, dataset.labels)]
     pool, _ = loader.batch(everything)
-    plain, _ = Loader(dataset, mesh=2).batch(everything)
-    assert pool.images.shape == plain.images.shape and pool.images.shape not in usual
+    plain, _ = Loader(dataset, devices=2).batch(everything)
+    assert pool.images.rows.shape == plain.images.rows.shape and pool.images.rows.shape not in usual
     # A pool that no batch is made of, such as those of describing, keeps its own size.
-    assert len(loader.pool(np.arange(0), np.arange(4))[0].images) == 4
+    assert len(loader.pictures(np.arange(4))[0].images.rows) == 4
 
 
 def test_slots_speak_in_numbers_of_the_whole_dataset(dataset):
@@ -193,18 +196,20 @@ def ready(dataset):
 def test_ready_vectors_fill_the_slots_that_token_ids_and_pixels_would(
     dataset, ready, modalities, mesh_size
 ):
-    loader, raw = Loader(ready, modalities, mesh_size), Loader(dataset, modalities, mesh_size)
+    loader, raw = (
+        Loader(ready, modalities, devices=mesh_size),
+        Loader(dataset, modalities, devices=mesh_size),
+    )
     groups = [(dataset.train, np.array([4, 5, 4, 20, 3])), (dataset.labels, np.arange(13))]
     numbers = raw.slots(*groups[0])
     np.testing.assert_array_equal(loader.slots(*groups[0]), numbers)
     pool, bags = loader.batch(groups)
-    assert pool.places is None
     parts = []
     if modalities != "images":
-        assert pool.tokens.dtype == np.float32 and pool.tokens.shape[1] == 5
-        parts.append(pool.tokens[:, 0])
+        assert isinstance(pool.texts, Vectors) and pool.texts.rows.shape[1] == 5
+        parts.append(pool.texts.rows[:, 0])
     if modalities != "text":
-        parts.append(loader.num_texts + pool.images[:, 0])
+        parts.append(loader.num_texts + pool.images.rows[:, 0])
     found = np.concatenate(parts)[bags[0].slots]
     np.testing.assert_array_equal(found[bags[0].mask], numbers[0][numbers[1]])
 
@@ -219,7 +224,7 @@ def test_labels_whose_pictures_are_not_to_be_seen_keep_their_texts(dataset):
         loader.slots(dataset.train, points), seeing.slots(dataset.train, points)
     )
     pool, _ = loader.batch([(dataset.labels, rows)])
-    assert not pool.images.any()
+    assert not pool.images.rows.any()
 
 
 @pytest.mark.parametrize("first", [0, 3])
@@ -229,19 +234,16 @@ def test_a_process_reads_the_rows_that_its_devices_hold_and_no_others(
     groups = [(ready.train, np.arange(SIZES["train"])), (ready.labels, np.array([0, 5]))]
     whole, _ = Loader(ready, mesh=mesh).batch(groups)
     texts, images = Asked(ready.text_vectors), Asked(ready.image_vectors)
-    asked = dataclasses.replace(ready)
-    object.__setattr__(asked, "text_vectors", texts)  # past the checks of types
-    loader = Loader(asked, mesh=mesh)
-    loader.pixels = images
     # As if the mesh were of two processes, three of the eight devices being here.
     monkeypatch.setattr(
         "mufin_jax.data.loader.local_rows",
         lambda mesh, size: np.arange(size).reshape(8, -1)[first : first + 3].reshape(-1),
     )
+    loader = Loader(ready, mesh=mesh, sources=Sources(Vectors(texts), Vectors(images)))
     part, _ = loader.batch(groups)
     for source, found, wanted in (
-        (texts, part.tokens, whole.tokens),
-        (images, part.images, whole.images),
+        (texts, part.texts.rows, whole.texts.rows),
+        (images, part.images.rows, whole.images.rows),
     ):
         held = np.zeros((8, len(wanted) // 8), bool)
         held[first : first + 3] = True
@@ -268,9 +270,10 @@ def test_the_rows_of_this_process_are_those_of_its_devices(mesh, monkeypatch):
 
 def test_a_mesh_of_one_process_and_its_size_read_the_same(dataset, mesh):
     groups = [(dataset.train, np.arange(SIZES["train"]))]
-    by_mesh, by_size = (Loader(dataset, mesh=one).batch(groups)[0] for one in (mesh, mesh.size))
-    np.testing.assert_array_equal(by_mesh.images, by_size.images)
-    np.testing.assert_array_equal(by_mesh.tokens, by_size.tokens)
+    by_mesh, _ = Loader(dataset, mesh=mesh).batch(groups)
+    by_size, _ = Loader(dataset, devices=mesh.size).batch(groups)
+    np.testing.assert_array_equal(by_mesh.images.rows, by_size.images.rows)
+    np.testing.assert_array_equal(by_mesh.texts.tokens, by_size.texts.tokens)
 
 
 def test_padding_adds_zeros_behind():

@@ -39,7 +39,7 @@ def without(**kinds):
 
 def points_of(model, dataset):
     """The first eight test points: their descriptor vectors, bags and embeddings."""
-    pool, (bags,) = Loader(dataset, "both", 8).batch([(dataset.test, np.arange(8))])
+    pool, (bags,) = Loader(dataset, "both", devices=8).batch([(dataset.test, np.arange(8))])
     vectors = describe(model, pool)
     return np.asarray(vectors), bags, embed(model, vectors, bags)
 
@@ -90,7 +90,7 @@ def test_concatenation_maps_both_vector_embeddings_together(dataset, mesh):
 @pytest.mark.parametrize("kind", ["concat", pytest.param("none", marks=pytest.mark.slow)])
 def test_a_predictor_scores_pairs_as_the_step_does(dataset, mesh, tmp_path, kind):
     model = new_model(dataset, mesh, without(cross_attention=kind))
-    loader = Loader(dataset, "both", mesh.size)
+    loader = Loader(dataset, "both", devices=mesh.size)
     vectors = describe_once(model, loader, tmp_path / "vectors.npy")
     build_predictor(
         tmp_path / "predictor", model, None, dataset, vectors, PredictConfig(9, mix=1.0),

@@ -76,7 +76,7 @@ def module_one(dataset, mesh, count):
     config = pretrain_batches.PretrainConfig(batch_size=8, optimizer=RATES)
     graphdef, train, frozen, optimizer = parts(dataset, mesh, cross=False)
     wide = with_labels(dataset, count)
-    batch = pretrain_batches.Batches(config, wide, Loader(wide, "both", DEVICES), 0)(0)
+    batch = pretrain_batches.Batches(config, wide, Loader(wide, "both", devices=DEVICES), 0)(0)
     step = pretrain_step.make_step(config, graphdef, optimizer)
     state = TrainState(opt=optimizer.init(train), train=train)
     return step.lower(state, frozen, put(batch, by_row(mesh))).compile()
@@ -87,7 +87,7 @@ def module_four(dataset, mesh, count, table=TableConfig()):  # noqa: B008 (froze
     config = finetune_batches.FinetuneConfig(batch_size=8, negatives=3, optimizer=RATES)
     graphdef, train, frozen, optimizer = parts(dataset, mesh, cross=True)
     make = finetune_batches.Batches(
-        config, dataset, Loader(dataset, "both", DEVICES), shortlists().labels, 0
+        config, dataset, Loader(dataset, "both", devices=DEVICES), shortlists().labels, 0
     )
     step = finetune_step.make_step(config, graphdef, optimizer, 100, mesh)
     table = label_table.abstract(count, DIM, mesh, table)

@@ -9,12 +9,13 @@ import pytest
 from small import SIZES
 
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.sources import Vectors
 from mufin_jax.model.embed_side import SideEmbedding, describe_once, embed_blocks, embed_once
 
 
 @pytest.fixture(scope="module")
 def loader(dataset, mesh):
-    return Loader(dataset, "both", mesh.size)
+    return Loader(dataset, "both", devices=mesh.size)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,9 @@ def test_the_size_of_blocks_does_not_matter(dataset, model, loader, vectors, tmp
 def test_descriptors_that_the_model_does_not_see_are_zero(
     dataset, model, loader, vectors, tmp_path, modalities
 ):
-    found = describe_once(model, Loader(dataset, modalities, 8), tmp_path / "v.npy", block=7)
+    found = describe_once(
+        model, Loader(dataset, modalities, devices=8), tmp_path / "v.npy", block=7
+    )
     texts = np.arange(len(vectors)) < loader.num_texts
     seen = texts == (modalities == "text")
     np.testing.assert_allclose(found[seen], vectors[seen], atol=1e-5)
@@ -106,15 +109,15 @@ def test_what_was_written_once_is_read_back(dataset, model, loader, vectors, tmp
 
 
 def test_nothing_is_there_when_describing_is_cut_short(model, loader, tmp_path, monkeypatch):
-    pool, calls = loader.pool, []
+    texts, calls = loader.texts, []
 
     def fails(*rows):
         calls.append(rows)
         if len(calls) > 4:
             raise KeyboardInterrupt
-        return pool(*rows)
+        return texts(*rows)
 
-    monkeypatch.setattr(loader, "pool", fails)
+    monkeypatch.setattr(loader, "texts", fails)
     with pytest.raises(KeyboardInterrupt):
         describe_once(model, loader, tmp_path / "vectors.npy", block=4)
     assert not list(tmp_path.iterdir())
@@ -138,10 +141,11 @@ def test_memory_holds_blocks_and_not_the_side(dataset, model, loader, vectors, t
 
 
 def test_batches_of_known_vectors_fill_bags_as_a_pool_would(dataset, model, loader, vectors):
-    known = Loader(dataset, "both", loader.mesh_size)
-    known.vectors = vectors
+    known = loader.with_sources(known=Vectors(vectors))
     groups = [(dataset.train, np.array([5, 3, 2, 5])), (dataset.labels, np.array([0, 1]))]
-    rows, groups_of_bags = known.batch(groups)
+    pool, groups_of_bags = known.batch(groups)
+    rows = pool.known.rows
+    assert pool.texts is pool.images is None
     for (side, items), bags in zip(groups, groups_of_bags, strict=True):
         slots, mask = known.slots(side, items)
         np.testing.assert_array_equal(bags.mask, mask)

@@ -11,6 +11,7 @@ from small import CONFIG, new_model, weights
 
 from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.sources import Vectors
 from mufin_jax.model.attention import Memory
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.heads import Embedding
@@ -113,7 +114,9 @@ def test_eight_devices_describe_embed_and_adapt_as_one_does(dataset, mesh, one_d
     results = []
     for devices in (mesh, one_device):
         model = new_model(dataset, devices)
-        pool, (bags,) = Loader(dataset, "both", 8).batch([(dataset.train, np.arange(COUNT))])
+        pool, (bags,) = Loader(dataset, "both", devices=8).batch(
+            [(dataset.train, np.arange(COUNT))]
+        )
         vectors = describe(model, put(pool, by_row(devices)))
         points = embed(model, vectors, put(bags, by_row(devices)))
         memory = jax.tree.map(lambda leaf: leaf[:, None], model.memory(points))
@@ -124,13 +127,13 @@ def test_eight_devices_describe_embed_and_adapt_as_one_does(dataset, mesh, one_d
 
 
 def test_texts_come_first_and_every_descriptor_is_its_own_encoders(dataset, model):
-    pool, _ = Loader(dataset, "both", 8).batch([(dataset.labels, np.arange(6))])
+    pool, _ = Loader(dataset, "both", devices=8).batch([(dataset.labels, np.arange(6))])
     vectors = describe(model, pool)
-    texts = describe(model, Pool(pool.tokens, pool.places, None))
-    images = describe(model, Pool(None, None, pool.images))
+    texts = describe(model, Pool(pool.texts, None))
+    images = describe(model, Pool(None, pool.images))
     np.testing.assert_allclose(vectors, np.concatenate([texts, images]), atol=1e-6)
     hidden = jax.jit(lambda model, *pool: model.text_encoder.packed(*pool, TEXTS_A_ROW))(
-        model, pool.tokens, pool.places
+        model, pool.texts.tokens, pool.texts.places
     )
     # 12 wide to D = 6: the maximum of each pair of neighbours.
     np.testing.assert_allclose(texts, np.asarray(hidden).reshape(-1, DIM, 2).max(-1), atol=1e-6)
@@ -143,16 +146,16 @@ def test_a_model_of_one_kind_has_no_encoder_for_the_other(dataset, mesh, modalit
     assert (model.image_encoder is None) == (modalities == "text")
     assert (model.text_encoder is None) == (modalities == "images")
     assert len(model.depths()) == 1
-    pool, _ = Loader(dataset, modalities, 8).batch([(dataset.train, np.arange(9))])
+    pool, _ = Loader(dataset, modalities, devices=8).batch([(dataset.train, np.arange(9))])
     vectors = jax.eval_shape(lambda model, pool: model.describe(pool), model, pool)
-    wanted = TEXTS_A_ROW * len(pool.tokens) if modalities == "text" else len(pool.images)
+    wanted = TEXTS_A_ROW * len(pool.texts.tokens) if modalities == "text" else len(pool.images.rows)
     assert vectors.shape == (wanted, DIM)
 
 
 def test_ready_vectors_take_the_place_of_pixels(dataset, mesh):
     model = new_model(dataset, mesh, vector_width=9)
     ready = np.random.default_rng(4).normal(size=(8, 9)).astype(np.float32)
-    vectors = describe(model, Pool(None, None, ready))
+    vectors = describe(model, Pool(None, Vectors(ready)))
     layer = model.image_encoder.blocks[0]
     mapped = ready @ np.array(layer.kernel[...]) + np.array(layer.bias[...])
     # 9 to 6: run j covers floor(1.5 j) to ceil(1.5 (j + 1)) - 1, two entries each.
@@ -165,7 +168,7 @@ def test_ready_vectors_take_the_place_of_pixels(dataset, mesh):
 def test_ready_text_vectors_take_the_place_of_tokens(dataset, mesh, width):
     model = new_model(dataset, mesh, vector_width=7, text_vector_width=width)
     ready = np.random.default_rng(4).normal(size=(8, width)).astype(np.float32)
-    vectors = describe(model, Pool(ready, None, None))
+    vectors = describe(model, Pool(Vectors(ready), None))
     layer = model.text_encoder.blocks[0]
     mapped = ready @ np.array(layer.kernel[...]) + np.array(layer.bias[...])
     if width == 9:
@@ -173,7 +176,7 @@ def test_ready_text_vectors_take_the_place_of_tokens(dataset, mesh, width):
         mapped = np.maximum(mapped[:, starts], mapped[:, starts + 1])
     np.testing.assert_allclose(vectors, mapped, atol=1e-5)
     images = np.random.default_rng(5).normal(size=(16, 7)).astype(np.float32)
-    both = describe(model, Pool(ready, None, images))
+    both = describe(model, Pool(Vectors(ready), Vectors(images)))
     assert both.shape == (24, DIM)
     np.testing.assert_allclose(both[:8], vectors, atol=1e-6)  # texts come first
     assert model.depths() == {"image_encoder": 1, "text_encoder": 1}
@@ -185,7 +188,7 @@ def test_untrained_ready_vectors_of_the_models_width_pass_as_they_are(dataset, m
         mesh=mesh, rngs=nnx.Rngs(0),
     )  # fmt: skip
     texts, images = np.random.default_rng(4).normal(size=(2, 8, DIM)).astype(np.float32)
-    vectors = describe(model, Pool(texts, None, images))
+    vectors = describe(model, Pool(Vectors(texts), Vectors(images)))
     np.testing.assert_array_equal(vectors, np.concatenate([texts, images]))
 
 

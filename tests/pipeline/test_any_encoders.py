@@ -46,7 +46,9 @@ def test_any_encoders_describe_are_kept_and_come_back(name, dataset, one_device,
         np.testing.assert_array_equal(found[path], value, path)
 
     loader = Loader(dataset, "both", one_device)
-    precompute(again, loader, OptimizerConfig(), tmp_path / "kept", tmp_path / "decisions.json")
+    loader = precompute(
+        again, loader, OptimizerConfig(), tmp_path / "kept", tmp_path / "decisions.json"
+    )
     assert [path.name.rsplit("-", 1)[0] for path in (tmp_path / "kept").iterdir()] == [
         "image-trunk"
     ]

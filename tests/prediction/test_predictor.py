@@ -35,7 +35,7 @@ def table(mesh):
 
 def build(folder, model, rows, dataset, shortlist=K):
     """A predictor, written to a folder and opened."""
-    loader = Loader(dataset, model.config.modalities, model.mesh.size)
+    loader = Loader(dataset, model.config.modalities, devices=model.mesh.size)
     vectors = describe_once(model, loader, folder / "vectors.npy")
     config = PredictConfig(shortlist=shortlist)
     build_predictor(folder / "predictor", model, rows, dataset, vectors, config, EXACT)
@@ -55,7 +55,7 @@ def predictor(folder, model, table, dataset):
 @pytest.fixture(scope="module")
 def embedded(folder, predictor, model, dataset):
     """The labels and the test side under the model."""
-    vectors, loader = np.load(folder / "vectors.npy"), Loader(dataset, "both", 8)
+    vectors, loader = np.load(folder / "vectors.npy"), Loader(dataset, "both", devices=8)
     ((_, labels),) = embed_blocks(model, loader, vectors, dataset.labels, keep_bags=True)
     ((_, test),) = embed_blocks(model, loader, vectors, dataset.test)
     return labels, test
@@ -160,7 +160,7 @@ def test_scores_mix_the_classifier_with_the_exact_best_similarity(
     entries = predictor.index.entries
     rows = jax.tree.map(lambda leaf: np.array(leaf)[: SIZES["label"]], table.rows)
     w = np.asarray(jax.jit(label_table.combine)(rows, labels.vector))
-    pool, (bags,) = Loader(dataset, "both", 8).batch([(dataset.test, np.arange(8))])
+    pool, (bags,) = Loader(dataset, "both", devices=8).batch([(dataset.test, np.arange(8))])
     points = jax.jit(lambda m, p, b: m.embed(m.describe(p), b))(model, pool, bags)
     block = jax.jit(lambda block, q, k, m: block(q, k, m))
     for place in (0, K - 1):

@@ -1,5 +1,7 @@
 """Claims about the shapes of queries: few, little padding, and nothing compiled once warm."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from raw_folders import picture
 from small import COLOURS, new_model
 from test_predictor import K, build
 
-from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
+from mufin_jax.data.bags import TEXTS_A_ROW, Bags, PackedTexts, Pool
+from mufin_jax.data.loader import new_descriptors
+from mufin_jax.data.sources import Pixels
 from mufin_jax.prediction import shapes
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.index import LabelIndex
@@ -39,26 +43,33 @@ def test_what_padding_adds_is_masked():
     assert padded.mask.sum() == 15 and padded.slots.sum() == 30
 
 
-def test_a_pool_is_cut_into_its_kinds_and_loses_nothing():
+def cut(pool, dataset, most_tokens):
+    """The blocks of a pool, for data whose longest text has so many tokens."""
+    texts = np.zeros((1, most_tokens), np.int32)
+    descriptors = new_descriptors(dataclasses.replace(dataset, texts=texts), "both")
+    return list(shapes.in_blocks(pool, descriptors))
+
+
+def test_a_pool_is_cut_into_its_kinds_and_loses_nothing(dataset):
     texts = np.arange(1, 5 * 8 + 1).reshape(5, 8).astype(np.int32)
     pixels = np.arange(18, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     places = np.zeros_like(texts)
-    parts = list(shapes.in_blocks(Pool(texts, places, pixels), 12))
+    parts = cut(Pool(PackedTexts(texts, places), Pixels(pixels)), dataset, 12)
     rows = [(part, n // TEXTS_A_ROW) for part, n in parts if part.images is None]
-    tokens = np.concatenate([part.tokens[:n] for part, n in rows])
-    images = np.concatenate([part.images[:n] for part, n in parts if part.tokens is None])
+    tokens = np.concatenate([part.texts.tokens[:n] for part, n in rows])
+    images = np.concatenate([part.images.rows[:n] for part, n in parts if part.texts is None])
     assert tokens.shape == (5, 32)  # as wide as rows get where no text has more than 12 tokens
     np.testing.assert_array_equal(tokens[:, :8], texts)
     for part, n in rows:
-        assert (part.places[:n, :8] == 0).all()
-        assert (part.places[:n, 8:] == -1).all() and (part.places[n:] == -1).all()
+        assert (part.texts.places[:n, :8] == 0).all()
+        assert (part.texts.places[:n, 8:] == -1).all() and (part.texts.places[n:] == -1).all()
     np.testing.assert_array_equal(images, pixels)
 
 
-def test_a_single_row_of_texts_is_hardly_padded():
+def test_a_single_row_of_texts_is_hardly_padded(dataset):
     tokens = np.ones((1, 16), np.int32)
-    ((part, vectors),) = shapes.in_blocks(Pool(tokens, 0 * tokens, None), 32)
-    assert part.tokens.shape == (1, 16) and vectors == TEXTS_A_ROW
+    ((part, vectors),) = cut(Pool(PackedTexts(tokens, 0 * tokens), None), dataset, 32)
+    assert part.texts.tokens.shape == (1, 16) and vectors == TEXTS_A_ROW
 
 
 @pytest.mark.parametrize("backend", ["exact", "sharded"])

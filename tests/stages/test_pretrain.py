@@ -13,6 +13,7 @@ from scipy import sparse
 from small import new_model, relevant, weights
 
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.sources import Vectors
 from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, put
@@ -28,7 +29,7 @@ MARGIN, HARDEST = 0.2, 3
 
 
 def batches(dataset, config=CONFIG, devices=8, seed=0):
-    return Batches(config, dataset, Loader(dataset, "both", devices), seed)
+    return Batches(config, dataset, Loader(dataset, "both", devices=devices), seed)
 
 
 @dataclasses.dataclass
@@ -244,10 +245,10 @@ def test_a_refresh_makes_positives_hard(dataset):
 def test_a_refresh_is_the_embeddings_of_its_step_made_once_and_whole(
     dataset, model, tmp_path, monkeypatch, known
 ):
-    loader, refreshes = Loader(dataset, "both", 8), Refreshes(tmp_path)
+    loader, refreshes = Loader(dataset, "both", devices=8), Refreshes(tmp_path)
     vectors = describe_once(model, loader, tmp_path / "elsewhere.npy")
     if known:
-        loader.vectors = vectors
+        loader = loader.with_sources(known=Vectors(vectors))
     monkeypatch.setattr(processes, "once", cut_short)
     with pytest.raises(KeyboardInterrupt):
         refreshes.at(4, lambda: model, loader, keep=0)
@@ -271,7 +272,7 @@ def cut_short(name, make):
 
 
 def test_only_refreshes_that_a_resumed_run_may_need_are_kept(dataset, model, tmp_path):
-    loader, refreshes = Loader(dataset, "both", 8), Refreshes(tmp_path)
+    loader, refreshes = Loader(dataset, "both", devices=8), Refreshes(tmp_path)
     for step in (2, 4, 6, 8):
         refreshes.at(step, lambda: model, loader, keep=step - 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["refresh-6", "refresh-8"]

@@ -77,7 +77,8 @@ def test_descriptor_vectors_that_module_one_kept_are_not_made_again(
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "model").symlink_to(pretrained / "model")
     kept = tmp_path / "pretrain" / "vectors.npy"
-    describe_once(model, Loader(dataset, "both", mesh.size), kept)
-    monkeypatch.setattr(Loader, "pool", None)
+    describe_once(model, Loader(dataset, "both", devices=mesh.size), kept)
+    monkeypatch.setattr(Loader, "texts", None)
+    monkeypatch.setattr(Loader, "pictures", None)
     retrieve(CONFIG, context_of(dataset, tmp_path / "pretrain", tmp_path / "out", mesh))
     assert contents(tmp_path / "out") == contents(whole) and kept.exists()

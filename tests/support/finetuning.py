@@ -28,5 +28,5 @@ def shortlists(seed=0) -> Shortlist:
 
 
 def batches(dataset, config=CONFIG, devices=8, seed=0, lists=None):
-    loader = Loader(dataset, "both", devices)
+    loader = Loader(dataset, "both", devices=devices)
     return Batches(config, dataset, loader, (lists or shortlists()).labels, seed)

@@ -10,8 +10,8 @@ import optax
 import pytest
 from small import CONFIG, new_model, weights
 
-from mufin_jax.data.bags import Pool
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.sources import Tokens
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.training import frozen_features
@@ -60,7 +60,7 @@ def test_steps_on_what_was_kept_learn_what_steps_on_pixels_and_tokens_do(
     optimizer, model = MODES[mode], new_model(dataset, one_device)
     plain = train(model, Loader(dataset, "both", one_device), optimizer, one_device)
     loader = Loader(dataset, "both", one_device)
-    precompute(model, loader, optimizer, tmp_path, tmp_path / "decisions.json")
+    loader = precompute(model, loader, optimizer, tmp_path, tmp_path / "decisions.json")
     assert files(tmp_path) == FILES[mode]
     kept = train(model, loader, optimizer, one_device)
     np.testing.assert_allclose(kept[0], plain[0], rtol=1e-5)
@@ -70,8 +70,8 @@ def test_steps_on_what_was_kept_learn_what_steps_on_pixels_and_tokens_do(
 def test_nothing_is_kept_of_encoders_that_train_whole(dataset, model, mesh, tmp_path):
     loader = Loader(dataset, "both", mesh)
     full = dataclasses.replace(LAST, image_encoder="full")
-    precompute(model, loader, full, tmp_path, tmp_path / "decisions.json")
-    assert files(tmp_path) == [] and loader.pixels is dataset.images
+    loader = precompute(model, loader, full, tmp_path, tmp_path / "decisions.json")
+    assert files(tmp_path) == [] and loader.sources.images.rows is dataset.images
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -84,9 +84,9 @@ def test_later_stages_describe_by_what_an_earlier_one_kept(
     )
     loader = Loader(dataset, "both", mesh)
     monkeypatch.setattr(frozen_features, "whole_npy", None)  # nothing is made again
-    use_precomputed(model, loader, tmp_path / "kept")
-    assert (loader.pixels is dataset.images) == (mode == "frozen texts")
-    assert (loader.text_vectors is None) == (mode != "frozen texts")
+    loader = use_precomputed(model, loader, tmp_path / "kept")
+    assert (loader.sources.images.rows is dataset.images) == (mode == "frozen texts")
+    assert isinstance(loader.sources.texts, Tokens) == (mode != "frozen texts")
     found = describe_once(model, loader, tmp_path / "found.npy")
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
@@ -99,8 +99,8 @@ def test_a_model_is_served_what_its_own_frozen_weights_made(dataset, mesh, tmp_p
         bias = model.image_encoder.blocks[0 if below else last].up.bias
         bias[...] = bias[...] + 1
         loader = Loader(dataset, "both", mesh)
-        use_precomputed(model, loader, tmp_path)
-        assert (loader.pixels is not dataset.images) == served
+        loader = use_precomputed(model, loader, tmp_path)
+        assert (loader.sources.images.rows is not dataset.images) == served
 
 
 @pytest.mark.parametrize("other", [{"heads": 3}, {"layer_norm_eps": 1e-3}, {"dtype": "bfloat16"}])
@@ -111,8 +111,8 @@ def test_a_model_that_uses_the_same_weights_otherwise_is_served_nothing(
     precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     config = dataclasses.replace(CONFIG, image=dataclasses.replace(CONFIG.image, **other))
     loader = Loader(dataset, "both", mesh)
-    use_precomputed(new_model(dataset, mesh, config), loader, tmp_path)
-    assert loader.pixels is dataset.images
+    loader = use_precomputed(new_model(dataset, mesh, config), loader, tmp_path)
+    assert loader.sources.images.rows is dataset.images
 
 
 def test_other_pictures_are_not_answered_by_what_was_kept(dataset, model, mesh, tmp_path):
@@ -120,8 +120,8 @@ def test_other_pictures_are_not_answered_by_what_was_kept(dataset, model, mesh, 
     files = dataset.manifest["files"] | {"images.npy": {"bytes": 1, "sha256": "another"}}
     other = dataclasses.replace(dataset, manifest=dataset.manifest | {"files": files})
     loader = Loader(other, "both", mesh)
-    use_precomputed(model, loader, tmp_path)
-    assert loader.pixels is dataset.images
+    loader = use_precomputed(model, loader, tmp_path)
+    assert loader.sources.images.rows is dataset.images
 
 
 @pytest.mark.parametrize("begun_with", [0.0, None])
@@ -130,29 +130,29 @@ def test_a_resumed_run_goes_on_as_it_began_whatever_room_it_finds(
 ):
     decisions, served = tmp_path / "decisions.json", begun_with is None
     first, second = (Loader(dataset, "both", mesh) for _ in range(2))
-    precompute(model, first, LAST, tmp_path / "kept", decisions, begun_with)
-    assert (first.pixels is not dataset.images) == served
+    first = precompute(model, first, LAST, tmp_path / "kept", decisions, begun_with)
+    assert (first.sources.images.rows is not dataset.images) == served
     shutil.rmtree(tmp_path / "kept")
-    precompute(model, second, LAST, tmp_path / "kept", decisions, 0.0 if served else None)
-    assert (second.pixels is not dataset.images) == served
+    second = precompute(model, second, LAST, tmp_path / "kept", decisions, 0.0 if served else None)
+    assert (second.sources.images.rows is not dataset.images) == served
 
 
 def test_what_is_there_is_not_computed_again(dataset, model, mesh, tmp_path, monkeypatch):
     precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     monkeypatch.setattr(frozen_features, "whole_npy", None)
     loader = Loader(dataset, "both", mesh)
-    precompute(
+    loader = precompute(
         model, loader, LAST, tmp_path, tmp_path / "second.json", gigabytes=0.0
     )  # it needs no room any more
-    assert loader.pixels is not dataset.images
+    assert loader.sources.images.rows is not dataset.images
 
 
 @pytest.mark.parametrize("gigabytes", [0.0, 1e-6])
 def test_without_room_steps_see_pixels_as_before(gigabytes, dataset, model, mesh, tmp_path, caplog):
     loader = Loader(dataset, "both", mesh)
     with caplog.at_level("INFO", "mufin_jax.training.frozen_features"):
-        precompute(model, loader, LAST, tmp_path, tmp_path / "decisions.json", gigabytes)
-    assert files(tmp_path) == [] and loader.pixels is dataset.images
+        loader = precompute(model, loader, LAST, tmp_path, tmp_path / "decisions.json", gigabytes)
+    assert files(tmp_path) == [] and loader.sources.images.rows is dataset.images
     assert "each step computes it again" in caplog.text
 
 
@@ -160,15 +160,15 @@ def test_tokens_in_bfloat16_are_kept_as_they_are(dataset, mesh, tmp_path):
     image = dataclasses.replace(CONFIG.image, dtype="bfloat16")
     model = new_model(dataset, mesh, dataclasses.replace(CONFIG, image=image))
     loader = Loader(dataset, "both", mesh)
-    pool, _ = loader.pool(np.arange(0), np.arange(8))
+    pool, _ = loader.pictures(np.arange(8))
     wanted = jax.jit(lambda m, x: m.image_encoder.trunk(m.processing.normalise(x)))(
-        model, pool.images
+        model, pool.images.rows
     )
-    precompute(model, loader, LAST, tmp_path, tmp_path / "decisions.json")
-    kept, _ = loader.pool(np.arange(0), np.arange(8))
-    assert kept.images.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(kept.images, np.asarray(wanted))
-    vectors = jax.jit(lambda m, pool: m.describe(pool))(model, Pool(None, None, kept.images))
+    loader = precompute(model, loader, LAST, tmp_path, tmp_path / "decisions.json")
+    kept, _ = loader.pictures(np.arange(8))
+    assert kept.images.rows.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(kept.images.rows, np.asarray(wanted))
+    vectors = jax.jit(lambda m, pool: m.describe(pool))(model, kept)
     assert vectors.dtype == jnp.float32
 
 
@@ -176,6 +176,6 @@ def test_one_device_serves_what_eight_kept(dataset, mesh, one_device, tmp_path):
     eight, one = (new_model(dataset, devices) for devices in (mesh, one_device))
     precompute(eight, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     loader = Loader(dataset, "both", one_device)
-    use_precomputed(one, loader, tmp_path)
-    assert loader.pixels is not dataset.images
+    loader = use_precomputed(one, loader, tmp_path)
+    assert loader.sources.images.rows is not dataset.images
     assert weights(one).keys() == weights(eight).keys()
