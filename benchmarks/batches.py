@@ -174,8 +174,9 @@ def for_ours(drawn: Drawn, num_labels: int = 0, trunk: Any = None) -> Any:
         trunk: a function from padded images to the tokens of the image encoder's trunk, to take
             their place; None: the images themselves.
     """
-    from mufin_jax.data.bags import TEXTS_A_ROW, Bags, Pool
+    from mufin_jax.data.bags import TEXTS_A_ROW, Bags, PackedTexts, Pool
     from mufin_jax.data.packing import pack_texts
+    from mufin_jax.data.sources import Pixels, TrunkStates
     from mufin_jax.model.label_table import padded_rows
     from mufin_jax.runtime.distributed.padding import pad_rows, pad_texts
     from mufin_jax.training import finetune_batches, pretrain_batches
@@ -183,7 +184,8 @@ def for_ours(drawn: Drawn, num_labels: int = 0, trunk: Any = None) -> Any:
     tokens, places, homes = pack_texts(drawn.tokens, drawn.lengths)
     tokens, places = pad_texts(tokens, places)
     images = pad_rows(drawn.images)
-    pool = Pool(tokens, places, images if trunk is None else trunk(images))
+    seen = Pixels(images) if trunk is None else TrunkStates(trunk(images))
+    pool = Pool(PackedTexts(tokens, places), seen)
     homes = np.append(homes, TEXTS_A_ROW * len(tokens) + np.arange(len(images)))
 
     def bags(slots: np.ndarray, mask: np.ndarray) -> Bags:

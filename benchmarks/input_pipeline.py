@@ -33,6 +33,7 @@ from PIL import Image
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import decode_jpeg, encode_jpeg, read_image
 from mufin_jax.data.loader import Loader, prefetch
+from mufin_jax.data.sources import TrunkStates
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 
 PICTURE, BATCH = 500, 32
@@ -175,11 +176,11 @@ def batches_a_second(
 
     loader = Loader(dataset)
     if kept is not None:
-        loader.pixels = kept
+        loader = loader.with_sources(images=TrunkStates(kept))
     batches = Batches(PretrainConfig(batch_size=batch_size), dataset, loader, seed=0)
     images = 0
     for made in prefetch(batches, 0, steps + 2, cores()):
-        shown = made.pool.images
+        shown = made.pool.images.rows
         images += int(shown.any(tuple(range(1, shown.ndim))).sum())  # the rest is padding
     start = time.perf_counter()
     for _ in prefetch(batches, 0, steps + 2, cores()):

@@ -93,9 +93,9 @@ def _parts(model: Any, pool: Any, count: int) -> dict[str, float]:
     trunk = jax.jit(lambda m, images: m.image_encoder.trunk(m.processing.normalise(images)))
     head = jax.jit(lambda m, tokens: m.image_encoder.head(tokens))
     read = jax.jit(lambda m, pool: m.read(pool))
-    tokens, texts = trunk(model, pool.images), dataclasses.replace(pool, images=None)
+    tokens, texts = trunk(model, pool.images.rows), dataclasses.replace(pool, images=None)
     return {
-        "trunk_ms": _ms(count, trunk, model, pool.images),
+        "trunk_ms": _ms(count, trunk, model, pool.images.rows),
         "head_ms": _ms(count, head, model, tokens),
         "texts_ms": _ms(count, read, model, texts),
     }
