@@ -82,7 +82,7 @@ class Descriptors(Protocol):
         ...
 
     def counts(
-        self, drawn: Sequence[Int[np.ndarray, "d"]], sources: Sources
+        self, drawn: Sequence[Int[np.ndarray, "_"]], sources: Sources
     ) -> tuple[int, dict[str, list[int]]]:
         """Return the width of texts, and how long each axis is, for batches of these descriptors.
 

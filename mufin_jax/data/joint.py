@@ -84,7 +84,7 @@ class JointItems:
         return Pool(joint, type(source)(layout.read(source.rows, distinct, sizes.images))), homes
 
     def counts(
-        self, drawn: Sequence[Int[np.ndarray, "d"]], sources: Sources
+        self, drawn: Sequence[Int[np.ndarray, "_"]], sources: Sources
     ) -> tuple[int, dict[str, list[int]]]:
         """Return the width of texts, and how long each axis is, for batches of these items."""
         read = [self.read(numbers) for numbers in drawn]

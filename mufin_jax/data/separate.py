@@ -95,7 +95,7 @@ class SeparateDescriptors:
         return Pool(words, shown), homes
 
     def counts(
-        self, drawn: Sequence[Int[np.ndarray, "d"]], sources: Sources
+        self, drawn: Sequence[Int[np.ndarray, "_"]], sources: Sources
     ) -> tuple[int, dict[str, list[int]]]:
         """Return the width of texts, and how long each axis is, for batches of descriptors."""
         splits = [int(np.searchsorted(numbers, self.num_texts)) for numbers in drawn]

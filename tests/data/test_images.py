@@ -120,15 +120,18 @@ def test_a_bomb_is_rejected_before_it_unfolds():
 def test_a_large_file_is_rejected_without_being_read_whole(tmp_path):
     path = tmp_path / "large.jpg"
     with path.open("wb") as file:
-        file.truncate(2**33)  # sparse: takes no space
+        file.truncate(2**26)  # sparse: takes no space
+    tracemalloc.start()
     with pytest.raises(BadImage, match="larger than 10,000,000 bytes"):
         read_image(path, PAD)
+    assert tracemalloc.get_traced_memory()[1] < 2**25
+    tracemalloc.stop()
 
 
 def test_every_damage_raises_bad_image_and_nothing_else():
     rng = np.random.default_rng(0)
     sources = [encoded(halves(), form) for form in ("JPEG", "PNG", "WEBP")]
-    refused = 0
+    rejected = 0
     for trial in range(600):
         data = bytearray(sources[trial % 3])
         if trial % 2:
@@ -139,8 +142,8 @@ def test_every_damage_raises_bad_image_and_nothing_else():
         try:
             assert read_image(bytes(data), PAD).shape == (16, 16, 3)
         except BadImage:
-            refused += 1
-    assert refused > 200
+            rejected += 1
+    assert rejected > 200
 
 
 def test_prepared_jpegs_come_back_nearly_as_they_were():
@@ -156,7 +159,7 @@ def test_a_damaged_prepared_jpeg_is_a_bad_image():
 
 def test_what_follows_the_end_of_a_jpeg_does_not_count():
     jpeg = picture(3, (32, 32))
-    trailer = b"\xff\xda\0\xff\xd9" * 1000  # as in the film behind a phone's picture
+    trailer = b"\xff\xda\0\xff\xd9" * 1000  # as in the film that follows a phone's picture
     np.testing.assert_array_equal(read_image(jpeg + trailer, PAD), read_image(jpeg, PAD))
 
 
