@@ -33,8 +33,8 @@ from PIL import Image
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import decode_jpeg, encode_jpeg, read_image
 from mufin_jax.data.loader import Loader, prefetch
-from mufin_jax.data.sources import TrunkStates
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
+from mufin_jax.data.sources import TrunkStates
 
 PICTURE, BATCH = 500, 32
 STEP_GFLOP, CACHED_GFLOP = 10.39, 0.39

@@ -1,6 +1,7 @@
 """A joint model: an item is one descriptor, of its title and pictures together, in every stage."""
 
 import dataclasses
+import io
 import json
 import shutil
 import time
@@ -11,6 +12,7 @@ import minute
 import numpy as np
 import pytest
 import small
+from PIL import Image
 from places import GOLDEN
 from small import CONFIG, SIZES, pictures, title
 
@@ -169,21 +171,19 @@ def predictor(dataset, model, mesh, tmp_path_factory):
 
 
 def handed_in(dataset, row):
-    """Test point `row` as a user would hand it in."""
-    from PIL import Image
+    """Test point `row` as a user would hand it in: its prepared pixels, as the bytes of PNG files.
 
-    images = dataset.images[dataset.test.images_of(row)]
-    return {"title": title("test", row), "images": [Image.fromarray(image) for image in images]}
+    Reading a PNG of the prepared size changes no pixel.
+    """
+    images = [io.BytesIO() for _ in dataset.test.images_of(row)]
+    pixels = dataset.images[dataset.test.images_of(row)]
+    for file, image in zip(images, pixels, strict=True):
+        Image.fromarray(image).save(file, "PNG")
+    return {"title": title("test", row), "images": [file.getvalue() for file in images]}
 
 
 @pytest.mark.slow
-def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(
-    predictor, dataset, wanted, monkeypatch
-):
-    from mufin_jax.prediction import queries
-
-    # The prepared pixels as they are, which preparation would resize and compress.
-    monkeypatch.setattr(queries, "read_image", lambda image, processing: np.asarray(image))
+def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(predictor, dataset, wanted):
     ((labels, scores),) = predictor.rank_side(dataset.test)
     x = unit(wanted[SIZES["train"] : SIZES["train"] + SIZES["test"]])
     z = unit(wanted[-SIZES["label"] :])
@@ -196,10 +196,7 @@ def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(
         np.testing.assert_allclose(got, scores[some], atol=1e-5)
 
 
-def test_after_warm_up_no_query_compiles_anything(predictor, dataset, monkeypatch, compilations):
-    from mufin_jax.prediction import queries
-
-    monkeypatch.setattr(queries, "read_image", lambda image, processing: np.asarray(image))
+def test_after_warm_up_no_query_compiles_anything(predictor, dataset, compilations):
     predictor.warm_up(points=16, images=3)
     items = [handed_in(dataset, row) for row in range(SIZES["test"])]
     compilations.clear()

@@ -115,6 +115,18 @@ def test_a_model_that_uses_the_same_weights_otherwise_is_served_nothing(
     assert loader.sources.images.rows is dataset.images
 
 
+def test_a_model_that_normalises_pixels_otherwise_is_served_nothing(dataset, mesh, tmp_path):
+    model = new_model(dataset, mesh)
+    precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
+    for other in ({"mean": (0.1, 0.2, 0.3)}, {"std": (0.1, 0.2, 0.3)}):
+        again = new_model(dataset, mesh)
+        again.processing = dataclasses.replace(model.processing, **other)
+        loader = use_precomputed(again, Loader(dataset, "both", mesh), tmp_path)
+        assert loader.sources.images.rows is dataset.images
+    loader = use_precomputed(new_model(dataset, mesh), Loader(dataset, "both", mesh), tmp_path)
+    assert loader.sources.images.rows is not dataset.images
+
+
 def test_other_pictures_are_not_answered_by_what_was_kept(dataset, model, mesh, tmp_path):
     precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     files = dataset.manifest["files"] | {"images.npy": {"bytes": 1, "sha256": "another"}}
