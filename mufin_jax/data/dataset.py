@@ -1,4 +1,4 @@
-"""A prepared folder, opened: ids, titles, token ids, images and relevance, mapped from the disk."""
+"""A prepared folder, opened: ids, titles, token ids, images, relevance, mapped from the disk."""
 
 import dataclasses
 import functools
@@ -28,11 +28,11 @@ class Images(Protocol):
     """Distinct images at training size, by row."""
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         ...
 
     def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
-        """The pixels of some images, 0 to 255."""
+        """Return the pixels of some images, 0 to 255."""
         ...
 
 
@@ -40,15 +40,15 @@ class ArrayImages:
     """Images in an array, such as one mapped from images.npy."""
 
     def __init__(self, pixels: UInt8[np.ndarray, "i h w 3"]):
-        """Wraps the array."""
+        """Wrap the array."""
         self.pixels = pixels
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.pixels)
 
     def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
-        """A copy of some images."""
+        """Return a copy of some images."""
         return np.array(self.pixels[np.asarray(rows)])
 
 
@@ -80,7 +80,7 @@ class Side:
     categories: tuple[Int32[np.ndarray, " n"], Strings] | None = None
 
     def __len__(self) -> int:
-        """The number of items."""
+        """Return the number of items."""
         return len(self.text)
 
     @property
@@ -97,13 +97,13 @@ class Side:
         return self.relevance
 
     def images_of(self, i: int) -> Int64[np.ndarray, " images"]:
-        """The rows of item i's images."""
+        """Return the rows of item i's images."""
         return self.image_rows[self.image_offsets[i] : self.image_offsets[i + 1]]
 
     def images_in(self, rows: Int[np.ndarray, " b"], most: int) -> Int[np.ndarray, "b _"]:
-        """The rows of the first `most` images of some items, -1 where there are no more.
+        """Return the rows of the first `most` images of some items, -1 where there are no more.
 
-        There is at least one column.
+        The result has at least one column.
         """
         start, stop = self.image_offsets[rows], self.image_offsets[rows + 1]
         place = start[:, None] + np.arange(max(1, most))
@@ -146,11 +146,11 @@ class Dataset:
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = False) -> "Dataset":
-        """Opens a folder that `prepare` wrote; reads no image and no text yet.
+        """Open a folder that `prepare` wrote; no image and no text is read yet.
 
         Args:
           path: the folder.
-          verify: compare the checksums of all files, which reads every byte.
+          verify: whether to compare the checksums of all files, which reads every byte.
 
         Raises:
           InputError: if the folder is missing, incomplete, of another version, or changed.
@@ -227,9 +227,9 @@ def _load(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(dataset: Dataset) -> None:
-    """ValueError where one file points beyond the end of another.
+    """Raise ValueError where one file points beyond the end of another.
 
-    Compiled code, which reads some of them, would not look before it reads.
+    Compiled code reads some of these files, and it does not check before it reads.
     """
     _ = dataset.processing
     counts = {"text": dataset.num_texts, "image": len(dataset.images)}
@@ -285,7 +285,7 @@ def _load_side(path: Path, name: str) -> Side:
 
 
 def _map(path: Path, kind: str, *shape: int | None) -> np.ndarray:
-    """Maps a npy file; ValueError unless it has this kind of numbers and shape (None: any)."""
+    """Map a npy file; raise ValueError unless it has this kind of numbers and shape (None: any)."""
     array = np.lib.format.open_memmap(path, mode="r")
     fits = len(shape) == array.ndim and all(
         want in (None, have) for want, have in zip(shape, array.shape, strict=True)

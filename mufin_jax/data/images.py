@@ -59,12 +59,12 @@ def read_image(
     max_bytes: int = MAX_BYTES,
     max_pixels: int = MAX_PIXELS,
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Decodes a JPEG, PNG or WebP and brings it to training size.
+    """Decode a JPEG, PNG or WebP and bring it to training size.
 
-    The first frame of an animation is taken, EXIF rotation is applied, and whatever the colour
-    mode is becomes 8-bit RGB, transparency on white. `processing.fit` says how a picture becomes
-    square: "pad" keeps its shape and centres it on white, "stretch" does not keep it,
-    "crop" keeps it and the middle.
+    The first frame of an animation is taken, EXIF rotation is applied, and any colour mode becomes
+    8-bit RGB, transparency on white. `processing.fit` decides how a picture becomes square: "pad"
+    keeps its shape and centres it on white, "stretch" changes its shape, "crop" keeps its shape and
+    its middle.
 
     Args:
       source: a file, its bytes, or an opened PIL image (left unchanged).
@@ -97,17 +97,17 @@ def read_image(
 
 
 def encode_jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """JPEG at quality 92, with full colour resolution since the pictures are small."""
+    """Return a JPEG of quality 92, with full colour resolution since the pictures are small."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
 def decode_jpeg(encoded: bytes, shape: tuple[int, ...] | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes what `encode_jpeg` wrote: by simplejpeg, several times as fast, else by Pillow.
+    """Decode what `encode_jpeg` wrote: by simplejpeg, several times as fast, else by Pillow.
 
     Raises:
-      BadImage: if the bytes are not such a JPEG, or not of the wanted shape.
+      BadImage: if the bytes are not such a JPEG, or not of the expected shape.
     """
     try:
         found = _jpeg_shape(encoded)
@@ -124,7 +124,7 @@ def decode_jpeg(encoded: bytes, shape: tuple[int, ...] | None = None) -> UInt8[n
 
 
 def _jpeg_shape(encoded: bytes) -> tuple[int, int, int]:
-    """The shape that the header of a JPEG announces, of pixels that are not decoded yet."""
+    """Return the shape that the header of a JPEG announces; no pixel is decoded yet."""
     for name, start, size in _segments(encoded):
         # Start of frame: FFC0 to FFCF without tables (C4), an extension (C8) and conditions (CC).
         if name and 0xC0 <= name[0] <= 0xCF and name[0] not in (0xC4, 0xC8, 0xCC) and size >= 5:
@@ -145,7 +145,7 @@ def _bytes(source: Path | bytes, max_bytes: int) -> bytes:
 
 
 def _check_parts(data: bytes) -> None:
-    """Rejects what Pillow would walk through for minutes, or copy until memory is full."""
+    """Reject what Pillow would walk through for minutes, or copy until memory is full."""
     exif, profiles, jpeg = b"", 0, data.startswith(b"\xff\xd8")
     count = 0
     for name, start, size in _segments(data) if jpeg else _chunks(data):
@@ -166,8 +166,11 @@ def _check_parts(data: bytes) -> None:
 
 
 def _scans(data: bytes, place: int) -> int:
-    """How many scans a JPEG has, the pixels of whose first one begin at `place`; at most a few more
-    than are allowed. What follows the end of the picture does not count."""
+    """Return how many scans a JPEG has; counting stops soon after the number that is allowed.
+
+    The pixels of the first scan begin at `place`. What follows the end of the picture does not
+    count.
+    """
     scans = 1
     for _ in range(MAX_PARTS):
         found = _MARKER.search(data, place)
@@ -183,7 +186,7 @@ def _scans(data: bytes, place: int) -> int:
 
 
 def _segments(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Marker, start and size of a JPEG's segments; of its fill bytes, too. The first scan ends it.
+    """Yield marker, start and size of a JPEG's segments and fill bytes, up to the first scan.
 
     Pillow and libjpeg skip what stands between segments, and so must this.
     """
@@ -203,7 +206,7 @@ def _segments(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, start and size of a PNG's chunks; of other formats nothing."""
+    """Yield name, start and size of a PNG's chunks; nothing for other formats."""
     place = 8 if data.startswith(b"\x89PNG\r\n\x1a\n") else len(data)
     while place + 8 <= len(data):
         size, name = struct.unpack_from(">I4s", data, place)
@@ -212,7 +215,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_exif(exif: bytes) -> None:
-    """Rejects EXIF whose entries claim the same bytes over and over."""
+    """Reject EXIF whose entries claim the same bytes over and over."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = "<" if exif.startswith(b"II") else ">"
     claimed = 0
@@ -236,7 +239,7 @@ def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
 
 def _to_square(image: Image.Image, processing: ImageProcessing) -> np.ndarray:
     upright = _to_rgb(image)
-    turn = _UPRIGHT.get(_orientation(image))  # which may stand behind the pixels
+    turn = _UPRIGHT.get(_orientation(image))  # which may follow the pixels
     image = upright
     if turn is not None:
         image = image.transpose(turn)
@@ -256,10 +259,10 @@ def _to_square(image: Image.Image, processing: ImageProcessing) -> np.ndarray:
 
 
 def _middle(sides: tuple[int, int], size: int, edge: int) -> tuple[float, float, float, float]:
-    """What becomes the middle square of a picture whose shorter side is resized to `edge`.
+    """Return the box that becomes the middle square when the shorter side is resized to `edge`.
 
-    Left, top, right and bottom in the picture itself, of which only this is resized: whole, a
-    ribbon would unfold to gigabytes. Sides and offsets are the whole numbers that Hugging Face has.
+    It is left, top, right and bottom in the picture itself. Only this box is resized: a whole
+    ribbon would unfold to gigabytes. Sides and offsets are whole numbers, as in Hugging Face.
     """
     resized = [int(edge * side / min(sides)) for side in sides]
     offsets = [(side - size) // 2 for side in resized]

@@ -1,8 +1,8 @@
 """The manifest that completes a prepared folder: what is in it, and how to tell it is whole.
 
-It is written last and in one move, so a folder without it is one whose preparation was cut short.
-The checksums of the records, whose bytes are not reproducible, stand in a file of their own, so
-that two preparations of the same data have byte-identical manifests.
+The manifest is written last and in one move: the preparation of a folder without one was cut short.
+The bytes of the records are not reproducible, so their checksums have a file of their own. Two
+preparations of the same data then have byte-identical manifests.
 """
 
 import functools
@@ -19,7 +19,7 @@ VERSION = 1
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Size in bytes and SHA-256 of files, by name relative to the folder.
+    """Return the size in bytes and the SHA-256 of files, by name relative to the folder.
 
     Raises:
       Stopped: after a signal.
@@ -34,7 +34,7 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def write_manifest(folder: Path, content: dict[str, Any], names: Iterable[str]) -> None:
-    """Completes a folder: `content`, and the checksums of the files called `names`."""
+    """Complete a folder: write `content`, and the checksums of the files called `names`."""
     records = [path for path in sorted((folder / "records").rglob("*")) if path.is_file()]
     records = [path.relative_to(folder).as_posix() for path in records]
     write_sealed(folder / RECORDS_CHECKSUMS, checksums(folder, records))
@@ -44,11 +44,11 @@ def write_manifest(folder: Path, content: dict[str, Any], names: Iterable[str]) 
 
 
 def read_manifest(folder: Path, verify: bool = False) -> dict[str, Any]:
-    """Reads the manifest and checks the folder against it.
+    """Return the manifest, after checking the folder against it.
 
     Args:
       folder: a prepared folder.
-      verify: compare checksums as well as sizes, which reads every byte.
+      verify: whether to compare checksums as well as sizes, which reads every byte.
 
     Raises:
       InputError: if the folder is not there, not complete, of another version, or changed.

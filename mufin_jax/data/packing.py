@@ -1,8 +1,8 @@
-"""Texts of a batch, packed several to a row, so that little of what is encoded is padding.
+"""Texts of a batch, packed several to a row: little of what is encoded is padding.
 
 Titles have 5 to 30 tokens. Padded to the longest of a batch, 40% of it would be padding; packed
-into rows twice as long as the longest, 3% are. Each text sees itself alone, so that what becomes of
-it does not depend on its neighbours.
+into rows twice as long as the longest, 3% is. Each text attends to itself alone, so its vector does
+not depend on its neighbours.
 """
 
 import bisect
@@ -24,11 +24,11 @@ def pack_texts(
     Args:
         tokens: token ids of each text.
         lengths: their numbers of real tokens.
-        least_width: tokens that a row has room for at least.
+        least_width: tokens that a row has room for, at least.
 
     Returns:
-        `Pool.tokens` and `Pool.places`; and each text's row in the vectors that the model makes of
-        them.
+        `PackedTexts.tokens` and `places`; and each text's row in the vectors that the model makes
+        of them.
     """
     lengths = np.asarray(lengths, np.int64)
     width = max(row_width(lengths), least_width)
@@ -45,12 +45,12 @@ def pack_texts(
 
 
 def count_rows(lengths: Int[np.ndarray, "t"], width: int) -> int:
-    """How many rows of so many tokens texts of these lengths fill."""
+    """Return how many rows of so many tokens texts of these lengths fill."""
     return int(_first_fit(lengths, width)[0].max(initial=-1)) + 1
 
 
 def row_widths(most_tokens: int) -> list[int]:
-    """The widths that rows may have where no text is longer: few, for each is compiled."""
+    """Return the widths that rows may have if no text is longer: few, for each is compiled."""
     widest = _round_up(max(most_tokens, min(2 * most_tokens, _LONG)))
     return [1 << power for power in range(3, widest.bit_length())]
 
@@ -62,7 +62,7 @@ def widths_of(rows: int, most_tokens: int) -> list[int]:
 
 
 def row_width(lengths: Int[np.ndarray, "t"]) -> int:
-    """Tokens of a row: twice the longest text, or all tokens there are, if they are fewer."""
+    """Return the tokens of a row: twice the longest text, or all tokens, if they are fewer."""
     longest = int(lengths.max(initial=1))
     return _round_up(max(longest, min(int(lengths.sum()), 2 * longest, _LONG)))
 
@@ -70,7 +70,7 @@ def row_width(lengths: Int[np.ndarray, "t"]) -> int:
 def unpacked(
     tokens: Int[np.ndarray, "t s"], lengths: Int[np.ndarray, "t"], least_width: int = 0
 ) -> tuple[Int32[np.ndarray, "t w"], Int32[np.ndarray, "t w"]]:
-    """One text a row, for encoders that read one with its pictures: `Pool.tokens` and `places`."""
+    """Return `JointTexts.tokens` and `places`: one text a row, to be read with its pictures."""
     width = max(text_width(lengths), least_width)
     wide = max(width - tokens.shape[1], 0)
     places = np.where(np.arange(width) < lengths[:, None], 0, -1)
@@ -78,7 +78,7 @@ def unpacked(
 
 
 def text_width(lengths: Int[np.ndarray, "t"]) -> int:
-    """Tokens of a row of one text."""
+    """Return the tokens of a row of one text."""
     return _round_up(int(lengths.max(initial=1)))
 
 
@@ -90,7 +90,7 @@ def _round_up(tokens: int) -> int:
 def _first_fit(
     lengths: Int[np.ndarray, "t"], width: int
 ) -> tuple[Int[np.ndarray, "t"], Int[np.ndarray, "t"], Int[np.ndarray, "t"]]:
-    """Row, place and first token of each text: into each row, the longest that still fits."""
+    """Return row, place and first token of each text; a row takes the longest that still fits."""
     rows, places, starts = (np.zeros(len(lengths), np.int64) for _ in range(3))
     waiting: dict[int, list[int]] = {}
     for text in range(len(lengths) - 1, -1, -1):

@@ -1,7 +1,7 @@
-"""What the test points of outfits ask: which of some items completes an outfit, and does one suit.
+"""What test points of outfits ask: which item completes an outfit, and do its items suit.
 
-A fill-in-the-blank question is a test point whose answers are given, labels of which one is right;
-an outfit to be judged is a set of labels. Both come with the data (Polyvore's official files).
+A fill-in-the-blank question is a test point with given answers: labels, one of them right. An
+outfit to be judged is a set of labels. Both come with the data (Polyvore's official files).
 """
 
 import dataclasses
@@ -41,13 +41,13 @@ class Questions:
     compatible: Bool[np.ndarray, " outfits"]
 
     def outfits(self) -> list[np.ndarray]:
-        """The labels of each outfit."""
+        """Return the labels of each outfit."""
         return np.split(self.items, self.offsets[1:-1]) if len(self.compatible) else []
 
     def compact(
         self, test: Bool[np.ndarray, " q"], label: Bool[np.ndarray, " labels"]
     ) -> "Questions":
-        """The questions of the test points that are kept, by the new numbers of the kept labels.
+        """Return the questions of the test points that are kept, by the new numbers of kept labels.
 
         An outfit of which fewer than two items are kept is left out.
         """
@@ -66,12 +66,12 @@ class Questions:
         )
 
     def save(self, path: Path) -> None:
-        """Writes an npz file without objects."""
+        """Write an npz file without objects."""
         np.savez(path, **dataclasses.asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "Questions":
-        """Reads what `save` wrote; ValueError if it cannot be."""
+        """Return what `save` wrote; raise ValueError if it cannot be read."""
         arrays = load_arrays(path)
         for name, dtype in _DTYPES.items():
             array, axes = arrays[name], 2 if name == "answers" else 1
@@ -80,7 +80,7 @@ class Questions:
         return cls(**{name: arrays[name] for name in _DTYPES})
 
     def check(self, num_questions: int, num_labels: int) -> None:
-        """ValueError where something points beyond the end of another."""
+        """Raise ValueError where one array points beyond the end of another."""
         count, places = self.answers.shape
         if not count == len(self.right) == len(self.unseen) == num_questions:
             raise ValueError(f"{count:,} questions for {num_questions:,} test points")
@@ -96,7 +96,7 @@ class Questions:
 
 
 def pack(outfits: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Outfits as `offsets` and `items`."""
+    """Return outfits as `offsets` and `items`."""
     offsets = np.zeros(len(outfits) + 1, np.int64)
     np.cumsum([len(labels) for labels in outfits], out=offsets[1:])
     items = np.concatenate([*outfits, np.zeros(0, np.int64)]).astype(np.int32)

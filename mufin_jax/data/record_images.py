@@ -29,7 +29,7 @@ class RecordImages:
     """
 
     def __init__(self, folder: Path, homes: Int64[np.ndarray, "i 3"], size: int):
-        """Opens nothing yet."""
+        """Open nothing yet."""
         self.shape = (len(homes), size, size, 3)
         self.dtype = np.dtype(np.uint8)
         self._homes = homes
@@ -37,11 +37,11 @@ class RecordImages:
         self._sources: dict[int, Sequence[Any]] = {}
 
     def __len__(self) -> int:
-        """The number of distinct images."""
+        """Return the number of distinct images."""
         return len(self._homes)
 
     def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
-        """Decodes images; each record is read once, however many of its images are asked for.
+        """Decode images; each record is read once, whatever the number of its images among them.
 
         Raises:
           InputError: if they cannot be read.
@@ -63,12 +63,12 @@ class RecordImages:
         return self._sources[split]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Open files stay behind when a copy goes to another process."""
+        """Leave open files out when a copy goes to another process."""
         return self.__dict__ | {"_sources": {}}
 
 
 def open_split(folder: Path, split: str) -> Sequence[Any]:
-    """The records of a split, for random access; text comes back as bytes.
+    """Return the records of a split, for random access; text comes back as bytes.
 
     Raises:
       InputError: if the folder has no such records.
@@ -82,7 +82,7 @@ def open_split(folder: Path, split: str) -> Sequence[Any]:
 
 @contextlib.contextmanager
 def _quiet(tfds: Any) -> Iterator[None]:
-    """TFDS prints and draws progress bars of its own; ours say the same once."""
+    """Silence TFDS, which prints and draws progress bars of its own; ours report the same."""
     logger, level = logging.getLogger("absl"), logging.getLogger("absl").level
     tfds.disable_progress_bar()
     logger.setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ _EACH = 64  # bytes that an archive may unfold to for each row
 
 
 def load_csr(path: Path, num_rows: int = 0) -> csr_matrix:
-    """Loads a CSR matrix of about so many rows; any exception if the file holds anything else.
+    """Load a CSR matrix of about so many rows; raise any exception if the file holds anything else.
 
     SciPy's compiled code trusts the indices, so they are checked before anything is done with them.
     """

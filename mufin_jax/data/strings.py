@@ -10,7 +10,7 @@ from mufin_jax.runtime.storage.npy import load_arrays
 
 
 def check_offsets(offsets: np.ndarray, total: int) -> None:
-    """ValueError unless offsets cut `total` elements into pieces, from the first to the last."""
+    """Raise ValueError unless offsets cut all of `total` elements into pieces, in order."""
     if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
         raise ValueError(f"offsets are {offsets.dtype} {offsets.shape}")
     if offsets[0] != 0 or offsets[-1] != total or (offsets[1:] < offsets[:-1]).any():
@@ -26,24 +26,24 @@ class Strings:
     """
 
     def __init__(self, blob: UInt8[np.ndarray, " bytes"], offsets: Int64[np.ndarray, " n_plus_1"]):
-        """Takes the arrays as they are."""
+        """Take the arrays unchecked."""
         self.blob = blob
         self.offsets = offsets
 
     @classmethod
     def pack(cls, strings: Iterable[str]) -> "Strings":
-        """Packs strings; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
+        """Pack strings; a lone surrogate, which UTF-8 cannot hold, becomes a question mark."""
         parts = [string.encode("utf-8", "replace") for string in strings]
         offsets = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=offsets[1:])
         return cls(np.frombuffer(b"".join(parts), np.uint8), offsets)
 
     def __len__(self) -> int:
-        """The number of strings."""
+        """Return the number of strings."""
         return len(self.offsets) - 1
 
     def __getitem__(self, i: int) -> str:
-        """String i; negative i count from the end, as in a list."""
+        """Return string i; a negative i counts from the end, as in a list."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"string {i} of {len(self)}")
         i %= len(self)
@@ -51,26 +51,26 @@ class Strings:
         return raw.decode("utf-8", "replace")
 
     def at(self, rows: Int[np.ndarray, "k"]) -> list[str]:
-        """The strings of some rows."""
+        """Return the strings of some rows."""
         return [self[int(row)] for row in rows]
 
     def __iter__(self) -> Iterator[str]:
-        """The strings in their order."""
+        """Yield the strings in their order."""
         return (self[i] for i in range(len(self)))
 
     def save(self, path: Path) -> None:
-        """Writes `blob` and `offsets` to an npz file without objects."""
+        """Write `blob` and `offsets` to an npz file without objects."""
         np.savez(path, blob=self.blob, offsets=self.offsets)
 
     @classmethod
     def load(cls, path: Path) -> "Strings":
-        """Reads what `save` wrote; ValueError if it cannot be."""
+        """Return what `save` wrote; raise ValueError if it cannot be read."""
         arrays = load_arrays(path)
         return cls.checked(arrays["blob"], arrays["offsets"])
 
     @classmethod
     def checked(cls, blob: np.ndarray, offsets: np.ndarray) -> "Strings":
-        """The arrays of a file; ValueError if they are no strings."""
+        """Return the strings of a file's arrays; raise ValueError if they hold none."""
         if blob.dtype != np.uint8 or blob.ndim != 1:
             raise ValueError(f"the bytes of strings are {blob.dtype} {blob.shape}")
         check_offsets(offsets, len(blob))

@@ -32,7 +32,7 @@ class Tokenizer:
     """Cuts text as a checkpoint does, or as BERT does: WordPiece between [CLS] and [SEP]."""
 
     def __init__(self, backend: tokenizers.Tokenizer):
-        """Wraps a `tokenizers` pipeline, without its padding and truncation."""
+        """Wrap a `tokenizers` pipeline, without its padding and truncation."""
         self.backend = backend
         self.backend.no_padding()
         self.backend.no_truncation()
@@ -46,13 +46,13 @@ class Tokenizer:
     def train(
         cls, titles: Sequence[str], vocab_size: int = 8192, max_alphabet: int = 1000
     ) -> "Tokenizer":
-        """Learns a vocabulary; the same titles give the same vocabulary in every process.
+        """Learn a vocabulary; the same titles give the same vocabulary in every process.
 
         Args:
           titles: of the training points.
           vocab_size: the most tokens to keep, special ones included.
-          max_alphabet: the most distinct characters; words with a rarer one become [UNK], so
-            that a few titles in a large script do not use up the vocabulary.
+          max_alphabet: the most distinct characters; words with a rarer one become [UNK]. A
+            few titles in a large script then do not use up the vocabulary.
         """
         learner = tokenizers.Tokenizer(models.WordPiece(unk_token=UNK))
         learner.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -78,7 +78,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, source: str | Path) -> "Tokenizer":
-        """Reads a tokenizer.json, or the tokenizer of a Hugging Face checkpoint.
+        """Read a tokenizer.json, or the tokenizer of a Hugging Face checkpoint.
 
         Args:
           source: a tokenizer.json, a folder with tokenizer.json or vocab.txt, or a hub name.
@@ -110,14 +110,14 @@ class Tokenizer:
             return cls(backend)
 
     def save(self, path: Path) -> None:
-        """Writes a tokenizer.json."""
+        """Write a tokenizer.json."""
         self.backend.no_truncation()
         path.write_text(self.backend.to_str(pretty=True), "utf-8")  # of a full disk, OSError
 
     def encode(
         self, titles: Sequence[str], max_tokens: int
     ) -> tuple[Int32[np.ndarray, "t s"], Int32[np.ndarray, " t"]]:
-        """Cuts titles into token ids, those at both ends ([CLS] and [SEP]) included.
+        """Cut titles into token ids, those at both ends ([CLS] and [SEP]) included.
 
         Args:
           titles: t texts.
@@ -137,7 +137,7 @@ class Tokenizer:
 
 
 def write_texts(tokenizer: Tokenizer, titles: Sequence[str], max_tokens: int, folder: Path) -> None:
-    """Writes texts.npy (t, max_tokens) and text_lengths.npy (t,), a chunk at a time."""
+    """Write texts.npy (t, max_tokens) and text_lengths.npy (t,), a chunk at a time."""
     lengths = [np.zeros(0, np.int32)]
     with (
         NpyWriter(folder / "texts.npy", (max_tokens,), np.int32) as writer,
@@ -152,14 +152,14 @@ def write_texts(tokenizer: Tokenizer, titles: Sequence[str], max_tokens: int, fo
 
 
 def _clean(title: str) -> str:
-    """The title as Rust takes it, which knows no lone surrogates, and without an endless end."""
+    """Return the title as Rust accepts it: without lone surrogates, and cut if it is endless."""
     return title[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
 
 
 def _known_words(
     normalizer: normalizers.Normalizer, titles: Iterable[str], alphabet: set[str]
 ) -> Iterable[str]:
-    """The titles, lower-cased, without the words that hold a character outside the alphabet."""
+    """Yield the titles, lower-cased, without words that hold a character outside the alphabet."""
     for title in until_stopped(titles, "prepare"):
         words = normalizer.normalize_str(_clean(title)).split()
         words = (word for word in words if len(word) <= MAX_WORD)
@@ -179,7 +179,7 @@ def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
 
 
 def _assemble(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
-    """BERT's pipeline around a vocabulary, as a checkpoint's tokenizer.json describes it."""
+    """Return BERT's pipeline around a vocabulary, as a checkpoint's tokenizer.json describes it."""
     backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=UNK))
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

@@ -1,9 +1,9 @@
 """What frozen parts of the encoders make of the descriptors: computed once, and kept on the disk.
 
-The paper's Module I and IV train the last block of E_V and leave those below it as they are (App.
-D), so what these make of a picture never changes: it is computed once for the whole run, and each
-step runs the last block alone, for 1/27 of the operations (ViT-B/32, 224 pixels). Of an encoder
-that does not train at all, its vectors are kept.
+The paper's Modules I and IV train the last block of E_V and freeze those below it (App. D). What
+the frozen blocks make of a picture never changes: it is computed once for the whole run, and each
+step runs only the last block, for 1/27 of the operations (ViT-B/32, 224 pixels). Of an encoder that
+does not train at all, the vectors are kept.
 
     <folder>/image-trunk-<fingerprint>.npy   (i, ...), what stands before the last block of E_V
     <folder>/image-<fingerprint>.npy         (i, width), float32, what E_V makes of each image
@@ -11,8 +11,8 @@ that does not train at all, its vectors are kept.
                                              of each item, what a joint one makes of it
 
 Tokens are kept in the compute dtype, so nothing is lost; bfloat16 as its bit patterns, uint16. The
-fingerprint is of the descriptors, of the weights below and of how they are used: stages share a
-file where it fits, and never meet one that doesn't. The folder may be deleted once a run is done.
+fingerprint covers the descriptors, the weights below and how they are used: stages share a file
+that fits, and never read one that does not. The folder may be deleted once a run is done.
 """
 
 import dataclasses
@@ -71,11 +71,11 @@ def precompute(
         loader: of the dataset; it reads pixels and tokens.
         optimizer: which parts train.
         folder: where the arrays are kept; made if need be.
-        decisions: a JSON file where it is written what was kept and what was not: a resumed run,
-            whatever room it finds, goes on as it began, and so to the bit.
-        gigabytes: the most that one array may take; half of the host's memory by default, so that
-            the system can hold it; 0 keeps nothing. Where it would take more, or the disk has no
-            room, the frozen parts run in every step as before.
+        decisions: a JSON file that records what was kept and what was not. A resumed run, whatever
+            room it finds, continues as it began, and so to the bit.
+        gigabytes: the most that one array may take; half of the host's memory by default, which
+            the system can hold; 0 keeps nothing. If an array would take more, or the disk has no
+            room, the frozen parts run in every step.
 
     Raises:
         DiskError: if a file cannot be written.
@@ -111,7 +111,7 @@ def use_precomputed(model: Mufin, loader: Loader, folder: Path) -> Loader:
 
 
 def _wanted(model: Mufin, optimizer: OptimizerConfig) -> Iterator[Kind]:
-    """What can be kept of a model in a stage that trains so."""
+    """Yield what can be kept of a model in a stage that trains these parts."""
     if model.image_encoder is not None and not isinstance(model.image_encoder, ReadyVectors):
         if optimizer.image_encoder == "last" and model.image_encoder.config.depth > 1:
             yield "image-trunk"
@@ -166,15 +166,15 @@ class _Part:
         return self.folder / f"{self.kind}-{facts.hexdigest()[:16]}.npy"
 
     def fits(self, most: int) -> bool:
-        """Whether there is room; says so if there is none."""
+        """Return whether there is room; log it if there is none."""
         shape = jax.eval_shape(self._make, self.model, self._read(np.arange(1))[0])
         size = self.count * int(np.prod(shape.shape[1:])) * shape.dtype.itemsize
 
         def free() -> int:
-            """What this process says, for all: hosts may have unlike memory."""
+            """Return the room that this process finds: hosts may have unlike memory."""
             with disk_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                # Checkpoints want room, too.
+                # Checkpoints need room, too.
                 return min(most, int(0.9 * shutil.disk_usage(self.folder).free))
 
         room = processes.decide(free)
@@ -233,7 +233,7 @@ class _Part:
         return self.kind == "text" and self.loader.descriptors.together
 
     def _data(self) -> bytes:
-        """What tells the texts, or the images, of the prepared folder from those of another."""
+        """Return what tells the texts, or the images, of this prepared folder from others."""
         dataset = self.loader.dataset
         names = "text" if self.kind == "text" else "image"
         both = self._reads_pictures
@@ -246,7 +246,7 @@ class _Part:
         return known
 
     def _read(self, rows: np.ndarray) -> tuple[Pool, np.ndarray]:
-        """Descriptors, and which rows of what is made of them are theirs."""
+        """Return the pool of descriptors, and which rows of what is made of them are theirs."""
         return self.loader.texts(rows) if self.kind == "text" else self.loader.pictures(rows)
 
     def _make(self, model: Mufin, pool: Pool) -> jax.Array:
