@@ -44,7 +44,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     dataset, out, mesh = Dataset.open(context.prepared), context.out, context.mesh
     initialized = context.folders["initialize"]
     model = load_model(initialized / "model", mesh)
-    loader = Loader(dataset, model.config.modalities, mesh, model.config.label_images)
+    loader = Loader(dataset, model.config.modalities, mesh, label_images=model.config.label_images)
     lists = Shortlist.load(context.folders["retrieve"] / "train")
     batches = Batches(config, dataset, loader, lists.labels, context.seed)
     steps = config.epochs * batches.per_epoch
@@ -52,6 +52,8 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
         model, loader, config.optimizer, steps, "finetune", out, context.kept, config.fit.cache_gb,
         has_table=config.classifiers != "labels",
     )  # fmt: skip
+    loader = setup.loader
+    batches.read_from(loader)
     step = make_step(config, setup.graphdef, setup.optimizer, steps, mesh)
 
     state = fit(
