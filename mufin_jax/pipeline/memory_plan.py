@@ -172,7 +172,7 @@ def _shortage(plan: MemoryPlan, available: Available, stages: Sequence[str]) -> 
 
 
 def _remedy(sizes: Sizes, available: Available, stages: Sequence[str]) -> str:
-    """What would make it fit: a leaner table, more devices (hosts, where devices share), both."""
+    """Suggest what would fit: a leaner table, more devices (hosts, if devices share), or both."""
     own = bytes_per_label(sizes.dim, sizes.table)
     leaner = [t for t in _tables() if bytes_per_label(sizes.dim, t) < own]
     places = "hosts" if available.shared else "devices"

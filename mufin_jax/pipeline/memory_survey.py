@@ -134,7 +134,7 @@ def _item(
 
 
 def _as_named(config: ModelConfig, dataset: Dataset) -> ModelConfig:
-    """The config with the sizes of the checkpoints that it names."""
+    """Return the config with the sizes of the checkpoints that it names."""
     if config.image_checkpoint and dataset.image_vectors is None and config.modalities != "text":
         image = read_config(config.image_checkpoint, "image", **how_computed(config.image))
         config = dataclasses.replace(config, image=image)
@@ -150,7 +150,7 @@ def _without_weights(dataset: Dataset, config: ModelConfig, mesh: Mesh) -> Mufin
 
 
 def _parameters(model: Mufin, optimizers: tuple[OptimizerConfig, ...]) -> tuple[int, int]:
-    """The number of weights, and of those that train in the stage that trains most."""
+    """Return the number of weights, and of those that train in the stage that trains most."""
     trained = [
         _count(nnx.split(model, trains(optimizer, model.depths(), cross=bool(stage)), ...)[1])
         for stage, optimizer in enumerate(optimizers)

@@ -134,7 +134,7 @@ def _panels(config: ReportConfig, context: StageContext) -> list[Panel]:
 
 
 def _labels(path: Path) -> Int[np.ndarray, "b k"]:
-    """The labels, or given answers, that `evaluate` ranked; its scores are not read."""
+    """Read the labels, or given answers, that `evaluate` ranked, without its scores."""
     if not path.exists():
         raise InputError(
             f"{path} is not there, and older versions wrote none of outfits: delete {path.parent} "
@@ -146,7 +146,7 @@ def _labels(path: Path) -> Int[np.ndarray, "b k"]:
 
 
 def _scored(ranking: Int[np.ndarray, "b k"], dataset: Dataset) -> Scored:
-    """A ranking after overlap filtering, as long as anything here asks for."""
+    """Return a ranking after overlap filtering, as long as the longest panel needs."""
     found = drop(np.asarray(ranking), dataset.test.pairs, overlap(dataset))
     return found._replace(ranking=found.ranking[:, :LONGEST].copy())
 
