@@ -34,6 +34,7 @@ from mufin_jax.runtime.distributed.mesh import (
     replicated,
     take,
 )
+from mufin_jax.runtime.distributed.padding import next_multiple
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
@@ -71,7 +72,7 @@ def bytes_per_label(dim: int, config: TableConfig = TableConfig()) -> int:
 
 def padded_rows(num_labels: int) -> int:
     """Return the rows of a table of so many labels."""
-    return -(-num_labels // ROWS) * ROWS
+    return next_multiple(num_labels, ROWS)
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements

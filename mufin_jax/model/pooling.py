@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mufin_jax.data.bags import Bags
+from mufin_jax.runtime.distributed.padding import divide_up
 
 
 def fill(vectors: Float[Array, "p d"], bags: Bags) -> Float[Array, "b n d"]:
@@ -40,7 +41,7 @@ def pool_maximum(vectors: Float[Array, "*b w"], dim: int) -> Float[Array, "*b d"
     if width % dim == 0:
         return _maximum(vectors.reshape(*vectors.shape[:-1], dim, width // dim))
     starts = [j * width // dim for j in range(dim)]
-    stops = [-(-(j + 1) * width // dim) for j in range(dim)]
+    stops = [divide_up((j + 1) * width, dim) for j in range(dim)]
     runs = [_maximum(vectors[..., a:b]) for a, b in zip(starts, stops, strict=True)]
     return jnp.stack(runs, axis=-1)
 

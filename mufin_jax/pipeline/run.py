@@ -23,6 +23,7 @@ from mufin_jax.runtime.run_folder import Run, environment, use_compile_cache
 from mufin_jax.runtime.shared_stages import link_stages
 from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.training.finetune_batches import check_depth
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,8 @@ class _Runner:
         processes.once("the prepared data are whole", check)
         experiment, dataset = self.experiment, Dataset.open(prepared)
         i, iv = experiment.pretrain, experiment.finetune
+        if "finetune" in ahead:
+            check_depth(iv, experiment.retrieve.shortlist, dataset.num_labels)
         sizes = sizes_of(
             dataset,
             experiment.model,

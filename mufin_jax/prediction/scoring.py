@@ -17,7 +17,7 @@ from mufin_jax.model.heads import Embedding, Heads
 from mufin_jax.prediction.label_cache import LabelCache, gather
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch, replicated
-from mufin_jax.runtime.distributed.padding import grown
+from mufin_jax.runtime.distributed.padding import divide_up, grown
 
 TOGETHER = {"cpu": 1}
 """Datapoints that a device scores together, by platform: it bounds the memory of their bags ..."""
@@ -41,7 +41,7 @@ def score(
     together = min(TOGETHER.get(devices.flat[0].platform, _ELSEWHERE) * devices.size, size)
     labels = grown(lists.labels, size, -1)
     found = (labels, grown(lists.similarities, size, -np.inf), cache.slots(labels))
-    groups = -(-len(lists.labels) // together)
+    groups = divide_up(len(lists.labels), together)
     return fetch(_score(heads, points, cache.arrays, found, groups, together=together, mix=mix))
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.descriptors import Descriptors
-from mufin_jax.runtime.distributed.padding import grown
+from mufin_jax.runtime.distributed.padding import grown, next_multiple
 
 DESCRIPTORS = (1, 4, 16, 64)
 """Rows of texts, or pictures, that are encoded together."""
@@ -40,7 +40,7 @@ def blocks(count: int, mesh_size: int = 1) -> Iterator[tuple[slice, int]]:
 def points(count: int, mesh_size: int = 1) -> int:
     """The size to pad a batch of datapoints to."""
     sizes = (size for size in _sizes(POINTS, mesh_size) if size >= count)
-    return next(sizes, -(-count // mesh_size) * mesh_size)
+    return next(sizes, next_multiple(count, mesh_size))
 
 
 def slots(count: int) -> int:
@@ -83,4 +83,4 @@ def padded(bags: Bags, mesh_size: int = 1) -> Bags:
 
 def _sizes(sizes: Sequence[int], mesh_size: int) -> list[int]:
     """Sizes, ascending, each rounded up to divide over the devices."""
-    return sorted({-(-max(size, 1) // mesh_size) * mesh_size for size in sizes})
+    return sorted({next_multiple(max(size, 1), mesh_size) for size in sizes})

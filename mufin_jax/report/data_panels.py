@@ -74,8 +74,9 @@ def training(workdir: Path) -> Panel:
     if not found:
         raise Missing("nothing was trained: no stage has a metrics.jsonl")
     caption = (
-        "Modules I and IV: the loss of a batch, and the mean cosine of its pairs. Each has a loss "
-        "of its own; the two are not to be compared."
+        "Modules I and IV: the loss of a batch, and the mean cosine of its negatives, which is "
+        "near 1 where training has collapsed. Each has a loss of its own; the two are not to be "
+        "compared."
     )
     table = {"curves": tables.curve_table(found)}
     return Panel("curves", "Training", caption, table, lambda: figures.curves(found))

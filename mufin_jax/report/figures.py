@@ -28,15 +28,16 @@ MOST_BARS = 60
 
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """The loss and the mean cosine of positive pairs over the steps of each training."""
+    """The loss and the mean cosine of negatives over the steps of each training."""
     figure = blank(2.1 * len(stages))
     axes = figure.subplots(len(stages), 2, squeeze=False)
     for line, (stage, rows) in zip(axes, stages.items(), strict=True):
         steps = [row["step"] for row in rows]
-        for axis, name, colour in zip(line, ("loss", "cosine"), (BLUE, VERMILLION), strict=True):
+        shown = (("loss", "loss", BLUE), ("negative_cosine", "cosine of negatives", VERMILLION))
+        for axis, (name, title, colour) in zip(line, shown, strict=True):
             values = [np.nan if row.get(name) is None else row[name] for row in rows]
             axis.plot(steps, values, color=colour, linewidth=1.2)
-            axis.set_title(f"{stage}: {name}", loc="left")
+            axis.set_title(f"{stage}: {title}", loc="left")
             axis.set_xlabel("step")
             axis.locator_params(axis="x", nbins=4)
     return figure

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.evaluation.rankings import Scored, by_category, by_popularity
 from mufin_jax.report.panel import Missing
+from mufin_jax.runtime.distributed.padding import divide_up
 
 POINTS_DRAWN = 400
 """The most points of a training curve."""
@@ -92,7 +93,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
         return []
     with path.open("rb") as lines:
         total = sum(1 for _ in lines)
-    every = max(1, -(-total // POINTS_DRAWN))
+    every = max(1, divide_up(total, POINTS_DRAWN))
     rows = []
     with path.open("rb") as lines:
         for number, line in enumerate(lines):
@@ -103,7 +104,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
 
 def curve_table(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Return the curves as one table, a row a step."""
-    names = ("loss", "cosine", "gradient")
+    names = ("loss", "negative_cosine", "gradient")
     return [
         {"stage": stage, "step": row["step"]} | {name: row.get(name) for name in names}
         for stage, rows in curves.items()
@@ -131,9 +132,12 @@ def sample(count: int, most: int, seed: int) -> Int[np.ndarray, " n"]:
 def _line(line: bytes) -> dict[str, Any]:
     """Parse a line of metrics; return nothing if a kill has cut it."""
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except ValueError:
         return {}
+    if "cosine" in row:  # the older name of the mean cosine of negatives
+        row["negative_cosine"] = row.pop("cosine")
+    return row
 
 
 def _tokens(dataset: Dataset, side: Side) -> float | None:

@@ -25,6 +25,7 @@ from mufin_jax.runtime.distributed.mesh import (
     put_rows,
     replicated,
 )
+from mufin_jax.runtime.distributed.padding import divide_up, next_multiple
 
 _CELLS = {"cpu": 1 << 22}  # numbers of a block, its cosines and its entries, held at once ...
 _MORE_CELLS = 1 << 26  # ... elsewhere: each block is a few programs started, whatever its size
@@ -72,7 +73,7 @@ class MeshSearch:
         ids, cosines = [], []
         for start in range(0, max(len(queries), 1), _MOST_QUERIES):
             block = queries[start : start + _MOST_QUERIES]
-            size = -(-_power_of_two(len(block)) // self.mesh.size) * self.mesh.size
+            size = next_multiple(_power_of_two(len(block)), self.mesh.size)
             padded = np.zeros((size, block.shape[1]), np.float32)
             padded[: len(block)] = block
             asked = put(padded, replicated(self.mesh))
@@ -148,7 +149,7 @@ def _top(cosines: Array, k: int) -> tuple[Array, Array]:
     are taken in the order of their entries, so that of equal cosines the lower entry still wins.
     """
     rows, count = cosines.shape
-    groups = -(-count // _GROUP)
+    groups = divide_up(count, _GROUP)
     if groups < 2 * k:
         best, place = jax.lax.top_k(cosines, k)
         return best, place

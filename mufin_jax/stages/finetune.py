@@ -33,7 +33,7 @@ from mufin_jax.training.setup import set_up
 
 
 def finetune(config: FinetuneConfig, context: StageContext) -> None:
-    """Module IV: train cross-attention and classifiers, and write model and table.
+    """Train cross-attention and classifiers (Module IV), and write model and table.
 
     What frozen parts of the encoders make is computed once, to the folder `kept`.
 

@@ -1,8 +1,7 @@
 """Module III of the paper: what Module IV starts from.
 
-Encoders and A_S are Module I's; A_C, which this stage makes again, is the identity; every label
-gets
-a free vector eta, Xavier-uniform, and alpha = 1/2.
+Encoders and A_S are Module I's. A_C, which this stage makes again, is the identity. Every label
+gets a free vector eta, Xavier-uniform, and alpha = 1/2.
 
 Reads: a prepared folder and Module I's model. Writes: `model/` and `table/` (the label table: eta
 (L', D), float32 or bfloat16, alpha (L',), float32, and what their optimizer remembers, L' = L
@@ -24,7 +23,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.context import StageContext
 
 STAGE = 3
-"""Address of this stage's random draws, beside the seed."""
+"""Address of this stage's random draws, next to the seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +32,7 @@ class InitializeConfig:
 
     Attributes:
         alpha: initial weight of the label's own embedding z in its classifier w.
-        table: bytes of a label: number format and optimizer of the label table.
+        table: number format and optimizer of the label table, which decide the bytes of a label.
     """
 
     alpha: float = 0.5
@@ -46,7 +45,7 @@ class InitializeConfig:
 
 
 def initialize(config: InitializeConfig, context: StageContext) -> None:
-    """Module III: write the model and the label table that Module IV starts from."""
+    """Write the model and the label table that Module IV starts from (Module III)."""
     dataset, out, mesh = Dataset.open(context.prepared), context.out, context.mesh
     key = jax.random.fold_in(jax.random.key(context.seed), STAGE)
     model = load_model(context.folders["pretrain"] / "model", mesh)

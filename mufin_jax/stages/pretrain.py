@@ -23,7 +23,7 @@ from mufin_jax.training.setup import TrainState, set_up
 
 
 def pretrain(config: PretrainConfig, context: StageContext) -> None:
-    """Module I: train the encoders and A_S, and write the model.
+    """Train the encoders and A_S (Module I), and write the model.
 
     What frozen parts of the encoders make is computed once, to the folder `kept`.
 

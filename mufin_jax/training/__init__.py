@@ -1,1 +1,40 @@
-"""."""
+"""Training of Modules I and IV: losses, batches with their hard examples, steps and the loop.
+
+`losses.py` holds the two losses, `mining.py` draws hard positives and hard negatives, and `loop.py`
+takes the steps, with checkpoints and logs.
+"""
+
+from typing import TYPE_CHECKING
+
+from mufin_jax.runtime.imports import lazy_face
+
+if TYPE_CHECKING:
+    from mufin_jax.training.finetune_batches import FinetuneConfig
+    from mufin_jax.training.loop import FitConfig, fit
+    from mufin_jax.training.losses import cosine_margin_loss, hinge_loss
+    from mufin_jax.training.optimizer import OptimizerConfig
+    from mufin_jax.training.pretrain_batches import PretrainConfig
+    from mufin_jax.training.setup import TrainState, set_up
+
+__all__ = [
+    "FinetuneConfig",
+    "FitConfig",
+    "OptimizerConfig",
+    "PretrainConfig",
+    "TrainState",
+    "cosine_margin_loss",
+    "fit",
+    "hinge_loss",
+    "set_up",
+]
+__getattr__, __dir__ = lazy_face(
+    __name__,
+    {
+        "finetune_batches": ["FinetuneConfig"],
+        "loop": ["FitConfig", "fit"],
+        "losses": ["cosine_margin_loss", "hinge_loss"],
+        "optimizer": ["OptimizerConfig"],
+        "pretrain_batches": ["PretrainConfig"],
+        "setup": ["TrainState", "set_up"],
+    },
+)

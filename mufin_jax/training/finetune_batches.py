@@ -23,7 +23,10 @@ from mufin_jax.training.loop import FitConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
 STAGE = 4
-"""Address of this stage's random draws, beside the seed and the step."""
+"""Address of this stage's random draws, next to the seed and the step."""
+
+PAPER_DEPTH = 100
+"""Places of a shortlist that the paper draws negatives from: all of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +38,13 @@ class FinetuneConfig:
         batch_size: datapoints a step.
         positives: relevant labels drawn for each datapoint.
         negatives: labels drawn for each datapoint from its shortlist.
-        negatives_from: places of the shortlist, its relevant labels left out, that negatives are
-            drawn from. The paper's 100 places are 0.03% of its labels; of a small catalogue they
-            would hold many labels that are no longer hard.
+        negatives_from: places of the shortlist, without its relevant labels, that negatives are
+            drawn from. The paper's 100 places are 0.03% of its labels. In a small catalogue they
+            hold many labels that are not hard.
         margin: gamma of the cosine embedding loss.
         drop_best: never draw the best-scored negative of a shortlist (the authors' code).
-        classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1), which is
-            for labels never seen in training: without a training point, none is a negative; "sum"
+        classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1), for labels
+            never seen in training, where labels without a training point are never negatives; "sum"
             for w = unit(z + eta) (SiameseXML).
         optimizer: rates, and which parts train.
         fit: logs and checkpoints.
@@ -51,7 +54,7 @@ class FinetuneConfig:
     batch_size: int = 200
     positives: int = 2
     negatives: int = 12
-    negatives_from: int = 100
+    negatives_from: int = PAPER_DEPTH
     margin: float = 0.5
     drop_best: bool = False
     classifiers: Literal["table", "labels", "sum"] = "table"
@@ -61,7 +64,7 @@ class FinetuneConfig:
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
-        """Reject counts below 1 and margins that are none."""
+        """Reject counts below 1 and invalid margins."""
         for name in ("epochs", "batch_size", "positives", "negatives", "negatives_from"):
             if getattr(self, name) < 1:
                 raise InputError(f"finetune.{name}={getattr(self, name)}: expected a number >= 1")
@@ -94,6 +97,28 @@ class Batch:
     negatives: Bool[Any, "b c"]
 
 
+def check_depth(config: FinetuneConfig, places: int, num_labels: int) -> None:
+    """Reject negatives from more places than the shortlists have.
+
+    The default, the paper's whole shortlist, stands for all places of a shorter one. So does any
+    number where the shortlists hold all labels.
+
+    Args:
+        config: asks for so many places.
+        places: the length of a shortlist.
+        num_labels: the labels that exist.
+
+    Raises:
+        InputError: if negatives would silently come from fewer places than the settings say.
+    """
+    if config.negatives_from > max(places, PAPER_DEPTH) and places < num_labels:
+        raise InputError(
+            f"finetune.negatives_from={config.negatives_from}: the shortlists have {places} "
+            f"places; use --retrieve.shortlist={config.negatives_from}, or "
+            f"--finetune.negatives-from={max(places, PAPER_DEPTH)}"
+        )
+
+
 class Batches(EpochBatches):
     """Makes batch i of Module IV; a pure function of (seed, i)."""
 
@@ -107,6 +132,7 @@ class Batches(EpochBatches):
         shortlists: Int32[np.ndarray, "n k"],
         seed: int,
     ):
+        check_depth(config, shortlists.shape[1], dataset.num_labels)
         self.config, self.shortlists = config, shortlists
         self.relevance, self.blocked = training_pairs(dataset.train)
         self.unseen: np.ndarray | None = None

@@ -71,7 +71,7 @@ def make_step(
             loss_of, argnums=(0, 1), has_aux=True
         )(state.train, rows, frozen, batch)
         norm = gradient_norm((gradients, row_gradients))
-        metrics = {"loss": loss, "cosine": cosine, "gradient": norm}
+        metrics = {"loss": loss, "negative_cosine": cosine, "gradient": norm}
         weights = dataclasses.replace(state, table=None)
         new = kept_unless_finite(metrics, updated(weights, gradients, optimizer), weights)
         if table is not None:

@@ -1,11 +1,11 @@
 """The one training loop, used by Module I and Module IV.
 
-A stage brings a jitted step and a function that makes batch i; the loop brings progress, logs,
+A stage provides a jitted step and a function that makes batch i. The loop provides progress, logs,
 checkpoints and resuming. Batch i is a pure function of (seed, stage, i), so a run that was killed
 and started again computes, to the bit, what an uninterrupted one does. Several processes run the
-loop in step: what their clocks and signals say goes through a vote.
+loop in step: they vote on what their clocks and signals report.
 
-A step whose loss or gradients are not finite changes nothing and is named (skips.py).
+A step whose loss or gradients are not finite changes nothing and is reported (nonfinite.py).
 """
 
 import contextlib
@@ -35,11 +35,22 @@ from mufin_jax.training.nonfinite import REMEDY, Skips
 log = logging.getLogger(__name__)
 
 FIRST_SECONDS = 1.0
-"""Seconds until the first checkpoint; to each further one it takes twice as long, and ten times as
-long as saving took, up to the configured interval. A disk that takes none is found out at once."""
+"""Seconds until the first checkpoint. Each further one takes twice as long, and at least ten times
+as long as saving took, up to the configured interval. An unusable disk is found at once."""
 
-SAY_SECONDS = 20
+LOG_SECONDS = 20
 """Seconds between two log lines where there is no progress bar."""
+
+AT_PLATEAU = 0.05
+"""How far from the plateau, as a share of it, a loss still rests there. Batches of a collapsed
+model differ by less; a model that learns leaves this range soon."""
+
+COLLAPSED_COSINE = 0.95
+"""The mean cosine of negatives above which a model has collapsed. A loss can also be near the
+plateau by chance, but then negatives are less alike than this."""
+
+COLLAPSED_STEPS = 200
+"""Steps of rest before the warning. A model that starts from random weights may rest for less."""
 
 State = Any
 """Any pytree of arrays: parameters, optimizer state, label table."""
@@ -47,17 +58,17 @@ State = Any
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
-    """How training is followed and saved; none of this changes what is learned.
+    """How training is logged and saved; none of this changes what is learned.
 
     Attributes:
         log_every: steps between two lines of metrics.
         checkpoint_every: steps between two checkpoints, at most.
-        checkpoint_seconds: seconds between two checkpoints, at most. The first of a run, or of a
-            resumed one, comes much sooner, so that one which is often interrupted gets on.
+        checkpoint_seconds: seconds between two checkpoints, at most. The first one after a start or
+            a resumption comes much sooner, so a run that is often interrupted makes progress.
         threads: threads that make batches ahead of use; 0 makes each when it is used.
         cache_gb: gigabytes that the outputs of an encoder's frozen part may take on the disk
-            (precomputed.py); half of the host's memory by default. With 0 they are computed in
-            every step, to the same numbers but for rounding.
+            (frozen_features.py); half of the host's memory by default. With 0 they are computed in
+            every step; the numbers then differ by rounding only.
     """
 
     log_every: int = 20
@@ -67,7 +78,7 @@ class FitConfig:
     cache_gb: float | None = None
 
     def __post_init__(self) -> None:
-        """Reject intervals that are no intervals."""
+        """Reject invalid intervals."""
         for name, least in (("log_every", 1), ("checkpoint_every", 1), ("threads", 0)):
             if (found := getattr(self, name)) < least:
                 raise InputError(f"fit.{name}={found}: expected a whole number >= {least}")
@@ -98,23 +109,24 @@ def fit(
 
     Args:
         state: the initial state; its buffers are donated to the steps.
-        step: jitted (state, batch) -> (state, metrics), with "loss" and "cosine" among the metrics;
-            where "loss" or "gradient" is not finite it returns the state as it was.
+        step: jitted (state, batch) -> (state, metrics). Among the metrics are "loss" and
+            "negative_cosine", the mean cosine of negatives. If "loss" or "gradient" is not finite,
+            it returns the old state.
         make_batch: the numpy batch of a step; called ahead of time, in threads.
         put_batch: moves a batch to the devices.
-        name: what the progress bar and the log lines call it.
-        steps: number of steps in all.
+        name: of the stage, for the progress bar and the log lines.
+        steps: total number of steps.
         config: intervals.
         checkpoints: where the state is kept.
         writer: where metrics go.
-        ids: what the batch of a step holds, for saying which batch broke: {"points": ids, ...}.
+        ids: of the items in the batch of a step, to report a bad batch: {"points": ids, ...}.
         refresh: called with (i, state) before step i for every multiple i of `refresh_every`, and
-            again with that i after a restart in between; batches made afterwards may depend on it.
+            again with the same i after a restart; batches made afterwards may depend on it.
         refresh_every: steps between two refreshes.
-        plateau: the loss of the collapsed, all-equal solution; resting there gives a warning.
+        plateau: the loss when all similarities are equal; staying there gives a warning.
 
     Raises:
-        NonFinite: if more than `MOST_SKIPPED` steps in a row were not finite, or a weight is not.
+        NonFinite: if more than `MOST_SKIPPED` steps in a row, or a weight, are not finite.
         Stopped: after a signal, once the state is saved.
     """
     orbax.get_ready()  # the first checkpoint must not wait for their imports
@@ -145,8 +157,8 @@ def fit(
                 skips(done, metrics)
                 if done % config.log_every == 0 or done == steps:
                     bar.set_postfix_str(follow(done, metrics))
-                    if bar.disable:  # no terminal: a log line now and then takes the bar's place
-                        follow.say(done, steps)
+                    if bar.disable:  # no terminal: an occasional log line replaces the bar
+                        follow.log(done, steps)
                 late = time.monotonic() - saved_at > min(patience, config.checkpoint_seconds)
                 overdue, stop = agree(late, stop_requested())
                 if done % config.checkpoint_every == 0 or overdue or done == steps:
@@ -166,10 +178,10 @@ def fit(
 
 
 class _Agreement:
-    """Has all processes save, and stop, at the same step, though clocks and signals differ.
+    """Makes all processes save, and stop, at the same step, though clocks and signals differ.
 
-    Each step they cast votes, which the devices add up, and read those of the step before: no step
-    waits for a round trip. A process alone agrees with itself at once.
+    In each step they cast votes, which the devices add up, and read the votes of the step before:
+    no step waits for a round trip. A single process needs no vote.
     """
 
     def __init__(self) -> None:
@@ -180,9 +192,9 @@ class _Agreement:
             self._count = jax.jit(lambda votes: votes.any(0), out_shardings=one)
 
     def __call__(self, overdue: bool, stop: bool) -> tuple[bool, bool]:
-        """Vote, and return whether a checkpoint is overdue and whether anyone wants to stop.
+        """Vote, and return whether a checkpoint is overdue and whether any process must stop.
 
-        The main process alone says what is overdue.
+        Only process 0 decides what is overdue.
         """
         if self._mesh is None:
             return overdue, stop
@@ -195,7 +207,7 @@ class _Agreement:
         return overdue, stop
 
     def forget(self) -> None:
-        """Drop the votes on their way: they were cast before the checkpoint just saved."""
+        """Drop the votes cast before the checkpoint that was just saved."""
         self._cast = None
 
 
@@ -222,17 +234,17 @@ def _all_finite(state: State) -> jax.Array:
 
 
 class _Follower:
-    """Writes metrics, and warns once when training rests at the collapsed solution."""
+    """Writes metrics, and warns once when training stays at the collapsed solution."""
 
     def __init__(self, name: str, config: FitConfig, plateau: float | None, writer: MetricsWriter):
         self.name, self.config, self.plateau, self.writer = name, config, plateau, writer
         self.resting, self.warned, self.text = 0, not processes.is_main(), ""
         self.began: tuple[int, float] | None = None
-        self.said_at = self.looked_at = time.monotonic()
+        self.logged_at = self.looked_at = time.monotonic()
         self.waited = 0.0
 
     def waits_for(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Yield batches that are made ahead, and take the time that the loop waits for them."""
+        """Yield batches that are made ahead, and measure how long the loop waits for them."""
         batches = iter(batches)
         while True:
             start = time.monotonic()
@@ -243,41 +255,41 @@ class _Follower:
             yield batch
 
     def _input(self) -> str:
-        """What share of the time since the last call was waited for input, if it is much."""
+        """Return the share of the time since the last call spent waiting for input, if large."""
         now = time.monotonic()
         share = self.waited / max(now - self.looked_at, 1e-9)
         self.waited, self.looked_at = 0.0, now
         return f", {share:.0%} of the time waiting for input" if share > 0.1 else ""
 
-    def say(self, step: int, steps: int) -> None:
-        """Log step, metrics, rate and an estimate, at most every `SAY_SECONDS`."""
+    def log(self, step: int, steps: int) -> None:
+        """Log step, metrics, rate and an estimate, at most every `LOG_SECONDS`."""
         now = time.monotonic()
-        if self.began is None:  # the first steps compile and say nothing about the rate
+        if self.began is None:  # the first steps compile, so their rate means nothing
             self.began = step, now
-        elif now - self.said_at > SAY_SECONDS or step == steps:
+        elif now - self.logged_at > LOG_SECONDS or step == steps:
             rate = (step - self.began[0]) / max(now - self.began[1], 1e-9)
             left = datetime.timedelta(seconds=round((steps - step) / max(rate, 1e-9)))
             log.info(
                 "%s: step %d of %d, %s, %.2f steps/s, %s left",
                 self.name, step, steps, self.text, rate, left,
             )  # fmt: skip
-            self.said_at = now
+            self.logged_at = now
 
     def __call__(self, step: int, metrics: dict[str, jax.Array]) -> str:
         values = {key: float(value) for key, value in jax.device_get(metrics).items()}
         self.writer.write(step, values)
-        loss, cosine = values["loss"], values["cosine"]
-        at_rest = self.plateau is not None and abs(loss / self.plateau - 1) < 0.05
-        self.resting = self.resting + 1 if at_rest and cosine > 0.95 else 0
-        if self.resting * self.config.log_every >= 200 and not self.warned:
+        loss, cosine = values["loss"], values["negative_cosine"]
+        at_rest = self.plateau is not None and abs(loss / self.plateau - 1) < AT_PLATEAU
+        self.resting = self.resting + 1 if at_rest and cosine > COLLAPSED_COSINE else 0
+        if self.resting * self.config.log_every >= COLLAPSED_STEPS and not self.warned:
             self.warned = True
             log.warning(
-                "%s: the loss rests at %.3f, its value when all similarities are equal, and the "
-                "mean cosine is %.3f: training has collapsed. Try a smaller batch, a lower rate, a "
-                "longer warm-up, or start from pre-trained encoders",
+                "%s: the loss stays at %.3f, its value when all similarities are equal, and the "
+                "mean cosine of negatives is %.3f: training has collapsed. Try a smaller batch, a "
+                "lower rate, a longer warm-up, or start from pre-trained encoders",
                 self.name,
                 loss,
                 cosine,
             )
-        self.text = f"loss {loss:.4f}, cosine {cosine:.3f}{self._input()}"
+        self.text = f"loss {loss:.4f}, negative cosine {cosine:.3f}{self._input()}"
         return self.text

@@ -1,4 +1,4 @@
-"""Which examples a step learns from: hard positives, hard negatives, batches of alike labels.
+"""Mining: which examples a step learns from (hard positives, hard negatives, alike labels).
 
 Everything here is numpy, and a pure function of its arguments and of the random generator given.
 """
@@ -17,10 +17,10 @@ def draw_positives(
     x: Float[np.ndarray, "p d"] | None = None,
     limit: float = 0.9,
 ) -> tuple[Int[np.ndarray, "c k"], Bool[np.ndarray, "c k"]]:
-    """P_l of Module I: datapoints of each label, drawn uniformly among the hard ones.
+    """Draw P_l of Module I: datapoints of each label, uniformly among its hard positives.
 
-    Hard are those with z_l·x_i <= limit; where a label has none, its least similar ones are taken.
-    Short sets are masked, never repeated. Without embeddings (before the first refresh) all
+    A positive is hard if z_l·x_i <= limit. If a label has no hard one, its least similar ones are
+    taken. Short sets are masked, never repeated. Without embeddings (before the first refresh) all
     positives count as hard.
 
     Args:
@@ -31,6 +31,9 @@ def draw_positives(
         z: label vectors of the last refresh.
         x: datapoint vectors of the last refresh.
         limit: the largest similarity of a hard positive; 1 makes the draw uniform.
+
+    Returns:
+        Datapoints of each label, and which of them are real.
     """
     chosen = np.zeros((len(labels), count), np.int64)
     real = np.zeros((len(labels), count), bool)
@@ -56,8 +59,8 @@ def draw(
 ) -> Int[np.ndarray, "j"]:
     """Return min(count, k) distinct candidates, uniformly.
 
-    Without replacement, where the authors' code repeats: each row of the label table then appears
-    once in a batch of distinct labels.
+    The authors' code draws with replacement. Without it, each row of the label table appears once
+    in a batch of distinct labels.
     """
     return rng.permutation(candidates)[:count]
 
@@ -67,7 +70,8 @@ def thinned(
 ) -> Bool[np.ndarray, "c b"]:
     """Return at most `count` of the candidates of each row, drawn uniformly.
 
-    Random instead of hard negatives in Module I (table 4): the hardest of so few are all of them.
+    This gives Module I random instead of hard negatives (table 4): the `count` hardest of `count`
+    candidates are all of them.
     """
     lots = np.where(candidates, rng.random(candidates.shape), 2)
     drawn = np.argsort(lots, axis=1)[:, :count]
@@ -79,13 +83,14 @@ def thinned(
 def candidates(
     shortlist: Int[np.ndarray, "k"], blocked: Int[np.ndarray, "j"], drop_best: bool = False
 ) -> Int[np.ndarray, "i"]:
-    """T_i of Module IV: the labels of a shortlist that may serve as hard negatives.
+    """Return T_i of Module IV: the labels of a shortlist that may serve as hard negatives.
 
     Args:
-        shortlist: R_i, best first, -1 where there is none.
+        shortlist: R_i, best first; -1 marks an empty place.
         blocked: the datapoint's relevant labels, and its pairs in the overlap filter.
         drop_best: leave out the best-scored candidate, too.
     """
+    # T_i = R_i without the blocked labels: a set difference that keeps the order of R_i.
     kept = shortlist[(shortlist >= 0) & ~np.isin(shortlist, blocked)]
     return kept[1:] if drop_best else kept
 
@@ -93,11 +98,11 @@ def candidates(
 def clustered_order(
     vectors: Float[np.ndarray, "l d"], size: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "l"]:
-    """Order labels so that alike ones are neighbours, in clusters whose own order is random.
+    """Order labels by clusters: alike labels are neighbours, and the clusters' order is random.
 
-    Balanced spherical 2-means, applied again to each half until a cluster holds at most `size`
-    labels. An option for Module I: the negatives of a label are then harder (NGAME; the authors'
-    code uses it after 20 epochs, on datapoints).
+    Balanced spherical 2-means is applied to each half again, until a cluster holds at most `size`
+    labels. It is an option of Module I that makes the negatives of a label harder (NGAME; the
+    authors' code uses it after 20 epochs, on datapoints).
     """
 
     def bisect(rows: np.ndarray) -> list[np.ndarray]:

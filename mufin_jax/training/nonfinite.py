@@ -1,7 +1,7 @@
-"""Steps of training that are not finite: they change nothing, are named, and may not go on.
+"""Steps of training whose loss or gradients are not finite: they change nothing and are reported.
 
-A stage's step asks `kept_unless_finite` what its state becomes; the loop tells `Skips` what each
-step gave, which names those that were not finite and ends the run when they do not end.
+A stage's step calls `kept_unless_finite` to choose its new state. The loop passes the metrics of
+each step to `Skips`, which reports steps that were not finite and ends the run if they continue.
 """
 
 import logging
@@ -20,33 +20,33 @@ from mufin_jax.runtime.logs import MetricsWriter
 log = logging.getLogger(__name__)
 
 MOST_SKIPPED = 5
-"""Steps in a row without an update that a run bears."""
+"""Steps in a row without an update that a run tolerates."""
 
 REMEDY = "the last good checkpoint is kept: lower the learning rate, or look for broken input"
 
 
 def gradient_norm(gradients: Any) -> Float[Array, ""]:
-    """The norm over all gradients; infinite, too, where its square is beyond float32."""
+    """Return the norm over all gradients; it is infinite where its square is beyond float32."""
     squares = [jnp.vdot(leaf, leaf).astype(jnp.float32) for leaf in jax.tree.leaves(gradients)]
     return jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
 def kept_unless_finite(metrics: Mapping[str, Array], new: Any, old: Any) -> Any:
-    """The new state where a step's "loss" and "gradient" are finite, else the old one."""
+    """Return the new state if a step's "loss" and "gradient" are finite, else the old one."""
     finite = is_finite(metrics)
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
 
 
 def is_finite(metrics: Mapping[str, Array]) -> Bool[Array, ""]:
-    """Whether a step's "loss" and "gradient", the norm of its gradients, allow an update."""
+    """Return whether a step's "loss" and "gradient" (the gradients' norm) are finite."""
     return jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient"])
 
 
 class Skips:
-    """Says which steps changed nothing, as they were not finite, and ends a run that goes on so.
+    """Reports the steps that were not finite and changed nothing; ends a run with too many.
 
-    A step is looked at once the next is on its way: no step waits for the host. A resumed run
-    counts from 0 again.
+    A step is read once the next one is on its way: no step waits for the host. A resumed run counts
+    from 0 again.
     """
 
     def __init__(
@@ -60,12 +60,16 @@ class Skips:
         self._in_a_row = 0
 
     def __call__(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Look at the step before, and keep this one for the next call."""
+        """Read the step before, and keep this one for the next call."""
         self.read()
         self._last = step, metrics
 
     def read(self) -> None:
-        """Look at the step that was kept; raises NonFinite if it is one too many."""
+        """Read the step that was kept.
+
+        Raises:
+            NonFinite: if it is one too many.
+        """
         if self._last is None:
             return
         (step, metrics), self._last = self._last, None
@@ -78,15 +82,15 @@ class Skips:
             return
         self._in_a_row += 1
         too_many = self._in_a_row > MOST_SKIPPED
-        if not (processes.is_main() or too_many):  # one process speaks for all
+        if not (processes.is_main() or too_many):  # one process reports for all
             return
         ids = self.ids(step - 1) if self.ids else {}
         path = self.writer.skip(step, values, ids)
         batch = [
             f"{side} {', '.join(some[:3])}{', ...' * (len(some) > 3)}" for side, some in ids.items()
         ]
-        said = f"{self.name}: step {step} changed nothing, as {broken[0]}"
-        said = "; ".join([said, *batch, f"all of its batch in {path}"])
+        report = f"{self.name}: step {step} changed nothing, as {broken[0]}"
+        report = "; ".join([report, *batch, f"all of its batch in {path}"])
         if too_many:
-            raise NonFinite(f"{said}; {self._in_a_row} such steps in a row; {REMEDY}")
-        log.warning("%s; at most %d in a row", said, MOST_SKIPPED)
+            raise NonFinite(f"{report}; {self._in_a_row} such steps in a row; {REMEDY}")
+        log.warning("%s; at most %d in a row", report, MOST_SKIPPED)

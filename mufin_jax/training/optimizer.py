@@ -1,33 +1,30 @@
 """Which parts of the model train, each with its own line in the optimizer (paper, App. D).
 
 AdamW, a cosine schedule after a linear warm-up counted in steps, weight decay on matrices only. The
-label table is not here: its row-sparse Adam is `classifiers.update`, at the rate of `schedule`.
+label table is not here: its row-sparse Adam is `label_table.update`, at the rate of `schedule`.
 """
 
 import dataclasses
-from typing import Literal
 
 import jax
 import optax
 from flax import nnx
 
-from mufin_jax.encoders.freezing import trainable
+from mufin_jax.encoders.freezing import Training, trainable
 from mufin_jax.runtime.errors import InputError
-
-Mode = Literal["frozen", "last", "full"]
 
 _DESCRIBING = ("image_encoder", "text_encoder", "image_reduce", "text_reduce")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """How a stage trains; the defaults are the paper's for Module I.
+    """How a stage trains; the defaults are the paper's of Module I.
 
     Attributes:
-        rate: peak learning rate of every part that has none of its own.
+        rate: peak learning rate of every part without a rate of its own.
         warmup: steps of linear warm-up from zero; counted in steps, at most half of all.
         weight_decay: of matrices; biases, norms and the label table have none.
-        clip: largest global norm of the gradients of the parts that train; 0 for no clipping.
+        clip: largest global norm of the gradients of the parts that train; 0 disables clipping.
         image_encoder: which blocks of E_V train: none, the last one, all.
         text_encoder: which blocks of E_T train.
         encoder_rate: own learning rate of the encoders (the authors' code: 1e-5 in Module IV).
@@ -39,8 +36,8 @@ class OptimizerConfig:
     warmup: int = 1000
     weight_decay: float = 0.01
     clip: float = 0.0
-    image_encoder: Mode = "last"
-    text_encoder: Mode = "full"
+    image_encoder: Training = "last"
+    text_encoder: Training = "full"
     encoder_rate: float | None = None
     attention_rate: float | None = None
     table_rate: float | None = None
@@ -50,17 +47,16 @@ class OptimizerConfig:
         for name in ("rate", "encoder_rate", "attention_rate", "table_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise InputError(f"{name}={value}: a learning rate is a positive number, say 2e-4")
+                raise InputError(f"{name}={value}: expected a positive learning rate, such as 2e-4")
         if self.warmup < 0 or not 0 <= self.weight_decay < 1 or not 0 <= self.clip < float("inf"):
             raise InputError(
                 f"warmup={self.warmup}, weight_decay={self.weight_decay}, clip={self.clip}: "
-                "expected "
-                "warmup >= 0, weight_decay in [0, 1) and clip >= 0"
+                "expected warmup >= 0, weight_decay in [0, 1) and clip >= 0"
             )
 
 
 def schedule(peak: float, warmup: int, steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then half a cosine down to 0 at the last step."""
+    """Return a linear warm-up from 0, then half a cosine down to 0 at the last step."""
     warmup = min(warmup, steps // 2)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
 
@@ -84,12 +80,12 @@ def trains(config: OptimizerConfig, depths: dict[str, int], cross: bool) -> nnx.
 
 
 def describes(train: dict) -> bool:
-    """Whether any parameter that descriptor vectors depend on is among those that train."""
+    """Return whether any of the parameters that train changes the descriptor vectors."""
     return any(train.get(part) for part in _DESCRIBING)
 
 
 def check_trains(train: dict, stage: str) -> None:
-    """Reject a stage in which nothing trains: its steps would leave the model as it is."""
+    """Reject a stage in which nothing trains: its steps would not change the model."""
     if not jax.tree.leaves(train):
         raise InputError(
             f"{stage}: both encoders are frozen and no attention block trains, so there is nothing "

@@ -22,7 +22,7 @@ from mufin_jax.training.loop import FitConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
 STAGE = 1
-"""Address of this stage's random draws, beside the seed and the step."""
+"""Address of this stage's random draws, next to the seed and the step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,12 @@ class PretrainConfig:
     """Module I; the defaults are the paper's (Tab. 5, App. D).
 
     Attributes:
-        epochs: passes over the labels that have a training point; 0 leaves the model as it begins,
-            which is what ready vectors want.
+        epochs: passes over the labels that have a training point. With 0 the model keeps its
+            initial weights, as ready vectors require.
         batch_size: labels a step.
         positives: |P_l|, datapoints drawn for each label.
         negatives: |N_l|, in-batch negatives of each label.
-        hard_negatives: whether these are the most similar ones; else a uniform draw.
+        hard_negatives: whether these are the most similar ones; otherwise a uniform draw.
         margin: gamma of the hinge.
         hard_limit: largest cosine of a hard positive; 1 draws among all positives.
         refresh_epochs: epochs between two refreshes of the embeddings that positives are mined by.
@@ -59,7 +59,7 @@ class PretrainConfig:
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:
-        """Reject counts below 1 and a margin that is none."""
+        """Reject counts below 1 and invalid margins."""
         if self.epochs < 0:
             raise InputError(f"pretrain.epochs={self.epochs}: expected a number >= 0")
         for name in ("positives", "negatives", "refresh_epochs", "cluster_size"):

@@ -40,7 +40,7 @@ def make_step(
         (loss, cosine), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state.train, frozen, batch
         )
-        metrics = {"loss": loss, "cosine": cosine, "gradient": gradient_norm(gradients)}
+        metrics = {"loss": loss, "negative_cosine": cosine, "gradient": gradient_norm(gradients)}
         new = updated(state, gradients, optimizer)
         return kept_unless_finite(metrics, new, state), metrics
 

@@ -3,7 +3,7 @@
     <folder>/refresh-<step>/z.npy   float32 (L, D), of the labels
     <folder>/refresh-<step>/x.npy   float32 (N, D), of the training points
 
-A refresh is there whole or not at all. It is not made again: a resumed run mines by the same.
+A refresh is complete or absent. It is made once: a resumed run mines by the same embeddings.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ from mufin_jax.runtime.storage.npy import mapped
 
 @dataclasses.dataclass(frozen=True)
 class Refreshes:
-    """The refreshes of one run; every process of it must make the same calls."""
+    """The refreshes of one run; all of its processes must make the same calls."""
 
     folder: Path
 
     def at(
         self, step: int, model: Callable[[], Mufin], loader: Loader, keep: int
     ) -> tuple[Float32[np.ndarray, "l d"], Float32[np.ndarray, "p d"]]:
-        """Return z and x, mapped from the refresh before `step`, which is made if need be.
+        """Return z and x of the refresh before `step`, mapped; make it if it does not exist.
 
         Args:
-            step: number of the step before which it is made.
-            model: returns the model of that step.
-            loader: of the dataset; its descriptor vectors are used where it holds them.
+            step: number of the step that follows the refresh.
+            model: returns the model at that step.
+            loader: of the dataset; its descriptor vectors are used if it holds them.
             keep: the first step whose refresh a resumed run may need; earlier ones are deleted.
 
         Raises:

@@ -85,7 +85,7 @@ def test_run_json_says_with_what_a_run_was_made(minute_run):
 def test_training_leaves_json_lines_and_events(minute_run, stage, steps):
     lines = (minute_run / stage / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, steps + 1))
-    assert {"loss", "cosine"} <= json.loads(lines[0]).keys()
+    assert {"loss", "negative_cosine"} <= json.loads(lines[0]).keys()
     (events,) = (minute_run / stage / "tensorboard").iterdir()
     assert events.stat().st_size > 200
 

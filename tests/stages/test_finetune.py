@@ -71,7 +71,7 @@ def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
     one = Stage(dataset, one_device).run()
     for a, b in zip(eight.metrics, one.metrics, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["loss"] > 0
-        assert a["cosine"] == pytest.approx(b["cosine"], abs=1e-5)
+        assert a["negative_cosine"] == pytest.approx(b["negative_cosine"], abs=1e-5)
     for name, weight in eight.after.items():
         np.testing.assert_allclose(weight, one.after[name], atol=1e-5, err_msg=name)
     moved = max(np.abs(eight.after[name] - eight.before[name]).max() for name in eight.after)
@@ -140,6 +140,17 @@ def test_only_rows_of_drawn_labels_learn_and_alpha_learns_too(eight):
     assert set(np.flatnonzero(changed)) <= set(drawn) and changed.sum() >= L - 2
     assert set(np.flatnonzero(before.alpha != after.alpha)) <= set(drawn)
     assert (before.alpha != after.alpha).sum() >= L - 2 and eight.table_after.steps == 3
+
+
+def test_the_first_step_moves_rows_by_the_table_s_own_rate(eight):
+    state = eight.state(label_table.initialize(jax.random.key(0), L, DIM, eight.mesh))
+    batch = place(eight.batches(0), eight.mesh)
+    state = jax.tree.map(lambda leaf: leaf.copy(), state)
+    after, _ = eight.step(state, eight.frozen, batch)
+    moved = np.abs(np.array(after.table.rows.eta) - eight.table_before.rows.eta)
+    # Adam's first step is the rate itself.
+    assert moved.max() == pytest.approx(eight.config.optimizer.table_rate, rel=1e-3)
+    assert eight.config.optimizer.table_rate != eight.config.optimizer.rate
 
 
 def test_a_step_that_is_not_finite_changes_neither_weights_nor_table(dataset, eight):

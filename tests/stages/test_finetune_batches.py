@@ -1,5 +1,6 @@
 """Claims about the batches of Module IV: what is drawn for a datapoint, and what is padding."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -77,6 +78,42 @@ def test_the_best_negative_can_be_left_out(dataset):
                 best = next(x for x in lists.labels[point] if x not in relevant(point))
                 best_drawn += best in other
         assert (best_drawn == 0) == drop
+
+
+def test_negatives_are_drawn_from_the_first_places_of_the_shortlist(dataset):
+    lists, drawn = shortlists(), set()
+    make = batches(dataset, dataclasses.replace(CONFIG, negatives=2, negatives_from=3))
+    for step in range(8):
+        batch = make(step)
+        others = labels_of(batch, batch.negatives)
+        for point, other in zip(points_of(make, step), others, strict=True):
+            listed = [label for label in lists.labels[point] if label not in relevant(point)]
+            assert len(other) == 2 and set(other) <= set(listed[:3])
+            drawn |= {listed.index(label) for label in other}
+    assert drawn == {0, 1, 2}
+
+
+@pytest.mark.parametrize("places, fits", [(11, False), (L, True)])
+def test_negatives_from_more_places_than_the_shortlists_have_are_rejected(dataset, places, fits):
+    lists = np.zeros((SIZES["train"], places), np.int32)
+    deep = dataclasses.replace(CONFIG, negatives_from=1000)
+    rejected = pytest.raises(
+        InputError, match=r"finetune.negatives_from=1000.* 11 places.*--retrieve.shortlist=1000"
+    )
+    with contextlib.nullcontext() if fits else rejected:
+        batches(dataset, deep, lists=Shortlist(lists, lists.astype(np.float32)))
+
+
+def test_without_a_training_pair_there_is_no_batch(dataset):
+    train = dataclasses.replace(dataset.train, filter=dataset.train.relevance)
+    with pytest.raises(InputError, match="0 of its datapoints have a training pair, expected at"):
+        batches(dataclasses.replace(dataset, train=train))
+
+
+def test_draws_are_those_of_every_earlier_version(dataset):
+    points, drawn = batches(dataset)._draw(5)
+    assert points.tolist() == [21, 13, 24, 14, 5, 18, 1, 0]
+    assert drawn[:3].tolist() == [[1, 10, 7, 2, 8], [3, 6, 5, 7, 4], [4, 12, 6, 5, 1]]
 
 
 def test_nearly_all_batches_of_a_training_have_one_shape(dataset):

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import optax
 import pytest
+import small
+from contexts import context
 from flax import nnx
 from scipy import sparse
 from small import new_model, relevant, weights
@@ -18,6 +20,9 @@ from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.stages import initialize
+from mufin_jax.stages import pretrain as stage
+from mufin_jax.training import finetune_batches, pretrain_batches
 from mufin_jax.training.optimizer import OptimizerConfig
 from mufin_jax.training.pretrain_batches import Batches, PretrainConfig
 from mufin_jax.training.pretrain_step import make_step
@@ -76,7 +81,7 @@ def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
     one = run(dataset, one_device)
     for a, b in zip(eight.metrics, one.metrics, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["loss"] > 0
-        assert a["cosine"] == pytest.approx(b["cosine"], abs=1e-5)
+        assert a["negative_cosine"] == pytest.approx(b["negative_cosine"], abs=1e-5)
     moved = 0.0
     for name, weight in eight.after.items():
         np.testing.assert_allclose(weight, one.after[name], atol=1e-5, err_msg=name)
@@ -279,16 +284,61 @@ def test_only_refreshes_that_a_resumed_run_may_need_are_kept(dataset, model, tmp
 
 
 def test_clustered_batches_are_of_whole_clusters(dataset):
-    config = dataclasses.replace(CONFIG, batches="clustered", cluster_size=2)
-    make = batches(dataset, config)
-    angles = np.random.default_rng(0).permutation(13) / 13 * np.pi
-    make.z = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
-    make.x = np.tile(np.array([0.0, -1], np.float32), (26, 1))
-    order = make._make_order(0)
-    assert sorted(order) == list(range(13))
-    gaps = np.abs(np.diff(angles[order]))
-    shuffled = np.abs(np.diff(angles[np.random.default_rng(1).permutation(13)]))
-    assert np.median(gaps) < np.median(shuffled)
+    overlap = dataset.train.relevance.toarray() * (np.arange(13) == 4)
+    train = dataclasses.replace(dataset.train, filter=sparse.csr_matrix(overlap))
+    clustered = dataclasses.replace(CONFIG, batches="clustered", cluster_size=6, batch_size=6)
+    make = batches(dataclasses.replace(dataset, train=train), clustered)
+    one, other = np.split(np.random.default_rng(0).permutation(make.usable), 2)
+    make.z = np.random.default_rng(1).normal(0, 0.05, (13, 2)).astype(np.float32)
+    make.z[one, 0] += 1
+    make.z[other, 1] += 1
+    make.x = np.zeros((26, 2), np.float32)
+    first = [frozenset(batch_items(make, 2 * epoch)[0][:6]) for epoch in range(6)]
+    assert set(first) == {frozenset(one), frozenset(other)}  # a cluster, and not always the same
+    for epoch, labels in enumerate(first):
+        assert set(batch_items(make, 2 * epoch + 1)[0][:6]) == set(make.usable) - labels
+
+
+def test_draws_are_those_of_every_earlier_version(dataset):
+    labels, points, real = batches(dataset)._draw(3)
+    assert labels.tolist() == [9, 12, 3, 5, 10, 4, 2, 11]
+    assert points.tolist() == [19, 18, 25, 24, 6, 3, 10, 11, 20, 21, 14, 24, 17, 2, 23, 22]
+    assert real.all()
+    randomly = batches(dataset, dataclasses.replace(CONFIG, hard_negatives=False))
+    assert np.flatnonzero(randomly(3).negatives[0]).tolist() == [9, 12, 14]
+
+
+def test_no_two_stages_draw_from_one_address():
+    addresses = [pretrain_batches.STAGE, initialize.STAGE, finetune_batches.STAGE]
+    assert addresses == [1, 3, 4]
+
+
+def test_positives_are_mined_by_the_last_refresh_of_a_training(
+    dataset, one_device, tmp_path, monkeypatch
+):
+    found = []
+
+    def fit(state, step, batches, place, *, refresh, refresh_every, **rest):
+        """Three refreshes of a model that changes in between, and no steps."""
+        for number in range(4):
+            at = number * refresh_every
+            refresh(at, state)
+            if number:
+                for name, mined_by in (("z", batches.z), ("x", batches.x)):
+                    kept = np.load(tmp_path / f"refresh-{at}" / f"{name}.npy")
+                    np.testing.assert_array_equal(mined_by, kept)
+                found.append(np.array(batches.z))
+            moved = jax.tree.map(lambda leaf: leaf + 0.1, state.train)
+            state = dataclasses.replace(state, train=moved)
+        return state
+
+    monkeypatch.setattr(stage, "fit", fit)
+    config = dataclasses.replace(CONFIG, epochs=4, refresh_epochs=1)
+    stage.pretrain(
+        config, context(tmp_path, one_device, {"prepare": dataset.path}, model=small.CONFIG)
+    )
+    assert len(found) == 3 and not np.allclose(found[0], found[1], atol=1e-3)
+    assert not np.allclose(found[1], found[2], atol=1e-3)
 
 
 def test_a_batch_is_the_same_on_any_number_of_devices_but_for_rows_that_mean_nothing(dataset):

@@ -61,7 +61,7 @@ def step_of(mesh: Any) -> Any:
         table = state["table"].at[batch].set(0.9 * rows + jnp.sin(state["bias"] + rows))
         bias = state["bias"] + 0.1 * jnp.tanh(table).mean(0)
         new = {"table": table, "bias": bias, "count": state["count"] + 1}
-        return new, {"loss": jnp.square(bias).sum(), "cosine": rows.mean()}
+        return new, {"loss": jnp.square(bias).sum(), "negative_cosine": rows.mean()}
 
     place = {"table": by_row(mesh), "bias": replicated(mesh), "count": replicated(mesh)}
     return jax.jit(step, donate_argnums=0, out_shardings=(place, replicated(mesh)))

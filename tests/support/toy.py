@@ -17,7 +17,7 @@ STEPS, SEGMENT = 23, 6
 def toy_step(state, batch):
     """Mixes the batch into the state so that the order of steps shows in every bit."""
     new = {"w": 0.9 * state["w"] + jnp.sin(batch * state["w"]), "n": state["n"] + 1}
-    return new, {"loss": jnp.abs(new["w"]).sum(), "cosine": new["w"][0]}
+    return new, {"loss": jnp.abs(new["w"]).sum(), "negative_cosine": new["w"][0]}
 
 
 class Toy:

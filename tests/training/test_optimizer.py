@@ -13,7 +13,10 @@ from small import weights
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training.optimizer import OptimizerConfig, by_part, schedule, trains
 
-PARTS = ("image_encoder", "text_encoder", "image_reduce", "self_attention", "cross_attention")
+PARTS = (
+    *("image_encoder", "text_encoder", "image_reduce", "text_reduce"),
+    *("self_attention", "cross_attention"),
+)
 
 
 def params(value: float = 1.0) -> dict:

@@ -29,6 +29,7 @@ from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.jsonlines import ImageFiles
 from mufin_jax.data.strings import Strings
+from mufin_jax.runtime.distributed.padding import divide_up
 from mufin_jax.runtime.storage.files import save_array
 
 SHARD = 1024
@@ -59,7 +60,7 @@ class BeamWorker:
             resizer, keys = dataclasses.replace(resizer, source=source), np.arange(len(keys))
         save_array(spool.folder / "keys.npy", keys)
         work = _Shards(resizer, spool, SHARD)
-        shards = range(-(-len(keys) // SHARD))
+        shards = range(divide_up(len(keys), SHARD))
         if shards:
             self._run(work, shards)
         for number in shards:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from scipy.sparse import csr_matrix
 
+from mufin_jax.runtime.distributed.padding import divide_up
 from mufin_jax.runtime.errors import InputError
 
 LABELS_PER_CLUSTER = 50
@@ -97,14 +98,14 @@ class Queries:
     def __init__(self, config: AdsConfig):
         """Draw the facts about all labels; their vectors are made when needed."""
         self.config = config
-        count = config.clusters or -(-config.labels // LABELS_PER_CLUSTER)
+        count = config.clusters or divide_up(config.labels, LABELS_PER_CLUSTER)
         self.starts = _shares(config.labels, count, config.cluster_zipf)
         popularity = (1.0 + np.arange(config.labels)) ** -config.zipf
         rank = _rng(config, "popularity").permutation(config.labels)
         self.reached: Float64[np.ndarray, " l1"] = np.append(0, np.cumsum(popularity[rank]))
         scales = (1.0 + np.arange(config.dim)) ** -0.5
         self._scales = (scales / np.linalg.norm(scales)).astype(np.float32)
-        topics = -(-count // CLUSTERS_PER_TOPIC)
+        topics = divide_up(count, CLUSTERS_PER_TOPIC)
         centres = _unit(self.noise("topics", 0, topics))[np.arange(count) % topics]
         self._centres = _unit(centres + config.spread * self.noise("centres", 0, count))
         self._hidden = config.hidden * self.noise("hidden", 0, _HIDDEN)
@@ -155,7 +156,7 @@ class Queries:
         first = start // _DRAWN
         drawn = [
             _rng(self.config, name, part).standard_normal(shape, np.float32)
-            for part in range(first, -(-stop // _DRAWN))
+            for part in range(first, divide_up(stop, _DRAWN))
         ]
         rows = np.concatenate(drawn)[start - first * _DRAWN : stop - first * _DRAWN]
         return rows * self._scales
