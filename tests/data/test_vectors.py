@@ -82,7 +82,7 @@ def test_a_hostile_object_array_is_rejected_and_runs_nothing(tmp_path):
     entries = np.empty(2, object)
     entries[:] = [[1], Hostile()]
     np.save(tmp_path / "map.npy", entries, allow_pickle=True)
-    with pytest.raises(InputError, match="no array of lists of integers"):
+    with pytest.raises(InputError, match="not an array of lists of integers"):
         read_lists(tmp_path / "map.npy")
     assert not (tmp_path / "canary").exists()
 
