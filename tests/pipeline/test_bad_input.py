@@ -226,7 +226,7 @@ CASES = [
     Case("no choice", flags(f"{PRETRAIN}.image-encoder=all"), "encoder=all: expected one of frozen, last, full"),
     # Values that cannot be meant.
     Case("negative rate", flags(f"{PRETRAIN}.rate=-1"), "rate=-1.0: expected a positive learning rate"),
-    Case("rate of zero", flags(f"{PRETRAIN}.rate=0"), "rate=0.0: a learning rate is"),
+    Case("rate of zero", flags(f"{PRETRAIN}.rate=0"), "rate=0.0: expected a positive learning rate"),
     Case("rate NaN", flags(f"{PRETRAIN}.rate=nan"), "rate=nan: a learning rate is"),
     Case("infinite rate", flags("--finetune.optimizer.table-rate=inf"), "table_rate=inf: a learning rate is"),
     Case("heads that do not divide", flags("--model.heads=3"), "heads=3: heads must divide dim"),
