@@ -227,8 +227,8 @@ CASES = [
     # Values that cannot be meant.
     Case("negative rate", flags(f"{PRETRAIN}.rate=-1"), "rate=-1.0: expected a positive learning rate"),
     Case("rate of zero", flags(f"{PRETRAIN}.rate=0"), "rate=0.0: expected a positive learning rate"),
-    Case("rate NaN", flags(f"{PRETRAIN}.rate=nan"), "rate=nan: a learning rate is"),
-    Case("infinite rate", flags("--finetune.optimizer.table-rate=inf"), "table_rate=inf: a learning rate is"),
+    Case("rate NaN", flags(f"{PRETRAIN}.rate=nan"), "rate=nan: expected a positive learning rate"),
+    Case("infinite rate", flags("--finetune.optimizer.table-rate=inf"), "table_rate=inf: expected a positive learning rate"),
     Case("heads that do not divide", flags("--model.heads=3"), "heads=3: heads must divide dim"),
     Case("negative seed", flags("--seed=-1"), "seed=-1: expected a whole number from 0"),
     Case("seed too large", flags("--seed=4294967296"), "seed=4294967296: expected"),

@@ -15,7 +15,6 @@ from small import new_model, weights
 
 from mufin_jax.model import label_table
 from mufin_jax.model.saved import save_model
-from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages import finetune as stage
 from mufin_jax.stages.finetune import finetune
@@ -221,7 +220,7 @@ def test_the_moments_are_gone_when_the_label_side_is_written(
         during.append(tables())
         assert rows.eta.shape == (TABLE, DIM)
 
-    monkeypatch.setattr(Predictor, "write", write)
+    monkeypatch.setattr(stage, "build_predictor", write)
     monkeypatch.setattr(stage, "fit", lambda state, *rest, **options: state)  # training is not it
     monkeypatch.setattr(stage, "describe_once", lambda model, loader, path: path.touch())
     (tmp_path / "finetune").mkdir()
