@@ -83,7 +83,7 @@ def describe_once(
     ]
 
     def read(step: int) -> tuple[Pool | np.ndarray, np.ndarray]:
-        """The descriptors of a block, and which of the rows made of them hold their vectors."""
+        """Return the descriptors of a block, and which rows made of them hold their vectors."""
         rows = np.arange(blocks[step].start, blocks[step].stop)
         text = rows[0] < loader.num_texts
         if loader.modalities == ("images" if text else "text"):

@@ -136,7 +136,7 @@ def initialize(
     alpha: float = 0.5,
     config: TableConfig = TableConfig(),
 ) -> LabelTable:
-    """Module III: eta Xavier-uniform with the true number of labels as fan, alpha = 0.5.
+    """Draw Module III's table: eta Xavier-uniform with the true L as fan, alpha = 0.5.
 
     The table is born sharded: no device ever holds it whole. It is drawn row by row, each at its
     own address, so that drawing needs next to no memory beside the table.
@@ -199,9 +199,14 @@ def update(
     decay (the released code has none on its table either). The caller donates the table.
 
     Args:
+        table: the table; its buffers are donated.
         ids: *distinct* label ids; pads are distinct ids beyond the table and are dropped.
         gradients: of the rows that `gather` gave for the same ids.
         rate: learning rate.
+        mesh: the devices that hold the rows.
+        b1: decay of the first moments.
+        b2: decay of the second moments.
+        eps: added to the denominator.
         made: whether anything changes; False where the gradients cannot be used.
     """
     ids = jnp.where(made, ids, ids + len(table.rows.alpha))  # beyond the table: dropped

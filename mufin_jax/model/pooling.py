@@ -47,7 +47,7 @@ def pool_maximum(vectors: Float[Array, "*b w"], dim: int) -> Float[Array, "*b d"
 
 
 def _maximum(runs: Float[Array, "*b r"]) -> Float[Array, "*b"]:
-    """The maximum over the last axis.
+    """Return the maximum over the last axis.
 
     Not `max`: its gradient goes to entries *equal* to the maximum, and XLA may compute the entries
     again, rounded otherwise, so that none is (seen on CPU: gradients wrong by a third).

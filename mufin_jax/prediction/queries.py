@@ -58,7 +58,7 @@ def read_items(
 def _seen(
     item: dict, name: str, dataset: Dataset, descriptors: Descriptors
 ) -> tuple[list[str], Sequence[Any]]:
-    """The titles and pictures of an item that the model sees; InputError if it sees none."""
+    """Return the titles and pictures of an item that the model sees; reject an item without."""
     if unknown := set(item) - {"title", "titles", "images"}:
         raise InputError(
             f"{name}: unknown field {sorted(unknown)[0]!r}; expected title, titles, images"
@@ -82,7 +82,7 @@ def _seen(
 
 
 def _titles(item: dict, name: str) -> list[str]:
-    """The titles of an item that say something."""
+    """Return the titles of an item that are not empty."""
     title, given = item.get("title"), item.get("titles")
     if given is None:
         given = [title]

@@ -38,13 +38,13 @@ def blocks(count: int, mesh_size: int = 1) -> Iterator[tuple[slice, int]]:
 
 
 def points(count: int, mesh_size: int = 1) -> int:
-    """The size to pad a batch of datapoints to."""
+    """Return the size to pad a batch of datapoints to."""
     sizes = (size for size in _sizes(POINTS, mesh_size) if size >= count)
     return next(sizes, next_multiple(count, mesh_size))
 
 
 def slots(count: int) -> int:
-    """The size to pad bags to."""
+    """Return the size to pad bags to."""
     size = _SLOTS
     while size < count:
         size *= _SLOTS

@@ -28,7 +28,7 @@ MOST_BARS = 60
 
 
 def curves(stages: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """The loss and the mean cosine of negatives over the steps of each training."""
+    """Draw the loss and the mean cosine of negatives over the steps of each training."""
     figure = blank(2.1 * len(stages))
     axes = figure.subplots(len(stages), 2, squeeze=False)
     for line, (stage, rows) in zip(axes, stages.items(), strict=True):

@@ -59,7 +59,7 @@ class RetrieveConfig:
 
 
 def retrieve(config: RetrieveConfig, context: StageContext) -> None:
-    """Module II: write the index and every datapoint's shortlist.
+    """Write the index and every datapoint's shortlist (Module II).
 
     What Module I left of its frozen encoders in the folder `kept` is used.
     """
