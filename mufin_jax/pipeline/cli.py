@@ -1,11 +1,12 @@
 """The command line of an experiment: `python -m experiments.NAME --stage=all [--data=DIR] ...`.
 
-Every field of every configuration is a flag; what is wrong is answered in one line, exit code 2.
+Every field of every configuration is a flag. A wrong flag gets a one-line answer and exit code 2.
 """
 
 import contextlib
 import dataclasses
 import gc
+import inspect
 import io
 import itertools
 import sys
@@ -23,7 +24,8 @@ from mufin_jax.runtime.logs import set_up_logging
 
 with swift_imports():
     from mufin_jax.data.preparation.prepare import Overlap
-    from mufin_jax.pipeline.experiment import Experiment, StageName
+    from mufin_jax.evaluation.summary import summary
+    from mufin_jax.pipeline.experiment import ABOUT, Experiment, StageName
     from mufin_jax.pipeline.run import run
     from mufin_jax.runtime import machine
     from mufin_jax.runtime.distributed import processes
@@ -53,17 +55,15 @@ class Command:
     """Short for --miniature.test-points."""
     threads: int | None = None
     """Threads that XLA computes with on a CPU: the same number gives the same bits on any number of
-    cores. By default what the run's folder began with, else one a core and two at least."""
+    cores. By default the number that the run's folder began with, or one a core, at least two."""
     hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
-    """Where this process is one of several that no launcher introduces to one another."""
+    """Needed if this process is one of several that no launcher connects."""
 
     def run(self) -> None:
-        """Run the stages, and print the table where evaluating was among them."""
+        """Run the stages, and print the table if evaluate was among them."""
         result = run(self.experiment, self.stage)
         if result is not None and processes.is_main() and self.stage in ("all", "evaluate"):
-            from mufin_jax.stages.evaluate import report
-
-            print(report(result))
+            print(summary(result))
             print(f"\n{self.experiment.folder}/metrics.json has all figures")
         if result is not None and processes.is_main() and self.stage in ("all", "report"):
             print(f"{self.experiment.folder}/report/index.html shows the run")
@@ -91,7 +91,7 @@ def main(
         argv: the arguments; those of the process by default.
         kind: the command, with its flags.
     """
-    if argv is None:  # the process is our own
+    if argv is None:  # no other program uses this process
         gc.freeze()
         machine.share_memory_among_threads()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -114,7 +114,7 @@ def parse(
     """Turn arguments into a command.
 
     Raises:
-        InputError: an unknown preset, flag or value, in one line with the nearest name.
+        InputError: for an unknown preset, flag or value; one line with the nearest name.
         SystemExit: after --help.
     """
     given = _value(arguments, "--data") is not None
@@ -122,19 +122,22 @@ def parse(
     if preset not in presets:
         raise InputError(f"--preset={preset}: expected one of {', '.join(presets)}")
     default = kind(presets[preset], preset=preset)
-    said = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            command = tyro.cli(kind, default=default, args=arguments, prog=_prog())
+        with contextlib.redirect_stderr(message):
+            command = tyro.cli(
+                kind, default=default, args=arguments, prog=_prog(),
+                description=_description(kind, presets),
+            )  # fmt: skip
     except SystemExit as end:
         if not end.code:
             raise
-        raise InputError(one_line(said.getvalue(), [*_flags(default)])) from None
-    return dataclasses.replace(command, experiment=_spelt_out(command))
+        raise InputError(one_line(message.getvalue(), [*_flags(default)])) from None
+    return dataclasses.replace(command, experiment=_with_short_flags(command))
 
 
-def _spelt_out(command: Command) -> Experiment:
-    """Return the experiment with the values of the short flags in their places."""
+def _with_short_flags(command: Command) -> Experiment:
+    """Return the experiment with the values of the short flags."""
     experiment = command.experiment
     for short, (part, field) in _SHORT.items():
         value = getattr(command, short)
@@ -157,7 +160,7 @@ def _spelt_out(command: Command) -> Experiment:
 
 
 def _value(arguments: list[str], flag: str) -> str | None:
-    """Return the value of a flag that decides on the defaults of all others."""
+    """Return the value of a flag on which the defaults of all others depend."""
     for here, following in itertools.zip_longest(arguments, arguments[1:]):
         if here == flag:
             return following
@@ -166,13 +169,23 @@ def _value(arguments: list[str], flag: str) -> str | None:
     return None
 
 
+def _description(kind: type[Command], presets: Mapping[str, Experiment]) -> str:
+    """Return what --help says first: the command, and of each preset the cost and the score."""
+    paragraphs = [inspect.getdoc(kind) or ""]
+    for name, preset in presets.items():
+        paragraphs.append(f"--preset={name}:\ncost: {preset.cost}.\nexpected: {preset.expected}.")
+    return "\n\n".join(paragraphs)
+
+
 def _prog() -> str:
     return f"python -m experiments.{Path(sys.argv[0]).stem}"
 
 
 def _flags(default: Any, prefix: str = "--") -> Iterator[str]:
-    """Every flag that a configuration has."""
+    """Yield every flag that a configuration has."""
     for field in dataclasses.fields(default):
+        if field.name in ABOUT:
+            continue
         value = getattr(default, field.name)
         if not dataclasses.is_dataclass(value):
             yield prefix + field.name.replace("_", "-")

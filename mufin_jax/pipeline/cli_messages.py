@@ -1,20 +1,30 @@
-"""One line for each way in which a command line can be wrong."""
+"""One line for each way in which a command line can be wrong.
+
+tyro prints its messages in boxes for people. No interface of tyro gives their parts, so this file
+reads the text; setup.cfg bounds tyro's version, and tests/pipeline/test_cli_messages.py holds one
+case for each message.
+"""
 
 import difflib
 import re
 from collections.abc import Sequence
 
 
-def one_line(said: str, flags: Sequence[str]) -> str:
-    """Say in one line what tyro says in a box; in its own words where they are unexpected."""
-    words = re.sub("[╭╮╰╯│─]", " ", said).split()
+def one_line(message: str, flags: Sequence[str]) -> str:
+    """Return in one line what a message of tyro says; its own words if the message is unknown.
+
+    Args:
+        message: what tyro printed, with its box.
+        flags: all flags of the command.
+    """
+    words = re.sub("[╭╮╰╯│─]", " ", message).split()
     text = " ".join(word for word in words if not re.fullmatch("[-+|]+", word))  # boxes in ASCII
     if found := re.search("Unrecognized options?: (.*?)(?:,| Perhaps| For full|$)", text):
         return unknown(found[1], flags)
     if found := re.search("Error parsing (--[^ :]+): (.*?)(?: Argument helptext|$)", text):
-        wanted = {"literal for int": "a whole number", "to float": "a number"}
+        kinds = {"literal for int": "a whole number", "to float": "a number"}
         value = found[2].rpartition(": ")[2]
-        for sign, kind in wanted.items():
+        for sign, kind in kinds.items():
             if sign in found[2]:
                 return f"{found[1]}: {value} is not {kind}; see --help"
         return f"{found[1]}: {found[2]}"
@@ -28,7 +38,12 @@ def one_line(said: str, flags: Sequence[str]) -> str:
 
 
 def unknown(argument: str, flags: Sequence[str]) -> str:
-    """The answer to an argument that no flag is."""
+    """Return the answer to an argument that no flag accepts.
+
+    Args:
+        argument: as given, with its value.
+        flags: all flags of the command.
+    """
     name = argument.partition("=")[0].replace("_", "-")
     if not name.startswith("--"):
         return (

@@ -103,7 +103,7 @@ def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int
     made: list[Path] = []
     with Run(experiment.folder) as held:
         if not held.facts():  # a resumed table computes with as many threads as it began with
-            held.record(experiment=dataclasses.asdict(experiment), **environment())
+            held.record(experiment=experiment.options(), **environment())
         for seed in seeds:
             for name, row in rows.items():
                 check_stop("ablations")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -24,6 +24,10 @@ StageName = Literal[
     "prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate", "report", "all"
 ]
 """A stage of the table in `stage_table.py`, or all of them in its order."""
+
+NOT_MEASURED = "not measured"
+ABOUT = ("cost", "expected")
+"""Fields of an experiment that tell of it and are no options."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,10 @@ class Experiment:
     """The test set's metrics."""
     report: ReportConfig = dataclasses.field(default_factory=ReportConfig)
     """The paper's tables and figures, on a page."""
+    cost: Annotated[str, tyro.conf.Suppress] = NOT_MEASURED
+    """What a run takes, in words; `--help` prints it."""
+    expected: Annotated[str, tyro.conf.Suppress] = NOT_MEASURED
+    """The score to expect, in words, with the data that it is of; `--help` prints it."""
 
     def __post_init__(self) -> None:
         """Reject seeds that numpy and JAX cannot both take."""
@@ -70,3 +78,9 @@ class Experiment:
     def folder(self) -> Path:
         """The run's folder."""
         return self.workdir or Path("runs") / self.name
+
+    def options(self) -> dict[str, Any]:
+        """Return all options, for run.json."""
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if name not in ABOUT
+        }

@@ -1,12 +1,13 @@
 """Runs of older versions: what their stages did not record is found in what they wrote."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mufin_jax.runtime.storage.files import read_json, read_sealed
 
 
-def unrecorded(workdir: Path, stage: str) -> dict[str, Any]:
+def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings that a stage was made with and that its settings.json lacks.
 
     Up to version 0.1.0, only evaluate recorded how scores are made (`predict`). Module IV had
@@ -15,9 +16,11 @@ def unrecorded(workdir: Path, stage: str) -> dict[str, Any]:
     Args:
         workdir: the run's folder.
         stage: the name of a stage.
+        settings: those of the stage now. What nothing in the folder depends on yet is taken from
+            here.
 
     Returns:
-        The settings, empty if the stage recorded all of them or nothing shows them.
+        The settings; none if the stage recorded all of them.
     """
     path = workdir / stage / "settings.json"
     if stage not in ("finetune", "report") or not path.exists() or "predict" in read_json(path):
@@ -26,6 +29,4 @@ def unrecorded(workdir: Path, stage: str) -> dict[str, Any]:
     if stage == "finetune" and frozen.exists():
         return {"predict": read_sealed(frozen)}
     measured = workdir / "evaluate" / "settings.json"
-    if measured.exists():
-        return {"predict": read_json(measured)["predict"]}
-    return {}
+    return {"predict": (read_json(measured) if measured.exists() else settings)["predict"]}

@@ -1,10 +1,9 @@
 """Takes an experiment through its stages, each from its inputs' folders to its own."""
 
-import dataclasses
 import functools
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +64,8 @@ def run(
         wanted = {n: STAGES[n].settings(experiment) for n in (*_before(names[-1]), names[-1])}
         link_stages(experiment.folder, wanted, others)
         for name, settings in wanted.items():  # before hours of work are begun
-            held.check(name, settings, runner.unrecorded(name))
-        held.record(experiment=dataclasses.asdict(experiment), **environment())
+            held.check(name, settings, runner.unrecorded(name, settings))
+        held.record(experiment=experiment.options(), **environment())
         for place, name in enumerate(names):
             check_stop(name)
             runner.take(name, names[place:])
@@ -108,9 +107,9 @@ class _Runner:
             STAGES[name].run(self.experiment, context(self.experiment, name, self.mesh))
         self.held.mark_finished(name)
 
-    def unrecorded(self, name: str) -> dict[str, Any]:
+    def unrecorded(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return what an older version did not record of a stage."""
-        return processes.decide(lambda: unrecorded(self.held.workdir, name))
+        return processes.decide(lambda: unrecorded(self.held.workdir, name, settings))
 
     def _finished(self, name: str) -> bool:
         """Return whether a stage is finished.
@@ -126,7 +125,7 @@ class _Runner:
                     f"{self.held.workdir}: run --stage={other} or --stage=all"
                 )
         settings = STAGES[name].settings(self.experiment)
-        self.held.guard(name, settings, unrecorded(self.held.workdir, name))
+        self.held.guard(name, settings, unrecorded(self.held.workdir, name, settings))
         if self.held.finished(name):
             return True
         for later in list(STAGES)[len(earlier) + 1 :]:

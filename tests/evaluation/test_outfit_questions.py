@@ -20,6 +20,7 @@ from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.evaluation import metrics, outfits
 from mufin_jax.evaluation.rankings import drop
+from mufin_jax.evaluation.summary import summary
 from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.cli import main, parse
 from mufin_jax.pipeline.run import run
@@ -31,7 +32,6 @@ from mufin_jax.report.sample import Asked
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import read_json
-from mufin_jax.stages.evaluate import report
 from mufin_jax.stages.report import ReportConfig
 
 MINUTE = dataclasses.replace(
@@ -198,7 +198,7 @@ def test_miniature_outfits_go_through_all_stages(workdir):
     assert 0 <= found["FITB"] == found["FITB unseen"] <= 100 and 0 <= found["AUC"] <= 1
     assert found["rows"]["popularity"]["FITB"] == 25  # training has none of the answers
     assert not (workdir / "finetune" / "table").exists()
-    text = report(found)
+    text = summary(found)
     assert "FITB unseen" in text and "ceiling" in text and "8 questions, 8 of them" in text
 
 
@@ -324,8 +324,8 @@ def test_an_interrupted_run_resumes_to_the_same_scores(workdir, mesh, tmp_path):
 
 def test_the_published_rows_are_printed_for_polyvore_s_number_of_questions(workdir):
     found = read_json(workdir / "metrics.json")
-    assert "as published" not in report(found)
-    text = report(found | {"questions": outfits.POLYVORE_QUESTIONS})
+    assert "as published" not in summary(found)
+    text = summary(found | {"questions": outfits.POLYVORE_QUESTIONS})
     assert "MUFIN (alpha = 1), as published" in text and "64.17" in text and "61.63" in text
 
 

@@ -6,8 +6,8 @@ from scipy.sparse import csr_matrix
 
 from mufin_jax.evaluation import metrics, tables
 from mufin_jax.evaluation import rankings as rankings_module
+from mufin_jax.evaluation.summary import summary
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.stages.evaluate import report
 
 
 def sparse(rows, labels):
@@ -165,13 +165,13 @@ def test_on_the_paper_s_data_the_report_prints_the_published_rows():
     result = {"rows": {}, "ceiling": None, "labels": 303_296, "points": 1,
               "points_without_positive": 0, "ms_per_point": 1.0,
               "ms_per_point_single": 1.0}  # fmt: skip
-    lines = report(result).splitlines()
+    lines = summary(result).splitlines()
     found = {line.split("  ")[0]: line.split() for line in lines if "as published" in line}
     for name, first in (("MUFIN", "52.30"), ("SiameseXML", "48.64"),
                         ("CLIP + MUFIN, fine-tuned", "40.49"),
                         ("VisualBERT + MUFIN, fine-tuned", "49.11")):  # fmt: skip
         assert first in found[f"{name}, as published"]
-    assert "as published" not in report(result | {"labels": 303_295})
+    assert "as published" not in summary(result | {"labels": 303_295})
 
 
 @pytest.mark.parametrize(("whole", "said"), [(31.0, True), (33.0, False), (35.0, False)])
@@ -180,4 +180,4 @@ def test_the_report_says_what_to_try_if_module_4_lowers_p_at_1(whole, said):
     result = {"rows": rows, "ceiling": None, "labels": 9, "points": 1,
               "points_without_positive": 0, "ms_per_point": 1.0,
               "ms_per_point_single": 1.0}  # fmt: skip
-    assert ("Module IV lowers P@1: give it more steps" in report(result)) == said
+    assert ("Module IV lowers P@1: give it more steps" in summary(result)) == said

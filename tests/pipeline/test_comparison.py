@@ -14,6 +14,7 @@ from places import SUPPORT
 
 from experiments import ablations, amazon
 from experiments.ablations import TABLE_4, Ablations
+from experiments.siamesexml import siamesexml
 from mufin_jax.model.label_table import load_table
 from mufin_jax.pipeline.cli import main, parse
 from mufin_jax.pipeline.comparison import Row, differences, report, spread
@@ -179,7 +180,7 @@ def test_flags_of_the_experiment_are_those_of_every_row():
 @pytest.mark.slow
 @pytest.mark.rotates("experiments", every=2)
 def test_siamesexml_trains_and_answers_from_titles_alone(compiled, tmp_path):
-    siamese = amazon.siamesexml(minute.MINUTE, "siamesexml")
+    siamese = siamesexml(minute.MINUTE, "siamesexml")
     model, flags = siamese.model, ["--preset=siamesexml", "--label_images=false"]
     assert amazon.PRESETS["siamesexml"].finetune.classifiers == "sum"
     assert (model.modalities, model.self_attention, model.cross_attention) == (

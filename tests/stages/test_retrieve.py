@@ -1,13 +1,18 @@
 """Claims about Module II as a stage: what it leaves, and how it goes on after an interruption."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from contexts import context
+from scipy import sparse
 
+from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.saved import save_model
 from mufin_jax.retrieval.config import IndexConfig
+from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.stages import retrieve as stage
 from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
@@ -47,6 +52,41 @@ def test_it_leaves_an_index_and_the_shortlists_of_both_sides(whole, dataset):
         bare = (side.text < 0) & (np.diff(side.image_offsets) == 0)
         np.testing.assert_array_equal((lists.labels < 0).any(1), bare)
     assert sorted(path.name for path in whole.iterdir()) == ["index", "test", "train"]
+
+
+@pytest.fixture
+def filtered(dataset, pretrained, mesh, tmp_path, monkeypatch):
+    """The folder of the stage on data whose overlap filter names three labels a test point.
+
+    In training it names label 5 wherever that is relevant: the label is left without a centroid.
+    """
+    test, train = dataset.test, dataset.train
+    three = np.zeros((len(test), dataset.num_labels), np.float32)
+    three[:, :3] = 1
+    only_5 = np.eye(dataset.num_labels, dtype=np.float32)[[5]]
+    taken = train.pairs[:, [5]] @ sparse.csr_matrix(only_5)
+    changed = dataclasses.replace(
+        dataset,
+        train=dataclasses.replace(train, filter=taken),
+        test=dataclasses.replace(test, filter=sparse.csr_matrix(three)),
+    )
+    monkeypatch.setattr(Dataset, "open", lambda path: changed)
+    retrieve(CONFIG, context_of(dataset, pretrained, tmp_path / "out", mesh))
+    return tmp_path / "out"
+
+
+def test_lists_are_longer_by_what_the_overlap_filter_can_remove(filtered, dataset):
+    assert Shortlist.load(filtered / "test").labels.shape == (len(dataset.test), 4 + 3)
+    assert Shortlist.load(filtered / "train").labels.shape == (len(dataset.train), 4 + 1)
+
+
+def test_pairs_of_the_overlap_filter_have_no_part_in_a_centroid(whole, filtered, mesh):
+    counts = [
+        np.diff(LabelIndex.load(folder / "index", mesh).entries.offsets)
+        for folder in (whole, filtered)
+    ]
+    fewer = counts[0] - counts[1]
+    assert np.flatnonzero(fewer).tolist() == [5] and fewer[5] == 1
 
 
 def test_it_goes_on_with_what_is_complete_and_ends_the_same(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.amazon import visualbert
+from experiments.amazon_visualbert import visualbert
 from mufin_jax.data.preparation.prepare import PrepareConfig
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.encoders.distilbert import DistilBertConfig

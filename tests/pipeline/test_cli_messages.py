@@ -1,0 +1,66 @@
+"""Every message of the argument parser becomes one line that names the flag."""
+
+import dataclasses
+
+import pytest
+import tyro
+
+from experiments.amazon import PRESETS
+from mufin_jax.pipeline.cli import parse
+from mufin_jax.pipeline.cli_messages import one_line
+from mufin_jax.runtime.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--pretrain.epoch=3"],
+         "unrecognized option --pretrain.epoch; did you mean --pretrain.epochs?"),
+        (["--heads=2", "--nonsense=3"],
+         "unrecognized option --heads; did you mean --model.heads or --model.image.heads or "
+         "--model.text.heads?"),
+        (["--evaluate.predict.mix=1"],  # its name until version 0.1.0
+         "unrecognized option --evaluate.predict.mix; did you mean --predict.mix?"),
+        (["--nonsense=3"], "unrecognized option --nonsense; see --help"),
+        (["--finetune.drop-best=true"],
+         "unexpected argument 'true': options are given as --name=value, switches as --name or "
+         "--no-name; see --help"),
+        (["--pretrain.epochs=x"], "--pretrain.epochs: 'x' is not a whole number; see --help"),
+        (["--num-points=x"], "--num-points: 'x' is not a whole number; see --help"),
+        (["--finetune.margin=x"], "--finetune.margin: 'x' is not a number; see --help"),
+        (["--stage=train"],
+         "--stage=train: expected one of prepare, pretrain, retrieve, initialize, finetune, "
+         "evaluate, report, all"),
+        (["--prepare.filter=all"], "--prepare.filter=all: expected one of given, self, reciprocal"),
+        (["--pretrain.epochs"], "--pretrain.epochs: expected a value after it; see --help"),
+    ],
+)  # fmt: skip
+def test_a_wrong_argument_is_answered_in_one_line(arguments, line):
+    with pytest.raises(InputError) as error:
+        parse(PRESETS, arguments)
+    assert str(error.value) == line
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    size: tuple[int, int] = (1, 2)
+
+
+def test_a_flag_of_two_values_says_how_many_it_expects(capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(Pair, args=["--size"])
+    line = one_line(capsys.readouterr().err, [])
+    assert line == "--size: expected 2 values after it; see --help"
+
+
+def test_boxes_drawn_in_ascii_are_read_too():
+    message = """
++- Missing argument ---------------------------------------+
+| Missing value for argument '--seed'. Expected 1 values. |
++----------------------------------------------------------+
+"""
+    assert one_line(message, []) == "--seed: expected a value after it; see --help"
+
+
+def test_an_unknown_message_keeps_its_own_words():
+    assert one_line("╭─ New ─╮\n│ Something else │\n╰────╯\n", []) == "New Something else"

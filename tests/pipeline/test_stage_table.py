@@ -1,0 +1,133 @@
+"""What stages record decides what they write: no option can change a result unnoticed."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import minute
+import pytest
+
+from mufin_jax.pipeline import run as running
+from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.pipeline.old_runs import unrecorded
+from mufin_jax.pipeline.run import run
+from mufin_jax.pipeline.stage_table import STAGES, context
+from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import read_json, write_json
+
+WITHOUT_EFFECT = (
+    *("name", "workdir", "cost", "expected"),
+    *("prepare.beam_", "pretrain.fit.", "finetune.fit."),
+)
+"""Options that change no result."""
+
+
+def leaves(config: Any, path: str = "") -> Iterator[str]:
+    """The names of all options of a configuration."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{path}{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name
+
+
+def replaced(config: Any, path: str, value: Any) -> Any:
+    """The configuration with another value, which need not be a valid one."""
+    first, _, rest = path.partition(".")
+    changed = dataclasses.replace(config) if dataclasses.is_dataclass(config) else config
+    inner = replaced(getattr(config, first), rest, value) if rest else value
+    object.__setattr__(changed, first, inner)
+    return changed
+
+
+def recorded(experiment: Experiment) -> dict[str, Any]:
+    return {name: stage.settings(experiment) for name, stage in STAGES.items()}
+
+
+def test_every_option_that_can_change_a_result_is_recorded_by_a_stage():
+    experiment = Experiment()
+    before, options = recorded(experiment), list(leaves(experiment))
+    assert len(options) > 80
+    for path in options:
+        other = Path("elsewhere") if path == "data" else "another"
+        changed = recorded(replaced(experiment, path, other)) != before
+        assert changed == (not path.startswith(WITHOUT_EFFECT)), path
+
+
+def test_what_a_context_holds_of_other_stages_is_recorded_before_or_by_the_stage_that_reads_it():
+    """The index is built like Module II's; scores are made as finetune, evaluate, report record."""
+    experiment = dataclasses.replace(Experiment(), predict=PredictConfig(30, 0.4))
+    found = recorded(experiment)
+    given = context(experiment, "finetune", make_mesh(jax.devices()[:1]))
+    for name in ("finetune", "evaluate", "report"):
+        assert found[name]["predict"] == dataclasses.asdict(given.predict)
+    assert found["retrieve"]["index"] == dataclasses.asdict(given.index)
+    assert found["retrieve"]["pooled"] == given.pooled
+    assert found["pretrain"]["seed"] == given.seed == 0
+    model = found["pretrain"]["model"] | {"cross_attention": found["initialize"]["cross_attention"]}
+    assert model == dataclasses.asdict(given.model)
+
+
+def mixed(workdir: Path, mix: float) -> Experiment:
+    return dataclasses.replace(minute.MINUTE, workdir=workdir, predict=PredictConfig(mix=mix))
+
+
+@pytest.fixture
+def uncached(monkeypatch):
+    """Runs in this process leave JAX's compile cache alone."""
+    monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
+
+
+@pytest.fixture
+def finished(minute_run, tmp_path, uncached):
+    """A copy of a finished run."""
+    return shutil.copytree(minute_run, tmp_path / "run")
+
+
+def test_a_run_is_not_measured_with_other_options_than_it_is_served_with(finished):
+    for stage in ("evaluate", "report"):
+        shutil.rmtree(finished / stage)
+    with pytest.raises(InputError, match=r"finetune was made with other .*predict.mix: 0.7 -> 0.6"):
+        run(mixed(finished, 0.6), "evaluate")
+    assert not (finished / "evaluate").exists()
+
+
+def older(finished: Path) -> Path:
+    """A run as version 0.1.0 left it: of all stages, only evaluate records `predict`."""
+    for stage in ("finetune", "report"):
+        path = finished / stage / "settings.json"
+        settings = read_json(path)
+        del settings["predict"]
+        write_json(path, settings)
+    return finished
+
+
+def test_a_run_of_an_older_version_is_still_finished(finished):
+    before = read_json(finished / "metrics.json")
+    assert run(mixed(older(finished), 0.7)) == before
+    assert Predictor.load(finished).config == PredictConfig(mix=0.7)
+
+
+def test_a_run_of_an_older_version_is_rejected_with_other_options_than_it_froze(finished):
+    with pytest.raises(InputError, match=r"finetune was made with other .*predict.mix: 0.7 -> 0.6"):
+        run(mixed(older(finished), 0.6))
+
+
+def test_an_older_run_whose_predictor_is_not_written_takes_the_options_of_its_evaluation(finished):
+    shutil.rmtree(older(finished) / "finetune" / "predictor")
+    with pytest.raises(InputError, match=r"finetune was made with other .*predict.mix: 0.7 -> 0.6"):
+        run(mixed(finished, 0.6))
+
+
+def test_an_older_run_that_has_written_no_predictor_yet_takes_any_options(tmp_path):
+    (tmp_path / "finetune").mkdir()
+    write_json(tmp_path / "finetune" / "settings.json", {"epochs": 2})
+    wanted = {"epochs": 2, "predict": {"mix": 0.6}}
+    assert unrecorded(tmp_path, "finetune", wanted) == {"predict": {"mix": 0.6}}
+    assert unrecorded(tmp_path, "pretrain", {}) == {}

@@ -1,0 +1,68 @@
+"""Claims about the stage that measures a run: metrics.json holds what the filter leaves."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from contexts import context
+from scipy import sparse
+from small import SIZES
+
+from mufin_jax.baselines.untrained import floors
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.stages import evaluate as stage
+from mufin_jax.stages.evaluate import EvaluateConfig, evaluate
+
+L = SIZES["label"]
+CONFIG = EvaluateConfig(own_shortlists=False)
+
+
+@pytest.fixture
+def measured(dataset, one_device, tmp_path, monkeypatch):
+    """Measures a data set with the ranking 0, 1, ... for every test point; returns metrics.json."""
+    ranking = np.tile(np.arange(L, dtype=np.int32), (SIZES["test"], 1))
+    scores = np.zeros(ranking.shape, np.float32)
+
+    def measure(changed: Dataset):
+        monkeypatch.setattr(Dataset, "open", lambda path: changed)
+        monkeypatch.setattr(stage.Predictor, "load", lambda *_: object.__new__(Predictor))
+        monkeypatch.setattr(stage, "rank_test", lambda *_: (ranking, scores))
+        monkeypatch.setattr(stage, "time_blocks", lambda *_: 0.5)
+        monkeypatch.setattr(stage, "time_single", lambda *_: 2.0)
+        out = tmp_path / "evaluate"
+        out.mkdir()
+        Shortlist(ranking, scores).save(tmp_path / "retrieve" / "test")
+        folders = {"prepare": dataset.path, "retrieve": tmp_path / "retrieve"}
+        evaluate(CONFIG, context(out, one_device, folders))
+        return read_json(out / "metrics.json")
+
+    return measure
+
+
+def test_floors_are_measured_after_the_overlap_filter(dataset, measured):
+    test, train = dataset.test, dataset.train
+    # The labels that most training points have are filtered for every second test point.
+    popular = np.argsort(-train.pairs.getnnz(0), kind="stable")[:3]
+    taken = np.zeros((len(test), L), np.float32)
+    taken[::2, popular] = 1
+    changed = dataclasses.replace(
+        dataset, test=dataclasses.replace(test, filter=sparse.csr_matrix(taken))
+    )
+    found = measured(changed)
+    titles = [list(side.titles) for side in (train, test, dataset.labels)]
+    expected = floors(*titles, train.pairs, test.pairs, changed.test.filter)
+    unfiltered = floors(*titles, train.pairs, test.pairs, None)
+    for name, values in expected.items():
+        assert found["rows"][name] == values
+        assert found["floors"][name] == values["P@1"]
+    assert expected["popularity"] != unfiltered["popularity"]  # the filter bites
+
+
+def test_data_without_test_points_are_rejected(dataset, measured):
+    none = dataclasses.replace(dataset.test, text=dataset.test.text[:0])
+    with pytest.raises(InputError, match="no test points to evaluate on; bring a test split"):
+        measured(dataclasses.replace(dataset, test=none))
