@@ -138,8 +138,7 @@ def initialize(
 ) -> LabelTable:
     """Draw Module III's table: eta Xavier-uniform with the true L as fan, alpha = 0.5.
 
-    The table is born sharded: no device ever holds it whole. It is drawn row by row, each at its
-    own address, so that drawing needs next to no memory beside the table.
+    It is drawn where it lives, row by row: no device holds it whole, and little memory is needed.
     """
     padded = padded_rows(num_labels)
     if padded % mesh.size:
@@ -268,10 +267,7 @@ def save_table(table: LabelTable, folder: Path) -> None:
 
     Args:
         table: its rows may be split over the devices of several processes.
-        folder: holds nothing else.
-
-    Raises:
-        DiskError: if the disk does not take it.
+        folder: holds nothing else; DiskError if the disk does not take the table.
     """
     Checkpoints(folder).save(0, table, {})
 
