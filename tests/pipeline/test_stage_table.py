@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import minute
 import pytest
+from places import GOLDEN
 
 from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.experiment import Experiment
@@ -131,3 +132,10 @@ def test_an_older_run_that_has_written_no_predictor_yet_takes_any_options(tmp_pa
     wanted = {"epochs": 2, "predict": {"mix": 0.6}}
     assert unrecorded(tmp_path, "finetune", wanted) == {"predict": {"mix": 0.6}}
     assert unrecorded(tmp_path, "pretrain", {}) == {}
+
+
+def test_an_older_preparation_is_taken_with_the_shape_of_pictures_in_its_manifest():
+    run = GOLDEN / "runs" / "0.1.0"
+    settings = {"image_checkpoint": None, "fit": "crop"}
+    assert "fit" not in read_json(run / "prepare" / "settings.json")
+    assert unrecorded(run, "prepare", settings) == {"fit": "pad"}
