@@ -127,6 +127,8 @@ def own_programs(tmp_path_factory) -> Iterator[None]:
     with programs.begun_with_kept(tmp_path_factory.mktemp("own-programs")) as folder:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        # As in minute.environment: else programs of another folder would not be found.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
         yield
 
 

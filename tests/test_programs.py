@@ -1,7 +1,10 @@
 """Compiled programs kept between runs of the tests: whole ones only, of this machine, bounded."""
 
 import os
+import subprocess
+import sys
 
+import minute
 import programs
 import pytest
 from jax._src import compilation_cache
@@ -69,3 +72,21 @@ def test_where_programs_are_kept_can_be_named_and_none_kept_at_all(monkeypatch, 
     assert programs.kept() != tmp_path / "mufin_jax" / "tests" / first.name
     monkeypatch.setenv("MUFIN_TEST_PROGRAMS", "")
     assert programs.kept() is None
+
+
+def test_a_process_finds_the_programs_of_another_that_had_another_folder(tmp_path):
+    code = (
+        "import jax\n"
+        "hits = []\n"
+        "jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))\n"
+        "jax.jit(lambda x: x @ x)(jax.numpy.ones((8, 8))).block_until_ready()\n"
+        "print(sum(event.endswith('/cache_hits') for event in hits))"
+    )
+    found = []
+    for name in ("one", "other"):
+        programs.take(tmp_path / "store", tmp_path / name)
+        environ = minute.environment(tmp_path / name)
+        command = [sys.executable, "-c", code]
+        found.append(int(subprocess.run(command, env=environ, capture_output=True).stdout))
+        programs.give(tmp_path / name, tmp_path / "store")
+    assert found[0] == 0 < found[1] == len(names(tmp_path / "store"))

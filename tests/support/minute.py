@@ -75,6 +75,8 @@ def environment(cache: Path, devices: int = 1) -> dict[str, str]:
     return mine | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # A cache for GPUs whose path would be a part of the name of every program.
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
         "JAX_NUM_CPU_DEVICES": str(devices),
     }
 
