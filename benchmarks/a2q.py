@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate")
+TIMED_STAGES = ("prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate")
 BATCH = 200
 """Datapoints a step of Module IV, the paper's."""
 SAMPLED = 1000
@@ -66,7 +66,7 @@ def report(given: argparse.Namespace, workdir: Path) -> None:
         "finetune.epochs": max(1, round(given.steps * batch / given.points)),
     }
     stages = {}
-    for stage in STAGES:
+    for stage in TIMED_STAGES:
         command = ["-m", "experiments.a2q", f"--stage={stage}"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         stages[stage], said = timed(command)

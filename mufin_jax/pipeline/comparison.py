@@ -1,12 +1,12 @@
-"""Rows of a table that differ from one experiment in a few settings, as in table 4 of the paper.
+"""A table of runs that differ from one experiment in a few settings, as in the paper's table 4.
 
-All rows are run for every seed, one after another; what was finished is skipped, and a stage that
-rows have in common is made once (links.py). The first row is what the others are compared with.
+All rows run for every seed, one after another. Finished runs are skipped. A stage that several rows
+share is made once (`runtime/shared_stages.py`). All rows are compared with the first one.
 
     <workdir>/seed-<seed>/<row>/    the folder of a run, in which shared stages are links
     <workdir>/run.json              the experiment, versions, devices
-    <workdir>/table.json            settings and metrics of every row, by seed, and the paper's
-    <workdir>/table.csv             a line a row: what is printed
+    <workdir>/table.json            each row's settings, metrics by seed, and the paper's values
+    <workdir>/table.csv             one line a row: the printed figures
 """
 
 import csv
@@ -33,7 +33,7 @@ from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.files import read_json, replacing, write_json
 
 COLUMNS = ("P@1", "P@5", "nDCG@5", "R@10")
-"""What the paper's table 4 reports, in percent."""
+"""The metrics of the paper's table 4, in percent."""
 
 _TO_THE_END: tuple[StageName, ...] = ("all",)
 _TO_SHORTLISTS: tuple[StageName, ...] = ("prepare", "pretrain", "retrieve")
@@ -44,9 +44,9 @@ class Row:
     """A row of the table.
 
     Attributes:
-        settings: what differs from the experiment: part of it -> field -> value.
-        paper: the row as published, where it was.
-        shortlists_alone: ranked by the similarities of Module II, without Modules III and IV.
+        settings: the differences from the experiment: part of it -> field -> value.
+        paper: the published metrics of the row, if any.
+        shortlists_alone: rank by the similarities of Module II, without Modules III and IV.
     """
 
     settings: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -64,22 +64,22 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(Command):
-    """Run an experiment and the rows of a table beside it; what is finished is skipped."""
+    """A command that runs an experiment and the other rows of a table; it skips finished runs."""
 
     TABLE: ClassVar[Mapping[str, Row]] = {}
-    """All rows by name, the first one that of the experiment as it is."""
+    """All rows by name. The first row is the experiment without changes."""
 
     rows: str = "all"
-    """Names of the rows to run, joined by commas; the first row of the table is always run."""
+    """Names of the rows to run, separated by commas; the first row of the table always runs."""
     seeds: str = "0,1,2"
-    """Seeds of the training, joined by commas; the data are the same for all."""
+    """Seeds of the training, separated by commas; the data are the same for all."""
 
     def run(self) -> None:
         """Run the rows and print the table."""
         if self.stage != "all" or self.experiment.seed:
             given = f"--stage={self.stage}" if self.stage != "all" else "--seed"
             raise InputError(
-                f"{given}: every row is run through all of its stages, and its seeds are those of "
+                f"{given}: every row runs through all of its stages, with the seeds of "
                 "--seeds=0,1,2; leave the option out"
             )
         rows = _chosen(self.rows, self.TABLE)
@@ -94,15 +94,17 @@ Found = dict[str, dict[int, dict[str, float]]]
 
 
 def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int]) -> Found:
-    """Run every row with every seed and return its metrics; the tables grow with each one.
+    """Run every row with every seed, return its metrics, and write the tables after each run.
 
     Raises:
-        InputError, Held, Stopped: as `run` has them; the same call goes on.
+        InputError: wrong data, or a folder made with another configuration.
+        Held: another run uses the folder.
+        Stopped: after a signal; the same call resumes.
     """
     found: Found = {name: {} for name in rows}
     made: list[Path] = []
     with Run(experiment.folder) as held:
-        if not held.facts():  # a resumed table computes with as many threads as it began with
+        if not held.facts():  # a resumed table keeps the number of threads that it began with
             held.record(experiment=experiment.options(), **environment())
         for seed in seeds:
             for name, row in rows.items():
@@ -112,10 +114,10 @@ def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int
                 page = dataclasses.replace(own.report, figures=False)
                 own = dataclasses.replace(own, report=page)
                 run(own, "prepare", others=made)
-                _refuse_questions(workdir)  # before hours of training
+                _reject_questions(workdir)  # before hours of training begin
                 for stage in _TO_SHORTLISTS if row.shortlists_alone else _TO_THE_END:
                     run(own, stage, others=made)
-                jax.clear_caches()  # of programs that no later row runs; shared ones are on disk
+                jax.clear_caches()  # later rows find shared programs on the disk
                 made.append(workdir)
                 found[name][seed] = metrics_of(workdir, row)
                 processes.once(
@@ -124,12 +126,12 @@ def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int
     return found
 
 
-def _refuse_questions(workdir: Path) -> None:
-    """InputError for data whose test points are questions: the columns are of ranked labels."""
+def _reject_questions(workdir: Path) -> None:
+    """Reject data whose test points are questions: the columns need rankings of labels."""
     if Dataset.open(workdir / "prepare").questions is not None:
         raise InputError(
-            "the data ask questions with given answers, and the table is of ranked labels; run "
-            "python -m experiments.polyvore with the options of a row"
+            "the test points are questions with given answers, and the table needs rankings of "
+            "labels; run python -m experiments.polyvore with the options of a row"
         )
 
 
@@ -142,15 +144,15 @@ def metrics_of(workdir: Path, row: Row) -> dict[str, float]:
 
 
 def differences(found: Found, name: str, metric: str = "P@1") -> list[float]:
-    """Return how much more a row has than the first one, seed by seed: pairs on the same data."""
+    """Return a row's metric minus that of the first row, for each seed."""
     first = next(iter(found.values()))
     return [values[metric] - first[seed][metric] for seed, values in found[name].items()]
 
 
 def report(rows: Mapping[str, Row], found: Found, experiment: Experiment) -> str:
-    """Return the table: ours beside the paper's P@1, each with the difference from the first row.
+    """Return the table: our metrics, the paper's P@1, and differences from the first row.
 
-    A row whose settings are those of the first one (the preset has them already) says so.
+    A row with the settings of the first row, because the preset has them already, is marked so.
     """
     first, lines = next(iter(rows)), {}
     difference = f"P@1 - {first}"
@@ -159,9 +161,10 @@ def report(rows: Mapping[str, Row], found: Found, experiment: Experiment) -> str
         if name != first:
             same = row.of(experiment) == rows[first].of(experiment) and not row.shortlists_alone
             line[difference] = "same settings" if same else spread(differences(found, name), "+")
+        published = {"P@1": row.paper.get("P@1"), difference: _published_difference(row, rows)}
         lines[name] = line | {
             f"paper: {head}": f"{value:+.2f}" if head == difference else f"{value:.2f}"
-            for head, value in (("P@1", row.paper.get("P@1")), (difference, _behind(row, rows)))
+            for head, value in published.items()
             if value is not None
         }
     columns = (*COLUMNS, difference, "paper: P@1", f"paper: {difference}")
@@ -180,8 +183,8 @@ def spread(values: Sequence[float], sign: str = "") -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def _behind(row: Row, rows: Mapping[str, Row]) -> float | None:
-    """The difference in P@1 from the first row, as published."""
+def _published_difference(row: Row, rows: Mapping[str, Row]) -> float | None:
+    """Return the published difference in P@1 from the first row."""
     first = next(iter(rows.values()))
     if row is first or "P@1" not in row.paper or "P@1" not in first.paper:
         return None
@@ -189,7 +192,7 @@ def _behind(row: Row, rows: Mapping[str, Row]) -> float | None:
 
 
 def _write(rows: Mapping[str, Row], found: Found, folder: Path) -> None:
-    """Write table.json and table.csv of what was found so far."""
+    """Write table.json and table.csv with the results so far."""
     first = next(iter(rows))
     whole = {
         name: {
@@ -211,13 +214,14 @@ def _write(rows: Mapping[str, Row], found: Found, folder: Path) -> None:
         cells = [
             cell for c in COLUMNS for cell in (*_moments([v[c] for v in seeds]), row.paper.get(c))
         ]
-        moved = *_moments(differences(found, name)), _behind(row, rows)
+        moved = *_moments(differences(found, name)), _published_difference(row, rows)
         writer.writerow([name, len(seeds), *cells, *moved])
     with replacing(folder / "table.csv") as file:
         file.write(text.getvalue().encode())
 
 
 def _moments(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Return the mean and the standard deviation, None where they do not exist."""
     return (
         round(statistics.mean(values), 4) if values else None,
         round(statistics.stdev(values), 4) if len(values) > 1 else None,
@@ -225,16 +229,16 @@ def _moments(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def _chosen(names: str, table: Mapping[str, Row]) -> dict[str, Row]:
-    """Return the rows that are asked for, in the order of the table, behind its first one."""
-    asked = set(table) if names == "all" else {name.strip() for name in names.split(",")}
-    if unknown := sorted(asked - set(table)):
+    """Return the table's first row and the chosen rows, in the order of the table."""
+    chosen = set(table) if names == "all" else {name.strip() for name in names.split(",")}
+    if unknown := sorted(chosen - set(table)):
         raise InputError(f"--rows={','.join(unknown)}: expected all, or some of {', '.join(table)}")
     first = next(iter(table))
-    return {name: row for name, row in table.items() if name in asked or name == first}
+    return {name: row for name, row in table.items() if name in chosen or name == first}
 
 
 def _seeds(text: str) -> list[int]:
-    """Return the distinct seeds that a list names."""
+    """Return the distinct seeds of a list."""
     try:
         return list(dict.fromkeys(int(seed) for seed in text.split(",")))
     except ValueError:

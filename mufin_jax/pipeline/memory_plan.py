@@ -1,11 +1,13 @@
-"""The memory plan: what a run will hold on each device and each host, before it holds it.
+"""The memory plan: what a run will hold on each device and each host, computed before it begins.
 
-The label table is most of the model (paper, section 3: L = 4.5 million), so what a run needs is
-arithmetic: labels x bytes of a label / devices, and what stands beside it. "restore" is the moment
-when a table is read from the disk, an array at a time; "index" when the predictor's index is built,
-after training. A run that cannot fit is rejected with what would make it fit. What XLA needs inside
-a step, the activations of the encoders most of all, is not planned, nor are mapped files, which the
-system drops when it needs the room.
+The label table is most of the model (paper, section 3: L = 4.5 million). The memory of a run is
+therefore arithmetic: labels x bytes of a label / devices, and the smaller parts below. In the phase
+"restore", a table is read from the disk, one array at a time. In the phase "index", the predictor's
+index is built, after training. A run that cannot fit is rejected, and the error names flags that
+would make it fit.
+
+The plan leaves out what XLA needs inside a step, mostly the activations of the encoders. It also
+leaves out mapped files, because the system drops their pages when it needs the memory.
 """
 
 import dataclasses
@@ -16,34 +18,35 @@ from mufin_jax.retrieval import scann
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available
 
-STAGES = ("pretrain", "retrieve", "initialize", "restore", "finetune", "index", "predict")
+PHASES = ("pretrain", "retrieve", "initialize", "restore", "finetune", "index", "predict")
+"""The phases of a run, each of which holds other things in memory."""
 JAX_BYTES = 350_000_000
-"""Python, JAX and compiled programs of one process."""
+"""Bytes of Python, JAX and compiled programs in one process."""
 STEP_ROWS = 7
 """Copies of a step's rows that are alive at once: rows, gradients, moments, before and after."""
 AHEAD = 6
-"""Batches on the host: four made ahead and two under way."""
+"""Batches on the host: four are made ahead, and two are in progress."""
 SCANN_SEARCH = 0.66
 """Bytes of codes per entry and dimension while ScaNN searches; the vectors stay in their file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What a plan follows from.
+    """The sizes that a plan is computed from.
 
     Attributes:
         num_labels: L.
         dim: D.
         table: number format and optimizer of the label table.
-        devices: number of devices in all.
-        local_devices: devices of one host.
-        parameters: weights of the model.
-        trained: weights that have a gradient and two moments.
-        descriptors: descriptors of all labels.
-        entries: vectors in the index: the descriptors, and a centroid a label.
+        devices: number of all devices.
+        local_devices: number of devices of one host.
+        parameters: number of weights of the model.
+        trained: number of weights that have a gradient and two moments.
+        descriptors: number of descriptors of all labels.
+        entries: number of vectors in the index: the descriptors, and one centroid a label.
         batch: bytes of the largest pool, with its bags.
-        rows: distinct labels of a step of Module IV.
-        search: what looks for labels: "scann", "sharded" or "exact" (see `IndexConfig`).
+        rows: number of distinct labels of a step of Module IV.
+        search: how labels are searched: "scann", "sharded" or "exact" (see `IndexConfig`).
     """
 
     num_labels: int
@@ -62,32 +65,39 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One thing that takes memory: bytes on every device, bytes on every host, and when."""
+    """A part of the memory of a run.
+
+    Attributes:
+        name: what it is.
+        device: bytes on every device.
+        host: bytes on every host.
+        phases: when it is held.
+    """
 
     name: str
     device: int
     host: int
-    stages: tuple[str, ...]
+    phases: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class MemoryPlan:
-    """All parts, of which each stage holds some."""
+    """All parts of the memory of a run; each phase holds some of them."""
 
     sizes: Sizes
     parts: tuple[Part, ...]
 
-    def device(self, stage: str) -> int:
-        """Return the bytes of a stage on every device."""
-        return sum(part.device for part in self.parts if stage in part.stages)
+    def device(self, phase: str) -> int:
+        """Return the bytes that a phase holds on every device."""
+        return sum(part.device for part in self.parts if phase in part.phases)
 
-    def host(self, stage: str) -> int:
-        """Return the bytes of a stage on every host, beside its devices."""
-        return sum(part.host for part in self.parts if stage in part.stages)
+    def host(self, phase: str) -> int:
+        """Return the bytes that a phase holds on every host, in addition to the devices."""
+        return sum(part.host for part in self.parts if phase in part.phases)
 
 
 def plan(sizes: Sizes) -> MemoryPlan:
-    """Return what each device and each host will hold, stage by stage."""
+    """Return what each device and each host will hold in each phase."""
     s, vector = sizes, 4 * sizes.dim
     padded = padded_rows(s.num_labels)
     eta = padded * s.dim * (2 if s.table.dtype == "bfloat16" else 4) // s.devices
@@ -106,19 +116,19 @@ def plan(sizes: Sizes) -> MemoryPlan:
             Part("label table: moments", table - rows, 0, whole),
             Part("an array being read", eta, 0, ("restore",)),
             Part("rows of a step", STEP_ROWS * s.rows * (vector + 4), 0, ("finetune",)),
-            Part("model", 4 * s.parameters, 0, STAGES),
+            Part("model", 4 * s.parameters, 0, PHASES),
             Part("its gradients and moments", 12 * s.trained, 0, tuned),
             Part("two batches", 2 * s.batch // s.devices, AHEAD * s.batch, tuned),
             Part("label bags and classifiers", cache, 0, ("predict",)),
             Part("index: entries, codes", on_devices, codes, ("retrieve", "predict")),
             Part("index: while it is built", 0, built, ("retrieve", "index")),
-            Part("JAX and its programs", 0, JAX_BYTES, STAGES),
+            Part("JAX and its programs", 0, JAX_BYTES, PHASES),
         ),
     )
 
 
 def report(plan: MemoryPlan, available: Available | None = None) -> str:
-    """Return the plan as a table for people, with what leaner label tables would cost."""
+    """Return the plan as a text table, with the cost of each kind of label table."""
     s = plan.sizes
     lines = [
         f"memory plan: {s.num_labels:,} labels x {s.dim} dimensions; devices: {s.devices}, "
@@ -128,9 +138,9 @@ def report(plan: MemoryPlan, available: Available | None = None) -> str:
     for part in plan.parts:
         if part.device or part.host:
             device, host = (_size(b) if b else "-" for b in (part.device, part.host))
-            when = "all stages" if len(part.stages) == len(STAGES) else ", ".join(part.stages)
+            when = "all phases" if len(part.phases) == len(PHASES) else ", ".join(part.phases)
             lines.append(f"{part.name:28}{device:>12}{host:>12}   {when}")
-    widest, fullest = max(STAGES, key=plan.device), max(STAGES, key=plan.host)
+    widest, fullest = max(PHASES, key=plan.device), max(PHASES, key=plan.host)
     lines.append(
         f"{'at most':28}{_size(plan.device(widest)):>12}{_size(plan.host(fullest)):>12}   "
         f"{widest}; {fullest}"
@@ -147,38 +157,39 @@ def report(plan: MemoryPlan, available: Available | None = None) -> str:
     return "\n".join(lines)
 
 
-def check(plan: MemoryPlan, available: Available, stages: Sequence[str] = STAGES) -> None:
-    """Reject a plan whose `stages` do not fit.
+def check(plan: MemoryPlan, available: Available, phases: Sequence[str] = PHASES) -> None:
+    """Reject a plan whose `phases` do not fit.
 
     Raises:
-        InputError: one line that says what is missing, and what would fit.
+        InputError: one line with the phase, what it needs, what there is, and what would fit.
     """
-    if (short := _shortage(plan, available, stages)) is None:
+    if (short := _shortage(plan, available, phases)) is None:
         return
-    remedy = _remedy(plan.sizes, available, stages)
+    remedy = _remedy(plan.sizes, available, phases)
     raise InputError(f"{plan.sizes.num_labels:,} labels: {short}; {remedy}")
 
 
-def _shortage(plan: MemoryPlan, available: Available, stages: Sequence[str]) -> str | None:
-    for stage in stages:
-        device, host = plan.device(stage), plan.host(stage)
+def _shortage(plan: MemoryPlan, available: Available, phases: Sequence[str]) -> str | None:
+    """Return a sentence on the first phase that does not fit, or None."""
+    for phase in phases:
+        device, host = plan.device(phase), plan.host(phase)
         if available.shared:
             device, host = 0, plan.sizes.local_devices * device + host
         if device > available.device:
-            return f"{stage} needs {_size(device)} a device, which has {_size(available.device)}"
+            return f"{phase} needs {_size(device)} a device, which has {_size(available.device)}"
         if host > available.host:
-            return f"{stage} needs {_size(host)} on this host, which has {_size(available.host)}"
+            return f"{phase} needs {_size(host)} on this host, which has {_size(available.host)}"
     return None
 
 
-def _remedy(sizes: Sizes, available: Available, stages: Sequence[str]) -> str:
-    """Suggest what would fit: a leaner table, more devices (hosts, if devices share), or both."""
+def _remedy(sizes: Sizes, available: Available, phases: Sequence[str]) -> str:
+    """Suggest a leaner table, more devices (hosts, if devices share memory), or both."""
     own = bytes_per_label(sizes.dim, sizes.table)
     leaner = [t for t in _tables() if bytes_per_label(sizes.dim, t) < own]
     places = "hosts" if available.shared else "devices"
 
     def fits(sizes: Sizes) -> bool:
-        return _shortage(plan(sizes), available, stages) is None
+        return _shortage(plan(sizes), available, phases) is None
 
     for search in (sizes.search, "sharded"):
         for table in (sizes.table, *leaner):
@@ -195,7 +206,7 @@ def _remedy(sizes: Sizes, available: Available, stages: Sequence[str]) -> str:
                 count = more.devices // (more.local_devices if available.shared else 1)
                 flags = "" if table == sizes.table else f" with {_flags(table)}"
                 return f"use {count} {places}{flags}"
-    return f"more {places} would not help: bring fewer labels, or smaller batches"
+    return f"more {places} would not help: use fewer labels or smaller batches"
 
 
 def _flags(table: TableConfig) -> str:
@@ -203,7 +214,7 @@ def _flags(table: TableConfig) -> str:
 
 
 def _tables() -> list[TableConfig]:
-    """All kinds of tables, the largest first."""
+    """Return all kinds of tables, the largest first."""
     kinds = [TableConfig(d, u) for u in ("adam", "adagrad") for d in ("float32", "bfloat16")]
     return sorted(kinds, key=lambda table: -bytes_per_label(192, table))
 

@@ -1,4 +1,4 @@
-"""What a data set and a configuration ask of the machine: the `Sizes` of the memory plan."""
+"""The `Sizes` of a data set and a configuration, from which the memory plan is computed."""
 
 import dataclasses
 import logging
@@ -34,24 +34,24 @@ HOLDS = {
     "evaluate": ("predict",),
     "report": ("predict",),
 }
-"""What the memory plan knows of each stage of an experiment."""
+"""The phases of the memory plan that each stage of an experiment goes through."""
 
 
 def foresee(sizes: Sizes, stages: Sequence[str], mesh: Mesh) -> None:
-    """Say what a run will hold on each device and host, before it holds it.
+    """Log the memory plan of a run, and reject a run that cannot fit.
 
     Args:
         sizes: of the data and the configuration.
-        stages: keys of HOLDS, those that will run; the others need not fit.
+        stages: keys of HOLDS, the stages that will run; other stages need not fit.
         mesh: all devices.
 
     Raises:
-        InputError: if a stage cannot fit; one line that says what would.
+        InputError: if a stage cannot fit; one line that names what would fit.
     """
     planned, room = plan(sizes), available(mesh)
     for line in report(planned, room).splitlines():
         log.info("%s", line)
-    check(planned, room, [part for stage in stages for part in HOLDS[stage]])
+    check(planned, room, [phase for stage in stages for phase in HOLDS[stage]])
 
 
 def sizes_of(
@@ -65,17 +65,17 @@ def sizes_of(
     optimizers: tuple[OptimizerConfig, OptimizerConfig],
     index: IndexConfig,
 ) -> Sizes:
-    """Return the sizes that a memory plan follows from.
+    """Return the sizes that a memory plan is computed from.
 
     Args:
         dataset: the prepared folder.
         model: sizes and kinds of the encoders.
         table: number format and optimizer of the label table.
         mesh: all devices.
-        pretrain: labels and datapoints of a step of Module I.
-        finetune: labels and datapoints of a step of Module IV; labels are at most all of them.
+        pretrain: number of labels and of datapoints of a step of Module I.
+        finetune: the same of Module IV; a number above that of the data set is cut to it.
         optimizers: of Module I and of Module IV.
-        index: how labels are searched for.
+        index: how labels are searched.
     """
     labels, train = dataset.labels, dataset.train
     mufin = _without_weights(dataset, _as_named(model, dataset), mesh)
@@ -102,6 +102,7 @@ def sizes_of(
 
 
 def _descriptors(side: Side, model: ModelConfig) -> int:
+    """Return how many descriptors a model computes of all items of a side."""
     if model.modalities == "joint":
         return len(side)
     texts = int((side.text >= 0).sum()) if model.modalities != "images" else 0
@@ -111,11 +112,12 @@ def _descriptors(side: Side, model: ModelConfig) -> int:
 def _item(
     dataset: Dataset, side: Side, model: Mufin, optimizers: tuple[OptimizerConfig, ...]
 ) -> float:
-    """Bytes of an item in a batch, on average: its own descriptors, and the slots of its bag."""
+    """Return the mean bytes of an item in a batch: its descriptors, and the slots of its bag."""
     text, image = 8 * dataset.texts.shape[1], 3 * dataset.processing.size**2
     encoder, pixels = model.image_encoder, (1, dataset.processing.size, dataset.processing.size, 3)
     kept = "last" in {optimizer.image_encoder for optimizer in optimizers}
-    if kept and not isinstance(encoder, ReadyVectors | None):  # what precedes its last block
+    if kept and not isinstance(encoder, ReadyVectors | None):
+        # the output of the blocks before the last one
         below = jax.eval_shape(
             lambda encoder, images: encoder.trunk(images),
             encoder, jax.ShapeDtypeStruct(pixels, np.float32),
@@ -126,7 +128,7 @@ def _item(
     if dataset.image_vectors is not None:
         image = 4 * dataset.image_vectors.shape[1]
     texts, images = model.text_encoder is not None, model.image_encoder is not None
-    # A descriptor that items share is in a batch once.
+    # A batch holds a descriptor once, even if several items share it.
     distinct = texts * text * len(np.unique(side.text[side.text >= 0]))
     distinct += images * image * len(np.unique(side.image_rows))
     slots = texts * side.text[:1].size + images * int(np.diff(side.image_offsets).max(initial=0))
@@ -145,12 +147,13 @@ def _as_named(config: ModelConfig, dataset: Dataset) -> ModelConfig:
 
 
 def _without_weights(dataset: Dataset, config: ModelConfig, mesh: Mesh) -> Mufin:
+    """Return the model with the shapes of its weights, and no memory behind them."""
     sizes = ModelSizes.of(config, dataset)
     return abstract_module(lambda rngs: sizes.build(mesh, rngs))
 
 
 def _parameters(model: Mufin, optimizers: tuple[OptimizerConfig, ...]) -> tuple[int, int]:
-    """Return the number of weights, and of those that train in the stage that trains most."""
+    """Return the number of weights, and the most of them that train in one stage."""
     trained = [
         _count(nnx.split(model, trains(optimizer, model.depths(), cross=bool(stage)), ...)[1])
         for stage, optimizer in enumerate(optimizers)

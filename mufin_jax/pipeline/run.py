@@ -1,4 +1,4 @@
-"""Takes an experiment through its stages, each from its inputs' folders to its own."""
+"""Run an experiment: each stage reads the folders of earlier stages and writes its own."""
 
 import functools
 import itertools
@@ -33,19 +33,19 @@ def run(
     mesh: Mesh | None = None,
     others: Sequence[Path] = (),
 ) -> dict[str, Any] | None:
-    """Run one stage, or all of them, and return the metrics where there are any.
+    """Run one stage or all of them; return the metrics, if the run has been evaluated.
 
     Args:
         experiment: what to run, and where.
-        stage: "all", or one of STAGES, whose predecessors must be finished.
+        stage: "all", or one of STAGES. All stages before that one must be finished.
         mesh: the devices; all of them by default.
-        others: folders of other runs; stages that one of them has finished with the same settings,
-            on stages that were made with the same settings, become links to its own.
+        others: folders of other runs. A stage becomes a link if one of them has finished it with
+            the same settings, and all stages before it with the same settings too.
 
     Raises:
         InputError: wrong data, or a folder made with another configuration.
-        Held: another run has the folder.
-        Stopped: after a signal; the same call goes on.
+        Held: another run uses the folder.
+        Stopped: after a signal; the same call resumes.
     """
     if stage != "all" and stage not in STAGES:
         raise InputError(f"stage={stage!r}: expected all or one of {', '.join(STAGES)}")
@@ -54,8 +54,8 @@ def run(
     mesh = mesh or make_mesh()
     if ROWS % mesh.size:
         raise InputError(
-            f"{mesh.size} devices: the label table wants a number that divides {ROWS}, such as 1, "
-            "2, 4 or 8; leave some devices out"
+            f"{mesh.size} devices: the label table requires a number that divides {ROWS}, such as "
+            "1, 2, 4 or 8; use fewer devices"
         )
     with Run(experiment.folder) as held:
         use_compile_cache(experiment.folder)
@@ -63,7 +63,7 @@ def run(
         names = list(STAGES) if stage == "all" else [stage]
         wanted = {n: STAGES[n].settings(experiment) for n in (*_before(names[-1]), names[-1])}
         link_stages(experiment.folder, wanted, others)
-        for name, settings in wanted.items():  # before hours of work are begun
+        for name, settings in wanted.items():  # before hours of work begin
             held.check(name, settings, runner.unrecorded(name, settings))
         held.record(experiment=experiment.options(), **environment())
         for place, name in enumerate(names):
@@ -75,29 +75,29 @@ def run(
 
 
 def _before(name: str) -> list[str]:
-    """Return the stages before one, in their order."""
+    """Return the stages before a stage, in their order."""
     return list(itertools.takewhile(lambda other: other != name, STAGES))
 
 
 class _Runner:
-    """Takes a held folder through the stages."""
+    """Runs stages on a folder that this process holds."""
 
     def __init__(self, experiment: Experiment, held: Run, mesh: Mesh):
         self.experiment, self.held, self.mesh = experiment, held, mesh
         self.fits = False
 
     def take(self, name: str, ahead: Sequence[str]) -> None:
-        """Run a stage unless it is finished with the settings of the experiment.
+        """Run a stage, unless it is finished with the settings of the experiment.
 
         Args:
             name: the stage.
-            ahead: this stage and those that will follow: all must fit the machine.
+            ahead: this stage and those that will follow. All of them must fit the machine.
 
         Raises:
             InputError: if the stage's folder was made with other settings.
         """
         if processes.decide(lambda: self._finished(name)):
-            log.info("%s: finished already", name)
+            log.info("%s: already finished", name)
             return
         if name in HOLDS and not self.fits:
             self._foresee(ahead)
@@ -115,7 +115,7 @@ class _Runner:
         """Return whether a stage is finished.
 
         Raises:
-            InputError: if an earlier stage is not finished, or a later one was begun.
+            InputError: if an earlier stage is not finished, or a later stage has begun.
         """
         earlier = _before(name)
         for other in earlier:
@@ -132,13 +132,18 @@ class _Runner:
             folder = self.held.workdir / later
             if (folder / "settings.json").exists():
                 raise InputError(
-                    f"{folder} was made from another {name}: delete it, and the "
+                    f"{folder} was made from another {name}: delete it and the "
                     "folders of the stages after it, or choose another --workdir"
                 )
         return False
 
     def _foresee(self, ahead: Sequence[str]) -> None:
-        """Check the prepared data, print the memory plan, and reject a run that cannot fit."""
+        """Check the prepared data, log the memory plan, and reject a run that cannot work.
+
+        Raises:
+            InputError: if the data are damaged, a stage cannot fit, or Module IV requires more
+                places of the shortlists than Module II will write.
+        """
         prepared = self.experiment.folder / "prepare"
         log.info("checking the prepared data against their checksums")
         check = functools.partial(Dataset.open, prepared, verify=True)

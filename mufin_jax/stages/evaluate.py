@@ -1,9 +1,9 @@
-"""Section 4 of the paper: the metrics of the test set, next to the floors and the ceiling.
+"""Section 4 of the paper: the metrics of the test set, with those of the floors and the ceiling.
 
 Reads: a prepared folder, Module II's `test/`, Module IV's predictor. Writes: `metrics.json`
-(also at the top of the run's folder), `test.npz` (int32 labels and float32 scores (N', k),
-unfiltered). If the test points are questions with given answers, the answers are ranked; the stage
-then also reads Module I's model and Module II's index.
+(also at the top of the run's folder) and `test.npz` (int32 labels and float32 scores (N', k),
+without overlap filtering). If the test points are questions with given answers, the answers are
+ranked. The stage then also reads Module I's model and Module II's index.
 """
 
 import dataclasses
@@ -32,10 +32,11 @@ from mufin_jax.stages.context import StageContext
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """What is measured.
+    """What the stage measures.
 
     Attributes:
-        timed_points: datapoints answered one at a time to measure the time of a single answer.
+        timed_points: number of test points that are predicted one at a time, for the time of a
+            single prediction.
         own_shortlists: also score the shortlists made by Module I's encoders.
     """
 
@@ -43,18 +44,18 @@ class EvaluateConfig:
     own_shortlists: bool = True
 
     def __post_init__(self) -> None:
-        """Reject a time of no answers."""
+        """Reject a time of no predictions."""
         if self.timed_points < 1:
             raise InputError(f"evaluate.timed_points={self.timed_points}: expected at least 1")
 
 
 class Measured(NamedTuple):
-    """What a test set gave.
+    """The measurements of a test set.
 
     Attributes:
-        labels: ranked for each test point, best first.
-        scores: theirs.
-        result: makes what `metrics.json` holds; only one process needs it.
+        labels: the ranked labels of each test point, best first.
+        scores: the scores of the labels.
+        result: computes the content of `metrics.json`; only one process calls it.
     """
 
     labels: Int[np.ndarray, "b k"]

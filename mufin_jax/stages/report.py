@@ -1,10 +1,10 @@
 """The paper's tables and figures of one run: tables 1 and 6, figures 1, 3, 4, 5, 6 and 8.
 
-Reads: a prepared folder, Module II's `test/` (but of questions), Module IV's predictor, what
-`evaluate` wrote. Writes NAME.csv, NAME.png and NAME.svg of each, and, last, `index.html`, one page
-with all of them. Every draw follows from the seed: the same run gives the same CSV files. They are
-written to `part/`, and moved when all are there; a run that was cut short begins the stage again,
-which takes a minute.
+Reads: a prepared folder, Module II's `test/` (unless the test points are questions), Module IV's
+predictor, and the files of `evaluate`. Writes NAME.csv, NAME.png and NAME.svg of each, and last
+`index.html`, one page with all of them. All random choices follow from the seed: the same run gives
+the same CSV files. The stage writes to `part/` and moves the files when all are complete. After an
+interruption the stage starts from scratch, which takes a minute.
 """
 
 import dataclasses
@@ -41,21 +41,21 @@ from mufin_jax.stages.context import StageContext
 
 PAGE = "index.html"
 MOST_SHOWN = 60
-"""Queries of one figure: it has a row for each."""
+"""The most queries of figure 8, which has a row for each."""
 LONGEST = 20
-"""Places of a ranking that are kept: R@10 needs ten."""
+"""The places of a ranking that are kept: R@10 needs ten."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """What is shown.
+    """What the report shows.
 
     Attributes:
-        figures: draw the figures; without, the page has the tables alone and the model is not
-            asked.
-        points: test points, at most, that the model is asked about again (figures 1 and 5).
-        shown: queries of figure 8, at most 60.
-        vectors: vectors in a t-SNE, at most 2000.
+        figures: draw the figures. Without them the page has only the tables, and no model is
+            loaded.
+        points: the most test points that the model predicts again (figures 1 and 5).
+        shown: number of queries of figure 8, at most 60.
+        vectors: number of vectors in a t-SNE, at most 2000.
     """
 
     figures: bool = True
@@ -64,7 +64,7 @@ class ReportConfig:
     vectors: int = 1000
 
     def __post_init__(self) -> None:
-        """Reject to show nothing, and maps that would take hours."""
+        """Reject a report without content, and maps that would take hours."""
         if self.points < 1 or self.shown < 1:
             raise InputError(
                 f"report.points={self.points}, report.shown={self.shown}: expected at least 1; "
@@ -90,13 +90,13 @@ def report(config: ReportConfig, context: StageContext) -> None:
 
 
 def _panels(config: ReportConfig, context: StageContext) -> list[Panel]:
-    """Return every panel in the page's order; all processes ask the model together."""
+    """Return every panel in the page's order; all processes run the model together."""
     dataset, workdir, seed = Dataset.open(context.prepared), context.workdir, context.seed
     builtin = not isinstance(context.source, Path)
     truth = context.invented / "truth.npz" if builtin else None
     scored = _scored(_labels(workdir / "evaluate" / "test.npz"), dataset)
     rankings = {"MUFIN": scored}
-    if dataset.questions is None:  # else MUFIN's are rankings of the given answers
+    if dataset.questions is None:  # for questions, MUFIN ranks the given answers
         module_1 = Shortlist.load(workdir / "retrieve" / "test").labels
         rankings["Module I alone"] = _scored(module_1, dataset)
     metrics = read_json(workdir / "evaluate" / "metrics.json")
@@ -134,11 +134,11 @@ def _panels(config: ReportConfig, context: StageContext) -> list[Panel]:
 
 
 def _labels(path: Path) -> Int[np.ndarray, "b k"]:
-    """Read the labels, or given answers, that `evaluate` ranked, without its scores."""
+    """Read the ranked labels, or given answers, that `evaluate` wrote, without their scores."""
     if not path.exists():
         raise InputError(
-            f"{path} is not there, and older versions wrote none of outfits: delete {path.parent} "
-            "and run evaluate again"
+            f"{path} is missing (older versions wrote none for outfits): delete {path.parent} and "
+            "run evaluate again"
         )
     with damaged(f"{path} cannot be read ({{reason}}): delete its folder and run evaluate again"):
         with np.load(path, allow_pickle=False) as arrays:
@@ -152,7 +152,7 @@ def _scored(ranking: Int[np.ndarray, "b k"], dataset: Dataset) -> Scored:
 
 
 def _write(panels: list[Panel], workdir: Path, out: Path) -> None:
-    """Draw and write all files; the page is the last to take its place."""
+    """Draw and write all files; the page appears last."""
     part = out / "part"
     discard(part)
     with disk_errors(out):
@@ -176,10 +176,11 @@ def _write(panels: list[Panel], workdir: Path, out: Path) -> None:
 
 
 def _draw(panel: Panel, folder: Path) -> str:
-    """Write a figure as PNG and SVG; return what the page shows of it.
+    """Write a figure as PNG and SVG, and return its address for the page.
 
-    Figures of lines and bars are shown as they are drawn, crisp at any size; those of a thousand
-    marks or of pictures as pixels; of queries the page has a layout of its own.
+    The page shows figures of lines and bars as SVG, which is sharp at any size. It shows figures
+    with a thousand marks or with pictures as PNG. Queries have a layout of their own on the page:
+    their address is empty.
     """
     assert panel.draw is not None
     with house_style():

@@ -1,13 +1,13 @@
 """Module II of the paper: augmented retrieval.
 
-One index over all label bag vectors and label centroids; every datapoint asks with its vector
-embedding and keeps its first 100 distinct labels, R_i, with their exact similarities a_il.
+One index holds all label bag vectors and label centroids. The vector embedding of a datapoint is
+its query. Its shortlist R_i is the 100 nearest distinct labels, with their exact similarities a_il.
 
-Reads: a prepared folder, Module I's model and, where no encoder trained, its `vectors.npy`. Writes:
-`index/`, `train/` and `test/` (Shortlist: `labels.npy`, int32 (N, k), -1 where there is none,
-`similarities.npy`, float32 (N, k), and, last, their `manifest.json`). Until the end, `vectors.npy`
-and `x.npy` (float32 (N, D), x1 of the training points) lie there, too. What is complete when a run
-is cut short is not made again.
+Reads: a prepared folder, Module I's model and, if no encoder trained, its `vectors.npy`. Writes:
+`index/`, `train/` and `test/` (Shortlist: `labels.npy`, int32 (N, k), -1 in empty places,
+`similarities.npy`, float32 (N, k), and last their `manifest.json`). Until the stage ends, its
+folder also holds `vectors.npy` and `x.npy` (float32 (N, D), x1 of the training points). A resumed
+run keeps all parts that were complete.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from mufin_jax.training.frozen_features import use_precomputed
 log = logging.getLogger(__name__)
 
 BLOCK = 4096
-"""Training points that ask together: enough for all threads of the search."""
+"""Training points of one search: enough for all of its threads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +42,8 @@ class RetrieveConfig:
     """Module II; the defaults are the paper's.
 
     Attributes:
-        shortlist: labels a datapoint keeps, at most; the lists are longer by as many as
-            its overlap filter can remove.
+        shortlist: the most labels of a datapoint. The written lists are longer, by the number of
+            labels that overlap filtering can remove.
         pooled: index one vector a label instead of its bag and centroid (the ablation P-I-vec).
         index: how the index searches.
     """
@@ -61,7 +61,7 @@ class RetrieveConfig:
 def retrieve(config: RetrieveConfig, context: StageContext) -> None:
     """Write the index and every datapoint's shortlist (Module II).
 
-    What Module I left of its frozen encoders in the folder `kept` is used.
+    Outputs of frozen encoders that Module I kept in the folder `kept` are not computed again.
     """
     dataset = Dataset.open(context.prepared)
     pretrained, out, mesh = context.folders["pretrain"], context.out, context.mesh
@@ -90,6 +90,7 @@ def retrieve(config: RetrieveConfig, context: StageContext) -> None:
 
 
 def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows in blocks, and drop each block's pages after use."""
     for start in range(0, len(x), BLOCK):
         yield np.asarray(x[start : start + BLOCK])
         forget(x)

@@ -157,7 +157,7 @@ def test_a_report_has_means_spreads_and_paired_differences():
     [
         (["--rows=no_pos,alpha"], "--rows=alpha: expected all, or some of mufin, no_pos"),
         (["--seeds=one"], "--seeds=one: expected whole numbers, such as --seeds=0,1,2"),
-        (["--seed=3"], "--seed: every row is run through all of its stages"),
+        (["--seed=3"], "--seed: every row runs through all of its stages"),
         (["--stage=finetune"], "--stage=finetune: every row"),
         (["--row=alpha_1"], "unrecognized option --row; did you mean --rows?"),
     ],

@@ -126,6 +126,22 @@ def test_another_configuration_on_a_folder_is_rejected_by_field(
     assert read_json(minute_run / "run.json")["experiment"] == before
 
 
+def test_negatives_from_too_many_places_are_rejected_before_pretrain_begins(
+    minute_run, tmp_path, monkeypatch
+):
+    def train(config, context):
+        pytest.fail("pretrain began")
+
+    monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
+    monkeypatch.setitem(STAGES, "pretrain", dataclasses.replace(STAGES["pretrain"], make=train))
+    workdir = minute.begun(minute_run, tmp_path / "run", "pretrain")
+    deep = dataclasses.replace(minute.MINUTE.finetune, negatives_from=1000)
+    with pytest.raises(InputError, match=r"finetune.negatives_from=1000.* 20 places") as found:
+        run(dataclasses.replace(minute.MINUTE, workdir=workdir, finetune=deep))
+    (line,) = str(found.value).splitlines()
+    assert "--retrieve.shortlist=1000" in line and "--finetune.negatives-from=100" in line
+
+
 def test_a_stage_made_again_does_not_leave_later_ones_standing(minute_run, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     shutil.copytree(minute_run, tmp_path / "run")
