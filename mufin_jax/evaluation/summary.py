@@ -29,11 +29,13 @@ def _of_labels(result: dict[str, Any], rows: dict[str, dict[str, float]]) -> lis
     if result["labels"] == MM_AMAZON_LABELS:
         for name, values in PAPER_TABLE_2.items():
             rows[f"{name}, as published"] = {metric: value for metric, value in values.items()}
+    without = result["points_without_positive"]
+    some, every = f"{without} of them have no relevant label", "all of them have a relevant label"
     return [
         table(rows, METRICS),
-        f"{result['points']} test points, {result['points_without_positive']} of them without a "
-        f"relevant label after overlap filtering; {result['ms_per_point']:.2f} ms a point in "
-        f"batches, {result['ms_per_point_single']:.2f} ms alone",
+        f"{result['points']} test points, {some if without else every} after overlap filtering; "
+        f"{result['ms_per_point']:.2f} ms a point in batches, "
+        f"{result['ms_per_point_single']:.2f} ms alone",
     ]
 
 

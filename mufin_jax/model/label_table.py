@@ -56,7 +56,7 @@ class TableConfig:
     update: Literal["adam", "adagrad"] = "adam"
 
     def __post_init__(self) -> None:
-        """Reject tables that there are not."""
+        """Reject unknown table types."""
         if self.dtype not in ("float32", "bfloat16") or self.update not in ("adam", "adagrad"):
             raise InputError(
                 f"initialize.table.dtype={self.dtype}, initialize.table.update={self.update}: "

@@ -39,7 +39,7 @@ class Experiment:
     seed: int = 0
     """Of every random draw; a draw's address is (seed, stage, step)."""
     data: Path | None = None
-    """The raw data folder, in any of the forms of the README; built-in data without."""
+    """The raw data folder, in any of the forms of docs/data.md; built-in data without."""
     workdir: Path | None = None
     """The run's folder; runs/NAME by default."""
     miniature: Annotated[
