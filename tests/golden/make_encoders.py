@@ -1,6 +1,7 @@
 """Make the golden checkpoints of the encoder tests: tiny, random, by Hugging Face's own code.
 
-Needs torch and transformers 5, which the project itself doesn't; run it from the root of the repository:
+Needs torch and transformers 5, which the project itself doesn't. Run it from the root of the
+repository:
     python tests/golden/make_encoders.py
 Each folder is a checkpoint as `save_pretrained` writes it, with `expected.npz` beside it: inputs
 and what torch made of them.

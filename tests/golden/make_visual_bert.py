@@ -1,6 +1,7 @@
 """Make the golden checkpoints of VisualBERT: tiny, random, by Hugging Face's own code.
 
-Needs torch and transformers 5, which the project itself doesn't; run it from the root of the repository:
+Needs torch and transformers 5, which the project itself doesn't. Run it from the root of the
+repository:
     python tests/golden/make_visual_bert.py
 As make_encoders.py else. `visual_bert` is one as the hub has uclanlp/visualbert-vqa-coco-pre, with
 the heads of its pre-training; `bert` one as google-bert/bert-large-uncased, with the names of norms
