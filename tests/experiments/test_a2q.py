@@ -55,7 +55,7 @@ def test_generated_ads_go_through_all_stages(workdir):
     assert (len(dataset.train), dataset.num_texts) == (400, 690)
 
 
-def test_module_1_of_no_epochs_hands_on_the_initial_model(workdir):
+def test_module_1_of_zero_epochs_writes_the_initial_model(workdir):
     names = {path.name for path in (workdir / "pretrain").iterdir()}
     assert names == {"model", "settings.json", "done.json"}
     sizes = read_json(workdir / "pretrain" / "model" / "model.json")
@@ -86,7 +86,7 @@ def test_descriptor_vectors_are_the_ready_vectors(workdir):
         ({"images": ["a.jpg"]}, "item 0: the model knows ready vectors, not pictures"),
     ],
 )
-def test_a_title_or_a_picture_cannot_be_asked_where_vectors_are_known(workdir, item, said):
+def test_a_title_or_a_picture_is_rejected_if_the_model_has_no_such_encoder(workdir, item, said):
     predictor = Predictor.load(workdir, make_mesh(jax.devices()[:1]))
     with pytest.raises(InputError, match=f"{said}; leave them out, or rank a side"):
         predictor.predict([item])
@@ -94,7 +94,7 @@ def test_a_title_or_a_picture_cannot_be_asked_where_vectors_are_known(workdir, i
 
 @pytest.mark.slow
 @pytest.mark.rotates("experiments", every=2)
-def test_ready_vectors_can_be_trained_upon(workdir, compiled, tmp_path):
+def test_training_works_on_ready_vectors(workdir, compiled, tmp_path):
     trains = [f"--pretrain.optimizer.{kind}-encoder=full" for kind in ("image", "text")]
     finish(tmp_path / "run", compiled, "--pretrain.epochs=2", "--pretrain.batch-size=64", *trains)
     before, after = minute.results(workdir), minute.results(tmp_path / "run")
@@ -103,7 +103,7 @@ def test_ready_vectors_can_be_trained_upon(workdir, compiled, tmp_path):
         assert np.abs(before[name] - after[name]).max() > 1e-4, name
 
 
-def test_without_any_flag_the_builtin_data_are_meant():
+def test_without_flags_the_builtin_data_are_used():
     for module in (a2q, amazon):
         command = parse(module.PRESETS, [])
         assert (command.preset, command.stage) == ("miniature", "all")
@@ -112,7 +112,7 @@ def test_without_any_flag_the_builtin_data_are_meant():
 
 
 @pytest.mark.parametrize(("module", "kind"), [(a2q, AdsConfig), (amazon, object)])
-def test_short_flags_size_the_builtin_data(module, kind):
+def test_short_flags_set_the_sizes_of_the_builtin_data(module, kind):
     sizes = ["--num_labels=4_500_000", "--num-points", "200_000", "--num-test-points=7"]
     builtin = parse(module.PRESETS, sizes).experiment.miniature
     assert isinstance(builtin, kind)
@@ -140,7 +140,7 @@ def test_the_labels_pictures_can_be_left_out():
         (["--miniature.picture=9"], "unrecognized option --miniature.picture"),
     ],
 )  # fmt: skip
-def test_a_wrong_size_is_one_clear_error(flags, said):
+def test_a_wrong_size_gives_one_clear_error(flags, said):
     with pytest.raises(InputError, match=said):
         parse(a2q.PRESETS, flags)
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_for_ready_vectors_is_rejected(kind, lacks, tmp_path, capsy
     assert f"the data hold ready {kind} vectors; expected {lacks}; use --model.{kind}-check" in said
 
 
-def test_the_benchmarks_exact_search_looks_at_every_label():
+def test_the_benchmarks_exact_search_compares_every_label():
     spec = importlib.util.spec_from_file_location("bench_a2q", ROOT / "benchmarks" / "a2q.py")
     assert spec is not None and spec.loader is not None
     bench = importlib.util.module_from_spec(spec)

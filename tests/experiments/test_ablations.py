@@ -1,4 +1,4 @@
-"""Claims about what stands in a part's place in table 4, and in SiameseXML's classifiers."""
+"""The replacements of parts in table 4, and SiameseXML's classifiers."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ def test_without_self_attention_the_embedding_is_the_unit_sum_of_the_descriptor_
     np.testing.assert_array_equal(np.asarray(points.bag)[bags.mask], x0[bags.mask])
 
 
-def test_without_cross_attention_every_label_sees_the_datapoint_as_it_is(dataset, mesh):
+def test_without_cross_attention_the_datapoint_is_the_same_for_every_label(dataset, mesh):
     model = new_model(dataset, mesh, without(cross_attention="none"))
     assert not any(name.startswith("cross_attention") for name in weights(model))
     _, _, points = points_of(model, dataset)
@@ -111,7 +111,7 @@ def test_a_predictor_scores_pairs_as_the_step_does(dataset, mesh, tmp_path, kind
 
 
 @pytest.mark.parametrize(("kind", "count"), [("concat", 4), ("none", 0)])
-def test_module_three_makes_the_cross_attention_and_a_saved_model_keeps_it(
+def test_module_3_makes_the_cross_attention_and_a_saved_model_keeps_it(
     dataset, one_device, tmp_path, kind, count
 ):
     save_model(new_model(dataset, one_device), tmp_path / "pretrain" / "model")
@@ -124,7 +124,7 @@ def test_module_three_makes_the_cross_attention_and_a_saved_model_keeps_it(
     assert sum(name.startswith("cross_attention") for name in weights(found)) == count
 
 
-def test_blocks_that_attend_to_nothing_let_axes_broadcast():
+def test_blocks_without_attention_broadcast_their_axes():
     queries = jnp.arange(24, dtype=jnp.float32).reshape(2, 1, 2, DIM)
     bag = NoAttention().memory(jnp.ones((2, 4, 3, DIM)), jnp.ones((2, 4, 3), bool))
     found = NoAttention().attend(queries, bag)
@@ -133,7 +133,7 @@ def test_blocks_that_attend_to_nothing_let_axes_broadcast():
     assert joined.shape == (2, 4, DIM)
 
 
-def test_random_negatives_are_so_many_of_the_candidates_and_each_as_likely():
+def test_random_negatives_have_the_given_number_and_are_equally_likely():
     candidates = np.random.default_rng(0).random((5, 7)) < 0.7
     candidates[2] = False
     candidates[3] = np.arange(7) < 2
@@ -147,7 +147,7 @@ def test_random_negatives_are_so_many_of_the_candidates_and_each_as_likely():
     assert (np.abs(counts - expected[:, None])[candidates] < 45).all()
 
 
-def test_random_negatives_change_no_other_draw_of_module_one(dataset):
+def test_random_negatives_change_no_other_draw_of_module_1(dataset):
     hard = PretrainConfig(batch_size=8)
     batches = [
         Batches(dataclasses.replace(hard, hard_negatives=hardness), dataset, Loader(dataset), 0)(2)

@@ -1,6 +1,7 @@
-"""Presets that begin from checkpoints run whole, as they are but for fewer epochs and checkpoints.
+"""Presets that begin from checkpoints run end to end, with fewer epochs and tiny checkpoints.
 
-The published tables' networks are beyond a test; these are tiny random ones in the same files.
+The networks of the published tables are too large for a test; these are tiny random ones in the
+same file formats.
 """
 
 import json
@@ -65,7 +66,7 @@ def checkpoints(tmp_path_factory):
 
 
 def finish(experiment, preset, checkpoints, image, text, data, workdir, cache):
-    """Run a preset with these checkpoints; return its metrics, and which parts of it moved."""
+    """Run a preset with these checkpoints; return its metrics, and the encoders that trained."""
     named = {kind: checkpoints / name for kind, name in (("image", image), ("text", text)) if name}
     # Frozen, VisualBERT leaves nothing for Module I to train: its preset has no epoch of it.
     fewer = [] if preset == "visualbert-frozen" else ["--pretrain.epochs=20"]
@@ -93,7 +94,7 @@ def finish(experiment, preset, checkpoints, image, text, data, workdir, cache):
     ("preset", "image", "text", "trains"),
     TABLE_2,
 )
-def test_a_preset_of_table_2_runs_whole_and_trains_what_it_says(
+def test_a_preset_of_table_2_runs_and_trains_the_parts_it_names(
     preset, image, text, trains, checkpoints, compiled, tmp_path
 ):
     metrics, moved = finish(
@@ -107,7 +108,7 @@ def test_a_preset_of_table_2_runs_whole_and_trains_what_it_says(
 @pytest.mark.slow
 @pytest.mark.rotates("presets", every=9)
 @pytest.mark.parametrize(("preset", "image"), TABLE_3)
-def test_a_preset_of_table_3_runs_whole(preset, image, checkpoints, compiled, tmp_path):
+def test_a_preset_of_table_3_runs(preset, image, checkpoints, compiled, tmp_path):
     metrics, moved = finish(
         "polyvore", preset, checkpoints, image, "distilbert", OUTFITS, tmp_path / "run", compiled
     )

@@ -1,4 +1,4 @@
-"""A model takes any encoder of images with any of texts, in training, on the disk and in caches."""
+"""Any image encoder works with any text encoder: in training, on the disk and in caches."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ MODELS = {
 @pytest.mark.slow
 @pytest.mark.rotates("any encoders", every=2)
 @pytest.mark.parametrize("name", MODELS)
-def test_any_encoders_describe_are_kept_and_come_back(name, dataset, one_device, tmp_path):
+def test_a_saved_model_reproduces_the_vectors_of_any_encoders(name, dataset, one_device, tmp_path):
     model = new_model(MODELS[name], dataset, one_device, seed=0)
     wanted = describe_once(model, Loader(dataset, "both", one_device), tmp_path / "wanted.npy")
     assert np.isfinite(wanted).all() and np.asarray(wanted).std(0).min() > 0
@@ -56,7 +56,7 @@ def test_any_encoders_describe_are_kept_and_come_back(name, dataset, one_device,
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_all_of_a_resnet_trains_but_its_statistics(dataset, one_device):
+def test_all_weights_of_a_resnet_train_but_not_its_statistics(dataset, one_device):
     model = small.new_model(dataset, one_device, MODELS["ResNet"])
     full = OptimizerConfig(image_encoder="full")
     _, train, rest = nnx.split(model, trains(full, model.depths(), cross=True), ...)
@@ -64,7 +64,7 @@ def test_all_of_a_resnet_trains_but_its_statistics(dataset, one_device):
     assert {path[-1] for path, _ in nnx.to_flat_state(rest)} == {"mean", "variance"}
 
 
-def test_the_options_are_the_fields_of_the_presets_encoders():
+def test_the_encoders_options_are_the_fields_of_the_presets_encoders():
     presets = {"miniature": Experiment(model=MODELS["SigLIP and CLIP"])}
     options = ["--model.image.depth=3", "--model.text.projection=8", "--model.image.layers=scan"]
     model = parse(presets, options).experiment.model

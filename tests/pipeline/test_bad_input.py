@@ -1,4 +1,4 @@
-"""Bad input of every kind ends with one line that says what was found, and with its exit code."""
+"""Every kind of bad input ends with one line that names what was found, and with its exit code."""
 # ruff: noqa: E501 (the list of kinds is a table, one a line)
 
 import dataclasses
@@ -24,7 +24,7 @@ Flags = list[str]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A kind of bad input: how it is made in a folder, what is said of it, the exit code."""
+    """A kind of bad input: how to make it in a folder, the words of its error, and its exit code."""
 
     name: str
     make: Callable[[Path], Flags]
@@ -38,7 +38,7 @@ def flags(*given: str) -> Callable[[Path], Flags]:
 
 
 def repository(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Flags]:
-    """A sound catalogue in the repository's form, then harmed."""
+    """A valid catalogue in the repository's format, then damaged."""
 
     def make(folder: Path) -> Flags:
         tiny_repository(folder / "raw")
@@ -49,7 +49,7 @@ def repository(harm: Callable[[Path], object], *more: str) -> Callable[[Path], F
 
 
 def replaced(name: str, old: str, new: str) -> Callable[[Path], Flags]:
-    """A sound catalogue with one text file changed; an empty `old` stands for all of it."""
+    """A valid catalogue with one text file changed; an empty `old` replaces the whole file."""
 
     def harm(raw: Path) -> None:
         text = (raw / name).read_text()
@@ -60,7 +60,7 @@ def replaced(name: str, old: str, new: str) -> Callable[[Path], Flags]:
 
 
 def vectors(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Flags]:
-    """A sound catalogue with ready vectors, then harmed."""
+    """A valid catalogue with ready vectors, then damaged."""
 
     def make(folder: Path) -> Flags:
         titles = {
@@ -78,12 +78,12 @@ def vectors(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Flag
 
 
 def saved(name: str, array: np.ndarray) -> Callable[[Path], None]:
-    """Harm: another array in a file."""
+    """Damage: another array in a file."""
     return lambda raw: np.save(raw / name, array)
 
 
 def json_lines(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Flags]:
-    """A sound catalogue of products, then harmed."""
+    """A valid catalogue of products, then damaged."""
 
     def make(folder: Path) -> Flags:
         write_json_lines(folder / "raw", products=[
@@ -96,7 +96,7 @@ def json_lines(harm: Callable[[Path], object], *more: str) -> Callable[[Path], F
 
 
 def huge_pictures(raw: Path) -> None:
-    """Harm: a few kB each, hundreds of MB once unfolded."""
+    """Damage: files of a few kB that unpack to hundreds of MB."""
     huge = picture(1, (5000, 5000), "PNG")
     for path in (raw / "images").iterdir():
         path.write_bytes(huge)
@@ -110,7 +110,7 @@ class Runs:
 
 
 def code_in_map(raw: Path) -> None:
-    """Harm: a map whose pickle calls something."""
+    """Damage: a map whose pickle runs code."""
     header = {"descr": "|O", "fortran_order": False, "shape": (9,)}
     with open(raw / "trn_imgs_384_3_map.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -118,7 +118,7 @@ def code_in_map(raw: Path) -> None:
 
 
 def checkpoint(harm: Callable[[Path], object]) -> Callable[[Path], Flags]:
-    """A sound image checkpoint, then harmed."""
+    """A valid image checkpoint, then damaged."""
 
     def make(folder: Path) -> Flags:
         shutil.copytree(GOLDEN / "vit", folder / "vit")
@@ -129,7 +129,7 @@ def checkpoint(harm: Callable[[Path], object]) -> Callable[[Path], Flags]:
 
 
 def prepared(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Flags]:
-    """A run that is prepared, then harmed."""
+    """A run with prepared data, then damaged."""
 
     def make(folder: Path) -> Flags:
         assert main(minute.PRESETS, [f"--workdir={folder / 'run'}", "--stage=prepare"]) == 0
@@ -140,7 +140,7 @@ def prepared(harm: Callable[[Path], object], *more: str) -> Callable[[Path], Fla
 
 
 def cut(name: str) -> Callable[[Path], None]:
-    """Harm: the second half of a file is missing."""
+    """Damage: the second half of a file is missing."""
 
     def harm(folder: Path) -> None:
         content = (folder / name).read_bytes()
@@ -150,7 +150,7 @@ def cut(name: str) -> Callable[[Path], None]:
 
 
 def flipped(name: str) -> Callable[[Path], None]:
-    """Harm: one bit of a file is another."""
+    """Damage: one bit of a file is flipped."""
 
     def harm(folder: Path) -> None:
         content = bytearray((folder / name).read_bytes())
@@ -161,12 +161,12 @@ def flipped(name: str) -> Callable[[Path], None]:
 
 
 def removed(name: str) -> Callable[[Path], None]:
-    """Harm: a file is missing."""
+    """Damage: a file is missing."""
     return lambda folder: (folder / name).unlink()
 
 
 def made(name: str, content: str) -> Callable[[Path], Flags]:
-    """A data folder (or, for "", a data file) with one file of one's own."""
+    """A data folder (or, for "", a data file) with one given file."""
 
     def make(folder: Path) -> Flags:
         (folder / "raw").mkdir()
@@ -183,31 +183,31 @@ def empty(folder: Path) -> Flags:
 
 
 def workdir_is_a_file(folder: Path) -> Flags:
-    """A file in the place of the run's folder."""
+    """A file instead of the run's folder."""
     (folder / "run").write_text("")
     return []
 
 
 def broken_tokenizer(folder: Path) -> Flags:
-    """A tokenizer that is none."""
+    """An invalid tokenizer."""
     (folder / "tokenizer.json").write_text("{]")
     return [f"--prepare.tokenizer={folder / 'tokenizer.json'}"]
 
 
 def other_tokenizer(folder: Path) -> Flags:
-    """A text checkpoint, and a tokenizer that knows more tokens than it."""
+    """A text checkpoint, and a tokenizer with more tokens than the checkpoint."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(str, range(100))]
     (folder / "vocab.txt").write_text("\n".join(words))
     return [f"--model.text-checkpoint={GOLDEN / 'distilbert'}", f"--prepare.tokenizer={folder}"]
 
 
 def other_architecture(folder: Path) -> Flags:
-    """A checkpoint of pictures where one of text is wanted."""
+    """A checkpoint of pictures instead of one of text."""
     return [f"--model.text-checkpoint={GOLDEN / 'vit'}", *other_tokenizer(folder)[1:]]
 
 
 def too_little(folder: Path) -> Flags:
-    """A single label, sound, which leaves no negative for any."""
+    """A single valid label, which leaves no negative for any datapoint."""
     return [f"--data={tiny_repository(folder / 'raw', 2)}"]
 
 
@@ -318,7 +318,7 @@ def no_traces(monkeypatch):
     root.handlers[:] = before
 
 
-def test_the_list_has_at_least_thirty_kinds():
+def test_the_list_has_at_least_thirty_kinds_of_bad_input():
     assert len({case.name for case in CASES}) == len(CASES) >= 30
 
 
@@ -335,7 +335,7 @@ def test_bad_input_ends_in_one_line(case, tmp_path, capsys):
 
 
 def is_log(line: str) -> bool:
-    """Whether a line is of the log: time and level before the words."""
+    """Return whether a line is a log line: time and level before the message."""
     words = line.split(" ", 2)
     return len(words) == 3 and words[0].count(":") == 2 and words[1] in ("INFO", "WARNING")
 
@@ -347,7 +347,7 @@ def is_log(line: str) -> bool:
         (["--data=/no/such/folder"], "error: --data=/no/such/folder: no such folder"),
     ],
 )
-def test_a_process_with_bad_input_says_one_line_and_nothing_else(given, said, tmp_path):
+def test_a_process_with_bad_input_prints_one_line_and_nothing_else(given, said, tmp_path):
     process = subprocess.run(
         [sys.executable, minute.__file__, f"--workdir={tmp_path / 'run'}", *given],
         capture_output=True, text=True,

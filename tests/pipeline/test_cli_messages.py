@@ -46,14 +46,14 @@ class Pair:
     size: tuple[int, int] = (1, 2)
 
 
-def test_a_flag_of_two_values_says_how_many_it_expects(capsys):
+def test_the_error_for_a_flag_of_two_values_gives_their_number(capsys):
     with pytest.raises(SystemExit):
         tyro.cli(Pair, args=["--size"])
     line = one_line(capsys.readouterr().err, [])
     assert line == "--size: expected 2 values after it; see --help"
 
 
-def test_boxes_drawn_in_ascii_are_read_too():
+def test_messages_in_ascii_boxes_are_read_too():
     message = """
 +- Missing argument ---------------------------------------+
 | Missing value for argument '--seed'. Expected 1 values. |
@@ -62,5 +62,5 @@ def test_boxes_drawn_in_ascii_are_read_too():
     assert one_line(message, []) == "--seed: expected a value after it; see --help"
 
 
-def test_an_unknown_message_keeps_its_own_words():
+def test_an_unknown_message_is_printed_unchanged():
     assert one_line("╭─ New ─╮\n│ Something else │\n╰────╯\n", []) == "New Something else"

@@ -1,4 +1,4 @@
-"""Claims about tables of runs: stages in common are made once, and a killed command goes on."""
+"""Tables of runs: shared stages are made once, and a killed command resumes."""
 
 import csv
 import dataclasses
@@ -30,7 +30,7 @@ SCRIPT = str(SUPPORT / "minute_rows.py")
 
 
 def begun(workdir: Path, **stages) -> Path:
-    """A folder in which stages are finished, each with the settings given."""
+    """Make a folder in which stages are finished, each with the given settings."""
     for stage, settings in stages.items():
         (workdir / stage).mkdir(parents=True)
         write_json(workdir / stage / "settings.json", {"of": settings})
@@ -40,7 +40,7 @@ def begun(workdir: Path, **stages) -> Path:
 
 
 def ends(workdir: Path) -> dict[str, str]:
-    """Where the links of a run's folder lead, as runs."""
+    """Return the run that each link of a run's folder leads to."""
     links = (path for path in sorted(workdir.iterdir()) if path.is_symlink())
     return {path.name: path.resolve().parent.name for path in links}
 
@@ -49,7 +49,7 @@ def of(*settings: int) -> dict:
     return {stage: {"of": s} for stage, s in zip(STAGES, settings, strict=False)}
 
 
-def test_stages_are_shared_until_the_settings_differ(tmp_path):
+def test_runs_share_stages_up_to_the_first_with_other_settings(tmp_path):
     first = begun(tmp_path / "first", prepare=0, pretrain=1, retrieve=2, initialize=3)
     second = begun(tmp_path / "second", prepare=0, pretrain=9, retrieve=2)
     own = begun(tmp_path / "own")
@@ -61,7 +61,7 @@ def test_stages_are_shared_until_the_settings_differ(tmp_path):
     assert ends(other) == {"prepare": "first", "pretrain": "second", "retrieve": "second"}
 
 
-def test_what_a_run_has_begun_itself_stays_and_unfinished_stages_are_not_shared(tmp_path):
+def test_a_run_keeps_stages_it_began_and_shares_no_unfinished_ones(tmp_path):
     first = begun(tmp_path / "first", prepare=0, pretrain=1)
     (first / "pretrain" / "done.json").unlink()
     own = begun(tmp_path / "own", prepare=0)
@@ -69,7 +69,7 @@ def test_what_a_run_has_begun_itself_stays_and_unfinished_stages_are_not_shared(
     assert ends(own) == {} and sorted(p.name for p in own.iterdir()) == ["prepare"]
 
 
-def test_links_survive_moving_and_are_made_again_where_their_end_is_gone(tmp_path):
+def test_links_survive_moving_and_broken_links_are_replaced(tmp_path):
     first = begun(tmp_path / "all" / "first", prepare=0, pretrain=1)
     (first / "precomputed").mkdir()
     own = begun(tmp_path / "all" / "own")
@@ -86,7 +86,7 @@ def test_links_survive_moving_and_are_made_again_where_their_end_is_gone(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.rotates("experiments", every=2)
-def test_a_killed_table_goes_on_and_makes_common_stages_once(minute_run, compiled, tmp_path):
+def test_a_killed_table_resumes_and_makes_shared_stages_once(minute_run, compiled, tmp_path):
     full = tmp_path / "seed-0" / "mufin"
     shutil.copytree(minute_run, full)
     flags = ("--rows=alpha_1,p_i_bag", "--seeds=0")
@@ -162,13 +162,13 @@ def test_a_report_has_means_spreads_and_paired_differences():
         (["--row=alpha_1"], "unrecognized option --row; did you mean --rows?"),
     ],
 )
-def test_wrong_use_is_answered_in_one_line(capfd, tmp_path, flags, said):
+def test_wrong_options_give_one_line(capfd, tmp_path, flags, said):
     assert main(minute.PRESETS, [f"--workdir={tmp_path}", *flags], kind=Ablations) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert said in line
 
 
-def test_flags_of_the_experiment_are_those_of_every_row():
+def test_flags_of_the_experiment_apply_to_every_row():
     command = parse(ablations.PRESETS, ["--pretrain.epochs=3", "--rows=concat"], Ablations)
     assert isinstance(command, Ablations) and command.rows == "concat"
     own = TABLE_4["concat"].of(command.experiment)
@@ -179,7 +179,7 @@ def test_flags_of_the_experiment_are_those_of_every_row():
 
 @pytest.mark.slow
 @pytest.mark.rotates("experiments", every=2)
-def test_siamesexml_trains_and_answers_from_titles_alone(compiled, tmp_path):
+def test_siamesexml_trains_and_predicts_from_titles_only(compiled, tmp_path):
     siamese = siamesexml(minute.MINUTE, "siamesexml")
     model, flags = siamese.model, ["--preset=siamesexml", "--label_images=false"]
     assert amazon.PRESETS["siamesexml"].finetune.classifiers == "sum"

@@ -34,7 +34,7 @@ def test_a_run_killed_twenty_two_times_ends_the_same(minute_run, compiled, tmp_p
 @pytest.mark.slow
 @pytest.mark.rotates("last checkpoint", every=2)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_whoever_lives_two_seconds_past_its_first_step_has_moved_the_last_checkpoint_on(
+def test_a_run_that_trains_for_two_seconds_saves_a_later_checkpoint(
     minute_run, compiled, tmp_path, stage
 ):
     workdir = minute.begun(minute_run, tmp_path / "run", stage)
@@ -57,7 +57,7 @@ def test_whoever_lives_two_seconds_past_its_first_step_has_moved_the_last_checkp
 @pytest.mark.slow
 @pytest.mark.rotates("scann", every=2)
 @pytest.mark.timeout(900)
-def test_a_run_whose_index_is_scann_and_whose_encoders_are_frozen_ends_the_same(compiled, tmp_path):
+def test_a_killed_run_with_scann_and_frozen_encoders_ends_the_same(compiled, tmp_path):
     flags = [
         "--miniature.labels=400", "--miniature.points=600", "--prepare.max-images=4",
         "--pretrain.batch-size=100", "--finetune.batch-size=100",

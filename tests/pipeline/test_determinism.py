@@ -1,4 +1,4 @@
-"""Two runs are one, to the bit, whatever the cores, the compile cache and the loader's threads."""
+"""Two runs are bit-identical with any number of cores, compile cache and loader threads."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ SLOW = [pytest.mark.slow, pytest.mark.rotates("cores and threads", every=3)]
 
 @contextlib.contextmanager
 def held_to(cores: int) -> Iterator[None]:
-    """Processes started meanwhile see so many cores."""
+    """Let processes that start in this context see so many cores."""
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("processes cannot be held to some cores")
     before = os.sched_getaffinity(0)
@@ -51,7 +51,7 @@ def loading(threads: int) -> list[str]:
         pytest.param(2, 2, False, marks=SLOW),
     ],
 )
-def test_a_second_run_is_the_first(minute_run, compiled, tmp_path, cores, threads, warm):
+def test_a_second_run_equals_the_first(minute_run, compiled, tmp_path, cores, threads, warm):
     began_with = read_json(minute_run / "run.json")["threads"]
     cache = compiled if warm else tmp_path / "cold"
     with held_to(cores):
@@ -63,7 +63,7 @@ def test_a_second_run_is_the_first(minute_run, compiled, tmp_path, cores, thread
 @pytest.mark.slow
 @pytest.mark.rotates("scann", every=2)
 @pytest.mark.timeout(900)
-def test_a_run_whose_index_is_scann_s_is_the_same_on_one_core_and_on_two(compiled, tmp_path):
+def test_a_run_with_scann_is_the_same_on_one_core_and_on_two(compiled, tmp_path):
     for cores in (2, 1):  # each with its default, two threads
         with held_to(cores):
             minute.finish(tmp_path / str(cores), *SCANN, *loading(cores), cache=compiled)
@@ -78,7 +78,7 @@ def test_a_run_whose_index_is_scann_s_is_the_same_on_one_core_and_on_two(compile
     ("wanted", "named", "before", "used"),
     [(3, "5", 7, 3), (None, "5", 7, 5), (None, None, 7, 7), (None, None, None, 2)],
 )
-def test_threads_are_what_is_asked_for_or_named_or_was_before_or_two(
+def test_the_number_of_threads_is_given_or_in_the_environment_or_recorded_or_two(
     monkeypatch, wanted, named, before, used
 ):
     monkeypatch.setattr(machine, "cores", lambda: 1)
@@ -87,13 +87,13 @@ def test_threads_are_what_is_asked_for_or_named_or_was_before_or_two(
     assert machine.threads() == used
 
 
-def test_no_threads_are_rejected(monkeypatch):
+def test_zero_threads_are_rejected(monkeypatch):
     monkeypatch.setenv("PJRT_NPROC", "")
     with pytest.raises(InputError, match="--threads=0: expected a whole number >= 1"):
         machine.set_threads(0, None)
 
 
-def test_a_run_goes_on_with_the_threads_it_began_with(compiled, tmp_path):
+def test_a_run_resumes_with_the_threads_it_began_with(compiled, tmp_path):
     run = tmp_path / "run"
     for flags in (["--threads=3"], []):
         minute.finish(run, "--stage=prepare", *flags, cache=compiled)

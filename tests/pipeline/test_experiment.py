@@ -1,4 +1,4 @@
-"""All stages, end to end: the same result by any road, and every way of configuring a run works."""
+"""All stages, end to end: all ways to run them give the same result, all settings work."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ from mufin_jax.training import finetune_batches, finetune_step, pretrain_batches
 from mufin_jax.training.optimizer import OptimizerConfig, describes
 from mufin_jax.training.setup import TrainState, split
 
-# One step a stage: every batch is the same bucket, so there is one program a stage to compile.
+# One step a stage: every batch is the same bucket, so each stage compiles only one program.
 BRIEF = ("--pretrain.epochs=1", "--pretrain.batch-size=30", "--finetune.epochs=1",
          "--finetune.batch-size=80")  # fmt: skip
 
@@ -47,7 +47,7 @@ for stage in sys.argv[2:]:
 
 
 @pytest.mark.slow
-def test_stage_by_stage_gives_what_all_in_one_go_gives(minute_run, compiled, tmp_path):
+def test_stage_by_stage_gives_the_same_as_all_at_once(minute_run, compiled, tmp_path):
     subprocess.run(
         [sys.executable, "-c", _BY_STAGE, f"--workdir={tmp_path}/run", *STAGES],
         env=minute.environment(compiled) | {"PYTHONPATH": str(SUPPORT)},
@@ -71,7 +71,7 @@ def test_metrics_json_has_what_its_readers_rely_on(minute_run):
     assert len(found["floors"]) == 3 and max(found["floors"].values()) > 0
 
 
-def test_run_json_says_with_what_a_run_was_made(minute_run):
+def test_run_json_records_what_a_run_was_made_with(minute_run):
     found = read_json(minute_run / "run.json")
     assert found["experiment"]["pretrain"]["optimizer"]["rate"] == 3e-3
     assert found["experiment"]["seed"] == 0 and found["experiment"]["miniature"]["seed"] == 0
@@ -90,7 +90,7 @@ def test_training_leaves_json_lines_and_events(minute_run, stage, steps):
     assert events.stat().st_size > 200
 
 
-def test_a_finished_stage_is_not_touched_again(minute_run, monkeypatch):
+def test_a_finished_run_is_not_changed_by_running_it_again(minute_run, monkeypatch):
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     changing = {"run.json", "lock", "owner.json"}
 
@@ -113,7 +113,7 @@ def test_a_finished_stage_is_not_touched_again(minute_run, monkeypatch):
         ("finetune", "finetune", {"margin": 0.4}, "margin: 0.5 -> 0.4"),
     ],
 )
-def test_another_configuration_on_a_folder_is_rejected_by_field(
+def test_the_error_for_a_folder_of_another_configuration_names_the_field(
     minute_run, monkeypatch, stage, part, change, said
 ):
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
@@ -122,7 +122,7 @@ def test_another_configuration_on_a_folder_is_rejected_by_field(
     other = dataclasses.replace(minute.MINUTE, workdir=minute_run, **{part: changed})
     with pytest.raises(InputError, match=f"{stage} was made with other settings \\({said}\\)"):
         run(other)
-    # What is recorded stays that with which the folder was made.
+    # The record keeps the settings that the folder was made with.
     assert read_json(minute_run / "run.json")["experiment"] == before
 
 
@@ -142,7 +142,7 @@ def test_negatives_from_too_many_places_are_rejected_before_pretrain_begins(
     assert "--retrieve.shortlist=1000" in line and "--finetune.negatives-from=100" in line
 
 
-def test_a_stage_made_again_does_not_leave_later_ones_standing(minute_run, tmp_path, monkeypatch):
+def test_a_stage_is_not_made_again_while_later_stages_exist(minute_run, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     shutil.copytree(minute_run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "retrieve")
@@ -151,12 +151,12 @@ def test_a_stage_made_again_does_not_leave_later_ones_standing(minute_run, tmp_p
 
 
 def lines_of(folder: Path) -> list[str]:
-    """What training wrote down, a line a step."""
+    """Return the lines that training wrote, one a step."""
     return (folder / "metrics.jsonl").read_text().splitlines()
 
 
 @pytest.mark.slow
-def test_eight_devices_give_what_one_gives(minute_run, compiled, tmp_path):
+def test_eight_devices_give_the_same_as_one(minute_run, compiled, tmp_path):
     minute.finish(tmp_path / "run", cache=compiled, devices=8)
     assert len(read_json(tmp_path / "run" / "run.json")["devices"]) == 8
     for stage in ("pretrain", "finetune"):
@@ -179,7 +179,7 @@ def _stands(workdir: Path, cache: Path, *flags: str) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.rotates("experiment", every=2)
-def test_text_alone_without_a_table_on_clustered_batches(compiled, tmp_path):
+def test_text_only_without_a_table_on_clustered_batches(compiled, tmp_path):
     found = _stands(
         tmp_path / "run", compiled, "--model.modalities=text", "--finetune.classifiers=labels",
         "--pretrain.batches=clustered", "--pretrain.cluster-size=4", "--pretrain.epochs=2",
@@ -194,7 +194,7 @@ def test_text_alone_without_a_table_on_clustered_batches(compiled, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.rotates("experiment", every=2)
-def test_images_alone_with_frozen_encoders_from_json_lines(compiled, tmp_path):
+def test_images_only_with_frozen_encoders_from_json_lines(compiled, tmp_path):
     raw = json_lines(tmp_path / "raw")
     found = _stands(
         tmp_path / "run", compiled, f"--data={raw}", "--model.modalities=images",
@@ -225,7 +225,7 @@ def test_ready_vectors_with_a_learned_reduction(compiled, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.rotates("experiment", every=2)
-def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
+def test_the_last_blocks_of_checkpoints_train(compiled, tmp_path):
     found = _stands(tmp_path / "run", compiled, *checkpoint_flags(tmp_path), *(
         f"--{stage}.optimizer.{kind}-encoder=last" for stage in ("pretrain", "finetune")
         for kind in ("image", "text")))  # fmt: skip
@@ -243,7 +243,7 @@ def test_checkpoints_of_which_the_last_blocks_train(compiled, tmp_path):
 @pytest.mark.slow
 @pytest.mark.rotates("experiment", every=2)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_descriptor_vectors_that_are_known_train_like_those_made_again(minute_run, stage, tmp_path):
+def test_stored_descriptor_vectors_train_like_computed_ones(minute_run, stage, tmp_path):
     dataset, mesh = Dataset.open(minute_run / "prepare"), make_mesh(jax.devices()[:1])
     rates = OptimizerConfig(rate=1e-2, image_encoder="frozen", text_encoder="frozen")
     loader = Loader(dataset)

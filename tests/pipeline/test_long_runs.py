@@ -1,4 +1,4 @@
-"""Claims about long runs: neither memory nor programs grow with the number of steps and answers."""
+"""Long runs: neither memory nor programs grow with the number of steps and predictions."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,11 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc"),
 ]
 MOST = 1.02
-"""Resident memory at the end, over that after a tenth."""
+"""Resident memory at the end, divided by that after a tenth of the run."""
 
 
 @pytest.mark.parametrize("of", ["answers", "pretrain", "finetune"])
-def test_a_long_run_compiles_nothing_late_and_takes_no_memory(of, minute_run, compiled, tmp_path):
+def test_a_long_run_compiles_nothing_late_and_keeps_its_memory(of, minute_run, compiled, tmp_path):
     script = str(SUPPORT.joinpath("long_runs.py"))
     flags = [f"--of={of}", f"--scratch={tmp_path}"]
     found = json.loads(minute.finish(minute_run, *flags, cache=compiled, script=script))

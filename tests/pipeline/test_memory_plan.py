@@ -1,4 +1,4 @@
-"""Claims about the memory plan: it is arithmetic, and a run that cannot fit hears what would."""
+"""The memory plan: it matches real sizes, and its error names what would fit."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def held(devices, table=TableConfig()):  # noqa: B008 (frozen)
 
 
 @pytest.mark.parametrize("config", [TableConfig(), LEAN], ids=str)
-def test_the_planned_table_is_the_real_one(config, mesh):
+def test_the_planned_label_table_has_the_real_size(config, mesh):
     plan = memory_plan.plan(Sizes(1500, 6, config, devices=8, local_devices=8))
     table = label_table.initialize(jax.random.key(0), 1500, 6, mesh, config=config)
     for name, parts in (
@@ -42,13 +42,13 @@ def test_the_planned_table_is_the_real_one(config, mesh):
         assert part(plan, name).device == sum(shard.nbytes for shard in shards)
 
 
-def test_a_device_holds_less_the_more_there_are():
+def test_with_more_devices_each_holds_less():
     for name in ("label table: rows", "label table: moments", "label bags and classifiers"):
         assert part(held(8), name).device * 8 == pytest.approx(part(held(1), name).device, abs=8)
     assert part(held(8), "rows of a step") == part(held(1), "rows of a step")
 
 
-def test_a_stage_holds_what_it_reads_and_nothing_of_the_others():
+def test_a_phase_holds_only_its_own_parts():
     plan = held(1)
     table = sum(part(plan, f"label table: {name}").device for name in ("rows", "moments"))
     assert plan.device("initialize") == table
@@ -70,7 +70,7 @@ def test_an_index_that_is_not_built_takes_no_memory_to_build(search):
     assert entries.device == (768 * A2Q.entries // 8 if search == "sharded" else 0)
 
 
-def test_the_report_names_every_part_that_there_is_and_all_kinds_of_tables():
+def test_the_report_names_every_part_and_all_kinds_of_tables():
     text = memory_plan.report(held(1, LEAN), Available(16 * GB, 16 * GB, shared=True))
     lines = text.splitlines()
     assert "4,528,191 labels x 192" in lines[0]
@@ -81,7 +81,7 @@ def test_the_report_names_every_part_that_there_is_and_all_kinds_of_tables():
     assert "two batches" not in text  # this plan has none
 
 
-def test_a_plan_that_fits_passes_and_one_that_does_not_names_the_flags_that_would():
+def test_a_plan_that_fits_passes_and_the_error_for_another_names_flags_that_fit():
     lean = "--initialize.table.dtype=bfloat16 --initialize.table.update=adagrad"
     # Reading the table: 13.97, 7.01, 7.01 or 3.53 GB; w to predict: 3.48.
     sizes = Sizes(4_528_191)
@@ -98,7 +98,7 @@ def test_a_plan_that_fits_passes_and_one_that_does_not_names_the_flags_that_woul
         memory_plan.check(plan, Available(5_600_000_000, 5_600_000_000, shared=True))
 
 
-def test_virtual_devices_share_the_host_and_do_not_make_room():
+def test_virtual_devices_share_the_hosts_memory():
     sizes = dataclasses.replace(A2Q, devices=8, local_devices=8, search="sharded")
     eight = memory_plan.plan(sizes)
     room = Available(2 * GB, 16 * GB, shared=True)
@@ -107,7 +107,7 @@ def test_virtual_devices_share_the_host_and_do_not_make_room():
     memory_plan.check(eight, dataclasses.replace(room, device=3 * GB, shared=False))
 
 
-def test_the_host_has_what_its_control_group_allows(tmp_path):
+def test_the_hosts_memory_is_limited_by_its_control_group(tmp_path):
     files = {
         "proc/meminfo": "MemTotal:       24690000 kB\nMemFree: 1 kB\n",
         "proc/self/cgroup": "4:cpu,memory:/job\n0::/slice/job\n",
@@ -134,7 +134,7 @@ def test_virtual_devices_have_an_equal_share_of_the_host(mesh):
     assert found.shared and found.host > GB and found.device == found.host // 8
 
 
-def test_sizes_are_those_of_the_data_and_of_the_model(dataset, mesh):
+def test_the_sizes_match_the_data_and_the_model(dataset, mesh):
     config = OptimizerConfig(image_encoder="full", text_encoder="full")
     sizes = sizes_of(
         dataset,

@@ -1,4 +1,4 @@
-"""What an older version wrote loads: a run's folder gives its answers, and a table its rows."""
+"""Files of older versions load: a run's folder gives its predictions, a label table its rows."""
 
 import json
 import shutil
@@ -34,8 +34,8 @@ def test_the_run_of_an_older_version_gives_the_same_top_ten(run, one_device, tmp
         np.testing.assert_allclose([label.score for label in labels], query["scores"], atol=1e-4)
 
 
-def test_the_label_table_of_an_older_version_has_the_rows_that_it_was_made_with(one_device):
-    """Every version pads tables to as many rows, and draws the same numbers."""
+def test_the_label_table_of_an_older_version_keeps_its_rows(one_device):
+    """Every version pads tables to the same number of rows, and draws the same numbers."""
     found = load_table(GOLDEN / "table", 5, 3, one_device)
     expected = initialize(jax.random.key(0), 5, 3, one_device)
     assert found.rows.eta.shape == (1024, 3)

@@ -1,4 +1,4 @@
-"""What stages record decides what they write: no option can change a result unnoticed."""
+"""Stages record all options that can change a result."""
 
 import dataclasses
 import shutil
@@ -61,7 +61,7 @@ def test_every_option_that_can_change_a_result_is_recorded_by_a_stage():
         assert changed == (not path.startswith(WITHOUT_EFFECT)), path
 
 
-def test_what_a_context_holds_of_other_stages_is_recorded_before_or_by_the_stage_that_reads_it():
+def test_settings_that_a_stage_reads_in_its_context_are_recorded_by_it_or_an_earlier_stage():
     """The index is built like Module II's; scores are made as finetune, evaluate, report record."""
     experiment = dataclasses.replace(Experiment(), predict=PredictConfig(30, 0.4))
     found = recorded(experiment)
@@ -91,7 +91,7 @@ def finished(minute_run, tmp_path, uncached):
     return shutil.copytree(minute_run, tmp_path / "run")
 
 
-def test_a_run_is_not_measured_with_other_options_than_it_is_served_with(finished):
+def test_a_run_is_not_evaluated_with_other_options_than_its_predictor_has(finished):
     for stage in ("evaluate", "report"):
         shutil.rmtree(finished / stage)
     with pytest.raises(InputError, match=r"finetune was made with other .*predict.mix: 0.7 -> 0.6"):
@@ -120,13 +120,13 @@ def test_a_run_of_an_older_version_is_rejected_with_other_options_than_it_froze(
         run(mixed(older(finished), 0.6))
 
 
-def test_an_older_run_whose_predictor_is_not_written_takes_the_options_of_its_evaluation(finished):
+def test_an_older_run_without_a_predictor_takes_the_options_of_its_evaluation(finished):
     shutil.rmtree(older(finished) / "finetune" / "predictor")
     with pytest.raises(InputError, match=r"finetune was made with other .*predict.mix: 0.7 -> 0.6"):
         run(mixed(finished, 0.6))
 
 
-def test_an_older_run_that_has_written_no_predictor_yet_takes_any_options(tmp_path):
+def test_an_older_run_that_is_not_evaluated_takes_any_options(tmp_path):
     (tmp_path / "finetune").mkdir()
     write_json(tmp_path / "finetune" / "settings.json", {"epochs": 2})
     wanted = {"epochs": 2, "predict": {"mix": 0.6}}

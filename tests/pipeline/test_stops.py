@@ -1,4 +1,4 @@
-"""A signal in any phase ends the run within 15 s with code 75, and the same command goes on."""
+"""A signal in any phase ends the run within 15 s with code 75, and the same command resumes."""
 
 import json
 import signal
@@ -114,7 +114,7 @@ def prepared_for(request, name: str, workdir: Path) -> tuple[Path, list[str]]:
 
 
 @pytest.mark.parametrize(("name", "number"), list(phases_and_signals()))
-def test_a_signal_in_any_phase_ends_it_and_the_same_command_goes_on(
+def test_a_signal_in_any_phase_ends_the_run_and_the_same_command_resumes(
     name, number, request, compiled, tmp_path
 ):
     phase = PHASES[name]
