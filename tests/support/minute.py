@@ -149,6 +149,18 @@ def metrics(workdir: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if not name.startswith("ms_per_point")}
 
 
+def losses(workdir: Path, stage: str = "finetune") -> list[float]:
+    """Return the loss of every recorded step of a training stage, in their order."""
+    lines = (workdir / stage / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def assert_learned(workdir: Path) -> None:
+    """Assert that Module IV ended at a lower loss than it began with."""
+    steps = losses(workdir)
+    assert len(steps) > 1 and steps[-1] < steps[0], f"losses of Module IV: {steps}"
+
+
 def results(workdir: Path) -> dict[str, np.ndarray]:
     """Every array that a run leaves: weights, label table, shortlists, rankings, by name."""
     from mufin_jax.runtime.storage.checkpoint import Checkpoints
