@@ -178,11 +178,11 @@ def for_ours(drawn: Drawn, num_labels: int = 0, trunk: Any = None) -> Any:
     from mufin_jax.data.packing import pack_texts
     from mufin_jax.data.sources import Pixels, TrunkStates
     from mufin_jax.model.label_table import padded_rows
-    from mufin_jax.runtime.distributed.padding import pad_rows, pad_texts
+    from mufin_jax.runtime.distributed.padding import pad_rows
     from mufin_jax.training import finetune_batches, pretrain_batches
 
     tokens, places, homes = pack_texts(drawn.tokens, drawn.lengths)
-    tokens, places = pad_texts(tokens, places)
+    tokens, places = pad_rows(tokens), pad_rows(places, fill=-1)  # rows without a text
     images = pad_rows(drawn.images)
     seen = Pixels(images) if trunk is None else TrunkStates(trunk(images))
     pool = Pool(PackedTexts(tokens, places), seen)

@@ -4,16 +4,16 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float32, Int, Int32, Int64, UInt8
+from jaxtyping import Float32, Int, Int32, Int64
 from scipy import sparse
 
 from mufin_jax.data.manifest import read_manifest
 from mufin_jax.data.questions import Questions
-from mufin_jax.data.record_images import RecordImages
+from mufin_jax.data.record_images import ArrayImages, Images, RecordImages
 from mufin_jax.data.sparse import load_csr
 from mufin_jax.data.strings import Strings, check_offsets
 from mufin_jax.data.tokenizer import Tokenizer
@@ -21,35 +21,6 @@ from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import damaged
 from mufin_jax.runtime.storage.npy import load_arrays
-
-
-@runtime_checkable
-class Images(Protocol):
-    """Distinct images at training size, by row."""
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        ...
-
-    def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
-        """Return the pixels of some images, 0 to 255."""
-        ...
-
-
-class ArrayImages:
-    """Images in an array, such as one mapped from images.npy."""
-
-    def __init__(self, pixels: UInt8[np.ndarray, "i h w 3"]):
-        """Wrap the array."""
-        self.pixels = pixels
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.pixels)
-
-    def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
-        """Return a copy of some images."""
-        return np.array(self.pixels[np.asarray(rows)])
 
 
 @dataclasses.dataclass(frozen=True)

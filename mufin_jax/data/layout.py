@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Int
 
-from mufin_jax.data.dataset import Images
+from mufin_jax.data.record_images import Images
 from mufin_jax.runtime.distributed.padding import pad_rows, padded_size
 
 

@@ -1,10 +1,8 @@
-"""Images decoded on demand from the prepared records."""
+"""The images of a prepared folder, by row: from an array, or decoded on demand from records."""
 
-import contextlib
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int64, UInt8
@@ -13,9 +11,36 @@ from mufin_jax.data.images import decode_jpeg
 from mufin_jax.runtime.storage.files import damaged
 
 SPLITS = ("train", "test", "label")
+RECORDS_NAME, RECORDS_VERSION = "records", "1.0.0"
 
 
-_NAME, _VERSION = "records", "1.0.0"
+@runtime_checkable
+class Images(Protocol):
+    """Distinct images at training size, by row."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
+
+    def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
+        """Return the pixels of some images, 0 to 255."""
+        ...
+
+
+class ArrayImages:
+    """Images in an array, such as one mapped from images.npy."""
+
+    def __init__(self, pixels: UInt8[np.ndarray, "i h w 3"]):
+        """Wrap the array."""
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.pixels)
+
+    def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
+        """Return a copy of some images."""
+        return np.array(self.pixels[np.asarray(rows)])
 
 
 class RecordImages:
@@ -76,19 +101,5 @@ def open_split(folder: Path, split: str) -> Sequence[Any]:
     import tensorflow_datasets as tfds
 
     with damaged(f"{folder} has no split {split} ({{reason}}): prepare it again"):
-        builder = tfds.builder_from_directory(folder / _NAME / _VERSION)
+        builder = tfds.builder_from_directory(folder / RECORDS_NAME / RECORDS_VERSION)
         return builder.as_data_source(split=split)  # pyright: ignore
-
-
-@contextlib.contextmanager
-def _quiet(tfds: Any) -> Iterator[None]:
-    """Silence TFDS, which prints and draws progress bars of its own; ours report the same."""
-    logger, level = logging.getLogger("absl"), logging.getLogger("absl").level
-    tfds.disable_progress_bar()
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(None):
-            yield
-    finally:
-        logger.setLevel(level)
-        tfds.enable_progress_bar()

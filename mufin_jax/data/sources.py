@@ -17,7 +17,7 @@ class Pixels:
     """Images as pixels, 0 to 255.
 
     Attributes:
-        rows: UInt8 (i, h, w, 3), or what reads such rows from the disk (`dataset.Images`).
+        rows: UInt8 (i, h, w, 3), or what reads such rows from the disk (`record_images.Images`).
     """
 
     rows: Any

@@ -7,8 +7,6 @@ from scipy.sparse import csr_matrix, load_npz
 from mufin_jax.runtime.storage.npy import check_unfolding
 
 _NUMBERS = "?bhilqBHILQfdg"  # the dtypes that SciPy's compiled code knows
-
-
 _EACH = 64  # bytes that an archive may unfold to for each row
 
 

@@ -1,9 +1,8 @@
-"""Bags of descriptors: what a datapoint or a label is made of (paper, section 3).
+"""Bags to vectors: filling the slots of a bag, summing over it, pooling, and normalising.
 
-A datapoint's bag holds its texts and its images. A batch keeps the *distinct* descriptors of all
-its items in one `Pool`, so that a picture shown by several items, or by a datapoint and a label, is
-encoded once; `Bags` says which row of the pool fills which slot of which bag. True in a mask means
-real.
+`fill` takes the vector of each slot from the rows of a pool (data/bags.py). `masked_sum` adds the
+vectors of a bag, `pool_maximum` shortens vectors by maxima (paper, section 3), and `unit` makes
+their norm 1.
 """
 
 import jax

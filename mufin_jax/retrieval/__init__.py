@@ -11,10 +11,16 @@ from mufin_jax.runtime.imports import lazy_face
 if TYPE_CHECKING:
     from mufin_jax.retrieval.config import IndexConfig
     from mufin_jax.retrieval.index import LabelIndex
+    from mufin_jax.retrieval.searcher import Searcher
     from mufin_jax.retrieval.shortlist import Shortlist
 
-__all__ = ["IndexConfig", "LabelIndex", "Shortlist"]
+__all__ = ["IndexConfig", "LabelIndex", "Searcher", "Shortlist"]
 __getattr__, __dir__ = lazy_face(
     __name__,
-    {"config": ["IndexConfig"], "index": ["LabelIndex"], "shortlist": ["Shortlist"]},
+    {
+        "config": ["IndexConfig"],
+        "index": ["LabelIndex"],
+        "searcher": ["Searcher"],
+        "shortlist": ["Shortlist"],
+    },
 )

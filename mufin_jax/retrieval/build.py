@@ -144,17 +144,23 @@ def complete_index(
     """
 
     def build() -> None:
-        path, tree = folder / "entries.npy", None
+        path, tree, save_tree = folder / "entries.npy", folder / "tree.tmp", None
         entries = LabelEntries(mapped(path), offsets)
         count, dim = entries.vectors.shape
         if config.search_over(count, dim, mesh) == "scann":
             check_unit(entries.vectors, "entry")
-            tree, stop = folder / "tree.tmp", functools.partial(check_stop, "the index")
+            stop = functools.partial(check_stop, "the index")
             with disk_errors(tree, scann.least_bytes(count, dim), more=True):
                 scann.build_apart(path, tree, config.num_threads(), stop)
-        save_index(folder, entries, config, tree)
+            save_tree = functools.partial(_move_tree, tree)
+        save_index(folder, entries, config, save_tree)
 
     processes.once(f"{folder} is built", build)
+
+
+def _move_tree(tree: Path, folder: Path) -> None:
+    """Move a tree to its place in the folder of an index."""
+    tree.replace(folder / "tree")
 
 
 def centroids(

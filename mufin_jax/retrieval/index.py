@@ -10,6 +10,7 @@ and queries are unit-normalised, so a dot product is a cosine.
 import dataclasses
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,7 @@ class LabelIndex:
 
     def save(self, folder: Path) -> None:
         """Write the index to a folder; see `save_index`."""
-        save_index(folder, self.entries, self.config, self.searcher)
+        save_index(folder, self.entries, self.config, self.searcher.save)
 
     @classmethod
     def load(
@@ -182,7 +183,10 @@ class LabelIndex:
 
 
 def save_index(
-    folder: Path, entries: LabelEntries, config: IndexConfig, tree: Searcher | Path | None = None
+    folder: Path,
+    entries: LabelEntries,
+    config: IndexConfig,
+    save_tree: Callable[[Path], object] | None = None,
 ) -> None:
     """Write entries.npy, offsets.npy, tree/ (if ScaNN searches) and, last, index.json.
 
@@ -192,23 +196,21 @@ def save_index(
         folder: the index's.
         entries: of all labels.
         config: recorded, for those who load the index.
-        tree: the searcher that may have a tree to save; or a folder with the tree that
-            `scann.build_apart` made of these entries, which becomes tree/; or None.
+        save_tree: puts tree/ into the folder, if there is one: the `save` of a searcher, or a
+            function that moves what `scann.build_apart` made of these entries there.
     """
     with disk_errors(folder, entries.vectors.nbytes):
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("index.json", "index.json.tmp"):
             (folder / name).unlink(missing_ok=True)
-        for path in folder.glob("tree*"):
-            if path != tree:
-                shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(folder / "tree", ignore_errors=True)
         if not _maps(entries.vectors, folder / "entries.npy"):
             files.save_array(folder / "entries.npy", entries.vectors)
         files.save_array(folder / "offsets.npy", entries.offsets)
-        if isinstance(tree, Path):
-            tree.replace(folder / "tree")
-        elif tree is not None:
-            tree.save(folder)
+        if save_tree is not None:
+            save_tree(folder)
+        for path in folder.glob("tree?*"):  # what an interrupted build has left
+            shutil.rmtree(path, ignore_errors=True)
     facts = {
         "entries": len(entries.vectors),
         "dimensions": entries.vectors.shape[1],

@@ -90,7 +90,8 @@ def precompute(
     kept = processes.decide(lambda: read_json(decisions))
     for part in parts:
         if kept.get(part.kind):
-            part.write()
+            # A joint encoder reads the pictures' vectors that the part before has just kept.
+            part.write(loader)
             loader = part.serve(loader)
     return loader
 
@@ -167,7 +168,7 @@ class _Part:
 
     def fits(self, most: int) -> bool:
         """Return whether there is room; log it if there is none."""
-        shape = jax.eval_shape(self._make, self.model, self._read(np.arange(1))[0])
+        shape = jax.eval_shape(self._make, self.model, self._read(self.loader, np.arange(1))[0])
         size = self.count * int(np.prod(shape.shape[1:])) * shape.dtype.itemsize
 
         def free() -> int:
@@ -186,18 +187,22 @@ class _Part:
             )  # fmt: skip
         return size <= room
 
-    def write(self) -> None:
-        """Compute the array unless it is there."""
+    def write(self, loader: Loader) -> None:
+        """Compute the array unless it is there.
+
+        Args:
+            loader: reads the descriptors; it may read what other frozen parts made of them.
+        """
         if processes.decide(self.path.exists):
             return
         mesh, blocks = self.model.mesh, range(0, self.count, BLOCK)
         make = jax.jit(self._make, out_shardings=replicated(mesh))
-        shape = jax.eval_shape(make, self.model, self._read(np.arange(1))[0])
+        shape = jax.eval_shape(make, self.model, self._read(loader, np.arange(1))[0])
         kept = np.uint16 if shape.dtype == jnp.bfloat16 else np.float32
 
         def read(number: int) -> tuple[Pool, np.ndarray]:
             start = blocks[number]
-            return self._read(np.arange(start, min(start + BLOCK, self.count)))
+            return self._read(loader, np.arange(start, min(start + BLOCK, self.count)))
 
         bar = progress(total=self.count, desc=f"precompute {self.kind}", unit="item", leave=False)
         with whole_npy(self.path, shape.shape[1:], kept, self.count) as writer, bar:
@@ -206,7 +211,7 @@ class _Part:
                 found = fetch(make(self.model, put(pool, by_row(mesh))))[homes]
                 writer.append(found.view(kept))
                 bar.update(len(homes))
-                images = self.loader.sources.images.rows
+                images = loader.sources.images.rows
                 if processes.is_main() and isinstance(images, np.ndarray):
                     forget(images)
 
@@ -245,9 +250,9 @@ class _Part:
             known += records.read_bytes()
         return known
 
-    def _read(self, rows: np.ndarray) -> tuple[Pool, np.ndarray]:
+    def _read(self, loader: Loader, rows: np.ndarray) -> tuple[Pool, np.ndarray]:
         """Return the pool of descriptors, and which rows of what is made of them are theirs."""
-        return self.loader.texts(rows) if self.kind == "text" else self.loader.pictures(rows)
+        return loader.texts(rows) if self.kind == "text" else loader.pictures(rows)
 
     def _make(self, model: Mufin, pool: Pool) -> jax.Array:
         if self.kind == "text":

@@ -18,6 +18,7 @@ from small import CONFIG, SIZES, pictures, title
 
 from experiments import amazon
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.record_images import ArrayImages
 from mufin_jax.data.sources import Pixels
 from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.encoders.visual_bert import VisualBertConfig
@@ -149,6 +150,21 @@ def test_what_frozen_parts_make_is_kept_and_describes_the_same(
     for number, one in enumerate((loader, later)):
         found = describe_once(model, one, tmp_path / f"{number}.npy")
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_pictures_whose_vectors_are_kept_are_not_encoded_again(dataset, model, mesh, tmp_path):
+    kept = tmp_path / "kept"
+
+    class Watched(ArrayImages):
+        """Pictures that nobody reads once their vectors are kept."""
+
+        def __getitem__(self, rows):
+            assert not list(kept.glob("image-*.npy"))
+            return super().__getitem__(rows)
+
+    watched = dataclasses.replace(dataset, images=Watched(dataset.images.pixels))
+    precompute(model, Loader(watched, "joint", mesh), FROZEN, kept, tmp_path / "decisions.json")
+    assert len(list(kept.iterdir())) == 2
 
 
 def test_vectors_kept_of_another_image_encoder_are_not_served(dataset, model, mesh, tmp_path):

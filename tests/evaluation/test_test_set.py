@@ -7,19 +7,19 @@ import pytest
 from scipy import sparse
 
 from mufin_jax.data.strings import Strings
-from mufin_jax.evaluation.test_set import evaluate
+from mufin_jax.evaluation.test_set import evaluate, rank_test, time_blocks
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.errors import InputError
 
 
 class Ranks(Predictor):
-    """A predictor without a model, which counts how often it ranks a side."""
+    """A predictor without a model, which records how it ranks a side."""
 
     def __init__(self):
-        self.asked = 0
+        self.extras = []
 
     def rank_side(self, side, extra=0, lists=None):
-        self.asked += 1
+        self.extras.append(extra)
         labels = np.tile(np.arange(5, dtype=np.int32), (len(side), 1))
         if len(side):
             yield labels, -labels.astype(np.float32)
@@ -28,7 +28,17 @@ class Ranks(Predictor):
 def test_evaluating_ranks_every_test_point_once(dataset):
     predictor = Ranks()
     assert "P@1" in evaluate(predictor, dataset)
-    assert predictor.asked == 1
+    assert len(predictor.extras) == 1
+
+
+def test_lists_are_longer_by_the_labels_that_the_filter_can_remove(dataset):
+    shape = (len(dataset.test), dataset.num_labels)
+    three = sparse.csr_matrix(np.arange(shape[1]) < 3, dtype=np.float32, shape=(1, shape[1]))
+    test = dataclasses.replace(dataset.test, filter=sparse.vstack([three] * shape[0], "csr"))
+    predictor = Ranks()
+    rank_test(predictor, dataclasses.replace(dataset, test=test))
+    time_blocks(predictor, dataclasses.replace(dataset, test=test))
+    assert predictor.extras == [3, 3]
 
 
 def test_a_data_set_without_test_points_is_rejected(dataset):

@@ -6,13 +6,15 @@ pixels would not fit on the disk. The bytes of these files differ between runs, 
 buffers order a map arbitrarily; their content does not.
 """
 
+import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from mufin_jax.data.preparation.beam import Beam
-from mufin_jax.data.record_images import _NAME, _VERSION, _quiet
+from mufin_jax.data.record_images import RECORDS_NAME, RECORDS_VERSION
 from mufin_jax.runtime.storage.disk import native_errors
 
 Record = Mapping[str, Any]
@@ -77,8 +79,8 @@ def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None
     class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """A builder over given records; unregistered, because a process may prepare twice."""
 
-        name = _NAME
-        VERSION = tfds.core.Version(_VERSION)
+        name = RECORDS_NAME
+        VERSION = tfds.core.Version(RECORDS_VERSION)
 
         def _info(self) -> tfds.core.DatasetInfo:
             text = tfds.features.Text
@@ -116,5 +118,19 @@ def write_records(splits: Mapping[str, Records], folder: Path, beam: Beam | None
         # Without TensorFlow, the default format fails at the very end.
         builder = Builder(data_dir=folder, file_format="array_record")
         builder.download_and_prepare(download_config=config)
-    for path in (folder / _NAME / _VERSION).glob("*.shard_infos.json"):
+    for path in (folder / RECORDS_NAME / RECORDS_VERSION).glob("*.shard_infos.json"):
         path.unlink()  # the notes of Beam's workers
+
+
+@contextlib.contextmanager
+def _quiet(tfds: Any) -> Iterator[None]:
+    """Silence TFDS, which prints and draws progress bars of its own; ours report the same."""
+    logger, level = logging.getLogger("absl"), logging.getLogger("absl").level
+    tfds.disable_progress_bar()
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(None):
+            yield
+    finally:
+        logger.setLevel(level)
+        tfds.enable_progress_bar()

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int
 
 
 def divide_up(count: int, size: int) -> int:
@@ -63,16 +62,6 @@ def pad_rows(array: np.ndarray, mesh_size: int = 1, fill: int = 0, usual: int = 
     padded = np.full((size, *array.shape[1:]), fill, array.dtype)
     padded[: len(array)] = array
     return padded
-
-
-def pad_texts(
-    tokens: Int[np.ndarray, "r w"],
-    places: Int[np.ndarray, "r w"],
-    mesh_size: int = 1,
-    usual: int = 0,
-) -> tuple[Int[np.ndarray, "_ w"], Int[np.ndarray, "_ w"]]:
-    """Append rows without a text up to the usual size or the next bucket."""
-    return pad_rows(tokens, mesh_size, 0, usual), pad_rows(places, mesh_size, -1, usual)
 
 
 def grown(array: np.ndarray, rows: int, fill: int | float = 0) -> np.ndarray:
