@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mufin_jax.runtime.storage.files import read_json, read_sealed
+from mufin_jax.runtime.storage.files import read_json
 
 
 def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings that a stage was made with and that its settings.json lacks.
 
     Up to version 0.1.0, prepare did not record how pictures are made square (`fit`), which stands
-    in its manifest. Only evaluate recorded how scores are made (`predict`); Module IV had written
-    the same options next to its predictor.
+    in its manifest. The report did not record how scores are made (`predict`), but evaluate did.
 
     Args:
         workdir: the run's folder.
@@ -26,11 +25,8 @@ def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[s
     path = workdir / stage / "settings.json"
     if stage == "prepare" and path.exists() and "fit" not in read_json(path):
         return {"fit": _fit(workdir / stage, settings)}
-    if stage not in ("finetune", "report") or not path.exists() or "predict" in read_json(path):
+    if stage != "report" or not path.exists() or "predict" in read_json(path):
         return {}
-    frozen = workdir / "finetune" / "predictor" / "predictor.json"
-    if stage == "finetune" and frozen.exists():
-        return {"predict": read_sealed(frozen)}
     measured = workdir / "evaluate" / "settings.json"
     return {"predict": (read_json(measured) if measured.exists() else settings)["predict"]}
 

@@ -62,7 +62,7 @@ def run(
         runner = _Runner(experiment, held, mesh)
         names = list(STAGES) if stage == "all" else [stage]
         wanted = {n: STAGES[n].settings(experiment) for n in (*_before(names[-1]), names[-1])}
-        link_stages(experiment.folder, wanted, others)
+        link_stages(experiment.folder, wanted, others, unrecorded)
         for name, settings in wanted.items():  # before hours of work begin
             held.check(name, settings, runner.unrecorded(name, settings))
         held.record(experiment=experiment.options(), **environment())

@@ -89,9 +89,7 @@ STAGES: dict[str, Stage[Any]] = {
     "pretrain": Stage(pretrain, lambda e: e.pretrain, reads=_model, ignores=("fit",), draws=True),
     "retrieve": Stage(retrieve, lambda e: e.retrieve),
     "initialize": Stage(initialize, lambda e: e.initialize, reads=_cross_attention, draws=True),
-    "finetune": Stage(
-        finetune, lambda e: e.finetune, reads=_predict, ignores=("fit",), draws=True
-    ),
+    "finetune": Stage(finetune, lambda e: e.finetune, ignores=("fit",), draws=True),
     "evaluate": Stage(evaluate, lambda e: e.evaluate, reads=_predict),
     "report": Stage(report, lambda e: e.report, reads=_predict),
 }  # fmt: skip

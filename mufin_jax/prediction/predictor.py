@@ -34,7 +34,7 @@ from mufin_jax.runtime import machine
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
-from mufin_jax.runtime.storage.files import read_sealed
+from mufin_jax.runtime.storage.files import damaged, read_json, read_sealed
 
 BLOCK = 256
 """Datapoints that are embedded together."""
@@ -134,7 +134,8 @@ class Predictor:
         Args:
             workdir: the run's folder.
             mesh: the devices; all of them by default.
-            config: shortlist and mix; as they were recorded by default.
+            config: shortlist and mix; by default those that the run was measured with or, before
+                evaluate is done, those of its settings during finetune.
 
         Raises:
             InputError: if the folder holds no finished run.
@@ -149,7 +150,8 @@ class Predictor:
                 f"--workdir={workdir} first"
             )
         model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
-        return cls.load_parts(folder, model, Dataset.open(workdir / "prepare"), config)
+        dataset = Dataset.open(workdir / "prepare")
+        return cls.load_parts(folder, model, dataset, config or _measured_with(workdir))
 
     def predict(self, items: Sequence[dict], k: int = 5) -> list[list[Prediction]]:
         """Rank labels for items the model has not seen.
@@ -284,3 +286,12 @@ class Predictor:
             for label, score in zip(labels[:k], scores[:k], strict=True)
             if label >= 0
         ]
+
+
+def _measured_with(workdir: Path) -> PredictConfig | None:
+    """Return the options that evaluate recorded; None before it is done."""
+    evaluated, settings = workdir / "evaluate", workdir / "evaluate" / "settings.json"
+    if not (evaluated / "done.json").exists():
+        return None
+    with damaged(f"{settings} cannot be read ({{reason}}): delete {evaluated} and run it again"):
+        return PredictConfig(**read_json(settings)["predict"])

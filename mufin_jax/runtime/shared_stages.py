@@ -6,7 +6,7 @@ earlier stages and never writes to them, so no run can harm another.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,12 @@ _BESIDE = ("miniature", "precomputed")
 compute from them, in files that are named by their contents."""
 
 
-def link_stages(workdir: Path, settings: Mapping[str, Any], others: Iterable[Path]) -> None:
+def link_stages(
+    workdir: Path,
+    settings: Mapping[str, Any],
+    others: Iterable[Path],
+    unrecorded: Callable[[Path, str, Any], Mapping[str, Any]] = lambda *_: {},
+) -> None:
     """Link the first stages of a run to those that another run has finished with equal settings.
 
     A stage that the run itself has begun or finished stays unchanged. A link to a deleted folder is
@@ -29,16 +34,24 @@ def link_stages(workdir: Path, settings: Mapping[str, Any], others: Iterable[Pat
         workdir: The run's folder, which the caller holds.
         settings: The settings of the run's stages, by name, in their order.
         others: Folders of other runs, the preferred one first.
+        unrecorded: Gives what a stage of another run was made with and did not record, from its
+            folder, the stage's name, and the stage's settings in this run.
 
     Raises:
         DiskError: A link cannot be made.
     """
 
+    def made_with(run: Path, stage: str, wanted: Any) -> bool:
+        if not (run / stage / "done.json").is_file():
+            return False
+        made = {**unrecorded(run, stage, wanted), **read_json(run / stage / "settings.json")}
+        return made == jsonable(wanted)
+
     def link() -> None:
         alike = list(others)
         with disk_errors(workdir):
             for stage, wanted in settings.items():
-                alike = [run for run in alike if _made_with(run / stage, wanted)]
+                alike = [run for run in alike if made_with(run, stage, wanted)]
                 for name in (stage, *_BESIDE) if stage == "prepare" else (stage,):
                     _link(workdir / name, next((run / name for run in alike), None))
 
@@ -50,10 +63,3 @@ def _link(path: Path, end: Path | None) -> None:
         path.unlink()
     if end is not None and end.is_dir() and not path.exists():
         path.symlink_to(os.path.relpath(end.resolve(), path.parent.resolve()))
-
-
-def _made_with(folder: Path, settings: Any) -> bool:
-    """Return whether a stage is finished, and was made with these settings."""
-    if not (folder / "done.json").is_file():
-        return False
-    return read_json(folder / "settings.json") == jsonable(settings)

@@ -30,7 +30,8 @@ class StageContext:
             checkpoints decide the tokenizer and the size of a picture), pretrain and initialize.
         index: how the index searches, `retrieve.index`. Read by finetune.
         pooled: one vector a label in the index, `retrieve.pooled`. Read by finetune.
-        predict: how scores are made. Read by finetune, evaluate and report.
+        predict: how scores are made. Read by evaluate and report. Finetune notes it for those who
+            load its predictor before evaluate has recorded what it measured with.
         source: the raw data folder, or built-in data. Read by prepare and report.
     """
 

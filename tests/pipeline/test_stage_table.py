@@ -62,11 +62,11 @@ def test_every_option_that_can_change_a_result_is_recorded_by_a_stage():
 
 
 def test_settings_that_a_stage_reads_in_its_context_are_recorded_by_it_or_an_earlier_stage():
-    """The index is built like Module II's; scores are made as finetune, evaluate, report record."""
+    """The index is built like Module II's; scores are made as evaluate and report record."""
     experiment = dataclasses.replace(Experiment(), predict=PredictConfig(30, 0.4))
     found = recorded(experiment)
     given = context(experiment, "finetune", make_mesh(jax.devices()[:1]))
-    for name in ("finetune", "evaluate", "report"):
+    for name in ("evaluate", "report"):
         assert found[name]["predict"] == dataclasses.asdict(given.predict)
     assert found["retrieve"]["index"] == dataclasses.asdict(given.index)
     assert found["retrieve"]["pooled"] == given.pooled
@@ -91,20 +91,28 @@ def finished(minute_run, tmp_path, uncached):
     return shutil.copytree(minute_run, tmp_path / "run")
 
 
-def test_a_run_is_not_evaluated_with_other_options_than_its_predictor_has(finished):
+def test_a_run_is_served_with_the_options_that_it_was_measured_with(finished):
+    """Other options need no new training."""
     for stage in ("evaluate", "report"):
         shutil.rmtree(finished / stage)
-    with pytest.raises(InputError, match=r"finetune was made with other .*predict.mix: 0.7 -> 0.6"):
-        run(mixed(finished, 0.6), "evaluate")
-    assert not (finished / "evaluate").exists()
+    assert Predictor.load(finished).config == PredictConfig(mix=0.7)
+    run(mixed(finished, 0.6), "evaluate")
+    assert Predictor.load(finished).config == PredictConfig(mix=0.6)
+    assert Predictor.load(finished, config=PredictConfig(mix=0.5)).config.mix == 0.5
+
+
+def test_recorded_options_that_cannot_be_read_are_named(finished):
+    write_json(finished / "evaluate" / "settings.json", {"predict": {"mixture": 0.7}})
+    with pytest.raises(InputError, match=r"settings.json cannot be read .*mixture"):
+        Predictor.load(finished)
 
 
 def older(finished: Path) -> Path:
-    """A run as version 0.1.0 left it: of all stages, only evaluate records `predict`."""
-    for stage in ("finetune", "report"):
+    """A run as version 0.1.0 left it: prepare lacks `fit`; only evaluate records `predict`."""
+    for stage, lacking in (("prepare", "fit"), ("report", "predict")):
         path = finished / stage / "settings.json"
         settings = read_json(path)
-        del settings["predict"]
+        del settings[lacking]
         write_json(path, settings)
     return finished
 
@@ -115,22 +123,29 @@ def test_a_run_of_an_older_version_is_still_finished(finished):
     assert Predictor.load(finished).config == PredictConfig(mix=0.7)
 
 
-def test_a_run_of_an_older_version_is_rejected_with_other_options_than_it_froze(finished):
-    with pytest.raises(InputError, match=r"finetune was made with other .*predict.mix: 0.7 -> 0.6"):
+def test_a_run_shares_the_stages_of_an_older_version(finished, tmp_path):
+    experiment = mixed(tmp_path / "new", 0.7)
+    run(experiment, "prepare", others=[older(finished)])
+    assert (tmp_path / "new" / "prepare").readlink() == Path("../run/prepare")
+
+
+def test_a_run_of_an_older_version_is_rejected_with_other_options_than_it_was_measured_with(
+    finished,
+):
+    with pytest.raises(InputError, match=r"evaluate was made with other .*predict.mix: 0.7 -> 0.6"):
         run(mixed(older(finished), 0.6))
 
 
-def test_an_older_run_without_a_predictor_takes_the_options_of_its_evaluation(finished):
-    shutil.rmtree(older(finished) / "finetune" / "predictor")
-    with pytest.raises(InputError, match=r"finetune was made with other .*predict.mix: 0.7 -> 0.6"):
-        run(mixed(finished, 0.6))
+def test_an_older_preparation_of_other_pictures_is_rejected(finished):
+    other = dataclasses.replace(minute.MINUTE.prepare, fit="crop")
+    with pytest.raises(InputError, match=r"prepare was made with other .*fit: pad -> crop"):
+        run(dataclasses.replace(mixed(older(finished), 0.7), prepare=other))
 
 
-def test_an_older_run_that_is_not_evaluated_takes_any_options(tmp_path):
-    (tmp_path / "finetune").mkdir()
-    write_json(tmp_path / "finetune" / "settings.json", {"epochs": 2})
-    wanted = {"epochs": 2, "predict": {"mix": 0.6}}
-    assert unrecorded(tmp_path, "finetune", wanted) == {"predict": {"mix": 0.6}}
+def test_what_an_older_run_has_not_made_yet_takes_any_options(tmp_path):
+    (tmp_path / "report").mkdir()
+    write_json(tmp_path / "report" / "settings.json", {"shown": 2})
+    assert unrecorded(tmp_path, "report", {"predict": {"mix": 0.6}}) == {"predict": {"mix": 0.6}}
     assert unrecorded(tmp_path, "pretrain", {}) == {}
 
 
