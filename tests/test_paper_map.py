@@ -190,6 +190,12 @@ def test_the_page_on_the_house_links_every_file_of_the_library():
     assert files - linked(ROOT / "docs/house.md") == set()
 
 
+def test_the_page_on_tests_links_every_file_of_tests():
+    files = set((ROOT / "tests").rglob("test_*.py"))
+    assert len(files) > 50
+    assert files - linked(ROOT / "docs/tests.md") == set()
+
+
 def test_a_file_is_not_found_in_the_name_of_another(tmp_path):
     (tmp_path / "page.md").write_text("[`label_memory.py`](label_memory.py)")
     assert tmp_path / "memory.py" not in linked(tmp_path / "page.md")
