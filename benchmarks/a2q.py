@@ -146,9 +146,8 @@ def measure(workdir: Path) -> dict[str, Any]:
     import jax
 
     from mufin_jax.data.dataset import Dataset
-    from mufin_jax.data.loader import Loader
     from mufin_jax.model.embed_side import describe, embed
-    from mufin_jax.model.saved import load_model
+    from mufin_jax.model.saved import load_model, new_loader
     from mufin_jax.retrieval.config import IndexConfig
     from mufin_jax.retrieval.exact import LabelEntries
     from mufin_jax.retrieval.index import LabelIndex
@@ -160,7 +159,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     count = min(SAMPLED, len(dataset.test)) // mesh.size * mesh.size
     rows = np.sort(rng.permutation(len(dataset.test))[:count])
-    loader = Loader(dataset, model.config.modalities, mesh, label_images=model.config.label_images)
+    loader = new_loader(model.config, dataset, mesh)
     pool, (bags,) = loader.batch([(dataset.test, rows)])
     vectors = describe(model, put(pool, by_row(mesh)))
     queries = fetch(embed(model, vectors, put(bags, by_row(mesh)))).vector

@@ -1,16 +1,18 @@
 """CLIP + MUFIN on MM-AmazonTitles-300K (paper, table 2 and appendix C.1).
 
-    python -m experiments.amazon --stage=all --preset=clip --data=DIR
-    python -m experiments.amazon --stage=all --preset=clip-frozen --data=DIR
+    python -m experiments.amazon_clip --stage=all --data=DIR
+    python -m experiments.amazon_clip --stage=all --preset=clip-frozen --data=DIR
 
 CLIP's two encoders take the place of MUFIN's and train as those do. With `clip-frozen`, only A_S,
 A_C and the label table train.
 """
 
 import dataclasses
+import sys
 
 from experiments.amazon_paper import PAPER
 from mufin_jax.model.config import ModelConfig
+from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.experiment import Experiment
 
 FROZEN = {"image_encoder": "frozen", "text_encoder": "frozen"}
@@ -37,3 +39,8 @@ CLIP = dataclasses.replace(
 CLIP_FROZEN = dataclasses.replace(
     training(CLIP, "amazon-clip-frozen", **FROZEN), expected="not measured"
 )
+
+PRESETS = {"miniature": CLIP, "paper": CLIP, "clip-frozen": CLIP_FROZEN}
+
+if __name__ == "__main__":
+    sys.exit(main(PRESETS))

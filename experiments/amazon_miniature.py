@@ -1,17 +1,19 @@
 """MUFIN on the built-in miniature catalogue: all stages in minutes on two CPU cores.
 
-    python -m experiments.amazon --stage=all
+    python -m experiments.amazon_miniature --stage=all
 
 The encoders are small and train from random weights.
 """
 
 import dataclasses
+import sys
 
 from mufin_jax.data.preparation.prepare import PrepareConfig
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.model.config import ModelConfig
+from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
@@ -43,3 +45,8 @@ MINIATURE = Experiment(
     expected="on the built-in catalogue, seeds 0, 1 and 2: P@1 57.2, 58.5 and 56.3, of a ceiling "
     "of 87.97; Module I alone 48.3, 49.8 and 46.0",
 )  # fmt: skip
+
+PRESETS = {"miniature": MINIATURE, "paper": MINIATURE}
+
+if __name__ == "__main__":
+    sys.exit(main(PRESETS))

@@ -1,19 +1,21 @@
 """VisualBERT + MUFIN (paper, table 2 and appendix C.1).
 
-    python -m experiments.amazon --stage=all --preset=visualbert --data=DIR
-    python -m experiments.amazon --stage=all --preset=visualbert-frozen --data=DIR
-    python -m experiments.amazon --stage=all --preset=visualbert-miniature
+    python -m experiments.amazon_visualbert --stage=all --data=DIR
+    python -m experiments.amazon_visualbert --stage=all --preset=visualbert-frozen --data=DIR
+    python -m experiments.amazon_visualbert --stage=all     the built-in miniature
 
 VisualBERT reads an item's text and pictures together.
 """
 
 import dataclasses
+import sys
 from typing import Any
 
 from experiments.amazon_clip import FROZEN, training
 from experiments.amazon_miniature import MINIATURE
 from experiments.amazon_paper import PAPER
 from mufin_jax.encoders.visual_bert import VisualBertConfig
+from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.experiment import Experiment
 
 
@@ -78,3 +80,12 @@ VISUALBERT_MINIATURE = dataclasses.replace(
     "--threads=1, seed 0: P@1 40.17, Module I alone 12.50; with lists of 100 labels 21.83 "
     "(docs/results.md)",
 )
+
+PRESETS = {
+    "miniature": VISUALBERT_MINIATURE,
+    "paper": VISUALBERT,
+    "visualbert-frozen": VISUALBERT_FROZEN,
+}
+
+if __name__ == "__main__":
+    sys.exit(main(PRESETS))

@@ -1,16 +1,18 @@
 """SiameseXML, the strongest text-only method in the paper's comparison (table 2, appendix C).
 
-    python -m experiments.amazon --stage=all --preset=siamesexml --data=DIR
-    python -m experiments.amazon --stage=all --preset=siamesexml-miniature
+    python -m experiments.siamesexml --stage=all --data=DIR
+    python -m experiments.siamesexml --stage=all            the built-in miniature
 
 It has titles alone through the same text encoder, no attention, one vector a label in the index,
 and classifiers w = unit(z + eta).
 """
 
 import dataclasses
+import sys
 
 from experiments.amazon_miniature import MINIATURE
 from experiments.amazon_paper import PAPER
+from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.experiment import Experiment
 
 
@@ -40,3 +42,8 @@ SIAMESEXML_MINIATURE = dataclasses.replace(
     cost="not measured",
     expected="on the built-in catalogue, seed 0: P@1 27.83, R@10 29.69; Module I alone P@1 12.00",
 )
+
+PRESETS = {"miniature": SIAMESEXML_MINIATURE, "paper": SIAMESEXML}
+
+if __name__ == "__main__":
+    sys.exit(main(PRESETS))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mufin_jax.model.item_encoder import ItemEncoder
     from mufin_jax.model.label_table import LabelTable, TableConfig, load_table, save_table
     from mufin_jax.model.mufin import Mufin
-    from mufin_jax.model.saved import load_model, new_model, save_model
+    from mufin_jax.model.saved import load_model, new_loader, new_model, save_model
 
 __all__ = [
     "Embedding",
@@ -26,6 +26,7 @@ __all__ = [
     "TableConfig",
     "load_model",
     "load_table",
+    "new_loader",
     "new_model",
     "save_model",
     "save_table",
@@ -38,6 +39,6 @@ __getattr__, __dir__ = lazy_face(
         "item_encoder": ["ItemEncoder"],
         "label_table": ["LabelTable", "TableConfig", "load_table", "save_table"],
         "mufin": ["Mufin"],
-        "saved": ["load_model", "new_model", "save_model"],
+        "saved": ["load_model", "new_loader", "new_model", "save_model"],
     },
 )

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.loader import Loader
 from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.checks import how_computed
 from mufin_jax.encoders.processing import ImageProcessing
@@ -109,6 +110,20 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
             encoder.scale = unit_scale(ready)
     graphdef, state = nnx.split(model)
     return nnx.merge(graphdef, put(state, replicated(mesh)))
+
+
+def new_loader(
+    config: ModelConfig, dataset: Dataset, mesh: Mesh | None = None, *, padded: bool = True
+) -> Loader:
+    """Return a loader of what a model of this config sees of a dataset.
+
+    Args:
+        config: of the model.
+        dataset: the prepared folder.
+        mesh: the devices that pools are split over; every process reads all rows without one.
+        padded: whether the axes of a pool are padded to their buckets.
+    """
+    return Loader(dataset, config.modalities, mesh, label_images=config.label_images, padded=padded)
 
 
 def _read_checkpoints(

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Loader
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import embed_once
 from mufin_jax.model.mufin import Mufin
+from mufin_jax.model.saved import new_loader
 from mufin_jax.prediction.label_cache import writing_cache
 from mufin_jax.prediction.predictor import PredictConfig
 from mufin_jax.retrieval.build import build_label_index
@@ -44,9 +44,9 @@ def build_predictor(
         index: how the index searches.
         pooled: index one vector a label, as Module II did.
     """
-    seen, heads = model.config, model.heads()
+    heads = model.heads()
     processes.once("a new label side", lambda: shutil.rmtree(folder, ignore_errors=True))
-    loader = Loader(dataset, seen.modalities, model.mesh, label_images=seen.label_images)
+    loader = new_loader(model.config, dataset, model.mesh)
     x = embed_once(heads, loader, vectors, dataset.train, folder / "x.npy")
     with writing_cache(folder / "labels", rows, model.dim, model.mesh) as add:
         build_label_index(folder / "index", heads, loader, vectors, x, index, pooled, add)

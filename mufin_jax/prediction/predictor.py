@@ -23,7 +23,7 @@ from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.model.embed_side import embed
 from mufin_jax.model.heads import Embedding
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.model.saved import load_model
+from mufin_jax.model.saved import load_model, new_loader
 from mufin_jax.prediction import scoring, shapes
 from mufin_jax.prediction.encoding import BlockEncoder
 from mufin_jax.prediction.label_cache import LabelCache
@@ -95,10 +95,9 @@ class Predictor:
     ):
         self.model, self.index, self.cache = model, index, cache
         self.dataset, self.config = dataset, config
-        seen = model.config
         # Every process reads all rows, and no row is padding: a pool is cut into blocks, and each
         # block is spread over the devices on its own.
-        self.loader = Loader(dataset, seen.modalities, label_images=seen.label_images, padded=False)
+        self.loader = new_loader(model.config, dataset, padded=False)
         self._encoder = BlockEncoder(model.encoder(), self.loader.descriptors)
         self._heads = model.heads()
 

@@ -15,11 +15,10 @@ import dataclasses
 from pathlib import Path
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Loader
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.label_table import LabelTable, Rows, as_combined, load_table, save_table
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.model.saved import load_model, save_model
+from mufin_jax.model.saved import load_model, new_loader, save_model
 from mufin_jax.prediction.build import build_predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
@@ -44,7 +43,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     dataset, out, mesh = Dataset.open(context.prepared), context.out, context.mesh
     initialized = context.folders["initialize"]
     model = load_model(initialized / "model", mesh)
-    loader = Loader(dataset, model.config.modalities, mesh, label_images=model.config.label_images)
+    loader = new_loader(model.config, dataset, mesh)
     lists = Shortlist.load(context.folders["retrieve"] / "train")
     batches = Batches(config, dataset, loader, lists.labels, context.seed)
     steps = config.epochs * batches.per_epoch

@@ -9,8 +9,7 @@ TensorBoard events; `vectors.npy` (float32 (p, D), the descriptor vectors) where
 """
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Loader
-from mufin_jax.model.saved import new_model, save_model
+from mufin_jax.model.saved import new_loader, new_model, save_model
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
@@ -36,7 +35,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     if not config.epochs:
         save_model(new_model(model_config, dataset, mesh, seed), out / "model")
         return
-    loader = Loader(dataset, model_config.modalities, mesh, label_images=model_config.label_images)
+    loader = new_loader(model_config, dataset, mesh)
     batches = Batches(config, dataset, loader, seed)
     steps = config.epochs * batches.per_epoch
     model = new_model(model_config, dataset, mesh, seed)

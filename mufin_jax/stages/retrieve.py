@@ -17,10 +17,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Loader
 from mufin_jax.evaluation.rankings import spare_places
 from mufin_jax.model.embed_side import describe_once, embed_blocks, embed_once
-from mufin_jax.model.saved import load_model
+from mufin_jax.model.saved import load_model, new_loader
 from mufin_jax.retrieval.build import build_label_index, write_shortlists
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.index import LabelIndex
@@ -66,8 +65,7 @@ def retrieve(config: RetrieveConfig, context: StageContext) -> None:
     dataset = Dataset.open(context.prepared)
     pretrained, out, mesh = context.folders["pretrain"], context.out, context.mesh
     model = load_model(pretrained / "model", mesh)
-    seen = model.config
-    loader = Loader(dataset, seen.modalities, mesh, label_images=seen.label_images)
+    loader = new_loader(model.config, dataset, mesh)
     loader = use_precomputed(model, loader, context.kept)
     known, own = pretrained / "vectors.npy", out / "vectors.npy"
     vectors = describe_once(model, loader, known if processes.decide(known.exists) else own)

@@ -10,7 +10,9 @@ import mufin_jax.data.readers, mufin_jax.data.preparation, mufin_jax.data.synthe
 packages = mufin_jax.data.readers, mufin_jax.data.preparation, mufin_jax.data.synthetic
 names = [f"{p.__name__}.{m.name}" for p in packages for m in pkgutil.iter_modules(p.__path__)]
 names = [name for name in names if name != "mufin_jax.data.preparation.resize_beam"]  # needs Beam
-names += [f"mufin_jax.data.{name}" for name in ("bags", "dataset", "packing", "sources")]
+with_jax = {"loader", "pytrees"}
+data = pkgutil.iter_modules(mufin_jax.data.__path__)
+names += [f"mufin_jax.data.{m.name}" for m in data if m.name not in with_jax]
 names += [f"mufin_jax.evaluation.{name}" for name in ("metrics", "rankings")]
 for name in [*names, "mufin_jax.baselines.untrained"]:
     importlib.import_module(name)
