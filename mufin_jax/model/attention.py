@@ -47,12 +47,12 @@ def identity(rngs: nnx.Rngs, dim: int) -> nnx.Linear:
 
 
 class AttentionBlock(nnx.Module):
-    """One attention layer with a residual on its queries and a LayerNorm behind it.
+    """One attention layer with a residual on its queries and a LayerNorm after it.
 
     Args:
         dim: D, the width of the vectors.
         heads: number of heads; must divide `dim`.
-        rngs: unused by the identity initialisation, but Flax wants it.
+        rngs: unused by the identity initialisation, but Flax requires it.
 
     Raises:
         ValueError: if `heads` does not divide `dim`.
@@ -73,7 +73,7 @@ class AttentionBlock(nnx.Module):
         kernel = self.out.kernel[...].reshape(self.heads, -1, keys.shape[-1])
         values = jnp.einsum("...mge,ged->...mgd", self._split(self.value(keys)), kernel)
         assert self.out.bias is not None
-        # Attention weights sum to one, so O's bias can ride on the values, a share per head.
+        # Attention weights sum to one, so O's bias is added to the values, a share per head.
         values += (self.out.bias[...] / self.heads).reshape((1,) * (values.ndim - 1) + (-1,))
         return Memory(self._split(self.key(keys)), values, mask)
 
@@ -110,7 +110,7 @@ class NoAttention(nnx.Module):
     """The identity instead of the block: A(Q, K) = Q (table 4, "no A_S" and "no A_C")."""
 
     def memory(self, keys: Float[Array, "*c m d"], mask: Bool[Array, "*c m"]) -> Memory:
-        """Return the bags as they are: prediction keeps them in the form of any other memory."""
+        """Return the bags unchanged: prediction keeps them in the form of any other memory."""
         return Memory(keys[..., None, :], keys[..., None, :], mask)
 
     def attend(self, queries: Float[Array, "*q n d"], memory: Memory) -> Float[Array, "*p n d"]:
@@ -132,7 +132,7 @@ class Concatenation(nnx.Module):
     """ConCat of table 4 instead of A_C: [x1; z1] through linear maps 2D -> 2D -> D.
 
     The paper names the widths alone; a ReLU stands between the two maps, and their weights start
-    at random, as no identity maps 2D to D.
+    at random, because no identity maps 2D to D.
 
     Args:
         dim: D.
@@ -144,7 +144,7 @@ class Concatenation(nnx.Module):
         self.out = nnx.Linear(2 * dim, dim, rngs=rngs)
 
     def memory(self, keys: Float[Array, "*c m d"], mask: Bool[Array, "*c m"]) -> Memory:
-        """Return the bags as they are; z1 is the sum of a bag."""
+        """Return the bags unchanged; z1 is the sum of a bag."""
         return Memory(keys[..., None, :], keys[..., None, :], mask)
 
     def join(self, x1: Float[Array, "*q d"], memory: Memory) -> Float[Array, "*p d"]:

@@ -38,12 +38,12 @@ class ModelConfig:
         reduce: how 768 entries become D: adaptive max-pooling, or a learned linear map.
         self_attention: A_S, or none: X1 = X0 (table 4).
         cross_attention: A_C; [x1; z1] through two linear maps; or none: x2_l = x1 (table 4). Module
-            III makes it, so that runs which differ in it share Modules I and II.
-        image: E_V, when it is trained from scratch; the config's type says which encoder.
+            III makes it: runs that differ in it share Modules I and II.
+        image: E_V, when it is trained from scratch; the type of the config names the encoder.
         text: E_T, when it is trained from scratch; its vocabulary is the tokenizer's.
         image_checkpoint: weights for E_V to start from: a local directory or a name on the hub.
-            Its config.json says which encoder, and how large.
-        text_checkpoint: weights for E_T to start from, likewise, with their tokenizer.
+            Its config.json names the encoder and its sizes.
+        text_checkpoint: weights for E_T to start from, named in the same way, with their tokenizer.
     """
 
     dim: int = 192

@@ -120,7 +120,7 @@ def embed_blocks(
         loader: which descriptors fill which bag.
         vectors: what `describe_once` returned.
         side: the items.
-        keep_bags: whether X1 is wanted besides x1.
+        keep_bags: whether X1 is kept in addition to x1.
         block: items a call.
     """
     for start in until_stopped(range(0, len(side), block), "embed"):

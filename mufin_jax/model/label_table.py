@@ -222,7 +222,7 @@ def update(
             )
 
         def one(name: str) -> list[Array]:
-            """Eta or alpha and what is remembered of it, after the step."""
+            """Return eta or alpha, and what is remembered of it, after the step."""
             arrays = [getattr(rows, name) for rows in parts]
             gradient, index = getattr(gradients, name), own_rows(ids, arrays[0])
             old = [sparse_updates.values(take(array, index)) for array in arrays]
@@ -258,7 +258,7 @@ def add(rows: Rows, z: Float[Array, "u d"]) -> Float[Array, "u d"]:
 
 @jax.jit
 def as_combined(rows: Rows) -> Rows:
-    """Return rows of which `combine` makes what `add` makes of these: alpha = 1 / (1 + |eta|)."""
+    """Return rows from which `combine` makes what `add` makes of these: alpha = 1 / (1 + |eta|)."""
     size = jnp.linalg.norm(sparse_updates.values(rows.eta), axis=-1)
     return Rows(rows.eta, 1 / (1 + size))
 

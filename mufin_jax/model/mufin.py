@@ -103,7 +103,7 @@ def _new_text_encoder(
         check_joint(config)
         sizes = {"vocab": vocab}
         if config.modalities == "joint":
-            visual = cast(JointConfig, config.text).visual  # as `check_joint` has seen
+            visual = cast(JointConfig, config.text).visual  # `check_joint` has checked it
             if config.text_checkpoint and visual != image_width:
                 raise InputError(
                     f"{config.text_checkpoint} reads vectors of {visual} entries, "

@@ -31,7 +31,7 @@ def masked_sum(vectors: Float[Array, "*b n d"], mask: Bool[Array, "*#b n"]) -> F
 
 
 def pool_maximum(vectors: Float[Array, "*b w"], dim: int) -> Float[Array, "*b d"]:
-    """Adaptive max-pooling: the maximum of each of `dim` runs of neighbouring entries.
+    """Return the maximum of each of `dim` runs of neighbouring entries: adaptive max-pooling.
 
     Run j covers entries floor(j*w/d) to ceil((j+1)*w/d) - 1, as in torch's AdaptiveMaxPool1d; for
     768 -> 192 these are runs of 4 (paper, section 3).
@@ -49,7 +49,7 @@ def _maximum(runs: Float[Array, "*b r"]) -> Float[Array, "*b"]:
     """Return the maximum over the last axis.
 
     Not `max`: its gradient goes to entries *equal* to the maximum, and XLA may compute the entries
-    again, rounded otherwise, so that none is (seen on CPU: gradients wrong by a third).
+    again and round them otherwise: then none is (seen on CPU: gradients wrong by a third).
     """
     chosen = jax.nn.one_hot(runs.argmax(-1), runs.shape[-1], dtype=bool)
     return jnp.where(chosen, runs, 0).sum(-1)

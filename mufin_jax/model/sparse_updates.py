@@ -3,7 +3,7 @@
 Everything here works on gathered rows, and knows nothing of the table or of the devices.
 
 bfloat16 is kept as its bit patterns, uint16: to write a few bfloat16 rows, XLA on a CPU converts
-the whole array to float32 and back (jax 0.10), while it moves integers as they are.
+the whole array to float32 and back (jax 0.10), while it moves integers unchanged.
 """
 
 import jax
@@ -53,9 +53,8 @@ def adagrad(
 
 def finite(rows: Array) -> Array:
     """Return whether all of kept rows, or of any array, is finite; integers always are."""
-    if (
-        rows.dtype == jnp.uint16
-    ):  # bit patterns of bfloat16: infinity and NaN have all exponent bits
+    # In the bit patterns of bfloat16, infinity and NaN have all exponent bits.
+    if rows.dtype == jnp.uint16:
         return ((rows & 0x7F80) != 0x7F80).all()
     return jnp.isfinite(rows).all() if jnp.issubdtype(rows.dtype, jnp.inexact) else jnp.bool(True)
 
@@ -70,10 +69,10 @@ def values(rows: Float32[Array, "u *d"] | UInt16[Array, "u *d"]) -> Float32[Arra
 def kept(
     rows: Float32[Array, "u *d"], dtype: jnp.dtype, key: Array
 ) -> Float32[Array, "u *d"] | UInt16[Array, "u *d"]:
-    """Return rows as an array of this dtype keeps them: as they are, or rounded at random.
+    """Return rows as an array of this dtype keeps them: unchanged, or rounded at random.
 
     The random bits belong to the key and to the place in the batch: they are the same on any
-    devices, and again after a restart.
+    devices and after a restart.
     """
     if dtype == jnp.float32:
         return rows
@@ -85,8 +84,8 @@ def round_at_random(
 ) -> UInt16[Array, "*n"]:
     """Return one of the two bfloat16 neighbours of each value, by noise uniform over 16 bits.
 
-    The nearer one is the likelier, so that the expected result is the value. Rounded to the
-    nearest, a step of less than 1/512 of the value would be lost every time.
+    The nearer one is the likelier: the expected result is the value. Rounded to the nearest,
+    a step of less than 1/512 of the value would be lost every time.
     """
     bits = jax.lax.bitcast_convert_type(values, jnp.uint32) + noise.astype(jnp.uint32)
     return jnp.where(

@@ -15,7 +15,7 @@ from mufin_jax.runtime.errors import InputError
 
 
 def check_query(items: object, k: object, shortlist: int) -> None:
-    """Reject items that are no sequence of dicts, and a k that is no number of labels."""
+    """Reject items that are not a sequence of dicts, and a k that is not a number of labels."""
     expected = "expected a list of dicts, one an item"
     if not isinstance(items, Sequence) or isinstance(items, str | bytes):
         raise InputError(f"items: found {type(items).__name__}; {expected}")
@@ -37,7 +37,7 @@ def read_items(
     """Return the pool and the bags of items that are in no dataset.
 
     Args:
-        items: dicts with a "title", or "titles" of several (an outfit's, say), and "images"
+        items: dicts with a "title", or several "titles" (as an outfit has), and "images"
             (paths, bytes or PIL images); either kind may be missing.
         first: number of the first item, for messages.
         dataset: where the tokenizer and the size of pictures come from.
@@ -58,7 +58,7 @@ def read_items(
 def _seen(
     item: dict, name: str, dataset: Dataset, descriptors: Descriptors
 ) -> tuple[list[str], Sequence[Any]]:
-    """Return the titles and pictures of an item that the model sees; reject an item without."""
+    """Return the titles and pictures of an item that the model sees; reject an item without any."""
     if unknown := set(item) - {"title", "titles", "images"}:
         raise InputError(
             f"{name}: unknown field {sorted(unknown)[0]!r}; expected title, titles, images"
@@ -87,7 +87,7 @@ def _titles(item: dict, name: str) -> list[str]:
     if given is None:
         given = [title]
     elif title or not isinstance(given, list | tuple):
-        found = "a title beside them" if title else repr(given)[:80]
+        found = "a title next to them" if title else repr(given)[:80]
         raise InputError(f"{name}: titles: {found}; expected a list of all texts of the item")
     elif wrong := [one for one in given if not isinstance(one, str | None)]:
         raise InputError(f"{name}: titles: one is {wrong[0]!r:.80}; expected texts")

@@ -1,4 +1,4 @@
-"""The few shapes that queries are brought to, so that a server compiles each once.
+"""The few shapes that queries are padded to: a server compiles each once.
 
 A query can have any number of titles and pictures, a batch any number of queries. What is encoded
 costs the most, so descriptors are cut into blocks with little padding; bags are cheap and are
@@ -23,7 +23,7 @@ _SLOTS = 4
 
 
 def blocks(count: int, mesh_size: int = 1) -> Iterator[tuple[slice, int]]:
-    """Cut `count` descriptors into blocks: which they are, and the size to pad them to.
+    """Cut `count` descriptors into blocks; yield which they are, and the size to pad them to.
 
     A block is padded to the next size if it fills three quarters of it; else full blocks of the
     size below come first.
@@ -52,12 +52,12 @@ def slots(count: int) -> int:
 
 
 def up_to(most: int, size_of: Callable[[int], int]) -> list[int]:
-    """All sizes that `points` or `slots` gives to counts up to the most."""
+    """Return all sizes that `points` or `slots` gives to counts up to the most."""
     return sorted({size_of(count) for count in range(1, most + 1)})
 
 
 def pools(descriptors: Descriptors, images: int = 1) -> Iterator[Pool]:
-    """Yield a pool of each kind and size of a block, of items of so many images at most."""
+    """Yield a pool of each kind and size of a block, for items of at most so many images."""
     for count in DESCRIPTORS:
         yield from descriptors.samples(count, up_to(images, slots))
 
@@ -65,7 +65,7 @@ def pools(descriptors: Descriptors, images: int = 1) -> Iterator[Pool]:
 def in_blocks(
     pool: Pool, descriptors: Descriptors, mesh_size: int = 1
 ) -> Iterator[tuple[Pool, int]]:
-    """Cut a pool into pools of one kind and one size: those, and how many vectors are their own."""
+    """Cut a pool into pools of one kind and one size; yield each, and its number of own vectors."""
     for part in descriptors.parts(pool, slots):
         for rows, size in blocks(part.count, mesh_size):
             yield part.cut(rows, size), part.vectors * (rows.stop - rows.start)
@@ -82,5 +82,5 @@ def padded(bags: Bags, mesh_size: int = 1) -> Bags:
 
 
 def _sizes(sizes: Sequence[int], mesh_size: int) -> list[int]:
-    """Sizes, ascending, each rounded up to divide over the devices."""
+    """Return the sizes, ascending, each rounded up to divide over the devices."""
     return sorted({next_multiple(max(size, 1), mesh_size) for size in sizes})

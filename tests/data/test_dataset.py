@@ -48,7 +48,7 @@ def test_ready_text_vectors_take_the_place_of_token_ids(tmp_path):
         _ = dataset.tokenizer
 
 
-def test_images_come_as_copies_in_the_order_asked_for(folder):
+def test_images_come_as_copies_in_the_requested_order(folder):
     images = Dataset.open(folder).images
     pixels = images[np.array([3, 0, 3])]
     np.testing.assert_array_equal(pixels[0], pixels[2])
@@ -71,7 +71,7 @@ def test_a_damaged_folder_is_one_clear_error(damage, message, folder):
         Dataset.open(folder)
 
 
-def test_a_folder_of_another_version_asks_for_a_new_preparation(folder):
+def test_a_folder_of_another_version_must_be_prepared_again(folder):
     write_sealed(folder / MANIFEST, read_sealed(folder / MANIFEST) | {"version": 99})
     with pytest.raises(InputError, match=r"has version 99, expected 1: prepare the data again"):
         Dataset.open(folder)

@@ -79,7 +79,7 @@ def test_items_are_described_by_title_and_pictures_whatever_the_blocks(
 
 
 @pytest.mark.parametrize("mesh_size", [1, 8])
-def test_a_batch_holds_each_item_once_and_says_where_it_is(dataset, model, mesh, wanted, mesh_size):
+def test_a_batch_holds_each_item_once_and_gives_its_place(dataset, model, mesh, wanted, mesh_size):
     loader = Loader(dataset, "joint", devices=mesh_size)
     rows = [np.array([3, 7, 3]), np.array([12, 0])]
     groups = [(dataset.train, rows[0]), (dataset.labels, rows[1])]
@@ -314,7 +314,7 @@ def whole_run(compiled, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_stage_of_a_run_works_and_its_report_says_what_it_cannot_show(whole_run):
+def test_every_stage_of_a_run_works_and_its_report_names_what_it_cannot_show(whole_run):
     minute.assert_learned(whole_run)
     entries = np.load(whole_run / "retrieve" / "index" / "entries.npy")
     assert entries.shape == (30, 8)  # one vector a label
@@ -353,7 +353,7 @@ def test_eight_devices_give_what_one_gives(whole_run, compiled, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.rotates("joint", every=2)
-def test_frozen_checkpoints_without_module_1(compiled, tmp_path):
+def test_frozen_checkpoints_run_without_module_1(compiled, tmp_path):
     shutil.copytree(GOLDEN / "visual_bert", tmp_path / "text")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
     (tmp_path / "text" / "vocab.txt").write_text("\n".join(words) + "\n")

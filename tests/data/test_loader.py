@@ -156,7 +156,7 @@ def test_batches_like_those_expected_have_one_shape_and_larger_ones_a_bucket(dat
     assert len(loader.pictures(np.arange(4))[0].images.rows) == 4
 
 
-def test_slots_speak_in_numbers_of_the_whole_dataset(dataset):
+def test_slots_number_descriptors_over_the_whole_dataset(dataset):
     loader = Loader(dataset)
     slots, mask = loader.slots(dataset.test, np.arange(SIZES["test"]))
     for row in range(SIZES["test"]):
@@ -276,7 +276,7 @@ def test_a_mesh_of_one_process_and_its_size_read_the_same(dataset, mesh):
     np.testing.assert_array_equal(by_mesh.texts.tokens, by_size.texts.tokens)
 
 
-def test_padding_adds_zeros_behind():
+def test_padding_appends_zeros():
     padded = pad_rows(np.arange(1, 28).reshape(9, 3))
     assert padded.shape == (10, 3) and padded.dtype == int and not padded[9].any()
     np.testing.assert_array_equal(padded[:9], np.arange(1, 28).reshape(9, 3))

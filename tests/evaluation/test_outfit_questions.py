@@ -139,7 +139,7 @@ def test_a_query_outfit_is_ranked_like_a_test_point(predictor, monkeypatch):
 @pytest.mark.parametrize(
     "wrong, reason",
     [
-        ({"title": "coat", "titles": ["hat"]}, "titles: a title beside them; expected a list"),
+        ({"title": "coat", "titles": ["hat"]}, "titles: a title next to them; expected a list"),
         ({"titles": "coat"}, "titles: 'coat'; expected a list of all texts of the item"),
         ({"titles": 5}, "titles: 5; expected a list"),
         ({"titles": ["hat", ["coat"]]}, "titles: one is .'coat'.; expected texts"),

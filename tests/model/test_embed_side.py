@@ -85,7 +85,7 @@ def test_descriptors_that_the_model_does_not_see_are_zero(
     assert np.abs(vectors).sum(1).all()
 
 
-def test_bags_are_kept_only_when_asked_for(dataset, model, loader, vectors):
+def test_bags_are_kept_only_when_requested(dataset, model, loader, vectors):
     assert whole(model, loader, vectors, dataset.test, keep_bags=False).bag is None
 
 

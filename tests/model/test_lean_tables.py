@@ -49,7 +49,7 @@ def test_every_kind_of_table_learns_the_same_bits_on_one_device_and_on_eight(
     assert rows.eta.dtype == rows.alpha.dtype == jnp.float32
 
 
-def test_rows_of_bfloat16_travel_in_two_bytes(mesh):
+def test_rows_of_bfloat16_are_sent_in_two_bytes(mesh):
     table = initialize(jax.random.key(9), L, DIM, mesh, config=TableConfig("bfloat16"))
     gather = jax.jit(lambda rows, ids: label_table.gather(rows, ids, mesh))
     text = gather.lower(table.rows, jnp.array(IDS)).as_text()
@@ -141,7 +141,7 @@ def test_rounding_is_replayed_by_a_resumed_run_and_differs_from_step_to_step(mes
 
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: f"{config.dtype}-{config.update}")
-def test_a_stored_table_says_itself_of_which_kind_it_is(config, mesh, one_device, tmp_path):
+def test_a_stored_table_tells_its_kind(config, mesh, one_device, tmp_path):
     table = initialize(jax.random.key(5), L, DIM, mesh, config=config)
     save_table(table, tmp_path)
     found = load_table(tmp_path, L, DIM, one_device)

@@ -126,7 +126,7 @@ def test_eight_devices_describe_embed_and_adapt_as_one_does(dataset, mesh, one_d
     assert len(eight[1].vector.sharding.device_set) == 8
 
 
-def test_texts_come_first_and_every_descriptor_is_its_own_encoders(dataset, model):
+def test_texts_come_first_and_each_descriptor_is_encoded_by_its_own_encoder(dataset, model):
     pool, _ = Loader(dataset, "both", devices=8).batch([(dataset.labels, np.arange(6))])
     vectors = describe(model, pool)
     texts = describe(model, Pool(pool.texts, None))

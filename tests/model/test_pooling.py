@@ -16,7 +16,7 @@ def test_slots_are_filled_from_the_pool_and_padding_is_zero():
     np.testing.assert_array_equal(filled, [[[5, 6], [1, 2]], [[3, 4], [0, 0]]])
 
 
-def test_only_real_descriptors_are_summed_even_beside_nan():
+def test_only_real_descriptors_are_summed_even_next_to_nan():
     vectors = jnp.array([[[1.0, 2], [10, 20], [jnp.nan, jnp.inf]]])
     mask = jnp.array([[True, True, False]])
     np.testing.assert_array_equal(masked_sum(vectors, mask), [[11, 22]])
@@ -63,7 +63,7 @@ def test_the_unit_of_zero_is_zero_and_so_is_its_gradient():
     np.testing.assert_array_equal(jax.grad(lambda v: unit(v).sum())(zero), zero)
 
 
-def test_the_unit_of_nan_is_nan_beside_rows_that_are_none():
+def test_the_unit_of_nan_is_nan_and_that_of_other_rows_is_not():
     vectors = jnp.array([[jnp.nan, 1], [3, 4], [0, 0]])
     np.testing.assert_allclose(unit(vectors), [[jnp.nan, jnp.nan], [0.6, 0.8], [0, 0]], rtol=1e-6)
 

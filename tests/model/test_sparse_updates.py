@@ -42,7 +42,7 @@ def test_float32_rows_are_stored_as_they_are():
     assert kept(rows, jnp.dtype(jnp.uint16), key).dtype == jnp.uint16
 
 
-def test_noise_belongs_to_the_place_in_the_batch_not_to_the_pads_behind_it():
+def test_noise_belongs_to_the_place_in_the_batch_not_to_the_pads_after_it():
     rows, bits = jnp.full((5, 3), 1 / 3), jnp.dtype(jnp.uint16)
     padded = jnp.concatenate([rows, jnp.zeros((4, 3))])
     alone, among = (kept(r, bits, jax.random.key(1)) for r in (rows, padded))

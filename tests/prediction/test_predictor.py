@@ -273,13 +273,13 @@ def test_predicting_no_items_returns_no_predictions(predictor):
         ([{"title": "lamp"}, "lamp"], "item 1: found str"),
     ],
 )
-def test_items_that_are_no_list_of_dicts_are_rejected(items, found):
+def test_items_that_are_not_a_list_of_dicts_are_rejected(items, found):
     with pytest.raises(InputError, match=f"^{found}; expected a list of dicts, one an item$"):
         queries.check_query(items, 5, K)
 
 
 @pytest.mark.parametrize("k", [2.0, True, None, "5"])
-def test_a_number_of_labels_that_is_no_whole_number_is_rejected(k):
+def test_a_number_of_labels_that_is_not_whole_is_rejected(k):
     expected = f"^k={k!r}: expected a whole number from 1 to predict.shortlist={K}$"
     with pytest.raises(InputError, match=expected):
         queries.check_query([{"title": "lamp"}], k, K)
@@ -310,6 +310,6 @@ def test_a_model_of_ready_vectors_answers_titles_and_rejects_pictures(dataset, m
 
 
 @pytest.mark.parametrize("wrong", [{"shortlist": 0}, {"mix": 1.5}, {"mix": -0.1}])
-def test_settings_that_cannot_be_meant_are_rejected(wrong):
+def test_invalid_settings_are_rejected(wrong):
     with pytest.raises(InputError, match="a mix between 0 and 1"):
         PredictConfig(**wrong)

@@ -126,9 +126,7 @@ def test_no_datapoint_at_all_gives_an_empty_shortlist(build, tmp_path):
     assert Shortlist.load(tmp_path / "none").labels.shape == (0, 3)
 
 
-def test_the_manifest_appears_last_so_that_it_says_that_a_side_is_complete(
-    build, tmp_path, monkeypatch
-):
+def test_the_manifest_of_a_side_appears_last(build, tmp_path, monkeypatch):
     renamed, replace = [], os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (renamed.append(Path(b).name), replace(a, b)))
     index, renamed[:] = build(), []

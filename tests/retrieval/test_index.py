@@ -318,6 +318,6 @@ def test_recall_is_the_share_of_the_exact_labels_that_were_found():
 @pytest.mark.parametrize(
     "wrong", [{"leaves_searched": 0.0}, {"reorder": 0}, {"threads": -1}, {"over_fetch": 0}]
 )
-def test_nonsense_in_the_configuration_is_rejected(wrong):
+def test_an_invalid_configuration_is_rejected(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         IndexConfig(**wrong)

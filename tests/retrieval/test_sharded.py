@@ -63,7 +63,7 @@ def test_many_queries_walk_through_many_blocks(one_device):
     check(MeshSearch.build(vectors, one_device).search(queries, 40), vectors, queries, 40)
 
 
-def test_no_query_finds_nothing(mesh):
+def test_no_queries_get_no_labels(mesh):
     ids, cosines = MeshSearch.build(whole(9, 12), mesh).search(whole(0, 12), 3)
     assert ids.shape == cosines.shape == (0, 3)
 
@@ -81,7 +81,7 @@ def test_the_working_memory_does_not_grow_with_the_entries(mesh, queries):
     assert large.temp_size_in_bytes < 1.001 * small.temp_size_in_bytes < 2**26
 
 
-def test_only_what_was_found_travels_between_devices(mesh):
+def test_only_what_was_found_is_sent_between_devices(mesh):
     text = compiled(mesh, 2**19).as_text() or ""
     assert "all-to-all" in text and "all-gather" not in text and "all-reduce" not in text
 

@@ -31,7 +31,7 @@ def test_what_a_kill_left_is_not_taken_for_a_part(folder):
     np.testing.assert_array_equal(Shortlist.load(folder).labels, LABELS)
 
 
-def test_a_shortlist_of_nobody_is_one_too(tmp_path):
+def test_an_empty_shortlist_is_loaded_as_it_was_saved(tmp_path):
     Shortlist(LABELS[:0], SIMILARITIES[:0]).save(tmp_path)
     assert Shortlist.load(tmp_path).labels.shape == (0, 3)
 

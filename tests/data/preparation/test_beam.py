@@ -26,7 +26,7 @@ HERE: dict[str, Any] = {"beam_runner": "DirectRunner"}
 PROCESSES = ("direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 
-def test_without_beam_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_beam_the_error_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     raw = tiny_repository(tmp_path / "raw")
     with pytest.raises(InputError, match=r"pip install 'mufin_jax\[beam\]'$"):

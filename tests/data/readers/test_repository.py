@@ -68,7 +68,7 @@ def test_only_the_first_images_are_kept(tmp_path):
     assert tally.counts == {"more images than max_images": 1}
 
 
-def test_image_urls_are_counted_and_the_report_says_what_to_do(tmp_path):
+def test_image_urls_are_counted_and_the_report_tells_what_to_do(tmp_path):
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE)
     (folder / "img.urls.txt").write_text("C\thttp://x/1.jpg\nD\thttp://x/2.jpg\n")
     _, tally = read(folder)
