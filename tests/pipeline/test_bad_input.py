@@ -283,7 +283,7 @@ CASES = [
     Case("map with code", vectors(code_in_map), "trn_imgs_384_3_map.npy is not an array of lists of integers"),
     Case("vectors truncated", vectors(cut("trn_embs_imgs_3_4.npy")), "trn_embs_imgs_3_4.npy is not an npy file of vectors"),
     Case("vectors twice", vectors(saved("trn_embs_imgs_5_4.npy", np.ones((9, 4), np.float32))), "keep only the file to use"),
-    Case("picture checkpoint for vectors", vectors(lambda raw: None, f"--model.image-checkpoint={GOLDEN / 'vit'}"), "hold ready image vectors, not pixels"),
+    Case("picture checkpoint for vectors", vectors(lambda raw: None, f"--model.image-checkpoint={GOLDEN / 'vit'}"), "hold ready image vectors; expected pixels"),
     # Checkpoints.
     Case("no checkpoint", flags("--model.image-checkpoint=no/such/folder"), "no folder no/such/folder; give a checkpoint's folder"),
     Case("checkpoint without preprocessing", checkpoint(removed("preprocessor_config.json")), "preprocessor_config.json is missing"),

@@ -45,7 +45,7 @@ def test_what_padding_adds_is_masked():
 
 def cut(pool, dataset, most_tokens):
     """The blocks of a pool, for data whose longest text has so many tokens."""
-    texts = np.zeros((1, most_tokens), np.int32)
+    texts = np.zeros((len(dataset.texts), most_tokens), np.int32)
     descriptors = new_descriptors(dataclasses.replace(dataset, texts=texts), "both")
     return list(shapes.in_blocks(pool, descriptors))
 
