@@ -1,6 +1,8 @@
 """A signal in any phase ends the run within 15 s with code 75, and the same command resumes."""
 
+import importlib
 import json
+import operator
 import signal
 import subprocess
 from pathlib import Path
@@ -42,10 +44,10 @@ PHASES = {
     "refreshing": Phase("pretrain", "mufin_jax.model.embed_side:describe", "describe"),
     "training": Phase("pretrain", "mufin_jax.training.loop:_Follower.__call__", "pretrain"),
     "embedding": Phase("retrieve", "mufin_jax.model.embed_side:embed", "embed"),
-    "retrieving": Phase("retrieve", "mufin_jax.retrieval.build:shortlist", "embed"),
+    "retrieving": Phase("retrieve", "mufin_jax.retrieval.build:shortlist_points", "embed"),
     "training IV": Phase("finetune", "mufin_jax.training.loop:_Follower.__call__", "finetune"),
     "label side": Phase("finetune", "mufin_jax.prediction.build:embed_once", "embed"),
-    "evaluating": Phase("evaluate", "mufin_jax.prediction.predictor:shortlist", "evaluate"),
+    "evaluating": Phase("evaluate", "mufin_jax.prediction.predictor:shortlist_points", "evaluate"),
     "floors": Phase("evaluate", "mufin_jax.baselines.untrained:tfidf", "the floors"),
     "reporting": Phase("report", "mufin_jax.report.tables:by_category", "report"),
     "index": Phase("retrieve", "mufin_jax.retrieval.build:check_unit", "the index"),
@@ -53,6 +55,12 @@ PHASES = {
 pytestmark = pytest.mark.apart
 DEFAULT = {"resizing", "training"}
 TOGETHER = ["resizing", "refreshing", "training", "index", "evaluating"]
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_the_call_that_a_phase_halts_at_exists(name):
+    module, _, path = PHASES[name].halt.partition(":")
+    assert callable(operator.attrgetter(path)(importlib.import_module(module)))
 
 
 def phases_and_signals():
