@@ -12,6 +12,7 @@ from mufin_jax.runtime.storage.checkpoint import Checkpoints
 pytestmark = pytest.mark.apart
 
 
+@pytest.mark.timeout(900)  # a minute on a quiet machine, five on a busy one
 def test_a_run_killed_in_three_stages_ends_the_same(minute_run, compiled, tmp_path):
     stages = ["prepare", "pretrain", "finetune"]  # the test below kills in all of them
     kills = kill_and_finish(tmp_path / "run", stages, cache=compiled, seed=1)
