@@ -154,7 +154,7 @@ def measure(workdir: Path) -> dict[str, Any]:
     from mufin_jax.retrieval.shortlist import Shortlist, recall
     from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put
 
-    mesh, dataset = make_mesh(), Dataset.open(workdir / "prepare")
+    mesh, dataset = make_mesh(), Dataset.load(workdir / "prepare")
     model = load_model(workdir / "pretrain" / "model", mesh)
     rng = np.random.default_rng(0)
     count = min(SAMPLED, len(dataset.test)) // mesh.size * mesh.size

@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="workdir of a run on the miniature catalogue")
     run = parser.parse_args().run
-    mesh, dataset = make_mesh(jax.devices()[:1]), Dataset.open(run / "prepare")
+    mesh, dataset = make_mesh(jax.devices()[:1]), Dataset.load(run / "prepare")
     group = {"train": groups(run, "train"), "label": groups(run, "label")}
     for side, kept in (("train", dataset.train), ("label", dataset.labels)):
         if len(group[side]) != len(kept):

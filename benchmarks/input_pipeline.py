@@ -80,7 +80,7 @@ def prepared(source: Path, out: Path, size: int, array: bool) -> tuple[Dataset, 
     start = time.perf_counter()
     prepare(config, source, out)
     seconds = time.perf_counter() - start
-    return Dataset.open(out), seconds
+    return Dataset.load(out), seconds
 
 
 def ours(read: Callable[[int], np.ndarray], count: int) -> Callable[[], None]:

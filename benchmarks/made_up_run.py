@@ -17,13 +17,13 @@ from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.embed_side import SideEmbedding
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.prediction.label_cache import writing_cache
+from mufin_jax.prediction.label_cache import cache_writer
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.exact import LabelEntries
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.runtime.distributed.mesh import make_mesh
-from mufin_jax.runtime.storage.files import write_json
+from mufin_jax.runtime.storage.files import save_json
 
 
 def predictor_of(folder: Path, num_labels: int, small: bool, shortlist: int) -> Predictor:
@@ -40,7 +40,7 @@ def predictor_of(folder: Path, num_labels: int, small: bool, shortlist: int) -> 
         write_miniature(few, folder / "raw")
         size = 16 if small else 224
         prepare(PrepareConfig(image_size=size, records=False), folder / "raw", folder / "prepared")
-    dataset = with_labels(Dataset.open(folder / "prepared"), num_labels)
+    dataset = with_labels(Dataset.load(folder / "prepared"), num_labels)
     model, mesh = new_model(dataset, small), make_mesh()
     if not (folder / "predictor.json").exists():
         write_predictor(folder, num_labels, mesh)
@@ -79,7 +79,7 @@ def write_predictor(folder: Path, num_labels: int, mesh: Mesh) -> None:
         folder / "index"
     )
     counts = np.diff(catalogue.offsets)
-    with writing_cache(folder / "labels", None, DIM, mesh) as append:
+    with cache_writer(folder / "labels", None, DIM, mesh) as append:
         for start in range(0, num_labels, 4096):
             rows = np.arange(start, min(start + 4096, num_labels))
             mask = np.arange(counts.max()) < counts[rows][:, None]
@@ -87,4 +87,4 @@ def write_predictor(folder: Path, num_labels: int, mesh: Mesh) -> None:
             bag[mask] = entries[catalogue.offsets[start] : catalogue.offsets[rows[-1] + 1]]
             bag *= DIM**0.5  # as a LayerNorm leaves them
             append(rows, SideEmbedding(catalogue.labels[rows], bag, mask))
-    write_json(folder / "predictor.json", {})
+    save_json(folder / "predictor.json", {})

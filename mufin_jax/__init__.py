@@ -2,7 +2,7 @@
 
     import mufin_jax as mufin
 
-    dataset = mufin.Dataset.open("runs/amazon/prepare")
+    dataset = mufin.Dataset.load("runs/amazon/prepare")
     metrics = mufin.run(experiment, stage="all")
     predictor = mufin.Predictor.load("runs/amazon")
     predictor.predict([{"title": "wall shelf", "images": ["shelf.jpg"]}], k=5)

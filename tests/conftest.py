@@ -86,7 +86,7 @@ def dataset(tmp_path_factory):
 
     from mufin_jax.data.dataset import Dataset
 
-    return Dataset.open(prepared_folder(tmp_path_factory.mktemp("small")))
+    return Dataset.load(prepared_folder(tmp_path_factory.mktemp("small")))
 
 
 @pytest.fixture(scope="session")

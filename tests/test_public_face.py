@@ -17,7 +17,7 @@ from places import ROOT, SUPPORT
 
 import mufin_jax as mufin
 from mufin_jax.runtime.distributed.mesh import make_mesh
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 
 
 def test_importing_the_package_imports_no_jax():
@@ -40,8 +40,8 @@ def test_importing_the_package_takes_less_than_half_a_second_of_cpu_time():
     assert imported - statistics.median(seconds("pass") for _ in range(3)) < 0.5
 
 
-def test_opening_a_dataset_imports_no_jax(minute_run):
-    code = "import sys, mufin_jax; mufin_jax.Dataset.open(sys.argv[1]); print('jax' in sys.modules)"
+def test_loading_a_dataset_imports_no_jax(minute_run):
+    code = "import sys, mufin_jax; mufin_jax.Dataset.load(sys.argv[1]); print('jax' in sys.modules)"
     command = [sys.executable, "-c", code, str(minute_run / "prepare")]
     assert subprocess.check_output(command, text=True) == "False\n"
 
@@ -65,15 +65,15 @@ def predictor(minute_run):
 
 
 def test_a_loaded_predictor_has_the_metrics_of_its_run(minute_run, predictor):
-    dataset = mufin.Dataset.open(minute_run / "prepare")
-    found, wanted = mufin.evaluate(predictor, dataset), read_json(minute_run / "metrics.json")
+    dataset = mufin.Dataset.load(minute_run / "prepare")
+    found, wanted = mufin.evaluate(predictor, dataset), load_json(minute_run / "metrics.json")
     assert {"P@1", "nDCG@5", "PSP@5", "R@100", "AUC"} <= found.keys()
     for name, value in found.items():
         np.testing.assert_allclose(value, wanted[name], rtol=1e-4, err_msg=name)
 
 
 def test_a_predictor_ranks_labels_for_new_titles_and_pictures(minute_run, predictor, tmp_path):
-    dataset = mufin.Dataset.open(minute_run / "prepare")
+    dataset = mufin.Dataset.load(minute_run / "prepare")
     red = Image.new("RGB", (40, 30), "red")
     red.save(tmp_path / "shelf.jpg")
     encoded = io.BytesIO()
@@ -149,6 +149,6 @@ def test_the_python_examples_of_the_readme_and_the_recipes_run(minute_run, compi
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     measured, *rankings = process.stdout.splitlines()
-    expected = read_json(minute_run / "metrics.json")["P@1"]
+    expected = load_json(minute_run / "metrics.json")["P@1"]
     assert measured == f"30 {expected}"
     assert [len(ast.literal_eval(ranking)) for ranking in rankings] == [5, 5]

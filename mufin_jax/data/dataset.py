@@ -11,7 +11,7 @@ import scipy.sparse
 from jaxtyping import Float32, Int, Int32, Int64
 from scipy import sparse
 
-from mufin_jax.data.manifest import read_manifest
+from mufin_jax.data.manifest import load_manifest
 from mufin_jax.data.questions import Questions
 from mufin_jax.data.record_images import ArrayImages, Images, RecordImages
 from mufin_jax.data.sparse import load_csr
@@ -86,7 +86,7 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A prepared folder; open it with `Dataset.open`.
+    """A prepared folder; open it with `Dataset.load`.
 
     Attributes:
       path: the folder.
@@ -116,8 +116,8 @@ class Dataset:
     questions: Questions | None = None
 
     @classmethod
-    def open(cls, path: str | Path, verify: bool = False) -> "Dataset":
-        """Open a folder that `prepare` wrote; no image and no text is read yet.
+    def load(cls, path: str | Path, verify: bool = False) -> "Dataset":
+        """Load a folder that `prepare` wrote; no image and no text is read yet.
 
         Args:
           path: the folder.
@@ -127,7 +127,7 @@ class Dataset:
           InputError: if the folder is missing, incomplete, of another version, or changed.
         """
         path = Path(path)
-        manifest = read_manifest(path, verify)
+        manifest = load_manifest(path, verify)
         with damaged(f"{path} cannot be read ({{reason}}): prepare the data again"):
             dataset = cls(path, manifest, **_load(path, manifest))
             _check(dataset)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import check_stop
-from mufin_jax.runtime.storage.files import MANIFEST, read_sealed, sha256, write_sealed
+from mufin_jax.runtime.storage.files import MANIFEST, load_sealed, save_sealed, sha256
 
 RECORDS_CHECKSUMS = "records.json"
 VERSION = 1
@@ -33,17 +33,17 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def write_manifest(folder: Path, content: dict[str, Any], names: Iterable[str]) -> None:
+def save_manifest(folder: Path, content: dict[str, Any], names: Iterable[str]) -> None:
     """Complete a folder: write `content`, and the checksums of the files called `names`."""
     records = [path for path in sorted((folder / "records").rglob("*")) if path.is_file()]
     records = [path.relative_to(folder).as_posix() for path in records]
-    write_sealed(folder / RECORDS_CHECKSUMS, checksums(folder, records))
-    write_sealed(
+    save_sealed(folder / RECORDS_CHECKSUMS, checksums(folder, records))
+    save_sealed(
         folder / MANIFEST, {"version": VERSION, **content, "files": checksums(folder, names)}
     )
 
 
-def read_manifest(folder: Path, verify: bool = False) -> dict[str, Any]:
+def load_manifest(folder: Path, verify: bool = False) -> dict[str, Any]:
     """Return the manifest, after checking the folder against it.
 
     Args:
@@ -58,7 +58,7 @@ def read_manifest(folder: Path, verify: bool = False) -> dict[str, Any]:
         raise InputError(f"{folder} is not a folder: expected one that `prepare` wrote")
     if not path.is_file():
         raise InputError(f"{folder} has no {MANIFEST}: not prepared, or not to its end; prepare it")
-    manifest, records = read_sealed(path), read_sealed(folder / RECORDS_CHECKSUMS)
+    manifest, records = load_sealed(path), load_sealed(folder / RECORDS_CHECKSUMS)
     version, files = manifest.get("version"), manifest.get("files", {})
     if version != VERSION:
         raise InputError(

@@ -84,7 +84,7 @@ class RecordImages:
 
     def _source(self, split: int) -> Sequence[Any]:
         if split not in self._sources:
-            self._sources[split] = open_split(self._folder, SPLITS[split])
+            self._sources[split] = load_split(self._folder, SPLITS[split])
         return self._sources[split]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class RecordImages:
         return self.__dict__ | {"_sources": {}}
 
 
-def open_split(folder: Path, split: str) -> Sequence[Any]:
+def load_split(folder: Path, split: str) -> Sequence[Any]:
     """Return the records of a split, for random access; text comes back as bytes.
 
     Raises:

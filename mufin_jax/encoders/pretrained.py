@@ -78,7 +78,7 @@ def load_text_encoder(checkpoint: str | Path, **how: Any) -> "TextEncoder":
     return _load(checkpoint, "text", how)
 
 
-def read_config(checkpoint: str | Path, modality: Modality, **how: Any) -> "EncoderConfig":
+def load_config(checkpoint: str | Path, modality: Modality, **how: Any) -> "EncoderConfig":
     """Read the sizes of a checkpoint's encoder, without its weights; raises as loading does."""
     return _config(resolve(checkpoint), modality, how)[1]
 

@@ -20,7 +20,7 @@ from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.runtime.storage.files import read_sealed, write_sealed
+from mufin_jax.runtime.storage.files import load_sealed, save_sealed
 
 _ENCODERS = {"image": "vit", "text": "distilbert"}
 """The model's encoders, and what they were in version 0.1, which had one kind of each."""
@@ -179,7 +179,7 @@ def save_model(model: Mufin, folder: Path) -> None:
         "processing": dataclasses.asdict(model.processing),
     }
     Checkpoints(folder / "weights").save(0, _weights(model), {})
-    processes.once("the model's sizes", lambda: write_sealed(folder / "model.json", sizes))
+    processes.once("the model's sizes", lambda: save_sealed(folder / "model.json", sizes))
 
 
 def load_model(folder: Path, mesh: Mesh) -> Mufin:
@@ -190,7 +190,7 @@ def load_model(folder: Path, mesh: Mesh) -> Mufin:
     """
     if not (folder / "model.json").exists():
         raise InputError(f"{folder}: found no model; run the stage that writes it first")
-    stored = read_sealed(folder / "model.json")
+    stored = load_sealed(folder / "model.json")
     config, processing = stored["config"], stored["processing"]
     config |= {name: from_description(config[name], first) for name, first in _ENCODERS.items()}
     processing |= {key: tuple(processing[key]) for key in ("mean", "std")}

@@ -30,7 +30,7 @@ from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import Run, environment
 from mufin_jax.runtime.signals import check_stop
-from mufin_jax.runtime.storage.files import read_json, replacing, write_json
+from mufin_jax.runtime.storage.files import load_json, replacing, save_json
 
 COLUMNS = ("P@1", "P@5", "nDCG@5", "R@10")
 """The metrics of the paper's table 4, in percent."""
@@ -128,7 +128,7 @@ def compare(rows: Mapping[str, Row], experiment: Experiment, seeds: Sequence[int
 
 def _reject_questions(workdir: Path) -> None:
     """Reject data whose test points are questions: the columns need rankings of labels."""
-    if Dataset.open(workdir / "prepare").questions is not None:
+    if Dataset.load(workdir / "prepare").questions is not None:
         raise InputError(
             "the test points are questions with given answers, and the table needs rankings of "
             "labels; run python -m experiments.polyvore with the options of a row"
@@ -139,8 +139,8 @@ def metrics_of(workdir: Path, row: Row) -> dict[str, float]:
     """Return the metrics of a row's finished run."""
     if row.shortlists_alone:
         lists = Shortlist.load(workdir / "retrieve" / "test")
-        return measure(lists.labels, Dataset.open(workdir / "prepare"))
-    return read_json(workdir / "evaluate" / "metrics.json")["rows"]["MUFIN"]
+        return measure(lists.labels, Dataset.load(workdir / "prepare"))
+    return load_json(workdir / "evaluate" / "metrics.json")["rows"]["MUFIN"]
 
 
 def differences(found: Found, name: str, metric: str = "P@1") -> list[float]:
@@ -203,7 +203,7 @@ def _write(rows: Mapping[str, Row], found: Found, folder: Path) -> None:
         }
         for name, row in rows.items()
     }
-    write_json(folder / "table.json", whole)
+    save_json(folder / "table.json", whole)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = [head for c in COLUMNS for head in (c, f"{c} sd", f"{c} paper")]

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.checks import how_computed
-from mufin_jax.encoders.pretrained import read_config
+from mufin_jax.encoders.pretrained import load_config
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.label_table import TableConfig
@@ -138,10 +138,10 @@ def _item(
 def _as_named(config: ModelConfig, dataset: Dataset) -> ModelConfig:
     """Return the config with the sizes of the checkpoints that it names."""
     if config.image_checkpoint and dataset.image_vectors is None and config.modalities != "text":
-        image = read_config(config.image_checkpoint, "image", **how_computed(config.image))
+        image = load_config(config.image_checkpoint, "image", **how_computed(config.image))
         config = dataclasses.replace(config, image=image)
     if config.text_checkpoint and dataset.text_vectors is None and config.modalities != "images":
-        text = read_config(config.text_checkpoint, "text", **how_computed(config.text))
+        text = load_config(config.text_checkpoint, "text", **how_computed(config.text))
         config = dataclasses.replace(config, text=text)
     return config
 

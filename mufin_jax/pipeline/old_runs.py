@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 
 
 def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,12 +23,12 @@ def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[s
         The settings; none if the stage recorded all of them.
     """
     path = workdir / stage / "settings.json"
-    if stage == "prepare" and path.exists() and "fit" not in read_json(path):
+    if stage == "prepare" and path.exists() and "fit" not in load_json(path):
         return {"fit": _fit(workdir / stage, settings)}
-    if stage != "report" or not path.exists() or "predict" in read_json(path):
+    if stage != "report" or not path.exists() or "predict" in load_json(path):
         return {}
     measured = workdir / "evaluate" / "settings.json"
-    return {"predict": (read_json(measured) if measured.exists() else settings)["predict"]}
+    return {"predict": (load_json(measured) if measured.exists() else settings)["predict"]}
 
 
 def _fit(prepared: Path, settings: Mapping[str, Any]) -> Any:
@@ -36,4 +36,4 @@ def _fit(prepared: Path, settings: Mapping[str, Any]) -> Any:
     manifest = prepared / "manifest.json"
     if settings["image_checkpoint"] or not manifest.exists():  # the checkpoint's own is used
         return settings["fit"]
-    return read_json(manifest).get("processing", settings).get("fit", settings["fit"])
+    return load_json(manifest).get("processing", settings).get("fit", settings["fit"])

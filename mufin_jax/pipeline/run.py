@@ -21,7 +21,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import Run, environment, use_compile_cache
 from mufin_jax.runtime.shared_stages import link_stages
 from mufin_jax.runtime.signals import check_stop
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 from mufin_jax.training.finetune_batches import check_depth
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def run(
             runner.take(name, names[place:])
         path = experiment.folder / "metrics.json"
         known = processes.decide(lambda: held.finished("evaluate") and path.exists())
-        return read_json(path) if known else None
+        return load_json(path) if known else None
 
 
 def _before(name: str) -> list[str]:
@@ -146,9 +146,9 @@ class _Runner:
         """
         prepared = self.experiment.folder / "prepare"
         log.info("checking the prepared data against their checksums")
-        check = functools.partial(Dataset.open, prepared, verify=True)
+        check = functools.partial(Dataset.load, prepared, verify=True)
         processes.once("the prepared data are whole", check)
-        experiment, dataset = self.experiment, Dataset.open(prepared)
+        experiment, dataset = self.experiment, Dataset.load(prepared)
         i, iv = experiment.pretrain, experiment.finetune
         if "finetune" in ahead:
             check_depth(iv, experiment.retrieve.shortlist, dataset.num_labels)

@@ -12,12 +12,12 @@ from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import embed_once
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import new_loader
-from mufin_jax.prediction.label_cache import writing_cache
+from mufin_jax.prediction.label_cache import cache_writer
 from mufin_jax.prediction.predictor import PredictConfig
 from mufin_jax.retrieval.build import build_label_index
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.distributed import processes
-from mufin_jax.runtime.storage.files import write_sealed
+from mufin_jax.runtime.storage.files import save_sealed
 
 
 def build_predictor(
@@ -48,8 +48,8 @@ def build_predictor(
     processes.once("a new label side", lambda: shutil.rmtree(folder, ignore_errors=True))
     loader = new_loader(model.config, dataset, model.mesh)
     x = embed_once(heads, loader, vectors, dataset.train, folder / "x.npy")
-    with writing_cache(folder / "labels", rows, model.dim, model.mesh) as add:
+    with cache_writer(folder / "labels", rows, model.dim, model.mesh) as add:
         build_label_index(folder / "index", heads, loader, vectors, x, index, pooled, add)
     processes.once("a label side", (folder / "x.npy").unlink)
     facts = dataclasses.asdict(config)
-    processes.once("a predictor", lambda: write_sealed(folder / "predictor.json", facts))
+    processes.once("a predictor", lambda: save_sealed(folder / "predictor.json", facts))

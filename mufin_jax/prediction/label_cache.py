@@ -61,7 +61,7 @@ class LabelCache:
 
     @classmethod
     def load(cls, folder: Path, block: CrossBlock, mesh: Mesh) -> "LabelCache":
-        """Load what `writing_cache` wrote; each device gets its own rows, and none ever holds all.
+        """Load what `cache_writer` wrote; each device gets its own rows, and none ever holds all.
 
         Args:
             folder: where it was written.
@@ -105,7 +105,7 @@ def gather(
 
 
 @contextlib.contextmanager
-def writing_cache(
+def cache_writer(
     folder: Path, rows: label_table.Rows | None, dim: int, mesh: Mesh
 ) -> Iterator[Consumer]:
     """Give a function that adds the next labels to the folder; every process must call it.

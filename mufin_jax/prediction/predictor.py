@@ -34,7 +34,7 @@ from mufin_jax.runtime import machine
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
-from mufin_jax.runtime.storage.files import damaged, read_json, read_sealed
+from mufin_jax.runtime.storage.files import damaged, load_json, load_sealed
 
 BLOCK = 256
 """Datapoints that are embedded together."""
@@ -116,7 +116,7 @@ class Predictor:
         Raises:
             InputError: if a file of it is missing or damaged.
         """
-        config = config or PredictConfig(**read_sealed(folder / "predictor.json"))
+        config = config or PredictConfig(**load_sealed(folder / "predictor.json"))
         index = LabelIndex.load(folder / "index", model.mesh)
         cache = LabelCache.load(folder / "labels", model.cross_attention, model.mesh)
         return cls(model, index, cache, dataset, config)
@@ -149,7 +149,7 @@ class Predictor:
                 f"--workdir={workdir} first"
             )
         model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
-        dataset = Dataset.open(workdir / "prepare")
+        dataset = Dataset.load(workdir / "prepare")
         return cls.load_parts(folder, model, dataset, config or _measured_with(workdir))
 
     def predict(self, items: Sequence[dict], k: int = 5) -> list[list[Prediction]]:
@@ -293,4 +293,4 @@ def _measured_with(workdir: Path) -> PredictConfig | None:
     if not (evaluated / "done.json").exists():
         return None
     with damaged(f"{settings} cannot be read ({{reason}}): delete {evaluated} and run it again"):
-        return PredictConfig(**read_json(settings)["predict"])
+        return PredictConfig(**load_json(settings)["predict"])

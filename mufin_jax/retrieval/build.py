@@ -58,7 +58,7 @@ def build_label_index(
     """
     dataset, keep_bags = loader.dataset, not pooled or consumer is not None
     relevance, _ = training_pairs(dataset.train)
-    with writing_entries(folder, relevance, x, pooled) as entries:
+    with entry_writer(folder, relevance, x, pooled) as entries:
         for rows, labels in embed_blocks(heads, loader, vectors, dataset.labels, keep_bags):
             entries.append(rows, labels)
             if consumer is not None:
@@ -67,7 +67,7 @@ def build_label_index(
 
 
 class EntryWriter:
-    """Writes the entries of labels, label after label; `writing_entries` makes it.
+    """Writes the entries of labels, label after label; `entry_writer` makes it.
 
     Args:
         append: writes the next vectors.
@@ -114,7 +114,7 @@ class EntryWriter:
 
 
 @contextlib.contextmanager
-def writing_entries(
+def entry_writer(
     folder: Path, relevance: sparse.csr_matrix, x: Float[np.ndarray, "p d"], pooled: bool = False
 ) -> Iterator[EntryWriter]:
     """Write `entries.npy` of an index; the file appears at the end, if nothing went wrong.

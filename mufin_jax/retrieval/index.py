@@ -160,7 +160,7 @@ class LabelIndex:
                 an index.
         """
         again = files.MAKE_ANEW
-        facts = files.read_sealed(folder / "index.json")
+        facts = files.load_sealed(folder / "index.json")
         try:
             config = config or IndexConfig(**facts["config"])
             shape, listed = (facts["entries"], facts["dimensions"], facts["labels"]), facts["files"]
@@ -218,7 +218,7 @@ def save_index(
         "config": dataclasses.asdict(config),
         "files": files.manifest(folder),
     }
-    files.write_sealed(folder / "index.json", facts)
+    files.save_sealed(folder / "index.json", facts)
 
 
 def _load_entries(folder: Path, shape: tuple[int, int, int], listed: dict) -> LabelEntries:

@@ -27,7 +27,7 @@ import filelock
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import DiskError, Held, InputError
 from mufin_jax.runtime.storage.disk import disk_errors
-from mufin_jax.runtime.storage.files import discard, jsonable, read_json, write_json
+from mufin_jax.runtime.storage.files import discard, jsonable, load_json, save_json
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Run:
                     f"{self.workdir} belongs to {self._owner()}; wait for it, stop it, or choose "
                     "another --workdir"
                 ) from error
-        write_json(
+        save_json(
             self.workdir / "owner.json",
             {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()},
         )
@@ -85,7 +85,7 @@ class Run:
 
     def _owner(self) -> str:
         try:
-            owner = read_json(self.workdir / "owner.json")
+            owner = load_json(self.workdir / "owner.json")
             return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
         except (InputError, KeyError, TypeError):
             return "another run"
@@ -104,7 +104,7 @@ class Run:
         """Mark a stage as finished, durably, after everything else that it writes."""
         path = self.stage_folder(stage) / "done.json"
         processes.once(
-            f"{stage} is finished", lambda: write_json(path, {"at": _now(), **(facts or {})})
+            f"{stage} is finished", lambda: save_json(path, {"at": _now(), **(facts or {})})
         )
 
     def guard(self, stage: str, settings: Any, unrecorded: Mapping[str, Any] | None = None) -> None:
@@ -118,7 +118,7 @@ class Run:
         self.check(stage, settings, unrecorded)
         path = self.stage_folder(stage) / "settings.json"
         if processes.is_main() and not path.exists():
-            write_json(path, settings)
+            save_json(path, settings)
 
     def check(self, stage: str, settings: Any, unrecorded: Mapping[str, Any] | None = None) -> None:
         """Check the settings as `guard` does, and record nothing.
@@ -139,7 +139,7 @@ class Run:
         path = self.workdir / stage / "settings.json"
         if not path.exists():
             return
-        old, new = flatten({**unrecorded, **read_json(path)}), flatten(jsonable(settings))
+        old, new = flatten({**unrecorded, **load_json(path)}), flatten(jsonable(settings))
         changes = [
             f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
             for name in sorted(old.keys() | new.keys())
@@ -180,12 +180,12 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """Return what run.json holds; empty before the first `record`."""
         path = self.workdir / "run.json"
-        return read_json(path) if path.exists() else {}
+        return load_json(path) if path.exists() else {}
 
     def record(self, **facts: Any) -> None:
         """Add facts to run.json, or replace them there."""
         if processes.is_main():
-            write_json(self.workdir / "run.json", self.facts() | facts)
+            save_json(self.workdir / "run.json", self.facts() | facts)
 
 
 def _peak_bytes() -> int:
@@ -218,7 +218,7 @@ def environment() -> dict[str, Any]:
 def threads_of(workdir: Path) -> int | None:
     """Return the threads that the run in a folder began with; None if it does not tell."""
     with contextlib.suppress(InputError):  # whoever needs the file will report the error
-        facts = read_json(workdir / "run.json")
+        facts = load_json(workdir / "run.json")
         found = facts.get("threads") if isinstance(facts, dict) else None
         return found if isinstance(found, int) and found > 0 else None
     return None

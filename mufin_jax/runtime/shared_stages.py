@@ -12,7 +12,7 @@ from typing import Any
 
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.storage.disk import disk_errors
-from mufin_jax.runtime.storage.files import jsonable, read_json
+from mufin_jax.runtime.storage.files import jsonable, load_json
 
 _BESIDE = ("miniature", "precomputed")
 """Folders that go with the prepared data: their sources, and the features that frozen encoders
@@ -44,7 +44,7 @@ def link_stages(
     def made_with(run: Path, stage: str, wanted: Any) -> bool:
         if not (run / stage / "done.json").is_file():
             return False
-        made = {**unrecorded(run, stage, wanted), **read_json(run / stage / "settings.json")}
+        made = {**unrecorded(run, stage, wanted), **load_json(run / stage / "settings.json")}
         return made == jsonable(wanted)
 
     def link() -> None:

@@ -26,7 +26,7 @@ from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.files import replacing, write_json
+from mufin_jax.runtime.storage.files import replacing, save_json
 from mufin_jax.stages.context import StageContext
 
 
@@ -70,7 +70,7 @@ def evaluate(config: EvaluateConfig, context: StageContext) -> None:
         InputError: if the data have no test points, or the run has no predictor.
         Stopped: after a signal.
     """
-    dataset = Dataset.open(context.prepared)
+    dataset = Dataset.load(context.prepared)
     if not len(dataset.test):
         raise InputError(f"{context.prepared}: no test points to evaluate on; bring a test split")
     predictor = Predictor.load(context.workdir, context.mesh, context.predict)
@@ -84,8 +84,8 @@ def evaluate(config: EvaluateConfig, context: StageContext) -> None:
         with replacing(context.out / "test.npz", labels.nbytes + scores.nbytes) as file:
             np.savez(file, labels=labels, scores=scores)
         result = measured.result()
-        write_json(context.workdir / "metrics.json", result)
-        write_json(context.out / "metrics.json", result)
+        save_json(context.workdir / "metrics.json", result)
+        save_json(context.out / "metrics.json", result)
 
     processes.once("the metrics are written", write)
 

@@ -40,7 +40,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
         InputError: if the data cannot fill a batch.
         Stopped: after a signal; the same call resumes.
     """
-    dataset, out, mesh = Dataset.open(context.prepared), context.out, context.mesh
+    dataset, out, mesh = Dataset.load(context.prepared), context.out, context.mesh
     initialized = context.folders["initialize"]
     model = load_model(initialized / "model", mesh)
     loader = new_loader(model.config, dataset, mesh)

@@ -46,7 +46,7 @@ class InitializeConfig:
 
 def initialize(config: InitializeConfig, context: StageContext) -> None:
     """Write the model and the label table that Module IV starts from (Module III)."""
-    dataset, out, mesh = Dataset.open(context.prepared), context.out, context.mesh
+    dataset, out, mesh = Dataset.load(context.prepared), context.out, context.mesh
     key = jax.random.fold_in(jax.random.key(context.seed), STAGE)
     model = load_model(context.folders["pretrain"] / "model", mesh)
     kind = context.model.cross_attention

@@ -30,7 +30,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         InputError: if the data cannot fill a batch.
         Stopped: after a signal; the same call resumes.
     """
-    dataset, model_config, out = Dataset.open(context.prepared), context.model, context.out
+    dataset, model_config, out = Dataset.load(context.prepared), context.model, context.out
     mesh, seed = context.mesh, context.seed
     if not config.epochs:
         save_model(new_model(model_config, dataset, mesh, seed), out / "model")

@@ -36,7 +36,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import progress
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.disk import disk_errors, filling
-from mufin_jax.runtime.storage.files import damaged, discard, read_json, replacing, sync
+from mufin_jax.runtime.storage.files import damaged, discard, load_json, replacing, sync
 from mufin_jax.stages.context import StageContext
 
 PAGE = "index.html"
@@ -91,7 +91,7 @@ def report(config: ReportConfig, context: StageContext) -> None:
 
 def _panels(config: ReportConfig, context: StageContext) -> list[Panel]:
     """Return every panel in the page's order; all processes run the model together."""
-    dataset, workdir, seed = Dataset.open(context.prepared), context.workdir, context.seed
+    dataset, workdir, seed = Dataset.load(context.prepared), context.workdir, context.seed
     builtin = not isinstance(context.source, Path)
     truth = context.invented / "truth.npz" if builtin else None
     scored = _scored(_labels(workdir / "evaluate" / "test.npz"), dataset)
@@ -99,7 +99,7 @@ def _panels(config: ReportConfig, context: StageContext) -> list[Panel]:
     if dataset.questions is None:  # for questions, MUFIN ranks the given answers
         module_1 = Shortlist.load(workdir / "retrieve" / "test").labels
         rankings["Module I alone"] = _scored(module_1, dataset)
-    metrics = read_json(workdir / "evaluate" / "metrics.json")
+    metrics = load_json(workdir / "evaluate" / "metrics.json")
     makers: list[tuple[str, str, Callable[[], Panel]]] = [
         ("results", "Results", lambda: data_panels.results(metrics)),
         ("table1", "Table 1: the data", lambda: data_panels.data(dataset)),
@@ -163,9 +163,9 @@ def _write(panels: list[Panel], workdir: Path, out: Path) -> None:
             for name, rows in panel.tables.items():
                 (part / f"{name}.csv").write_bytes(to_csv(rows))
             shown.append(Shown(panel, _draw(panel, part) if panel.draw else ""))
-        recorded = read_json(workdir / "run.json") if (workdir / "run.json").exists() else {}
+        recorded = load_json(workdir / "run.json") if (workdir / "run.json").exists() else {}
         name = recorded.get("experiment", {}).get("name", workdir.name)
-        metrics = read_json(workdir / "evaluate" / "metrics.json")
+        metrics = load_json(workdir / "evaluate" / "metrics.json")
         with replacing(part / PAGE) as file:
             file.write(render_page(name, metrics, shown, run_facts(recorded)))
         made = sorted(path.name for path in part.iterdir())

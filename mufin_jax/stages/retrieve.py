@@ -62,7 +62,7 @@ def retrieve(config: RetrieveConfig, context: StageContext) -> None:
 
     Outputs of frozen encoders that Module I kept in the folder `kept` are not computed again.
     """
-    dataset = Dataset.open(context.prepared)
+    dataset = Dataset.load(context.prepared)
     pretrained, out, mesh = context.folders["pretrain"], context.out, context.mesh
     model = load_model(pretrained / "model", mesh)
     loader = new_loader(model.config, dataset, mesh)

@@ -45,7 +45,7 @@ from mufin_jax.runtime.logs import progress
 from mufin_jax.runtime.machine import host_memory
 from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.disk import disk_errors
-from mufin_jax.runtime.storage.files import read_json, write_json
+from mufin_jax.runtime.storage.files import load_json, save_json
 from mufin_jax.runtime.storage.npy import forget, mapped, whole_npy
 from mufin_jax.training.optimizer import OptimizerConfig
 
@@ -86,8 +86,8 @@ def precompute(
     parts = [part for part in parts if part.count]
     if not processes.decide(decisions.exists):
         kept = {part.kind: processes.decide(part.path.exists) or part.fits(most) for part in parts}
-        processes.once("what is kept is decided", lambda: write_json(decisions, kept))
-    kept = processes.decide(lambda: read_json(decisions))
+        processes.once("what is kept is decided", lambda: save_json(decisions, kept))
+    kept = processes.decide(lambda: load_json(decisions))
     for part in parts:
         if kept.get(part.kind):
             # A joint encoder reads the pictures' vectors that the part before has just kept.

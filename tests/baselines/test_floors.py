@@ -108,7 +108,7 @@ def test_each_floor_gives_all_metrics():
 def test_outfit_floors_use_label_frequencies_and_shared_words(tmp_path):
     config = PrepareConfig(image_size=8, records=False, vocab_size=128, max_tokens=8)
     prepare(config, tiny_outfits(tmp_path / "raw"), tmp_path / "prepared")
-    dataset = Dataset.open(tmp_path / "prepared")
+    dataset = Dataset.load(tmp_path / "prepared")
     floors, labels = outfit_floors(dataset), np.array([[0, 1, -1], [9, 10, 11]])
     popular = floors["popularity"](dataset.test, labels)
     assert popular.tolist() == [[2, 1, -np.inf], [0, 0, 0]]  # item 1 is in two outfits

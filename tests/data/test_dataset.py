@@ -10,7 +10,7 @@ from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.strings import Strings
 from mufin_jax.data.synthetic.ads import AdsConfig, write_ads
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.files import read_sealed, write_sealed
+from mufin_jax.runtime.storage.files import load_sealed, save_sealed
 from mufin_jax.runtime.storage.npy import NpyWriter
 
 
@@ -22,8 +22,8 @@ def folder(tmp_path):
     return tmp_path / "out"
 
 
-def test_a_prepared_folder_opens_with_all_its_parts(folder):
-    dataset = Dataset.open(folder)
+def test_a_prepared_folder_loads_with_all_its_parts(folder):
+    dataset = Dataset.load(folder)
     assert len(dataset.train) == len(dataset.test) == 40 and dataset.num_labels == 20
     assert dataset.train.ids[3] == "A3" and dataset.labels.titles[-1] == "green lamp 19"
     assert dataset.texts.shape == (100, 32) and len(dataset.text_lengths) == 100
@@ -38,7 +38,7 @@ def test_a_prepared_folder_opens_with_all_its_parts(folder):
 
 def test_ready_text_vectors_take_the_place_of_token_ids(tmp_path):
     write_ads(AdsConfig(labels=9, points=7, test_points=3, dim=5), tmp_path)
-    dataset = Dataset.open(tmp_path)
+    dataset = Dataset.load(tmp_path)
     assert dataset.text_vectors is not None and dataset.image_vectors is not None
     assert dataset.text_vectors.shape == (19, 5) and dataset.image_vectors.shape == (10, 5)
     assert isinstance(dataset.text_vectors, np.memmap)
@@ -49,7 +49,7 @@ def test_ready_text_vectors_take_the_place_of_token_ids(tmp_path):
 
 
 def test_images_come_as_copies_in_the_requested_order(folder):
-    images = Dataset.open(folder).images
+    images = Dataset.load(folder).images
     pixels = images[np.array([3, 0, 3])]
     np.testing.assert_array_equal(pixels[0], pixels[2])
     assert (pixels[0] != pixels[1]).any() and pixels.flags.writeable
@@ -68,41 +68,41 @@ def test_images_come_as_copies_in_the_requested_order(folder):
 def test_a_damaged_folder_is_one_clear_error(damage, message, folder):
     damage(folder)
     with pytest.raises(InputError, match=message):
-        Dataset.open(folder)
+        Dataset.load(folder)
 
 
 def test_a_folder_of_another_version_must_be_prepared_again(folder):
-    write_sealed(folder / MANIFEST, read_sealed(folder / MANIFEST) | {"version": 99})
+    save_sealed(folder / MANIFEST, load_sealed(folder / MANIFEST) | {"version": 99})
     with pytest.raises(InputError, match=r"has version 99, expected 1: prepare the data again"):
-        Dataset.open(folder)
+        Dataset.load(folder)
 
 
 def test_a_missing_folder_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="is not a folder"):
-        Dataset.open(tmp_path / "absent")
+        Dataset.load(tmp_path / "absent")
 
 
 def test_verification_finds_a_flipped_bit_that_sizes_do_not_show(folder):
     data = bytearray((folder / "images.npy").read_bytes())
     data[-7] ^= 1
     (folder / "images.npy").write_bytes(data)
-    Dataset.open(folder)
+    Dataset.load(folder)
     with pytest.raises(InputError, match=r"images.npy has changed"):
-        Dataset.open(folder, verify=True)
+        Dataset.load(folder, verify=True)
 
 
 def test_pickled_arrays_are_not_loaded(folder):
     items = folder / "train_items.npz"
     np.savez(items, text=np.array([{}], object), allow_pickle=True)
-    manifest = read_sealed(folder / MANIFEST)
+    manifest = load_sealed(folder / MANIFEST)
     manifest["files"]["train_items.npz"]["bytes"] = items.stat().st_size
-    write_sealed(folder / MANIFEST, manifest)
+    save_sealed(folder / MANIFEST, manifest)
     with pytest.raises(InputError, match="cannot be read"):
-        Dataset.open(folder)
+        Dataset.load(folder)
 
 
 def test_points_have_pairs_and_labels_have_none(folder):
-    dataset = Dataset.open(folder)
+    dataset = Dataset.load(folder)
     assert dataset.train.pairs is dataset.train.relevance
     with pytest.raises(ValueError, match="'label' has no relevance"):
         _ = dataset.labels.pairs

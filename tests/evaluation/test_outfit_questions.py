@@ -31,7 +31,7 @@ from mufin_jax.report.cross_attention import ask
 from mufin_jax.report.sample import Asked
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 from mufin_jax.stages.report import ReportConfig
 
 MINUTE = dataclasses.replace(
@@ -78,7 +78,7 @@ def test_separation_is_the_area_under_the_curve():
 def test_a_bag_contains_all_its_texts_and_pictures(tmp_path):
     config = PrepareConfig(image_size=8, records=False, vocab_size=128, max_tokens=8)
     prepare(config, tiny_outfits(tmp_path / "raw"), tmp_path / "prepared")
-    dataset = Dataset.open(tmp_path / "prepared")
+    dataset = Dataset.load(tmp_path / "prepared")
     slots, mask = Loader(dataset).slots(dataset.train, np.array([0, 4]))
     assert slots.shape == (2, 6) and mask.sum(1).tolist() == [6, 2]
     others = mask[0].nonzero()[0]
@@ -90,7 +90,7 @@ def test_a_bag_contains_all_its_texts_and_pictures(tmp_path):
 
 
 def test_an_outfit_without_an_item_has_the_texts_and_pictures_of_the_others(workdir):
-    dataset = Dataset.open(workdir / "prepare")
+    dataset = Dataset.load(workdir / "prepare")
     side = outfits.rests(dataset)
     row = 0
     for outfit in dataset.questions.outfits():
@@ -177,7 +177,7 @@ def test_no_label_unseen_in_training_is_a_negative_of_module_4(workdir, mesh):
     from mufin_jax.retrieval.shortlist import Shortlist
     from mufin_jax.training import finetune_batches
 
-    dataset = Dataset.open(workdir / "prepare")
+    dataset = Dataset.load(workdir / "prepare")
     unseen = np.setdiff1d(np.arange(dataset.num_labels), dataset.train.pairs.indices)
     lists = Shortlist.load(workdir / "retrieve" / "train").labels
     assert np.isin(lists, unseen).any()
@@ -190,7 +190,7 @@ def test_no_label_unseen_in_training_is_a_negative_of_module_4(workdir, mesh):
 
 
 def test_miniature_outfits_go_through_all_stages(workdir):
-    found = read_json(workdir / "metrics.json")
+    found = load_json(workdir / "metrics.json")
     assert found["questions"] == found["questions_unseen"] == 8 and found["outfits"] == 16
     assert found["floors"]["chance"] == 25 and found["floors"].keys() == {
         *("chance", "popularity", "nearest_title")
@@ -246,11 +246,11 @@ def test_the_report_shows_the_questions(workdir, mesh, tmp_path, monkeypatch):
     shutil.rmtree(workdir / "report")
     config = ReportConfig(points=20, shown=6, vectors=60)
     run(dataclasses.replace(MINUTE, workdir=workdir, report=config), "report", mesh)
-    dataset = Dataset.open(workdir / "prepare")
+    dataset = Dataset.load(workdir / "prepare")
     questions = dataset.questions
     points, labels = list(dataset.test.ids), list(dataset.labels.ids)
     right = questions.answers[np.arange(8), questions.right]
-    fitb = read_json(workdir / "metrics.json")["FITB"]
+    fitb = load_json(workdir / "metrics.json")["FITB"]
 
     folder = workdir / "report"
     shown = table(folder, "figure8")
@@ -317,11 +317,11 @@ def test_an_interrupted_run_resumes_to_the_same_scores(workdir, mesh, tmp_path):
     newest = max((cut / "finetune" / "checkpoints").iterdir(), key=lambda path: path.name)
     shutil.rmtree(newest)
     found = run(dataclasses.replace(MINUTE, workdir=cut), mesh=mesh)
-    assert found == read_json(workdir / "metrics.json")
+    assert found == load_json(workdir / "metrics.json")
 
 
 def test_the_published_rows_are_printed_for_polyvore_s_number_of_questions(workdir):
-    found = read_json(workdir / "metrics.json")
+    found = load_json(workdir / "metrics.json")
     assert "as published" not in summary(found)
     text = summary(found | {"questions": outfits.POLYVORE_QUESTIONS})
     assert "MUFIN (alpha = 1), as published" in text and "64.17" in text and "61.63" in text

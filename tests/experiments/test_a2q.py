@@ -21,7 +21,7 @@ from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.exact import LabelEntries
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 
 TINY = (
     "--num_labels=240", "--num-points=4_00", "--num-test-points=50", "--miniature.dim=16",
@@ -36,7 +36,7 @@ def finish(workdir: Path, cache: Path, *flags: str) -> dict:
         [sys.executable, "-m", "experiments.a2q", f"--workdir={workdir}", *TINY, *flags],
         cwd=ROOT, env=minute.environment(cache), check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    return read_json(workdir / "metrics.json")
+    return load_json(workdir / "metrics.json")
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +47,18 @@ def workdir(tmp_path_factory, compiled):
 
 
 def test_generated_ads_go_through_all_stages(workdir):
-    found = read_json(workdir / "metrics.json")
+    found = load_json(workdir / "metrics.json")
     assert (found["labels"], found["points"], found["ceiling"]) == (240, 50, None)
     assert found["rows"]["Module I alone (P-I-bag)"]["P@1"] > 1.5 * found["floors"]["popularity"]
     assert found["P@1"] > found["floors"]["popularity"]
-    dataset = Dataset.open(workdir / "prepare", verify=True)
+    dataset = Dataset.load(workdir / "prepare", verify=True)
     assert (len(dataset.train), dataset.num_texts) == (400, 690)
 
 
 def test_module_1_of_zero_epochs_writes_the_initial_model(workdir):
     names = {path.name for path in (workdir / "pretrain").iterdir()}
     assert names == {"model", "settings.json", "done.json"}
-    sizes = read_json(workdir / "pretrain" / "model" / "model.json")
+    sizes = load_json(workdir / "pretrain" / "model" / "model.json")
     assert (sizes["vector_width"], sizes["text_vector_width"], sizes["vocab"]) == (16, 16, 0)
     weights = minute.results(workdir)
     for encoder in ("image_encoder", "text_encoder"):
@@ -73,7 +73,7 @@ def test_module_1_of_zero_epochs_writes_the_initial_model(workdir):
 
 
 def test_descriptor_vectors_are_the_ready_vectors(workdir):
-    dataset = Dataset.open(workdir / "prepare")
+    dataset = Dataset.load(workdir / "prepare")
     vectors = np.load(workdir / "finetune" / "vectors.npy")
     np.testing.assert_array_equal(vectors[:690], dataset.text_vectors)
     np.testing.assert_array_equal(vectors[690:], dataset.image_vectors)

@@ -24,7 +24,7 @@ from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.shared_stages import link_stages
-from mufin_jax.runtime.storage.files import read_json, write_json
+from mufin_jax.runtime.storage.files import load_json, save_json
 
 SCRIPT = str(SUPPORT / "minute_rows.py")
 
@@ -33,8 +33,8 @@ def begun(workdir: Path, **stages) -> Path:
     """Make a folder in which stages are finished, each with the given settings."""
     for stage, settings in stages.items():
         (workdir / stage).mkdir(parents=True)
-        write_json(workdir / stage / "settings.json", {"of": settings})
-        write_json(workdir / stage / "done.json", {})
+        save_json(workdir / stage / "settings.json", {"of": settings})
+        save_json(workdir / stage / "done.json", {})
     workdir.mkdir(exist_ok=True)
     return workdir
 
@@ -76,7 +76,7 @@ def test_links_survive_moving_and_broken_links_are_replaced(tmp_path):
     link_stages(own, of(0, 1), [first])
     shutil.move(tmp_path / "all", tmp_path / "moved")
     own = tmp_path / "moved" / "own"
-    assert read_json(own / "pretrain" / "settings.json") == {"of": 1}
+    assert load_json(own / "pretrain" / "settings.json") == {"of": 1}
     assert ends(own) == {"precomputed": "first", "prepare": "first", "pretrain": "first"}
     shutil.rmtree(tmp_path / "moved" / "first")
     second = begun(tmp_path / "moved" / "second", prepare=0)
@@ -106,7 +106,7 @@ def test_a_killed_table_resumes_and_makes_shared_stages_once(minute_run, compile
     assert {path: path.stat().st_mtime_ns for path in full.rglob("*.npy")} == before
     assert ends(row) == dict.fromkeys(["miniature", *[*STAGES][:4]], "mufin")
     assert not (row / "finetune" / "table").exists()
-    found, wanted = read_json(tmp_path / "table.json"), read_json(full / "metrics.json")["rows"]
+    found, wanted = load_json(tmp_path / "table.json"), load_json(full / "metrics.json")["rows"]
     assert list(found) == ["mufin", "p_i_bag", "alpha_1"]
     assert found["p_i_bag"]["seeds"]["0"] == wanted["Module I alone (P-I-bag)"]
     assert found["mufin"]["seeds"]["0"] == wanted["MUFIN"]
@@ -187,7 +187,7 @@ def test_siamesexml_trains_and_predicts_from_titles_only(compiled, tmp_path):
         "text", "none", "none"
     )  # fmt: skip
     assert main({"siamesexml": siamese}, [f"--workdir={tmp_path}", *flags]) == 0
-    assert read_json(tmp_path / "metrics.json")["R@100"] > 0
+    assert load_json(tmp_path / "metrics.json")["R@100"] > 0
     table = load_table(tmp_path / "finetune" / "table", 30, 8, make_mesh())
     eta, alpha = (np.asarray(leaf)[:30] for leaf in (table.rows.eta, table.rows.alpha))
     np.testing.assert_allclose(alpha, 1 / (1 + np.linalg.norm(eta, axis=1)), rtol=1e-5)

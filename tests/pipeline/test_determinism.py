@@ -9,7 +9,7 @@ import pytest
 
 from mufin_jax.runtime import machine
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 
 pytestmark = pytest.mark.apart
 FROZEN = [
@@ -52,7 +52,7 @@ def loading(threads: int) -> list[str]:
     ],
 )
 def test_a_second_run_equals_the_first(minute_run, compiled, tmp_path, cores, threads, warm):
-    began_with = read_json(minute_run / "run.json")["threads"]
+    began_with = load_json(minute_run / "run.json")["threads"]
     cache = compiled if warm else tmp_path / "cold"
     with held_to(cores):
         flags = [*loading(threads), f"--threads={began_with}"]
@@ -97,4 +97,4 @@ def test_a_run_resumes_with_the_threads_it_began_with(compiled, tmp_path):
     run = tmp_path / "run"
     for flags in (["--threads=3"], []):
         minute.finish(run, "--stage=prepare", *flags, cache=compiled)
-        assert read_json(run / "run.json")["threads"] == 3
+        assert load_json(run / "run.json")["threads"] == 3

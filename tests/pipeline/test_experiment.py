@@ -28,7 +28,7 @@ from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.files import read_json, read_sealed
+from mufin_jax.runtime.storage.files import load_json, load_sealed
 from mufin_jax.training import finetune_batches, finetune_step, pretrain_batches, pretrain_step
 from mufin_jax.training.optimizer import OptimizerConfig, describes
 from mufin_jax.training.setup import TrainState, split
@@ -61,7 +61,7 @@ def test_stage_by_stage_gives_the_same_as_all_at_once(minute_run, compiled, tmp_
 
 
 def test_metrics_json_has_what_its_readers_rely_on(minute_run):
-    found = read_json(minute_run / "metrics.json")
+    found = load_json(minute_run / "metrics.json")
     percents = [f"{name}@{k}" for name in ("P", "nDCG", "PSP") for k in (1, 3, 5)]
     for name in [*percents, "R@10", "R@100", "ceiling", *map("floors.{}".format, found["floors"])]:
         value = found["floors"][name[7:]] if name.startswith("floors.") else found[name]
@@ -72,7 +72,7 @@ def test_metrics_json_has_what_its_readers_rely_on(minute_run):
 
 
 def test_run_json_records_what_a_run_was_made_with(minute_run):
-    found = read_json(minute_run / "run.json")
+    found = load_json(minute_run / "run.json")
     assert found["experiment"]["pretrain"]["optimizer"]["rate"] == 3e-3
     assert found["experiment"]["seed"] == 0 and found["experiment"]["miniature"]["seed"] == 0
     assert {"jax", "flax", "numpy", "mufin_jax", "python"} <= found["versions"].keys()
@@ -101,7 +101,7 @@ def test_a_finished_run_is_not_changed_by_running_it_again(minute_run, monkeypat
 
     before = state()
     found = run(dataclasses.replace(minute.MINUTE, workdir=minute_run))
-    assert found == read_json(minute_run / "metrics.json")
+    assert found == load_json(minute_run / "metrics.json")
     assert state() == before
 
 
@@ -117,13 +117,13 @@ def test_the_error_for_a_folder_of_another_configuration_names_the_field(
     minute_run, monkeypatch, stage, part, change, said
 ):
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
-    before = read_json(minute_run / "run.json")["experiment"]
+    before = load_json(minute_run / "run.json")["experiment"]
     changed = dataclasses.replace(getattr(minute.MINUTE, part), **change)
     other = dataclasses.replace(minute.MINUTE, workdir=minute_run, **{part: changed})
     with pytest.raises(InputError, match=f"{stage} was made with other settings \\({said}\\)"):
         run(other)
     # The record keeps the settings that the folder was made with.
-    assert read_json(minute_run / "run.json")["experiment"] == before
+    assert load_json(minute_run / "run.json")["experiment"] == before
 
 
 def test_negatives_from_too_many_places_are_rejected_before_pretrain_begins(
@@ -158,7 +158,7 @@ def lines_of(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_eight_devices_give_the_same_as_one(minute_run, compiled, tmp_path):
     minute.finish(tmp_path / "run", cache=compiled, devices=8)
-    assert len(read_json(tmp_path / "run" / "run.json")["devices"]) == 8
+    assert len(load_json(tmp_path / "run" / "run.json")["devices"]) == 8
     for stage in ("pretrain", "finetune"):
         one, eight = (
             [json.loads(line)["loss"] for line in lines_of(at / stage)]
@@ -174,7 +174,7 @@ def test_eight_devices_give_the_same_as_one(minute_run, compiled, tmp_path):
 
 def _stands(workdir: Path, cache: Path, *flags: str) -> dict:
     minute.finish(workdir, *BRIEF, *flags, cache=cache)
-    return read_json(workdir / "metrics.json")
+    return load_json(workdir / "metrics.json")
 
 
 @pytest.mark.slow
@@ -209,7 +209,7 @@ def test_images_only_with_frozen_encoders_from_json_lines(compiled, tmp_path):
     )
     np.testing.assert_array_equal(before, after)  # nothing that describes has moved
     assert np.abs(before).max() > 0
-    recorded = read_sealed(tmp_path / "run" / "finetune" / "predictor" / "predictor.json")
+    recorded = load_sealed(tmp_path / "run" / "finetune" / "predictor" / "predictor.json")
     assert recorded == {"shortlist": 100, "mix": 0.6}  # what metrics.json was made with
 
 
@@ -237,7 +237,7 @@ def test_the_last_blocks_of_checkpoints_train(compiled, tmp_path):
     np.testing.assert_array_equal(trained[f"{start}/patches/kernel"],
                                   trained[f"{end}/patches/kernel"])  # fmt: skip
     # The picture's size and normalisation are the checkpoint's own.
-    manifest = read_json(tmp_path / "run" / "prepare" / "manifest.json")
+    manifest = load_json(tmp_path / "run" / "prepare" / "manifest.json")
     assert manifest["processing"]["size"] == 24 and manifest["processing"]["std"] == [0.5, 0.6, 0.7]
 
 
@@ -245,7 +245,7 @@ def test_the_last_blocks_of_checkpoints_train(compiled, tmp_path):
 @pytest.mark.rotates("experiment", every=2)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_stored_descriptor_vectors_train_like_computed_ones(minute_run, stage, tmp_path):
-    dataset, mesh = Dataset.open(minute_run / "prepare"), make_mesh(jax.devices()[:1])
+    dataset, mesh = Dataset.load(minute_run / "prepare"), make_mesh(jax.devices()[:1])
     rates = OptimizerConfig(rate=1e-2, image_encoder="frozen", text_encoder="frozen")
     loader = Loader(dataset)
     model = new_model(minute.MINUTE.model, dataset, mesh, 0)

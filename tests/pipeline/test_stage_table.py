@@ -19,7 +19,7 @@ from mufin_jax.pipeline.stage_table import STAGES, context
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.files import read_json, write_json
+from mufin_jax.runtime.storage.files import load_json, save_json
 
 WITHOUT_EFFECT = (
     *("name", "workdir", "cost", "expected"),
@@ -102,7 +102,7 @@ def test_a_run_is_served_with_the_options_that_it_was_measured_with(finished):
 
 
 def test_recorded_options_that_cannot_be_read_are_named(finished):
-    write_json(finished / "evaluate" / "settings.json", {"predict": {"mixture": 0.7}})
+    save_json(finished / "evaluate" / "settings.json", {"predict": {"mixture": 0.7}})
     with pytest.raises(InputError, match=r"settings.json cannot be read .*mixture"):
         Predictor.load(finished)
 
@@ -111,14 +111,14 @@ def older(finished: Path) -> Path:
     """A run as version 0.1.0 left it: prepare lacks `fit`; only evaluate records `predict`."""
     for stage, lacking in (("prepare", "fit"), ("report", "predict")):
         path = finished / stage / "settings.json"
-        settings = read_json(path)
+        settings = load_json(path)
         del settings[lacking]
-        write_json(path, settings)
+        save_json(path, settings)
     return finished
 
 
 def test_a_run_of_an_older_version_is_still_finished(finished):
-    before = read_json(finished / "metrics.json")
+    before = load_json(finished / "metrics.json")
     assert run(mixed(older(finished), 0.7)) == before
     assert Predictor.load(finished).config == PredictConfig(mix=0.7)
 
@@ -144,7 +144,7 @@ def test_an_older_preparation_of_other_pictures_is_rejected(finished):
 
 def test_what_an_older_run_has_not_made_yet_takes_any_options(tmp_path):
     (tmp_path / "report").mkdir()
-    write_json(tmp_path / "report" / "settings.json", {"shown": 2})
+    save_json(tmp_path / "report" / "settings.json", {"shown": 2})
     assert unrecorded(tmp_path, "report", {"predict": {"mix": 0.6}}) == {"predict": {"mix": 0.6}}
     assert unrecorded(tmp_path, "pretrain", {}) == {}
 
@@ -152,5 +152,5 @@ def test_what_an_older_run_has_not_made_yet_takes_any_options(tmp_path):
 def test_an_older_preparation_is_taken_with_the_shape_of_pictures_in_its_manifest():
     run = GOLDEN / "runs" / "0.1.0"
     settings = {"image_checkpoint": None, "fit": "crop"}
-    assert "fit" not in read_json(run / "prepare" / "settings.json")
+    assert "fit" not in load_json(run / "prepare" / "settings.json")
     assert unrecorded(run, "prepare", settings) == {"fit": "pad"}

@@ -10,7 +10,7 @@ from small import new_model
 
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import SideEmbedding
-from mufin_jax.prediction.label_cache import LabelCache, gather, writing_cache
+from mufin_jax.prediction.label_cache import LabelCache, cache_writer, gather
 from mufin_jax.runtime.errors import InputError
 
 DIM, L, MOST = 6, 13, 3
@@ -33,7 +33,7 @@ def block(model):
 
 
 def write(folder, labels, rows, mesh, size):
-    with writing_cache(folder, rows, DIM, mesh) as append:
+    with cache_writer(folder, rows, DIM, mesh) as append:
         for start in range(0, L, size):
             ids = np.arange(start, min(start + size, L))
             append(ids, SideEmbedding(labels.vector[ids], labels.bag[ids], labels.mask[ids]))

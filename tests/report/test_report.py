@@ -21,7 +21,7 @@ from mufin_jax.report.scenes import CELLS, CHANCE, LARGEST, SHARES, TITLE, WHOLE
 from mufin_jax.report.vector_panels import shown_map
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import Stopped
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 from mufin_jax.stages import report as stage
 from mufin_jax.stages.report import ReportConfig
 
@@ -86,7 +86,7 @@ def test_an_interrupted_report_is_made_again_with_the_same_bytes(reported):
 @pytest.mark.slow
 def test_table_1_counts_the_data(reported):
     found = {row["measure"]: float(row["value"]) for row in rows(reported[0] / "report", "table1")}
-    dataset = Dataset.open(reported[0] / "prepare")
+    dataset = Dataset.load(reported[0] / "prepare")
     assert found["training points, N"] == 80 and found["labels, L"] == 30
     assert found["test points, N'"] == 24
     pairs = dataset.train.pairs.nnz
@@ -102,7 +102,7 @@ def test_table_1_counts_the_data(reported):
 def test_the_bins_of_figure_4_contain_all_labels_and_add_up_to_recall_at_10(reported):
     found = rows(reported[0] / "report", "figure4")
     assert len(found) == 5 and sum(int(row["labels"]) for row in found) == 30
-    wanted = read_json(reported[0] / "metrics.json")["rows"]
+    wanted = load_json(reported[0] / "metrics.json")["rows"]
     for column, row in (
         ("MUFIN R@10", "MUFIN"),
         ("Module I alone R@10", "Module I alone (P-I-bag)"),
@@ -117,7 +117,7 @@ def test_table_6_averages_to_precision_at_5(reported):
     points = np.array([int(row["test points"]) for row in found])
     values = np.array([float(row["MUFIN P@5"]) for row in found])
     assert points.sum() == 24  # every test point of the miniature has a label of a category
-    wanted = read_json(reported[0] / "metrics.json")["P@5"]
+    wanted = load_json(reported[0] / "metrics.json")["P@5"]
     np.testing.assert_allclose((points * values).sum() / 24, wanted, rtol=1e-4)
 
 
@@ -132,7 +132,7 @@ def test_figure_1_shows_one_query_by_both_and_by_each_modality(reported):
 
 @pytest.mark.slow
 def test_figure_8_marks_the_pairs_of_the_test_data_as_right(reported):
-    dataset = Dataset.open(reported[0] / "prepare")
+    dataset = Dataset.load(reported[0] / "prepare")
     points, labels = list(dataset.test.ids), list(dataset.labels.ids)
     found = rows(reported[0] / "report", "figure8")
     assert len(found) == 10
@@ -199,7 +199,7 @@ def test_cosines_are_of_the_best_ranked_relevant_and_other_labels(reported):
 @pytest.mark.slow
 def test_scene_pairs_are_those_of_the_generator(reported):
     workdir = reported[0]
-    dataset, truth = Dataset.open(workdir / "prepare"), workdir / "miniature" / "truth.npz"
+    dataset, truth = Dataset.load(workdir / "prepare"), workdir / "miniature" / "truth.npz"
     known = np.load(truth)
     found, control = scenes.scene_pairs(dataset, truth)
     wanted, others = [], []

@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 
 from mufin_jax.model.embed_side import SideEmbedding
-from mufin_jax.retrieval.build import centroids, complete_index, write_shortlists, writing_entries
+from mufin_jax.retrieval.build import centroids, complete_index, entry_writer, write_shortlists
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.exact import LabelEntries
 from mufin_jax.retrieval.index import LabelIndex, shortlist_points
@@ -47,7 +47,7 @@ def build(labels, tmp_path, one_device):
     """Makes the index of the labels, which come in blocks of some size."""
 
     def make(pooled=False, block=4, relevance=RELEVANCE) -> LabelIndex:
-        with writing_entries(tmp_path / "index", relevance, X, pooled) as entries:
+        with entry_writer(tmp_path / "index", relevance, X, pooled) as entries:
             for start in range(0, len(MASK), block):
                 rows = np.arange(start, min(start + block, len(MASK)))
                 part = SideEmbedding(labels.vector[rows], BAGS[rows], MASK[rows])
@@ -91,7 +91,7 @@ def test_entries_written_in_blocks_are_to_the_bit_those_grouped_in_memory(
     bag = rng.normal(size=(count, 3, dim)).astype(np.float32)
     x = rng.normal(size=(90, dim)).astype(np.float32)
     relevance = sparse.random_array((90, count), density=0.05, rng=rng, format="csr")
-    with writing_entries(tmp_path, sparse.csr_matrix(relevance), x) as entries:
+    with entry_writer(tmp_path, sparse.csr_matrix(relevance), x) as entries:
         for start in range(0, count, size):
             rows = np.arange(start, min(start + size, count))
             entries.append(rows, SideEmbedding(bag[rows, 0], bag[rows], mask[rows]))
@@ -138,7 +138,7 @@ def test_a_sharded_index_is_written_without_placing_its_entries(
     labels, tmp_path, monkeypatch, mesh
 ):
     monkeypatch.setattr(MeshSearch, "build", None)
-    with writing_entries(tmp_path / "index", RELEVANCE, X) as entries:
+    with entry_writer(tmp_path / "index", RELEVANCE, X) as entries:
         entries.append(np.arange(4), labels)
     complete_index(tmp_path / "index", entries.offsets(), IndexConfig(backend="sharded"), mesh)
     monkeypatch.undo()

@@ -124,10 +124,10 @@ def test_a_file_that_a_sealed_list_names_is_rejected_unless_it_is_one_of_an_inde
     LabelIndex.build(*catalogue()[:2]).save(tmp_path)
     (tmp_path / "tree").mkdir(exist_ok=True)
     (tmp_path / "tree" / "scann_docids.pkl").write_bytes(b"cos\nabort\n(tR.")
-    facts = files.read_sealed(tmp_path / "index.json")
+    facts = files.load_sealed(tmp_path / "index.json")
     facts["files"] = files.manifest(tmp_path, ignore={"index.json"})
     assert "tree/scann_docids.pkl" in facts["files"]
-    files.write_sealed(tmp_path / "index.json", facts)
+    files.save_sealed(tmp_path / "index.json", facts)
     with pytest.raises(InputError, match=r"tree/scann_docids\.pkl is not a file of an index"):
         LabelIndex.load(tmp_path)
 

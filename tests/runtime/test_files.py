@@ -9,15 +9,15 @@ import pytest
 from mufin_jax.runtime.errors import InputError, Stopped
 from mufin_jax.runtime.storage import disk, files
 from mufin_jax.runtime.storage.disk import disk_errors
-from mufin_jax.runtime.storage.files import damage, manifest, read_json, replacing, write_json
+from mufin_jax.runtime.storage.files import damage, load_json, manifest, replacing, save_json
 
 
 def test_json_that_cannot_be_written_leaves_the_old_file_unchanged(tmp_path):
     path = tmp_path / "a.json"
-    write_json(path, {"x": np.arange(2), "y": Path("z"), "loss": float("nan")})
+    save_json(path, {"x": np.arange(2), "y": Path("z"), "loss": float("nan")})
     with pytest.raises(TypeError):
-        write_json(path, {"x": object()})
-    assert read_json(path) == {"x": [0, 1], "y": "z", "loss": None}
+        save_json(path, {"x": object()})
+    assert load_json(path) == {"x": [0, 1], "y": "z", "loss": None}
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -26,7 +26,7 @@ def test_json_that_cannot_be_read_is_named(tmp_path, content):
     if content is not None:
         (tmp_path / "a.json").write_text(content)
     with pytest.raises(InputError, match=r"a\.json: "):
-        read_json(tmp_path / "a.json")
+        load_json(tmp_path / "a.json")
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):

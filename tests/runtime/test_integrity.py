@@ -12,7 +12,7 @@ from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.runtime.storage.files import read_sealed, write_sealed
+from mufin_jax.runtime.storage.files import load_sealed, save_sealed
 
 HARMS = 45
 """For each artefact; a third of them truncations, the others single bits: 360 in all."""
@@ -23,7 +23,7 @@ def readers(minute_run, one_device):
     """How each artefact of a run is read, by its place in the run's folder."""
     block = load_model(minute_run / "finetune" / "model", one_device).cross_attention
     return {
-        "prepare": lambda folder: Dataset.open(folder, verify=True),
+        "prepare": lambda folder: Dataset.load(folder, verify=True),
         "pretrain/model": lambda folder: load_model(folder, one_device),
         "retrieve/index": LabelIndex.load,
         "retrieve/train": Shortlist.load,
@@ -89,12 +89,12 @@ def test_the_newest_whole_checkpoint_is_used_where_later_ones_are_damaged(
 @pytest.mark.parametrize("value", [{}, {"é": [1, None, "\udc80"]}, {"a": {"sha256": "b"}}])
 def test_a_sealed_file_comes_back_and_every_bit_of_it_counts(tmp_path, value):
     path = tmp_path / "x.json"
-    write_sealed(path, value)
-    assert read_sealed(path) == value
+    save_sealed(path, value)
+    assert load_sealed(path) == value
     whole = path.read_bytes()
     for place in range(8 * len(whole)):
         changed = bytearray(whole)
         changed[place // 8] ^= 1 << place % 8
         path.write_bytes(changed)
         with pytest.raises(InputError, match=r"wrong SHA-256|lacks its sha256"):
-            read_sealed(path)
+            load_sealed(path)

@@ -13,7 +13,7 @@ import pytest
 from places import SUPPORT
 
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 
 TOY = str(SUPPORT.joinpath("hosts_toy.py"))
 QUICK = "--hosts.lost-timeout=5"
@@ -57,7 +57,7 @@ def test_two_processes_of_four_devices_learn_what_one_of_eight_learns(through, c
     # Sums over devices run in another order: some units in the last place of numbers near one.
     np.testing.assert_allclose(np.load(through / "table.npy"), one, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(losses(through / "toy"), losses(tmp_path / "toy"), rtol=1e-5)
-    assert read_json(through / "run.json")["processes"] == 2
+    assert load_json(through / "run.json")["processes"] == 2
 
 
 def test_only_process_0_writes_and_prints(through, compiled):

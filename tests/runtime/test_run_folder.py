@@ -13,7 +13,7 @@ from processes import next_line, python
 from mufin_jax.runtime import run_folder
 from mufin_jax.runtime.errors import DiskError, Held, InputError, Stopped
 from mufin_jax.runtime.run_folder import Run
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 
 _HOLD = """
 import pathlib, sys, time
@@ -37,7 +37,7 @@ def test_a_held_folder_names_its_holder_and_is_free_after_kill(tmp_path):
         holder.kill()
         holder.wait()
         with Run(tmp_path / "run") as run:
-            assert read_json(run.workdir / "owner.json")["pid"] == os.getpid()
+            assert load_json(run.workdir / "owner.json")["pid"] == os.getpid()
         with Run(tmp_path / "run"):
             pass
 
@@ -61,7 +61,7 @@ def test_a_stage_is_finished_only_once_marked(tmp_path):
         assert not run.finished("pretrain") and not run.finished("retrieve")
         run.mark_finished("pretrain", {"steps": 7})
         assert run.finished("pretrain")
-        assert read_json(folder / "done.json")["steps"] == 7
+        assert load_json(folder / "done.json")["steps"] == 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def test_run_json_gathers_facts_and_adds_up_the_seconds_of_interrupted_stages(
             run.record(seed=3, config={"rate": np.float32(0.5)})
             clock[0] += seconds
             raise Stopped("now")
-    facts = read_json(tmp_path / "run.json")
+    facts = load_json(tmp_path / "run.json")
     assert facts["seed"] == 3 and facts["config"] == {"rate": 0.5}
     assert facts["seconds"]["pretrain"] == 3.75
 

@@ -13,7 +13,7 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 from mufin_jax.stages import evaluate as stage
 from mufin_jax.stages.evaluate import EvaluateConfig, evaluate
 
@@ -38,7 +38,7 @@ def measured(dataset, one_device, tmp_path, monkeypatch):
         Shortlist(ranking, scores).save(tmp_path / "retrieve" / "test")
         folders = {"prepare": dataset.path, "retrieve": tmp_path / "retrieve"}
         evaluate(CONFIG, context(out, one_device, folders))
-        return read_json(out / "metrics.json")
+        return load_json(out / "metrics.json")
 
     return measure
 

@@ -38,7 +38,7 @@ from mufin_jax.encoders.pretrained import (
     load_text_encoder,
 )
 from mufin_jax.runtime.errors import MufinError
-from mufin_jax.runtime.storage.files import MANIFEST, write_sealed
+from mufin_jax.runtime.storage.files import MANIFEST, save_sealed
 from mufin_jax.runtime.storage.npy import mapped
 
 CONFIG = PrepareConfig(
@@ -258,7 +258,7 @@ def _prepared(make: Callable[[Path], object], **changes: Any) -> Callable[[Path]
 def _open(folder: Path, out: Path) -> None:
     """Opens a prepared folder and touches everything in it."""
     del out
-    dataset = Dataset.open(folder, verify=False)
+    dataset = Dataset.load(folder, verify=False)
     for side in (dataset.train, dataset.test, dataset.labels):
         _ = list(side.ids), list(side.titles)
         rows = [side.images_of(i) for i in range(len(side))]
@@ -356,7 +356,7 @@ def seal_anew(folder: Path, name: str, rng: np.random.Generator) -> None:
         if isinstance(files, dict) and isinstance(files.get(name), dict) and rng.random() < 0.97:
             files[name]["bytes"] = (folder / name).stat().st_size
         value.pop("sha256", None)
-        write_sealed(path, value)
+        save_sealed(path, value)
 
 
 def run(kind: Kind, count: int, rng: np.random.Generator, root: Path) -> dict[str, Any]:

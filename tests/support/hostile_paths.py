@@ -19,7 +19,7 @@ import raw_folders
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.runtime.errors import MufinError
-from mufin_jax.runtime.storage.files import write_sealed
+from mufin_jax.runtime.storage.files import save_sealed
 
 CONFIG = PrepareConfig(image_size=8, vocab_size=64, max_tokens=8, records=False)
 
@@ -227,8 +227,8 @@ def main(root: Path) -> dict[str, Any]:
         name = name.replace("{outside}", str(outside))
         path = folder / name if "\0" not in name else root / "secret.jpg"
         at = {"bytes": path.stat().st_size if path.exists() else 1, "sha256": "0" * 64}
-        write_sealed(folder / "manifest.json", sealed | {"files": sealed["files"] | {name: at}})
-        found[f"listed {name!r}"] = watch(lambda: Dataset.open(folder, verify=True), folder)
+        save_sealed(folder / "manifest.json", sealed | {"files": sealed["files"] | {name: at}})
+        found[f"listed {name!r}"] = watch(lambda: Dataset.load(folder, verify=True), folder)
     return found
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.sparse
 
 from mufin_jax.data import images as pictures
-from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, write_manifest
+from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, save_manifest
 from mufin_jax.data.preparation.beam import Beam
 from mufin_jax.data.preparation.items import (
     ItemRecords,
@@ -49,7 +49,7 @@ from mufin_jax.data.tokenizer import Tokenizer, write_texts
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.disk import filling
-from mufin_jax.runtime.storage.files import save_array, write_json
+from mufin_jax.runtime.storage.files import save_array, save_json
 
 REPORT = "prepare_report.json"
 _FILES = (
@@ -209,8 +209,8 @@ def _write(
     if spool is not None:
         spool.remove()
     if ceiling is not None:
-        write_json(out / "ceiling.json", ceiling)
-    write_json(out / REPORT, {"form": catalogue.form, "kept": counts, **tally.as_dict()})
+        save_json(out / "ceiling.json", ceiling)
+    save_json(out / REPORT, {"form": catalogue.form, "kept": counts, **tally.as_dict()})
     if tally.counts:
         _log.warning("%s; see %s", tally.summary(), out / REPORT)
     settings = dataclasses.asdict(config)
@@ -223,7 +223,7 @@ def _write(
         # The runner does not change the result.
         "config": {name: settings[name] for name in settings if not name.startswith("beam_")},
     }
-    write_manifest(out, content, [name for name in _FILES if (out / name).is_file()])
+    save_manifest(out, content, [name for name in _FILES if (out / name).is_file()])
 
 
 def _tokenize(config: PrepareConfig, catalogue: Catalogue, texts: list[str], out: Path) -> None:

@@ -13,7 +13,7 @@ from mufin_jax.data.preparation.resize_one import Resizer, Worker
 from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue
 from mufin_jax.data.readers.tally import Tally
-from mufin_jax.data.readers.vectors import open_vectors
+from mufin_jax.data.readers.vectors import load_vectors
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.npy import NpyWriter
@@ -110,7 +110,7 @@ def copy_vectors(catalogue: Catalogue, out: Path) -> dict[str, Bag]:
     Raises:
         InputError: if a vector exceeds float32.
     """
-    arrays = [open_vectors(path) for path in catalogue.vectors]
+    arrays = [load_vectors(path) for path in catalogue.vectors]
     with NpyWriter(out, (arrays[0].shape[1],), np.float32) as writer:
         for path, array in zip(catalogue.vectors, arrays, strict=True):
             for start in until_stopped(range(0, len(array), _CHUNK), "prepare"):

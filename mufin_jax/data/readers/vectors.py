@@ -55,7 +55,7 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
         path = _one(source, name, "_embs_imgs_*.npy")
         if path is None:
             continue
-        array = open_vectors(path)
+        array = load_vectors(path)
         widths[path.name] = array.shape[1]
         _read_map(source, name, side, tally, max_images, first, len(array))
         vectors.append(path)
@@ -67,7 +67,7 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
     return Catalogue(FORM, sides, relevance, filters, vectors=vectors)
 
 
-def open_vectors(path: Path) -> np.memmap:
+def load_vectors(path: Path) -> np.memmap:
     """Map a vector file after checking, chunk by chunk, that it is a finite float matrix."""
     with damaged(f"{path.name} is not an npy file of vectors ({{reason}})"):
         array = np.lib.format.open_memmap(path, mode="r")  # np.load would open archives too

@@ -24,7 +24,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, save_npz
 from tqdm import tqdm
 
-from mufin_jax.data.manifest import MANIFEST, write_manifest
+from mufin_jax.data.manifest import MANIFEST, save_manifest
 from mufin_jax.data.preparation.items import Items
 from mufin_jax.data.readers.catalogue import SIDES
 from mufin_jax.data.strings import Strings
@@ -32,7 +32,7 @@ from mufin_jax.data.synthetic.ads_world import AdsConfig, Queries
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.disk import filling
-from mufin_jax.runtime.storage.files import write_json
+from mufin_jax.runtime.storage.files import save_json
 from mufin_jax.runtime.storage.npy import NpyWriter
 
 __all__ = ["AdsConfig", "write_ads"]
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 def write_ads(config: AdsConfig, out: Path, block: int = 8192) -> None:
-    """Write a prepared folder of generated data; `Dataset.open` reads it.
+    """Write a prepared folder of generated data; `Dataset.load` reads it.
 
     Args:
         config: what to generate.
@@ -79,7 +79,7 @@ def write_ads(config: AdsConfig, out: Path, block: int = 8192) -> None:
         images = config.points + config.test_points
         counts |= {"label": config.labels, "texts": images + config.labels, "images": images}
         report = {"form": "generated ads", "kept": counts, "counts": {}, "listed": []}
-        write_json(out / _REPORT, report | {"not_listed": 0})
+        save_json(out / _REPORT, report | {"not_listed": 0})
         content = {
             "form": "generated ads",
             "counts": counts,
@@ -88,7 +88,7 @@ def write_ads(config: AdsConfig, out: Path, block: int = 8192) -> None:
             "filter": "given",
             "config": dataclasses.asdict(config),
         }
-        write_manifest(out, content, _FILES)
+        save_manifest(out, content, _FILES)
     seen = np.bincount(pairs["train"].indices, minlength=config.labels)
     _log.info(
         "generated %d points and %d test points of %d labels; %d labels have a training point, the "

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from mufin_jax.runtime.storage.disk import disk_errors
     from mufin_jax.runtime.storage.files import (
         check_seal,
-        read_json,
-        read_sealed,
+        load_json,
+        load_sealed,
         save_array,
+        save_json,
+        save_sealed,
         seal,
-        write_json,
-        write_sealed,
     )
     from mufin_jax.runtime.storage.npy import mapped, whole_npy
 
@@ -26,14 +26,14 @@ __all__ = [
     "Checkpoints",
     "check_seal",
     "disk_errors",
+    "load_json",
+    "load_sealed",
     "mapped",
-    "read_json",
-    "read_sealed",
     "save_array",
+    "save_json",
+    "save_sealed",
     "seal",
     "whole_npy",
-    "write_json",
-    "write_sealed",
 ]
 __getattr__, __dir__ = lazy_face(
     __name__,
@@ -42,12 +42,12 @@ __getattr__, __dir__ = lazy_face(
         "disk": ["disk_errors"],
         "files": [
             "check_seal",
-            "read_json",
-            "read_sealed",
+            "load_json",
+            "load_sealed",
             "save_array",
             "seal",
-            "write_json",
-            "write_sealed",
+            "save_json",
+            "save_sealed",
         ],
         "npy": ["mapped", "whole_npy"],
     },

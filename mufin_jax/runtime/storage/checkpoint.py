@@ -6,7 +6,7 @@ without noticing. Each step therefore has a manifest of sizes and SHA-256. It is
 
     <folder>/<step>/state/         the arrays, by Orbax
     <folder>/<step>/facts.json     the caller's facts, and name, path, shape, dtype of each array
-    <folder>/<step>/manifest.json  {relative path: [size, sha256]}, sealed (files.write_sealed); a
+    <folder>/<step>/manifest.json  {relative path: [size, sha256]}, sealed (files.save_sealed); a
                                    step without one is unfinished
 
 Several processes save and restore together: each writes and reads the parts of arrays that its
@@ -87,7 +87,7 @@ class Checkpoints:
 
         def complete() -> None:
             forget_place(unfinished / "state")
-            files.write_json(unfinished / "facts.json", {"facts": facts, "arrays": described})
+            files.save_json(unfinished / "facts.json", {"facts": facts, "arrays": described})
             for path in unfinished.rglob("*"):
                 files.sync(path)
             files.seal(unfinished)
@@ -139,7 +139,7 @@ class Checkpoints:
         elif reason := processes.decide(lambda: self._verify(step)):
             raise InputError(f"{self.folder / str(step)}: {reason}; restore another step")
         folder = self.folder.absolute() / str(step)
-        stored = files.read_json(folder / "facts.json")
+        stored = files.load_json(folder / "facts.json")
         described, facts = stored["arrays"], stored["facts"]
         if abstract is None:
             targets = {n: np.empty(d["shape"], jnp.dtype(d["dtype"])) for n, d in described.items()}
@@ -164,7 +164,7 @@ class Checkpoints:
     def _described(self) -> dict[str, dict[str, Any]]:
         for step in self._steps():
             if (self.folder / str(step) / files.MANIFEST).is_file():
-                return files.read_json(self.folder / str(step) / "facts.json")["arrays"]
+                return files.load_json(self.folder / str(step) / "facts.json")["arrays"]
         return {}
 
     def latest(self) -> int | None:
@@ -191,7 +191,7 @@ class Checkpoints:
         if not (folder / files.MANIFEST).is_file():
             return "unfinished (it has no manifest)"
         try:
-            listed = files.read_sealed(folder / files.MANIFEST)
+            listed = files.load_sealed(folder / files.MANIFEST)
             return files.damage(folder, listed, ignore={files.MANIFEST})
         except (InputError, TypeError, ValueError, AttributeError):
             return f"{files.MANIFEST} is damaged"

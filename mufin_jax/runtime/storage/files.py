@@ -129,21 +129,21 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
+def save_json(path: Path, value: Any) -> None:
     """Replace a JSON file in one step. Arrays become lists, paths text, NaN and infinity null."""
     content = _json(jsonable(value))
     with replacing(path, len(content)) as file:
         file.write(content)
 
 
-def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON as `write_json`, and in it its own SHA-256, which `read_sealed` checks."""
+def save_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Write JSON as `save_json`, and in it its own SHA-256, which `load_sealed` checks."""
     plain = jsonable(value)
-    write_json(path, plain | {_SEAL: hashlib.sha256(_json(plain)).hexdigest()})
+    save_json(path, plain | {_SEAL: hashlib.sha256(_json(plain)).hexdigest()})
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Return what `write_sealed` wrote.
+def load_sealed(path: Path) -> dict[str, Any]:
+    """Return what `save_sealed` wrote.
 
     Raises:
         InputError: The file is missing, or a single bit of it has changed.
@@ -168,7 +168,7 @@ def _json(plain: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")  # half a surrogate pair as JSON writes it
 
 
-def read_json(path: Path) -> Any:
+def load_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
@@ -238,7 +238,7 @@ def seal(folder: Path) -> None:
     for leftover in folder.rglob("*.tmp"):
         if leftover.is_file():
             leftover.unlink()
-    write_sealed(folder / MANIFEST, manifest(folder, ignore={MANIFEST}))
+    save_sealed(folder / MANIFEST, manifest(folder, ignore={MANIFEST}))
 
 
 def check_seal(folder: Path) -> None:
@@ -247,7 +247,7 @@ def check_seal(folder: Path) -> None:
     Raises:
         InputError: It is not; the message names the file.
     """
-    listed = read_sealed(folder / MANIFEST)
+    listed = load_sealed(folder / MANIFEST)
     if reason := damage(folder, listed, ignore={MANIFEST}):
         raise InputError(f"{folder}: {reason}; {MAKE_ANEW}")
 

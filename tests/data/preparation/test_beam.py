@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from raw_folders import picture, tiny_repository, write_json_lines, write_repository
 
-from mufin_jax.data.manifest import MANIFEST, read_manifest
+from mufin_jax.data.manifest import MANIFEST, load_manifest
 from mufin_jax.data.preparation import resize_beam
 from mufin_jax.data.preparation.beam import Beam
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.preparation.records import write_records
-from mufin_jax.data.record_images import open_split
+from mufin_jax.data.record_images import load_split
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig, write_miniature
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 
@@ -50,7 +50,7 @@ def both_ways(raw: Path, folder: Path, **config) -> tuple[Path, Path]:
     if config.get("records", True):
         for side in SIDES:
             assert contents(alone, side) == contents(beam, side)
-    read_manifest(beam, verify=True)
+    load_manifest(beam, verify=True)
     return alone, beam
 
 
@@ -59,7 +59,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def contents(folder: Path, side: str) -> list[tuple]:
-    records = open_split(folder / "records", side)
+    records = load_split(folder / "records", side)
     return [(record["uid"], record["title"], list(record["images"])) for record in records]
 
 
@@ -144,7 +144,7 @@ def test_record_i_is_item_i_across_many_files(tmp_path):
     write_records({"train": Numbers(45), "test": Numbers(21)}, tmp_path, Beam("DirectRunner"))
     assert len(list(tmp_path.rglob("*train*-of-00016"))) == 16
     for side, count in (("train", 45), ("test", 21)):
-        found = [int(record["uid"]) for record in open_split(tmp_path, side)]
+        found = [int(record["uid"]) for record in load_split(tmp_path, side)]
         assert found == list(range(count))
 
 

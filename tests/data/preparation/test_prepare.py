@@ -23,11 +23,11 @@ from mufin_jax.data.images import decode_jpeg
 from mufin_jax.data.manifest import MANIFEST
 from mufin_jax.data.preparation import prepare as prepare_module
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
-from mufin_jax.data.record_images import open_split
+from mufin_jax.data.record_images import load_split
 from mufin_jax.data.sparse import load_csr
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
-from mufin_jax.runtime.storage.files import write_sealed
+from mufin_jax.runtime.storage.files import save_sealed
 
 SIDES = ("train", "test", "label")
 CONFIG = PrepareConfig(image_size=16, max_tokens=8, vocab_size=200)
@@ -35,7 +35,7 @@ CONFIG = PrepareConfig(image_size=16, max_tokens=8, vocab_size=200)
 
 def prepared(raw, out, config=CONFIG) -> Dataset:
     prepare(config, raw, out)
-    return Dataset.open(out, verify=True)
+    return Dataset.load(out, verify=True)
 
 
 def sides(dataset: Dataset):
@@ -96,7 +96,7 @@ def test_records_contain_the_same_items(shuffled, tmp_path):
     raw, ids, bags = shuffled
     prepare(CONFIG, raw, tmp_path)
     for name in SIDES:
-        for record, uid in zip(open_split(tmp_path / "records", name), ids[name], strict=True):
+        for record, uid in zip(load_split(tmp_path / "records", name), ids[name], strict=True):
             assert record["uid"].decode() == uid
             assert record["title"].decode() == f"title of {uid}"
             assert [number_of(decode_jpeg(image)) for image in record["images"]] == bags[uid]
@@ -213,7 +213,7 @@ def test_ready_vectors_replace_pictures(tmp_path):
 def test_the_preprocessing_of_a_checkpoint_overrides_the_config(tmp_path):
     processing = ImageProcessing(size=8, fit="stretch", mean=(0.1, 0.2, 0.3))
     prepare(CONFIG, tiny_repository(tmp_path / "raw"), tmp_path / "out", processing)
-    dataset = Dataset.open(tmp_path / "out")
+    dataset = Dataset.load(tmp_path / "out")
     assert dataset.processing == processing
     assert dataset.images[np.arange(2)].shape == (2, 8, 8, 3)
 
@@ -242,13 +242,13 @@ def test_a_killed_second_preparation_leaves_no_valid_folder(tmp_path, monkeypatc
     def kill_at_the_manifest(path, content):
         if path.name == MANIFEST:
             raise Killed
-        write_sealed(path, content)
+        save_sealed(path, content)
 
-    monkeypatch.setattr(manifest, "write_sealed", kill_at_the_manifest)  # the last file
+    monkeypatch.setattr(manifest, "save_sealed", kill_at_the_manifest)  # the last file
     with pytest.raises(Killed):
         prepare(config, raw, tmp_path / "out")
     with pytest.raises(InputError):
-        Dataset.open(tmp_path / "out")
+        Dataset.load(tmp_path / "out")
 
 
 def test_pictures_that_may_be_stored_nowhere_are_rejected(tmp_path):
@@ -328,7 +328,7 @@ def test_an_unreadable_source_leaves_the_prepared_folder_intact(tmp_path, monkey
     monkeypatch.setattr(prepare_module, "load_catalogue", load_catalogue)
     with pytest.raises(OSError, match="Input/output error"):
         prepare(CONFIG, raw, tmp_path / "out")
-    Dataset.open(tmp_path / "out", verify=True)
+    Dataset.load(tmp_path / "out", verify=True)
 
 
 def test_an_empty_filter_of_any_size_is_read(tmp_path, monkeypatch):
@@ -339,7 +339,7 @@ def test_an_empty_filter_of_any_size_is_read(tmp_path, monkeypatch):
 
     dataset, told = prepared(tiny_repository(tmp_path / "raw"), tmp_path / "out"), {}
     monkeypatch.setattr(sparse, "check_unfolding", lambda path, more: told.update({path: more}))
-    Dataset.open(tmp_path / "out")
+    Dataset.load(tmp_path / "out")
     assert len(told) == 4
     for path, more in told.items():
         assert more >= 8 * len(dataset.train if path.name.startswith("train") else dataset.test)

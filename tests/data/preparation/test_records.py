@@ -8,7 +8,7 @@ import pytest
 
 from mufin_jax.data.images import decode_jpeg, encode_jpeg
 from mufin_jax.data.preparation.records import write_records
-from mufin_jax.data.record_images import RecordImages, open_split
+from mufin_jax.data.record_images import RecordImages, load_split
 from mufin_jax.runtime.errors import InputError
 
 
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 def test_record_i_is_item_i_with_its_images(folder):
     for split, start, count in (("train", 0, 9), ("test", 9, 2), ("label", 11, 5)):
-        source = open_split(folder, split)
+        source = load_split(folder, split)
         assert_holds(source, start, count)
 
 
@@ -63,8 +63,8 @@ def test_gigabytes_of_records_are_split_into_files_without_tensorflow(tmp_path):
     write_records({"train": Made(0, 21, 2 * 10**9), "test": Made(21, 3)}, tmp_path)
     files = sorted(path.name for path in tmp_path.rglob("*array_record*"))
     assert len(files) == 17 and files[1] == "records-train.array_record-00000-of-00016"
-    assert_holds(open_split(tmp_path, "train"), 0, 21)
-    assert_holds(open_split(tmp_path, "test"), 21, 3)
+    assert_holds(load_split(tmp_path, "train"), 0, 21)
+    assert_holds(load_split(tmp_path, "test"), 21, 3)
 
 
 def test_images_are_read_in_any_order_and_with_repeats(folder):
@@ -93,8 +93,8 @@ def test_nothing_is_printed_downloaded_or_written_elsewhere(tmp_path, monkeypatc
 
 def test_missing_records_are_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no split train"):
-        open_split(tmp_path, "train")
+        load_split(tmp_path, "train")
 
 
 def test_prepared_pictures_keep_their_colours_in_the_records(folder):
-    assert abs(int(decode_jpeg(open_split(folder, "train")[4]["images"][0])[0, 0, 0]) - 40) <= 1
+    assert abs(int(decode_jpeg(load_split(folder, "train")[4]["images"][0])[0, 0, 0]) - 40) <= 1

@@ -31,7 +31,7 @@ from mufin_jax.data.readers.tally import Tally
 from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.encoders.pretrained import image_processing, load_image_encoder
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
-from mufin_jax.runtime.storage.files import read_json, read_sealed, write_sealed
+from mufin_jax.runtime.storage.files import load_json, load_sealed, save_sealed
 from mufin_jax.runtime.storage.npy import mapped
 
 
@@ -67,7 +67,7 @@ def test_an_invalid_ceiling_is_one_clear_error(text, tmp_path):
 
 def test_json_nested_too_deeply_is_rejected(tmp_path):
     (tmp_path / "a.json").write_text(DEEP)
-    for reader in (read_json, read_sealed):
+    for reader in (load_json, load_sealed):
         with pytest.raises(InputError):
             reader(tmp_path / "a.json")
 
@@ -222,9 +222,9 @@ def changed(folder: Path, name: str, **arrays: np.ndarray) -> None:
     for key, array in arrays.items():
         arrays[key] = np.full(len(kept[key]), array) if array.ndim == 0 else array
     np.savez(folder / name, allow_pickle=False, **(kept | arrays))
-    manifest = read_sealed(folder / "manifest.json")
+    manifest = load_sealed(folder / "manifest.json")
     manifest["files"][name]["bytes"] = (folder / name).stat().st_size
-    write_sealed(folder / "manifest.json", manifest)
+    save_sealed(folder / "manifest.json", manifest)
 
 
 @pytest.mark.parametrize(
@@ -241,24 +241,24 @@ def changed(folder: Path, name: str, **arrays: np.ndarray) -> None:
 )
 def test_a_prepared_file_with_indices_out_of_range_is_rejected(name, arrays, said, small, tmp_path):
     folder = shutil.copytree(small, tmp_path / "copy")
-    Dataset.open(folder)
+    Dataset.load(folder)
     changed(folder, name, **arrays)
     with pytest.raises(InputError, match=said) as error:
-        Dataset.open(folder)
+        Dataset.load(folder)
     assert "\n" not in str(error.value)
 
 
 def test_a_damaged_record_is_one_clear_error(tmp_path):
     kind = hostile_files.KINDS["prepared records"]
     kind.make(tmp_path / "data")
-    dataset = Dataset.open(tmp_path / "data")
+    dataset = Dataset.load(tmp_path / "data")
     assert dataset.images[np.arange(3)].shape == (3, 8, 8, 3)
     (path,) = (tmp_path / "data" / "records").rglob("*train.array_record*")
     content = bytearray(path.read_bytes())
     content[200:2000] = bytes(1800)
     path.write_bytes(content)
     with pytest.raises(InputError, match="prepare it again") as error:
-        _ = Dataset.open(tmp_path / "data").images[np.arange(3)]
+        _ = Dataset.load(tmp_path / "data").images[np.arange(3)]
     assert "\n" not in str(error.value) and not isinstance(error.value, BadImage)
 
 

@@ -15,14 +15,14 @@ from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.readers import outfit_lines, outfits
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
-from mufin_jax.runtime.storage.files import read_json
+from mufin_jax.runtime.storage.files import load_json
 
 CONFIG = PrepareConfig(image_size=8, records=False, vocab_size=128, max_tokens=8, max_bad=0.5)
 
 
 def prepared(raw: Path, config: PrepareConfig = CONFIG) -> Dataset:
     prepare(config, raw, raw.parent / "prepared")
-    return Dataset.open(raw.parent / "prepared")
+    return Dataset.load(raw.parent / "prepared")
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_a_bad_entry_is_left_out_and_reported_with_file_and_place(
     raw = tiny_outfits(tmp_path / "raw")
     changed(raw, name, change)
     prepared(raw)
-    (found,) = read_json(tmp_path / "prepared" / "prepare_report.json")["listed"]
+    (found,) = load_json(tmp_path / "prepared" / "prepare_report.json")["listed"]
     file = TRAIN if "path" in said else name  # a picture is reported where it first occurs
     assert (found["file"], found["row"]) == (file, row) and said in found["reason"]
 
@@ -174,7 +174,7 @@ def test_a_bad_outfit_to_judge_is_left_out_and_reported(tmp_path, line, said):
     path = raw / "disjoint" / "compatibility_test.txt"
     path.write_text(f"{line}\n{path.read_text()}")
     assert len(prepared(raw).questions.outfits()) == 2
-    (found,) = read_json(tmp_path / "prepared" / "prepare_report.json")["listed"]
+    (found,) = load_json(tmp_path / "prepared" / "prepare_report.json")["listed"]
     assert found["file"] == "disjoint/compatibility_test.txt" and found["row"] == 1
     assert said in found["reason"]
 
@@ -240,4 +240,4 @@ def test_a_corrupt_questions_file_is_rejected(tmp_path):
     }.items():
         np.savez(path, **(whole | {name: harm}))
         with pytest.raises(InputError, match="again"):
-            Dataset.open(tmp_path / "prepared")
+            Dataset.load(tmp_path / "prepared")

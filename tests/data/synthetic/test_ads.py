@@ -21,7 +21,7 @@ CONFIG = AdsConfig(labels=310, points=1700, test_points=230, dim=17, noise=0.6)
 def ads(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ads")
     write_ads(CONFIG, folder)
-    return Dataset.open(folder, verify=True)
+    return Dataset.load(folder, verify=True)
 
 
 def test_labels_have_one_text_and_points_also_have_one_picture(ads):
@@ -120,10 +120,10 @@ def test_the_result_does_not_depend_on_the_block_size(ads, block, tmp_path):
 
 def test_the_seed_changes_everything_and_the_number_of_points_no_label(ads, tmp_path):
     write_ads(dataclasses.replace(CONFIG, seed=1, points=17), tmp_path / "other")
-    other = Dataset.open(tmp_path / "other")
+    other = Dataset.load(tmp_path / "other")
     assert not np.allclose(other.text_vectors[:310], ads.text_vectors[:310], atol=0.1)
     write_ads(dataclasses.replace(CONFIG, points=17), tmp_path / "fewer")
-    fewer = Dataset.open(tmp_path / "fewer")
+    fewer = Dataset.load(tmp_path / "fewer")
     np.testing.assert_array_equal(fewer.text_vectors[:310], ads.text_vectors[:310])
     np.testing.assert_array_equal(fewer.test.relevance.indices, ads.test.relevance.indices)
 
@@ -132,7 +132,7 @@ def test_an_interrupted_attempt_is_overwritten(ads, tmp_path):
     (tmp_path / MANIFEST).write_text("{}")
     (tmp_path / "text_vectors.npy").write_bytes(b"half")
     write_ads(CONFIG, tmp_path)
-    assert Dataset.open(tmp_path, verify=True).manifest == ads.manifest
+    assert Dataset.load(tmp_path, verify=True).manifest == ads.manifest
 
 
 _MEASURE = """
