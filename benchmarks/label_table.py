@@ -147,8 +147,8 @@ def pair(arguments: argparse.Namespace) -> dict[str, Any]:
         small.take()
         large.take()
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    planned = memory_plan.plan(memory_plan.Sizes(arguments.pair, DIM, table, rows=ROWS))
-    beside = memory_plan.plan(memory_plan.Sizes(SIZES[0], DIM, table)).device("initialize")
+    planned = memory_plan.plan(memory_plan.RunSizes(arguments.pair, DIM, table, rows=ROWS))
+    beside = memory_plan.plan(memory_plan.RunSizes(SIZES[0], DIM, table)).device("initialize")
     need = planned.device("finetune") + beside
     if stats := jax.devices()[0].memory_stats():
         peak = stats["peak_bytes_in_use"]

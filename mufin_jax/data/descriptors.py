@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int, Int32, UInt8
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Side
-from mufin_jax.data.layout import Layout, Sizes
+from mufin_jax.data.layout import Layout, PoolSizes
 from mufin_jax.data.sources import ImageSource, Sources
 from mufin_jax.runtime.distributed.padding import grown
 
@@ -68,7 +68,7 @@ class Descriptors(Protocol):
         images: Int[np.ndarray, "i"] | None,
         sources: Sources,
         layout: Layout,
-        sizes: Sizes,
+        sizes: PoolSizes,
     ) -> tuple[Pool, Int[np.ndarray, "_"]]:
         """Return the pool of these texts and images, and the row of X0 that holds each.
 
@@ -91,7 +91,7 @@ class Descriptors(Protocol):
             sources: where they are read from.
 
         Returns:
-            tokens of a row of texts; and by the name of an axis of `Sizes`, a count a batch.
+            tokens of a row of texts; and by the name of an axis of `PoolSizes`, a count a batch.
         """
         ...
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int, Int32
 from mufin_jax.data.bags import Bags, JointTexts, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.descriptors import Part, Picture, by_item, image_part, stacked
-from mufin_jax.data.layout import Layout, Sizes
+from mufin_jax.data.layout import Layout, PoolSizes
 from mufin_jax.data.packing import text_width, unpacked
 from mufin_jax.data.sources import ImageSource, Pixels, Sources, Vectors
 from mufin_jax.runtime.errors import InputError
@@ -62,7 +62,7 @@ class JointItems:
         images: Int[np.ndarray, "i"] | None,
         sources: Sources,
         layout: Layout,
-        sizes: Sizes,
+        sizes: PoolSizes,
     ) -> tuple[Pool, Int[np.ndarray, "_"]]:
         """Return the pool of these items, and the row of X0 that holds each.
 

@@ -11,7 +11,7 @@ from mufin_jax.runtime.distributed.padding import pad_rows, padded_size
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class PoolSizes:
     """What the axes of a batch are padded to if they hold no more; beyond it, to their bucket.
 
     Attributes:

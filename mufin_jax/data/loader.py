@@ -21,14 +21,15 @@ from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.descriptors import Descriptors
 from mufin_jax.data.joint import JointItems
-from mufin_jax.data.layout import Layout, Sizes
+from mufin_jax.data.layout import Layout, PoolSizes
 from mufin_jax.data.separate import SeparateDescriptors
 from mufin_jax.data.sources import ImageSource, Pixels, Sources, TextSource, Tokens, Vectors
 from mufin_jax.runtime.distributed.mesh import local_rows
 from mufin_jax.runtime.distributed.padding import usual_size
 
 T = TypeVar("T")
-Items = tuple[Side, Int[np.ndarray, "_"]]
+SideRows = tuple[Side, Int[np.ndarray, "_"]]
+"""Some items of a side, by their numbers."""
 Modalities = Literal["both", "text", "images", "joint"]
 
 EXPECTED = 16
@@ -81,7 +82,7 @@ class Loader:
         self.modalities: Modalities = modalities
         own = None if mesh is None else functools.partial(local_rows, mesh)
         self._layout = Layout(devices or 1 if mesh is None else mesh.size, own, padded)
-        self.sources, self.sizes = sources or own_sources(dataset), Sizes()
+        self.sources, self.sizes = sources or own_sources(dataset), PoolSizes()
         self.descriptors = new_descriptors(dataset, modalities, label_images)
 
     @property
@@ -119,7 +120,7 @@ class Loader:
         other.sources = dataclasses.replace(self.sources, **changed)
         return other
 
-    def padded_to(self, sizes: Sizes) -> "Loader":
+    def padded_to(self, sizes: PoolSizes) -> "Loader":
         """Return a loader that pads the axes of batches to these sizes where they hold no more."""
         other = copy.copy(self)
         other.sizes = sizes
@@ -138,7 +139,7 @@ class Loader:
         """Return the descriptor numbers of some items, and which of them are real."""
         return self.descriptors.slots(side, rows)
 
-    def batch(self, groups: Sequence[Items]) -> tuple[Pool, list[Bags]]:
+    def batch(self, groups: Sequence[SideRows]) -> tuple[Pool, list[Bags]]:
         """Return one pool for all groups of items, and the bags of each group, as numpy arrays."""
         grids, numbers = self._distinct(groups)
         if self.sources.known is not None:
@@ -159,14 +160,14 @@ class Loader:
 
     def texts(self, numbers: Int[np.ndarray, "t"]) -> tuple[Pool, Int[np.ndarray, "t"]]:
         """Return the pool of descriptors that are read as texts, and the row of X0 of each."""
-        return self.descriptors.pool(numbers, None, self.sources, self._layout, Sizes())
+        return self.descriptors.pool(numbers, None, self.sources, self._layout, PoolSizes())
 
     def pictures(self, rows: Int[np.ndarray, "i"]) -> tuple[Pool, Int[np.ndarray, "i"]]:
         """Return the pool of these images alone, and the row of X0 of each."""
         source = self.sources.images
         return Pool(None, type(source)(self._layout.read(source.rows, rows))), np.arange(len(rows))
 
-    def usual_sizes(self, batches: Iterable[Sequence[Items]]) -> Sizes:
+    def usual_sizes(self, batches: Iterable[Sequence[SideRows]]) -> PoolSizes:
         """Return the sizes that pad batches like these, given as the groups of each, to one shape.
 
         Bags hold different numbers of descriptors. Padded to buckets, batches of equally many items
@@ -175,10 +176,10 @@ class Loader:
         drawn = [self._distinct(groups)[1] for groups in batches]
         width, counts = self.descriptors.counts(drawn, self.sources)
         usual = {axis: usual_size(found, self.mesh_size) for axis, found in counts.items()}
-        return Sizes(width=width, **usual)
+        return PoolSizes(width=width, **usual)
 
     def _distinct(
-        self, groups: Sequence[Items]
+        self, groups: Sequence[SideRows]
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Int[np.ndarray, "d"]]:
         """Return the slots of each group, and the distinct numbers among them all, ascending."""
         grids = [self.slots(side, rows) for side, rows in groups]

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from mufin_jax.data.bags import TEXTS_A_ROW, Bags, PackedTexts, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.descriptors import Part, Picture, by_item, image_part, stacked
-from mufin_jax.data.layout import Layout, Sizes
+from mufin_jax.data.layout import Layout, PoolSizes
 from mufin_jax.data.packing import count_rows, pack_texts, row_width, widths_of
 from mufin_jax.data.sources import ImageSource, Pixels, Sources, Tokens, Vectors
 from mufin_jax.runtime.distributed.padding import grown
@@ -75,7 +75,7 @@ class SeparateDescriptors:
         images: Int[np.ndarray, "i"] | None,
         sources: Sources,
         layout: Layout,
-        sizes: Sizes,
+        sizes: PoolSizes,
     ) -> tuple[Pool, Int[np.ndarray, "_"]]:
         """Return the pool of these texts and images, and the row of X0 that holds each."""
         words, shown, homes, rows = None, None, np.zeros(0, np.int64), 0

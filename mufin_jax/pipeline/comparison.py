@@ -85,7 +85,7 @@ class Comparison(Command):
         rows = _chosen(self.rows, self.TABLE)
         found = compare(rows, self.experiment, _seeds(self.seeds))
         if processes.is_main():
-            print(report(rows, found, self.experiment))
+            print(comparison_table(rows, found, self.experiment))
             print(f"\n{self.experiment.folder}/table.json has all figures")
 
 
@@ -149,7 +149,7 @@ def differences(found: Found, name: str, metric: str = "P@1") -> list[float]:
     return [values[metric] - first[seed][metric] for seed, values in found[name].items()]
 
 
-def report(rows: Mapping[str, Row], found: Found, experiment: Experiment) -> str:
+def comparison_table(rows: Mapping[str, Row], found: Found, experiment: Experiment) -> str:
     """Return the table: our metrics, the paper's P@1, and differences from the first row.
 
     A row with the settings of the first row, because the preset has them already, is marked so.

@@ -31,7 +31,7 @@ SCANN_SEARCH = 0.66
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class RunSizes:
     """The sizes that a plan is computed from.
 
     Attributes:
@@ -84,7 +84,7 @@ class Part:
 class MemoryPlan:
     """All parts of the memory of a run; each phase holds some of them."""
 
-    sizes: Sizes
+    sizes: RunSizes
     parts: tuple[Part, ...]
 
     def device(self, phase: str) -> int:
@@ -96,7 +96,7 @@ class MemoryPlan:
         return sum(part.host for part in self.parts if phase in part.phases)
 
 
-def plan(sizes: Sizes) -> MemoryPlan:
+def plan(sizes: RunSizes) -> MemoryPlan:
     """Return what each device and each host will hold in each phase."""
     s, vector = sizes, 4 * sizes.dim
     padded = padded_rows(s.num_labels)
@@ -127,7 +127,7 @@ def plan(sizes: Sizes) -> MemoryPlan:
     )
 
 
-def report(plan: MemoryPlan, available: Available | None = None) -> str:
+def plan_table(plan: MemoryPlan, available: Available | None = None) -> str:
     """Return the plan as a text table, with the cost of each kind of label table."""
     s = plan.sizes
     lines = [
@@ -182,13 +182,13 @@ def _shortage(plan: MemoryPlan, available: Available, phases: Sequence[str]) -> 
     return None
 
 
-def _remedy(sizes: Sizes, available: Available, phases: Sequence[str]) -> str:
+def _remedy(sizes: RunSizes, available: Available, phases: Sequence[str]) -> str:
     """Suggest a leaner table, more devices (hosts, if devices share memory), or both."""
     own = bytes_per_label(sizes.dim, sizes.table)
     leaner = [t for t in _tables() if bytes_per_label(sizes.dim, t) < own]
     places = "hosts" if available.shared else "devices"
 
-    def fits(sizes: Sizes) -> bool:
+    def fits(sizes: RunSizes) -> bool:
         return _shortage(plan(sizes), available, phases) is None
 
     for search in (sizes.search, "sharded"):

@@ -1,4 +1,4 @@
-"""The `Sizes` of a data set and a configuration, from which the memory plan is computed."""
+"""The `RunSizes` of a data set and a configuration, from which the memory plan is computed."""
 
 import dataclasses
 import logging
@@ -19,7 +19,7 @@ from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.label_table import TableConfig
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import ModelSizes
-from mufin_jax.pipeline.memory_plan import Sizes, check, plan, report
+from mufin_jax.pipeline.memory_plan import RunSizes, check, plan, plan_table
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.machine import available
 from mufin_jax.training.optimizer import OptimizerConfig, trains
@@ -37,7 +37,7 @@ HOLDS = {
 """The phases of the memory plan that each stage of an experiment goes through."""
 
 
-def foresee(sizes: Sizes, stages: Sequence[str], mesh: Mesh) -> None:
+def foresee(sizes: RunSizes, stages: Sequence[str], mesh: Mesh) -> None:
     """Log the memory plan of a run, and reject a run that cannot fit.
 
     Args:
@@ -49,7 +49,7 @@ def foresee(sizes: Sizes, stages: Sequence[str], mesh: Mesh) -> None:
         InputError: if a stage cannot fit; one line that names what would fit.
     """
     planned, room = plan(sizes), available(mesh)
-    for line in report(planned, room).splitlines():
+    for line in plan_table(planned, room).splitlines():
         log.info("%s", line)
     check(planned, room, [phase for stage in stages for phase in HOLDS[stage]])
 
@@ -64,7 +64,7 @@ def sizes_of(
     finetune: tuple[int, int],
     optimizers: tuple[OptimizerConfig, OptimizerConfig],
     index: IndexConfig,
-) -> Sizes:
+) -> RunSizes:
     """Return the sizes that a memory plan is computed from.
 
     Args:
@@ -85,7 +85,7 @@ def sizes_of(
     label, point = (_item(dataset, side, mufin, optimizers) for side in (labels, train))
     batch = max(c * label + b * point for c, b in steps)
     parameters, trained = _parameters(mufin, optimizers)
-    return Sizes(
+    return RunSizes(
         num_labels=dataset.num_labels,
         dim=model.dim,
         table=table,

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int, Int32
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, training_pairs
-from mufin_jax.data.loader import EXPECTED, Items, Loader
+from mufin_jax.data.loader import EXPECTED, Loader, SideRows
 from mufin_jax.model.label_table import padded_rows
 from mufin_jax.runtime.distributed.padding import padded_size, usual_size
 from mufin_jax.runtime.errors import InputError
@@ -187,7 +187,7 @@ class Batches(EpochBatches):
             drawn[row, config.positives : config.positives + len(others)] = others
         return np.pad(points, (0, self.spare), mode="edge"), drawn
 
-    def _shown(self, points: Int[np.ndarray, "b"], labels: Int[np.ndarray, "u"]) -> list[Items]:
+    def _shown(self, points: Int[np.ndarray, "b"], labels: Int[np.ndarray, "u"]) -> list[SideRows]:
         return [(self.dataset.train, points), (self.dataset.labels, labels)]
 
 

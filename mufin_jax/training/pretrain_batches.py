@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, training_pairs
-from mufin_jax.data.loader import EXPECTED, Items, Loader
+from mufin_jax.data.loader import EXPECTED, Loader, SideRows
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import mining
 from mufin_jax.training.epoch_batches import EpochBatches
@@ -153,7 +153,7 @@ class Batches(EpochBatches):
         points = np.pad(points, ((0, self.spare), (0, 0)), mode="edge").reshape(-1)
         return labels, points, np.pad(real, ((0, self.spare), (0, 0))).reshape(-1)
 
-    def _shown(self, labels: Int[np.ndarray, "c"], points: Int[np.ndarray, "b"]) -> list[Items]:
+    def _shown(self, labels: Int[np.ndarray, "c"], points: Int[np.ndarray, "b"]) -> list[SideRows]:
         return [(self.dataset.labels, labels), (self.dataset.train, points)]
 
     def _make_order(self, epoch: int) -> Int[np.ndarray, "k"]:

@@ -17,7 +17,7 @@ from experiments.ablations import TABLE_4, Ablations
 from experiments.siamesexml import siamesexml
 from mufin_jax.model.label_table import load_table
 from mufin_jax.pipeline.cli import main, parse
-from mufin_jax.pipeline.comparison import Row, differences, report, spread
+from mufin_jax.pipeline.comparison import Row, comparison_table, differences, spread
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.prediction.predictor import Predictor
@@ -145,7 +145,7 @@ def test_a_report_has_means_spreads_and_paired_differences():
         "alike": {0: {"P@1": 10.0, **metrics}, 7: {"P@1": 14.0, **metrics}},
     }
     assert differences(found, "text") == [-1, -2]
-    lines = report(rows, found, Experiment()).splitlines()
+    lines = comparison_table(rows, found, Experiment()).splitlines()
     assert "12.00 ± 2.83" in lines[2] and "50.00" in lines[2]
     assert "-1.50 ± 0.71" in lines[3] and lines[3].endswith("-2.50")
     assert "same settings" in lines[4]

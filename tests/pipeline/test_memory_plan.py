@@ -9,7 +9,7 @@ from small import CONFIG, SIZES, new_model
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import TableConfig
 from mufin_jax.pipeline import memory_plan
-from mufin_jax.pipeline.memory_plan import Sizes
+from mufin_jax.pipeline.memory_plan import RunSizes
 from mufin_jax.pipeline.memory_survey import sizes_of
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.errors import InputError
@@ -17,7 +17,7 @@ from mufin_jax.runtime.machine import Available, available, host_memory
 from mufin_jax.training.optimizer import OptimizerConfig
 
 GB = 10**9
-A2Q = Sizes(4_528_191, rows=2816, descriptors=4_528_191, entries=9_000_000)
+A2Q = RunSizes(4_528_191, rows=2816, descriptors=4_528_191, entries=9_000_000)
 LEAN = TableConfig("bfloat16", "adagrad")
 
 
@@ -32,7 +32,7 @@ def held(devices, table=TableConfig()):  # noqa: B008 (frozen)
 
 @pytest.mark.parametrize("config", [TableConfig(), LEAN], ids=str)
 def test_the_planned_label_table_has_the_real_size(config, mesh):
-    plan = memory_plan.plan(Sizes(1500, 6, config, devices=8, local_devices=8))
+    plan = memory_plan.plan(RunSizes(1500, 6, config, devices=8, local_devices=8))
     table = label_table.initialize(jax.random.key(0), 1500, 6, mesh, config=config)
     for name, parts in (
         ("label table: rows", table.rows),
@@ -71,7 +71,7 @@ def test_an_index_that_is_not_built_takes_no_memory_to_build(search):
 
 
 def test_the_report_names_every_part_and_all_kinds_of_tables():
-    text = memory_plan.report(held(1, LEAN), Available(16 * GB, 16 * GB, shared=True))
+    text = memory_plan.plan_table(held(1, LEAN), Available(16 * GB, 16 * GB, shared=True))
     lines = text.splitlines()
     assert "4,528,191 labels x 192" in lines[0]
     assert any(line.split() == ["bfloat16,", "adagrad", "396", "<-", "chosen"] for line in lines)
@@ -84,7 +84,7 @@ def test_the_report_names_every_part_and_all_kinds_of_tables():
 def test_a_plan_that_fits_passes_and_the_error_for_another_names_flags_that_fit():
     lean = "--initialize.table.dtype=bfloat16 --initialize.table.update=adagrad"
     # Reading the table: 13.97, 7.01, 7.01 or 3.53 GB; w to predict: 3.48.
-    sizes = Sizes(4_528_191)
+    sizes = RunSizes(4_528_191)
     plan = memory_plan.plan(sizes)
     memory_plan.check(plan, Available(15 * GB, 15 * GB, shared=True))
     for room, remedy in ((7.1, "dtype=bfloat16 --initialize.table.update=adam,"), (6, lean)):
