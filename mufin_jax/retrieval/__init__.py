@@ -2,6 +2,7 @@
 
 `index.py` is the index over label bag vectors and centroids, `shortlist.py` what it answers with;
 the searches behind it are exact, approximate on CPUs (ScaNN), or sharded over the devices.
+`walk.py` finds labels without vectors, over the training pairs.
 """
 
 from typing import TYPE_CHECKING
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
     from mufin_jax.retrieval.index import LabelIndex
     from mufin_jax.retrieval.searcher import Searcher
     from mufin_jax.retrieval.shortlist import Shortlist
+    from mufin_jax.retrieval.walk import Walk
 
-__all__ = ["IndexConfig", "LabelIndex", "Searcher", "Shortlist"]
+__all__ = ["IndexConfig", "LabelIndex", "Searcher", "Shortlist", "Walk"]
 __getattr__, __dir__ = lazy_face(
     __name__,
     {
@@ -22,5 +24,6 @@ __getattr__, __dir__ = lazy_face(
         "index": ["LabelIndex"],
         "searcher": ["Searcher"],
         "shortlist": ["Shortlist"],
+        "walk": ["Walk"],
     },
 )
