@@ -8,39 +8,21 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from raw_folders import (
-    write_vectors,
-)
+from raw_folders import RELEVANCE, TITLES, read_catalogue, write_vectors
 from small import CONFIG
 
-from mufin_jax.data import readers
 from mufin_jax.data.readers.objects import read_lists
-from mufin_jax.data.readers.tally import Tally
 from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
 from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.model.saved import load_model, new_model, save_model
 from mufin_jax.runtime.errors import InputError
-
-
-def read(folder, max_bad=0.05, max_images=15):
-    tally = Tally(max_bad)
-    return readers.load_catalogue(folder, tally, max_images, 10_000_000), tally
-
-
-TITLES = {
-    "train": [("A,B", "a -> b"), ("C", ""), ("D", "d")],
-    "test": [("E", "e"), ("F", "f")],
-    "label": [("A,B", "x"), ("G", "y"), ("E", "z"), ("D", "w")],
-}
-RELEVANCE = {"train": [[3, 1], [], [0, 2]], "test": [[2, 3], [0]]}
-
 
 VECTORS = {side: np.arange(12, dtype=np.float16).reshape(4, 3) for side in TITLES}
 MAPS = {"train": [[2, 0], -1, [3]], "test": [[1], [0]], "label": [-1, [0], [1, 2], [3]]}
 
 
 def test_image_vectors_are_counted_through_all_files(tmp_path):
-    catalogue, _ = read(write_vectors(tmp_path / "raw", TITLES, RELEVANCE, VECTORS, MAPS))
+    catalogue, _ = read_catalogue(write_vectors(tmp_path / "raw", TITLES, RELEVANCE, VECTORS, MAPS))
     assert catalogue.form == "image vectors" and len(catalogue.vectors) == 3
     assert catalogue.sides["train"].image_keys.tolist() == [2, 0, 3]
     np.testing.assert_array_equal(catalogue.sides["train"].image_offsets, [0, 2, 2, 3])
@@ -50,14 +32,14 @@ def test_image_vectors_are_counted_through_all_files(tmp_path):
 def test_titles_without_ids_get_ids_of_their_own(tmp_path):
     folder = write_vectors(tmp_path / "raw", TITLES, RELEVANCE, VECTORS, MAPS)
     (folder / "tst.raw.txt").write_text("first\nsecond\n")
-    side = read(folder)[0].sides["test"]
+    side = read_catalogue(folder)[0].sides["test"]
     assert side.titles == ["first", "second"] and len(set(side.ids)) == 2
 
 
 def test_a_vector_that_is_not_finite_is_named_by_file_and_row(tmp_path):
     vectors = VECTORS | {"test": np.array([[1, 2, 3], [1, np.nan, 3]], np.float32)}
     with pytest.raises(InputError, match=r"tst_embs_imgs_3_3.npy: row 1 holds NaN"):
-        read(write_vectors(tmp_path / "raw", TITLES, RELEVANCE, vectors, MAPS))
+        read_catalogue(write_vectors(tmp_path / "raw", TITLES, RELEVANCE, vectors, MAPS))
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

@@ -1,4 +1,4 @@
-"""Builders of tiny raw catalogues, in each form that users hold, for tests of any file."""
+"""Tiny raw catalogues in each form that users have: how tests write, break and read them."""
 
 import base64
 import io
@@ -10,11 +10,30 @@ import numpy as np
 import scipy.sparse
 from PIL import Image
 
+from mufin_jax.data.readers import Catalogue, load_catalogue
+from mufin_jax.data.readers.tally import Tally
+
 SIDES = ("train", "test", "label")
 _SHORT = {"train": "trn", "test": "tst", "label": "lbl"}
 
 Titles = Mapping[str, Sequence[tuple[str, str]]]
 Pairs = Sequence[Sequence[int]]
+
+# Nine items. An id or a title may contain a separator of the format, or be on several sides.
+TITLES = {
+    "train": [("A,B", "a -> b"), ("C", ""), ("D", "d")],
+    "test": [("E", "e"), ("F", "f")],
+    "label": [("A,B", "x"), ("G", "y"), ("E", "z"), ("D", "w")],
+}
+RELEVANCE = {"train": [[3, 1], [], [0, 2]], "test": [[2, 3], [0]]}
+
+
+def read_catalogue(
+    folder: Path, max_bad: float = 0.05, max_images: int = 15
+) -> tuple[Catalogue, Tally]:
+    """Return the catalogue of a raw folder, and the tally of its bad rows."""
+    tally = Tally(max_bad)
+    return load_catalogue(folder, tally, max_images, 10_000_000), tally
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -105,6 +124,18 @@ def write_json_lines(folder: Path, **files: Sequence[Mapping]) -> Path:
     return folder
 
 
+def numbered_products(count: int) -> list[dict]:
+    """Return products for `write_json_lines`: product i shows picture i, and its label is "L"."""
+    return [
+        {"ASIN": f"A{i}", "title": f"title {i}", "images": [f"images/{i}.jpg"], "also_buy": ["L"]}
+        for i in range(count)
+    ]
+
+
+LABEL = {"ASIN": "L", "images": ["images/300.jpg"]}
+"""The label of `numbered_products`."""
+
+
 def write_vectors(
     folder: Path,
     titles: Titles,
@@ -141,6 +172,23 @@ def tiny_repository(folder: Path, num_items: int = 40) -> Path:
     relevance = {side: [[i // 2] for i in range(num_items)] for side in SIDES[:2]}
     images = {side: [[i] for i in range(len(titles[side]))] for side in SIDES}
     return write_repository(folder, titles, relevance, images)
+
+
+def many_pictures(folder: Path, count: int) -> Path:
+    """Write a catalogue of so many pictures, five to a training item, for tests of memory."""
+    items = count // 5
+    titles = {side: [(f"{side}{i}", "t") for i in range(items)] for side in SIDES}
+    relevance = {side: [[0]] * items for side in SIDES[:2]}
+    images: dict[str, list[list[int]]] = {side: [[]] * items for side in SIDES}
+    images["train"] = np.arange(count).reshape(-1, 5).tolist()
+    return write_repository(folder, titles, relevance, images)
+
+
+def break_pictures(folder: Path, count: int) -> None:
+    """Break the first pictures of a catalogue in the repository's form."""
+    path = folder / "images" / "img.bin"
+    # A base64 text of the same length, so the offsets of the other pictures stay right.
+    path.write_bytes(path.read_bytes().replace(b"/9j/", b"AAAA", count))
 
 
 def tiny_outfits(folder: Path, where: str = "disjoint") -> Path:

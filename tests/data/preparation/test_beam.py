@@ -7,9 +7,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from raw_folders import picture, tiny_repository, write_json_lines, write_repository
+from raw_folders import (
+    LABEL,
+    SIDES,
+    break_pictures,
+    many_pictures,
+    numbered_products,
+    picture,
+    tiny_repository,
+    write_json_lines,
+    write_repository,
+)
 
 from mufin_jax.data.manifest import MANIFEST, load_manifest
 from mufin_jax.data.preparation import resize_beam
@@ -20,7 +29,6 @@ from mufin_jax.data.record_images import load_split
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig, write_miniature
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 
-SIDES = ("train", "test", "label")
 SIZES: dict[str, Any] = {"image_size": 16, "max_tokens": 8, "vocab_size": 200}
 HERE: dict[str, Any] = {"beam_runner": "DirectRunner"}
 PROCESSES = ("direct_num_workers=2", "--direct_running_mode=multi_processing")
@@ -87,13 +95,10 @@ def test_a_catalogue_with_broken_pictures_gives_the_same_folder(store, tmp_path,
 
 
 def test_workers_in_other_processes_read_picture_files_by_name(tmp_path, monkeypatch):
-    items = [{"ASIN": f"A{i}", "title": f"t {i}", "images": [f"images/{i}.jpg"]} for i in range(30)]
+    items = numbered_products(30)
     items[4]["images"] += ["images/200.png", "../x.jpg", "images/4.jpg"]
-    items[5] = {"ASIN": "A5", "title": "", "images": ["images/5.jpg"]}
-    for item in items:
-        item["also_buy"] = ["L"]
-    labels = [{"ASIN": "L", "images": ["images/300.jpg"]}]
-    raw = write_json_lines(tmp_path / "raw", trn=items, tst=items[:9], lbl=labels)
+    items[5]["title"] = ""
+    raw = write_json_lines(tmp_path / "raw", trn=items, tst=items[:9], lbl=[LABEL])
     (raw / "images" / "5.jpg").write_bytes(picture(5)[:200])
     monkeypatch.setattr(resize_beam, "SHARD", 7)
     _, beam = both_ways(raw, tmp_path, beam_options=PROCESSES, max_bad=0.1)
@@ -106,8 +111,7 @@ def test_workers_in_other_processes_read_picture_files_by_name(tmp_path, monkeyp
 def test_too_many_broken_pictures_stop_with_the_same_error(tmp_path):
     pytest.importorskip("apache_beam")
     raw = tiny_repository(tmp_path / "raw")
-    path = raw / "images" / "img.bin"
-    path.write_bytes(path.read_bytes().replace(b"/9j/", b"AAAA", 5))
+    break_pictures(raw, 5)
     words = []
     for fields in ({}, HERE):
         with pytest.raises(TooManyBadRows) as caught:
@@ -175,11 +179,7 @@ def test_the_direct_runner_is_silent_and_offline_and_its_memory_is_bounded(tmp_p
     )
     peaks = {}
     for count in (100, 3000):  # 27 kB a picture: 80 MB if they were held
-        titles = {side: [(f"{side}{i}", "t") for i in range(count // 5)] for side in SIDES}
-        relevance = {side: [[0]] * (count // 5) for side in SIDES}
-        images = {side: [[]] * (count // 5) for side in SIDES}
-        images["train"] = np.arange(count).reshape(-1, 5).tolist()
-        raw = write_repository(tmp_path / f"raw{count}", titles, relevance, images)
+        raw = many_pictures(tmp_path / f"raw{count}", count)
         command = [sys.executable, "-c", code, str(raw), str(tmp_path / f"out{count}")]
         (tmp_path / "home").mkdir(exist_ok=True)
         done = subprocess.run(

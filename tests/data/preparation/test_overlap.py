@@ -3,40 +3,22 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from raw_folders import (
-    write_pairs,
-    write_repository,
-)
+from raw_folders import RELEVANCE, TITLES, read_catalogue, write_pairs, write_repository
 
-from mufin_jax.data import readers
 from mufin_jax.data.preparation.overlap import overlap_filter
-from mufin_jax.data.readers.tally import Tally
-
-
-def read(folder, max_bad=0.05, max_images=15):
-    tally = Tally(max_bad)
-    return readers.load_catalogue(folder, tally, max_images, 10_000_000), tally
-
-
-TITLES = {
-    "train": [("A,B", "a -> b"), ("C", ""), ("D", "d")],
-    "test": [("E", "e"), ("F", "f")],
-    "label": [("A,B", "x"), ("G", "y"), ("E", "z"), ("D", "w")],
-}
-RELEVANCE = {"train": [[3, 1], [], [0, 2]], "test": [[2, 3], [0]]}
 
 
 def test_without_its_filter_file_a_side_is_unfiltered(tmp_path):
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE)
     write_pairs(folder / "filter_labels_test.txt", [(0, 2), (0, 2), (1, 3)])
-    choice, filters = overlap_filter(read(folder)[0], "given")
+    choice, filters = overlap_filter(read_catalogue(folder)[0], "given")
     assert choice == "given" and filters["train"].nnz == 0
     np.testing.assert_array_equal(filters["test"].toarray(), [[0, 0, 1, 0], [0, 0, 0, 1]])
 
 
 def test_self_filters_equal_ids_and_reciprocal_also_reversed_pairs(tmp_path):
     # Training has (D, E) and ((A,B), D); testing has (E, E) and (E, D).
-    catalogue, _ = read(write_repository(tmp_path / "raw", TITLES, RELEVANCE))
+    catalogue, _ = read_catalogue(write_repository(tmp_path / "raw", TITLES, RELEVANCE))
     _, own = overlap_filter(catalogue, "self")
     np.testing.assert_array_equal(own["train"].toarray(), [[1, 0, 0, 0], [0] * 4, [0, 0, 0, 1]])
     np.testing.assert_array_equal(own["test"].toarray(), [[0, 0, 1, 0], [0] * 4])
@@ -49,7 +31,7 @@ def test_self_filters_equal_ids_and_reciprocal_also_reversed_pairs(tmp_path):
 
 def test_a_reversed_pair_that_is_not_relevant_in_testing_stays_out(tmp_path):
     relevance = RELEVANCE | {"test": [[2], [0]]}  # training has (D, E), testing lacks (E, D)
-    catalogue, _ = read(write_repository(tmp_path / "raw", TITLES, relevance))
+    catalogue, _ = read_catalogue(write_repository(tmp_path / "raw", TITLES, relevance))
     _, both = overlap_filter(catalogue, "reciprocal")
     np.testing.assert_array_equal(both["test"].toarray(), [[0, 0, 1, 0], [0] * 4])
 
@@ -58,7 +40,9 @@ def test_a_reversed_pair_that_is_not_relevant_in_testing_stays_out(tmp_path):
 def test_an_unkept_row_that_repeats_an_id_is_not_filtered(side, tmp_path):
     titles = TITLES | {side: [*TITLES[side], ("E", "again")]}
     relevance = RELEVANCE | ({"test": [*RELEVANCE["test"], [0]]} if side == "test" else {})
-    catalogue, _ = read(write_repository(tmp_path / "raw", titles, relevance), max_bad=0.5)
+    catalogue, _ = read_catalogue(
+        write_repository(tmp_path / "raw", titles, relevance), max_bad=0.5
+    )
     assert not catalogue.sides[side].kept[-1]
     _, own = overlap_filter(catalogue, "self")
     assert np.argwhere(own["test"].toarray()).tolist() == [[0, 2]]
@@ -66,7 +50,7 @@ def test_an_unkept_row_that_repeats_an_id_is_not_filtered(side, tmp_path):
 
 def test_reciprocal_pairs_of_real_data_match_their_published_list(shared_data):
     source = shared_data("ikea") / "converted"
-    catalogue, _ = read(source)
+    catalogue, _ = read_catalogue(source)
     _, own = overlap_filter(catalogue, "self")
     _, both = overlap_filter(catalogue, "reciprocal")
     given = overlap_filter(catalogue, "given")[1]

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import scipy.sparse
 from raw_folders import (
+    LABEL,
+    SIDES,
+    break_pictures,
+    many_pictures,
     number_of,
+    numbered_products,
     picture,
     tiny_repository,
     write_json_lines,
@@ -29,7 +34,6 @@ from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 from mufin_jax.runtime.storage.files import save_sealed
 
-SIDES = ("train", "test", "label")
 CONFIG = PrepareConfig(image_size=16, max_tokens=8, vocab_size=200)
 
 
@@ -118,12 +122,9 @@ def test_two_preparations_of_the_same_data_are_byte_identical(shuffled, tmp_path
 
 
 def test_broken_images_are_removed_from_their_items_and_listed_by_row(tmp_path):
-    items = [{"ASIN": f"A{i}", "title": "t", "images": [f"images/{i}.jpg"]} for i in range(60)]
+    items = numbered_products(60)
     items[4]["images"] += ["images/200.jpg", "../x.jpg", "https://shop/x.jpg"]
-    for item in items:
-        item["also_buy"] = ["L"]
-    labels = [{"ASIN": "L", "images": ["images/300.jpg"]}]
-    raw = write_json_lines(tmp_path / "raw", trn=items, tst=items[:9], lbl=labels)
+    raw = write_json_lines(tmp_path / "raw", trn=items, tst=items[:9], lbl=[LABEL])
     (raw / "images" / "2.jpg").write_bytes(picture(2)[:200])
     dataset = prepared(raw, tmp_path / "out")
     assert len(dataset.train.images_of(2)) == 0
@@ -171,8 +172,7 @@ def test_labels_keep_their_categories_when_others_are_dropped(tmp_path):
 
 def test_too_many_broken_images_stop_with_the_first_one(tmp_path):
     raw = tiny_repository(tmp_path / "raw")
-    path = raw / "images" / "img.bin"
-    path.write_bytes(path.read_bytes().replace(b"/9j/", b"AAAA", 5))
+    break_pictures(raw, 5)
     with pytest.raises(TooManyBadRows, match=r"3 of 40 images.*broken image.*train.raw.txt:1"):
         prepare(CONFIG, raw, tmp_path / "out")
     assert not (tmp_path / "out" / MANIFEST).exists()
@@ -299,11 +299,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     )
     peaks = {}
     for count in (100, 3000):  # 27 kB a picture: 80 MB if they were held
-        titles = {side: [(f"{side}{i}", "t") for i in range(count // 5)] for side in SIDES}
-        relevance = {side: [[0]] * (count // 5) for side in SIDES}
-        images = {side: [[]] * (count // 5) for side in SIDES}
-        images["train"] = np.arange(count).reshape(-1, 5).tolist()
-        raw = write_repository(tmp_path / f"raw{count}", titles, relevance, images)
+        raw = many_pictures(tmp_path / f"raw{count}", count)
         command = [sys.executable, "-c", code, str(raw), str(tmp_path / f"out{count}")]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[count] = int(done.stdout) * (1 if sys.platform == "darwin" else 1024)

@@ -6,21 +6,10 @@ import re
 
 import numpy as np
 import pytest
-from raw_folders import (
-    write_json_lines,
-    write_matrix,
-)
+from raw_folders import read_catalogue, write_json_lines, write_matrix
 
-from mufin_jax.data import readers
 from mufin_jax.data.readers.jsonlines import is_test
-from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
-
-
-def read(folder, max_bad=0.05, max_images=15):
-    tally = Tally(max_bad)
-    return readers.load_catalogue(folder, tally, max_images, 10_000_000), tally
-
 
 PRODUCTS = [
     {"ASIN": f"P{i}", "title": f"t{i}", "images": [f"images/{i}.jpg"], "also_buy": [f"P{i + 1}"]}
@@ -29,7 +18,7 @@ PRODUCTS = [
 
 
 def test_products_without_a_split_are_split_by_hash(tmp_path):
-    catalogue, tally = read(write_json_lines(tmp_path / "raw", products=PRODUCTS))
+    catalogue, tally = read_catalogue(write_json_lines(tmp_path / "raw", products=PRODUCTS))
     train, test, label = (catalogue.sides[name] for name in ("train", "test", "label"))
     assert all(is_test(uid) for uid in test.ids) and not any(is_test(uid) for uid in train.ids)
     # P39's only partner is not a product; a label is what a training point's also_buy names.
@@ -52,7 +41,7 @@ def test_files_by_side_take_precedence_over_products(tmp_path):
         tst=[{"asin": "B", "title": "b", "also_buy": ["Y", "unheard of"]}],
         lbl=[{"ASIN": "X", "category": "c"}, {"ASIN": "Y", "title": "y", "category": "d"}],
     )
-    catalogue, tally = read(folder)
+    catalogue, tally = read_catalogue(folder)
     np.testing.assert_array_equal(catalogue.relevance["train"].toarray(), [[1, 1], [0, 0]])
     np.testing.assert_array_equal(catalogue.relevance["test"].toarray(), [[0, 1]])
     assert catalogue.sides["label"].categories == ["c", "d"]
@@ -64,7 +53,7 @@ def test_a_matrix_next_to_the_json_files_is_the_relevance(tmp_path):
     folder = write_json_lines(tmp_path / "raw", **sides, lbl=[{"ASIN": "X"}, {"ASIN": "Y"}])
     write_matrix(folder / "trn_X_Y.txt", [[1]], 2)
     write_matrix(folder / "tst_X_Y.txt", [[0, 1]], 2)
-    catalogue, _ = read(folder)
+    catalogue, _ = read_catalogue(folder)
     assert catalogue.relevance["train"].indices.tolist() == [1]
     assert catalogue.relevance["test"].indices.tolist() == [0, 1]
 
@@ -78,7 +67,7 @@ def test_lf_amazontitles_is_read_from_its_archives(tmp_path):
     for name, items in content.items():
         with gzip.open(tmp_path / f"{name}.json.gz", "wt") as file:
             file.writelines(json.dumps(item) + "\n" for item in items)
-    catalogue, _ = read(tmp_path)
+    catalogue, _ = read_catalogue(tmp_path)
     assert catalogue.sides["test"].ids == ["7"]
     assert catalogue.relevance["train"].indices.tolist() == [1]
     assert catalogue.relevance["test"].indices.tolist() == [0]
@@ -103,7 +92,7 @@ def test_an_invalid_json_line_is_reported_with_row_and_reason(line, reason, tmp_
     folder = write_json_lines(tmp_path, products=PRODUCTS)
     lines = (folder / "products.jsonl").read_text().splitlines()
     (folder / "products.jsonl").write_text("\n".join([*lines[:9], line, *lines[9:]]) + "\n")
-    _, tally = read(folder)
+    _, tally = read_catalogue(folder)
     (entry,) = [entry for entry in tally.listed if entry["kind"] == "bad line"]
     assert (entry["file"], entry["row"]) == ("products.jsonl", 10)
     assert re.search(reason, entry["reason"])
@@ -113,13 +102,13 @@ def test_a_damaged_archive_is_one_clear_error(tmp_path):
     write_json_lines(tmp_path, trn=PRODUCTS, tst=PRODUCTS)
     (tmp_path / "lbl.json.gz").write_bytes(gzip.compress(b'{"ASIN": "A"}\n' * 99)[:-12])
     with pytest.raises(InputError, match=r"lbl.json.gz cannot be read"):
-        read(tmp_path)
+        read_catalogue(tmp_path)
 
 
 def test_real_products_are_split_as_in_their_published_split(shared_data, tmp_path):
     source = shared_data("ikea") / "converted"
     (tmp_path / "products.jsonl").write_bytes((source / "products.jsonl").read_bytes())
-    by_hash, (given, _) = read(tmp_path)[0], read(source)
+    by_hash, (given, _) = read_catalogue(tmp_path)[0], read_catalogue(source)
     for name in ("train", "test", "label"):
         assert by_hash.sides[name].ids == given.sides[name].ids
     for name in ("train", "test"):

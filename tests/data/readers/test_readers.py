@@ -5,23 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from raw_folders import (
-    picture,
-    write_json_lines,
-)
+from raw_folders import picture, read_catalogue, write_json_lines
 
-from mufin_jax.data import readers
 from mufin_jax.data.images import BadImage
 from mufin_jax.data.readers import files
 from mufin_jax.data.readers.files import SourceFolder
-from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
-
-
-def read(folder, max_bad=0.05, max_images=15):
-    tally = Tally(max_bad)
-    return readers.load_catalogue(folder, tally, max_images, 10_000_000), tally
-
 
 HOSTILE = [
     *("../secret.jpg", "images/../../secret.jpg", "/etc/passwd", "~/secret.jpg", "~root/x"),
@@ -60,9 +49,9 @@ def test_a_line_beyond_the_limit_is_rejected(tmp_path, monkeypatch):
 def test_the_error_for_an_unknown_folder_lists_its_files_and_the_known_forms(tmp_path):
     (tmp_path / "holiday.mp4").touch()
     with pytest.raises(InputError, match=r"holds holiday.mp4: expected raw_data.*products.jsonl"):
-        read(tmp_path)
+        read_catalogue(tmp_path)
     with pytest.raises(InputError, match="is not a folder"):
-        read(tmp_path / "absent")
+        read_catalogue(tmp_path / "absent")
 
 
 def test_readers_do_not_import_jax():
@@ -76,7 +65,7 @@ def test_reported_reasons_are_one_printable_line(tmp_path):
     items = [{"ASIN": f"A{i}", "title": "t", "also_buy": ["A1"]} for i in range(40)]
     items[3]["title"] = ["a\nb"]
     folder = write_json_lines(tmp_path, products=items)
-    _, tally = read(folder)
+    _, tally = read_catalogue(folder)
     tally.note("kind", "file", 1, "two\nlines \x1b \ud800" + "x" * 5000)
     for entry in tally.listed:
         entry["reason"].encode("utf-8")

@@ -6,35 +6,23 @@ import numpy as np
 import pytest
 import scipy.sparse
 from raw_folders import (
+    RELEVANCE,
+    TITLES,
     picture,
+    read_catalogue,
     tiny_repository,
     write_repository,
 )
 
-from mufin_jax.data import readers
 from mufin_jax.data.images import BadImage
 from mufin_jax.data.readers.repository import ImageBin
-from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 from mufin_jax.runtime.storage import npy
 
 
-def read(folder, max_bad=0.05, max_images=15):
-    tally = Tally(max_bad)
-    return readers.load_catalogue(folder, tally, max_images, 10_000_000), tally
-
-
-TITLES = {
-    "train": [("A,B", "a -> b"), ("C", ""), ("D", "d")],
-    "test": [("E", "e"), ("F", "f")],
-    "label": [("A,B", "x"), ("G", "y"), ("E", "z"), ("D", "w")],
-}
-RELEVANCE = {"train": [[3, 1], [], [0, 2]], "test": [[2, 3], [0]]}
-
-
 def test_the_repository_form_is_read(tmp_path):
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE)
-    catalogue, _ = read(folder)
+    catalogue, _ = read_catalogue(folder)
     assert catalogue.form == "repository"
     assert catalogue.sides["train"].ids == ["A,B", "C", "D"]
     assert catalogue.sides["train"].titles == ["a -> b", "", "d"]
@@ -47,13 +35,13 @@ def test_the_repository_form_is_read(tmp_path):
 def test_latin_1_titles_are_decoded(tmp_path):
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE)
     (folder / "raw_data" / "test.raw.txt").write_bytes(b"E->caf\xe9\r\nF->caf\xc3\xa9\n")
-    assert read(folder)[0].sides["test"].titles == ["café", "café"]
+    assert read_catalogue(folder)[0].sides["test"].titles == ["café", "café"]
 
 
 def test_image_offsets_count_from_one_and_keep_their_order(tmp_path):
     images = {"train": [[5, 3], [], [3]], "test": [[], []], "label": [[], [5], [], []]}
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE, images, order=[5, 3])
-    catalogue, _ = read(folder)
+    catalogue, _ = read_catalogue(folder)
     train = catalogue.sides["train"]
     read_back = [catalogue.images.read(int(key)) for key in train.image_keys]
     assert read_back == [picture(5), picture(3), picture(3)]
@@ -63,7 +51,9 @@ def test_image_offsets_count_from_one_and_keep_their_order(tmp_path):
 
 def test_only_the_first_images_are_kept(tmp_path):
     images = {"train": [[5, 3, 4], [], [3]], "test": [[], []], "label": [[], [], [], []]}
-    catalogue, tally = read(write_repository(tmp_path / "raw", TITLES, RELEVANCE, images), 0.05, 2)
+    catalogue, tally = read_catalogue(
+        write_repository(tmp_path / "raw", TITLES, RELEVANCE, images), 0.05, 2
+    )
     np.testing.assert_array_equal(catalogue.sides["train"].image_offsets, [0, 2, 2, 3])
     assert tally.counts == {"more images than max_images": 1}
 
@@ -71,7 +61,7 @@ def test_only_the_first_images_are_kept(tmp_path):
 def test_image_urls_are_counted_and_the_report_tells_what_to_do(tmp_path):
     folder = write_repository(tmp_path / "raw", TITLES, RELEVANCE)
     (folder / "img.urls.txt").write_text("C\thttp://x/1.jpg\nD\thttp://x/2.jpg\n")
-    _, tally = read(folder)
+    _, tally = read_catalogue(folder)
     assert tally.counts == {"image by URL": 2}
     assert "download" in tally.listed[1]["reason"] and tally.listed[1]["row"] == 2
 
@@ -141,7 +131,7 @@ def test_inconsistent_repository_files_are_one_clear_error(name, tmp_path):
     damage, message = FATAL[name]
     damage(folder)
     with pytest.raises(InputError, match=message) as error:
-        read(folder)
+        read_catalogue(folder)
     assert "\n" not in str(error.value)
 
 
@@ -151,7 +141,7 @@ def test_an_archive_that_would_unpack_to_gigabytes_is_rejected(tmp_path, monkeyp
     zeros = np.zeros(2**22, np.uint8)
     np.savez_compressed(folder / "images" / "train.img.bin.npz", data=zeros)
     with pytest.raises(InputError, match="would unpack to 4,194"):
-        read(folder)
+        read_catalogue(folder)
 
 
 def test_bad_lines_are_reported_and_keep_the_other_rows_in_place(tmp_path):
@@ -160,7 +150,7 @@ def test_bad_lines_are_reported_and_keep_the_other_rows_in_place(tmp_path):
     replace_line("raw_data/test.raw.txt", 5, "B1->again")(folder)
     replace_line("trn_X_Y.txt", 7, "2:1.0 99:1.0")(folder)
     replace_line("tst_X_Y.txt", 8, "3:x")(folder)
-    catalogue, tally = read(folder)
+    catalogue, tally = read_catalogue(folder)
     found = {(entry["kind"], entry["file"], entry["row"]) for entry in tally.listed}
     assert found == {
         ("bad line", "raw_data/train.raw.txt", 3),
@@ -180,8 +170,8 @@ def test_too_many_bad_lines_stop_with_the_most_frequent_kind_and_its_first_row(t
     for row in (4, 5, 6, 7, 8, 9):
         replace_line("raw_data/label.raw.txt", row, "no arrow")(folder)
     with pytest.raises(TooManyBadRows, match=r"6 of 100 lines.*bad line.*label.raw.txt:4"):
-        read(folder)
-    assert read(folder, max_bad=0.06)[0].sides["label"].kept.sum() == 14
+        read_catalogue(folder)
+    assert read_catalogue(folder, max_bad=0.06)[0].sides["label"].kept.sum() == 14
 
 
 @pytest.mark.parametrize(
