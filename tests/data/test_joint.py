@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import shutil
 import time
 
@@ -344,10 +343,7 @@ def test_a_run_killed_while_it_trains_ends_as_one_that_was_not(whole_run, compil
 def test_eight_devices_give_what_one_gives(whole_run, compiled, tmp_path):
     minute.finish(tmp_path / "run", *FLAGS, cache=compiled, devices=8)
     for stage in ("pretrain", "finetune"):
-        one, eight = (
-            [json.loads(line)["loss"] for line in lines.read_text().splitlines()]
-            for lines in (at / stage / "metrics.jsonl" for at in (whole_run, tmp_path / "run"))
-        )
+        one, eight = (minute.losses(at, stage) for at in (whole_run, tmp_path / "run"))
         np.testing.assert_allclose(one, eight, rtol=1e-4)
 
 
@@ -362,7 +358,7 @@ def test_frozen_checkpoints_run_without_module_1(compiled, tmp_path):
         tmp_path / "run", *FLAGS, f"--model.text-checkpoint={tmp_path / 'text'}",
         "--model.image.width=14", "--pretrain.epochs=0", *modes, cache=compiled,
     )  # fmt: skip
-    assert minute.metrics(tmp_path / "run")["R@100"] > 0
+    minute.assert_learned(tmp_path / "run")
     start, end = (tmp_path / "run" / stage / "model" for stage in ("pretrain", "finetune"))
     moved = {
         path.split("/")[0]
@@ -383,6 +379,6 @@ def test_ready_vectors_of_pictures_are_read_with_titles(compiled, tmp_path):
         tmp_path / "run", *FLAGS, "--miniature.pictures=vectors", "--model.reduce=linear",
         cache=compiled,
     )  # fmt: skip
-    assert minute.metrics(tmp_path / "run")["R@100"] > 0
+    minute.assert_learned(tmp_path / "run")
     predictor = Predictor.load(tmp_path / "run")
     assert len(predictor.predict([{"title": "a chair"}], k=3)[0]) == 3

@@ -187,7 +187,7 @@ def test_siamesexml_trains_and_predicts_from_titles_only(compiled, tmp_path):
         "text", "none", "none"
     )  # fmt: skip
     assert main({"siamesexml": siamese}, [f"--workdir={tmp_path}", *flags]) == 0
-    assert load_json(tmp_path / "metrics.json")["R@100"] > 0
+    minute.assert_learned(tmp_path)
     table = load_table(tmp_path / "finetune" / "table", 30, 8, make_mesh())
     eta, alpha = (np.asarray(leaf)[:30] for leaf in (table.rows.eta, table.rows.alpha))
     np.testing.assert_allclose(alpha, 1 / (1 + np.linalg.norm(eta, axis=1)), rtol=1e-5)

@@ -150,20 +150,12 @@ def test_a_stage_is_not_made_again_while_later_stages_exist(minute_run, tmp_path
         run(dataclasses.replace(minute.MINUTE, workdir=tmp_path / "run"))
 
 
-def lines_of(folder: Path) -> list[str]:
-    """Return the lines that training wrote, one a step."""
-    return (folder / "metrics.jsonl").read_text().splitlines()
-
-
 @pytest.mark.slow
 def test_eight_devices_give_the_same_as_one(minute_run, compiled, tmp_path):
     minute.finish(tmp_path / "run", cache=compiled, devices=8)
     assert len(load_json(tmp_path / "run" / "run.json")["devices"]) == 8
     for stage in ("pretrain", "finetune"):
-        one, eight = (
-            [json.loads(line)["loss"] for line in lines_of(at / stage)]
-            for at in (minute_run, tmp_path / "run")
-        )
+        one, eight = (minute.losses(at, stage) for at in (minute_run, tmp_path / "run"))
         np.testing.assert_allclose(one, eight, rtol=1e-4)
     one, eight = minute.metrics(minute_run), minute.metrics(tmp_path / "run")
     # A sum in another order may swap two labels with nearly equal scores, of 24 points: 4.2%.
@@ -186,10 +178,8 @@ def test_text_only_without_a_table_on_clustered_batches(compiled, tmp_path):
     )  # fmt: skip
     minute.assert_learned(tmp_path / "run")
     assert not (tmp_path / "run" / "finetune" / "table").exists()
-    steps = (tmp_path / "run" / "pretrain" / "metrics.jsonl").read_text().splitlines()
-    assert (
-        len(steps) == 2
-    )  # the second epoch's batches are clustered by the refresh after the first
+    # The batches of the second epoch are clustered by the refresh after the first.
+    assert len(minute.losses(tmp_path / "run", "pretrain")) == 2
 
 
 @pytest.mark.slow
@@ -216,21 +206,21 @@ def test_images_only_with_frozen_encoders_from_json_lines(compiled, tmp_path):
 @pytest.mark.slow
 @pytest.mark.rotates("experiment", every=2)
 def test_ready_vectors_with_a_learned_reduction(compiled, tmp_path):
-    found = _stands(
+    _stands(
         tmp_path / "run", compiled, "--miniature.pictures=vectors", "--model.reduce=linear",
         "--model.heads=2", "--retrieve.pooled", "--finetune.drop-best",
     )  # fmt: skip
-    assert found["R@100"] > 0
+    minute.assert_learned(tmp_path / "run")
     assert not (tmp_path / "run" / "prepare" / "images.npy").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.rotates("experiment", every=2)
 def test_the_last_blocks_of_checkpoints_train(compiled, tmp_path):
-    found = _stands(tmp_path / "run", compiled, *checkpoint_flags(tmp_path), *(
+    _stands(tmp_path / "run", compiled, *checkpoint_flags(tmp_path), *(
         f"--{stage}.optimizer.{kind}-encoder=last" for stage in ("pretrain", "finetune")
         for kind in ("image", "text")))  # fmt: skip
-    assert found["R@100"] > 0
+    minute.assert_learned(tmp_path / "run")
     trained = minute.results(tmp_path / "run")
     start, end = (f"{stage}/model/weights/0/image_encoder" for stage in ("pretrain", "finetune"))
     assert (trained[f"{start}/blocks/2/up/kernel"] != trained[f"{end}/blocks/2/up/kernel"]).any()
