@@ -1,4 +1,4 @@
-"""What every test stands on: eight virtual devices, strict JAX, data sets that may be absent."""
+"""Set-up of all tests: eight virtual devices, strict JAX, data sets that may be absent."""
 
 import os
 import shutil
@@ -14,26 +14,26 @@ from rotation import pytest_report_header, todays
 
 __all__ = ["pytest_report_header"]  # pytest finds it here
 
-# Compiling is most of the time of these tests, and what they claim holds for any machine code.
-# Processes that tests start inherit this. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests what users run.
+# Most of the tests' time is compiling, and their claims hold without optimization, too. Processes
+# that tests start inherit this. JAX_DISABLE_MOST_OPTIMIZATIONS=0 tests the code that users run.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
     jax.config.update("jax_disable_most_optimizations", True)
-    if jax.__version_info__ < (0, 11):  # XLA ends the process at a flag that it no longer has
+    if jax.__version_info__ < (0, 11):  # XLA ends the process if it does not know a flag
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 # Both must precede the first array: the backend counts its devices once.
 jax.config.update("jax_num_cpu_devices", 8)
-# (b, d) + (d,) is written out by the caller: a forgotten axis fails instead of broadcasting.
+# The library writes out the axes of (b, d) + (d,): a forgotten axis fails instead of broadcasting.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 WHOLE_RUNS = ("runtime", "pipeline")
-"""Folders of long tests. They come first, which leaves short ones for the end."""
+"""Folders of long tests. They run first; short tests at the end use all processes better."""
 
 
-@pytest.hookimpl(tryfirst=True)  # the rotation counts what was collected, not what -k and -m leave
+@pytest.hookimpl(tryfirst=True)  # the rotation counts all collected tests, before -k and -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what waits for another day, and tell --dist=loadgroup what stays together."""
+    """Leave out the tests of other days, and tell --dist=loadgroup which tests belong together."""
     items[:], later = todays(items)
     if later:
         config.hook.pytest_deselected(items=later)
@@ -48,7 +48,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """`shared_data("name")`: a data set kept next to the repository; skips the test without it."""
+    """Return a function: `shared_data("name")` finds a data set, or skips the test without it."""
 
     def find(name: str) -> Path:
         path = SHARED_DATA / name
@@ -73,7 +73,7 @@ def mesh():
 
 @pytest.fixture(scope="session")
 def one_device():
-    """The mesh over the first device alone."""
+    """The mesh over the first device."""
     from mufin_jax.runtime.distributed.mesh import make_mesh
 
     return make_mesh(jax.devices()[:1])
@@ -91,7 +91,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model(dataset, mesh):
-    """A random model over eight devices; not to be changed."""
+    """A random model over eight devices; tests must not change it."""
     from small import new_model
 
     return new_model(dataset, mesh)
@@ -113,30 +113,30 @@ def compilations():
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory) -> Iterator[Path]:
-    """Where processes that tests start share their compiled programs; see programs.py."""
+    """The folder of compiled programs for processes that tests start; see programs.py."""
     with programs.begun_with_kept(tmp_path_factory.mktemp("compiled")) as folder:
         yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_programs(tmp_path_factory) -> Iterator[None]:
-    """Keep what this process compiles, in a folder that no process writes to that may be killed."""
+    """Keep what this process compiles, apart from processes that tests may kill."""
     if programs.kept() is None or jax.config.values["jax_compilation_cache_dir"] is not None:
         yield
         return
     with programs.begun_with_kept(tmp_path_factory.mktemp("own-programs")) as folder:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        # As in minute.environment: else programs of another folder would not be found.
+        # As in minute.environment: otherwise programs of another folder would not be found.
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
         yield
 
 
 @pytest.fixture(scope="session")
 def minute_run(tmp_path_factory, compiled) -> Path:
-    """The folder of a finished run of the minute experiment on one device; not to be changed.
+    """The folder of a finished run of the minute experiment on one device; do not change it.
 
-    Of several processes of pytest-xdist, the first makes the run, and each has its own copy.
+    With several processes of pytest-xdist, the first makes the run, and each has its own copy.
     """
     workdir = tmp_path_factory.mktemp("minute") / "run"
     if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -145,7 +145,7 @@ def minute_run(tmp_path_factory, compiled) -> Path:
     shared = tmp_path_factory.getbasetemp().parent / "minute"
     with FileLock(f"{shared}.lock"):
         if not (shared / "whole").exists():
-            shutil.rmtree(shared, ignore_errors=True)  # of a process that failed
+            shutil.rmtree(shared, ignore_errors=True)  # a process may have failed
             minute.finish(shared / "run", cache=compiled)
             (shared / "whole").touch()
     shutil.copytree(shared / "run", workdir)

@@ -1,4 +1,4 @@
-"""The face of every package: what it offers without importing JAX."""
+"""The face of every package: its public names, without importing JAX."""
 
 import json
 import subprocess

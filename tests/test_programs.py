@@ -1,4 +1,4 @@
-"""Compiled programs kept between runs of the tests: whole ones only, of this machine, bounded."""
+"""Compiled programs kept between runs of the tests: complete, of this machine, of limited size."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_process_begins_with_what_is_kept_and_gives_what_it_compiled(folders):
+def test_a_process_begins_with_the_kept_programs_and_adds_its_own(folders):
     store, folder = folders
     assert (folder / "a-cache").read_bytes() == WHOLE
     (folder / "b-cache").write_bytes(WHOLE)
@@ -35,14 +35,14 @@ def test_a_process_begins_with_what_is_kept_and_gives_what_it_compiled(folders):
 
 
 @pytest.mark.parametrize("torn", [WHOLE[:99], b""])
-def test_a_program_that_was_not_written_to_its_end_is_not_kept(folders, torn):
+def test_an_incomplete_program_is_not_kept(folders, torn):
     store, folder = folders
     (folder / "b-cache").write_bytes(torn)
     programs.give(folder, store)
     assert names(store) == ["a-cache"]
 
 
-def test_a_store_that_is_not_there_is_made(folders, tmp_path):
+def test_a_missing_store_is_made(folders, tmp_path):
     programs.take(tmp_path / "none", tmp_path / "empty")
     assert names(tmp_path / "empty") == []
     programs.give(folders[1], tmp_path / "new" / "fit")
@@ -61,7 +61,7 @@ def test_the_oldest_programs_of_all_versions_are_dropped_first(folders, tmp_path
     assert names(store) == ["a-cache", "notes"] and names(other) == ["new-cache"]
 
 
-def test_where_programs_are_kept_can_be_named_and_none_kept_at_all(monkeypatch, tmp_path):
+def test_the_store_can_be_named_and_switched_off(monkeypatch, tmp_path):
     monkeypatch.setenv("MUFIN_TEST_PROGRAMS", str(tmp_path))
     first = programs.kept()
     assert first is not None and first.parent == tmp_path
@@ -74,7 +74,7 @@ def test_where_programs_are_kept_can_be_named_and_none_kept_at_all(monkeypatch, 
     assert programs.kept() is None
 
 
-def test_a_process_finds_the_programs_of_another_that_had_another_folder(tmp_path):
+def test_a_process_finds_the_programs_that_another_compiled_in_another_folder(tmp_path):
     code = (
         "import jax\n"
         "hits = []\n"

@@ -1,4 +1,4 @@
-"""Which slow tests run on a day: the same for the same day, and all of them within some days."""
+"""The slow tests of a day: always the same for one day, and all of them within some days."""
 
 import subprocess
 import sys
@@ -11,11 +11,11 @@ from rotation import day_of, runs, sample
 GROUPS = [
     ("kills", 9, 9), ("stops", 15, 3), ("interrupts", 17, 17), ("disk again", 14, 7), ("few", 2, 5),
 ]  # fmt: skip
-"""A group, how many tests it has, and on one day in how many each of them runs."""
+"""A group, its number of tests, and the period of each test in days."""
 
 
 def items():
-    """Tests of all groups by turns, and some of none."""
+    """Yield tests of all groups, mixed, and some without a group."""
     longest = max(count for _, count, _ in GROUPS)
     for place in range(longest):
         yield SimpleNamespace(name=f"always-{place}", get_closest_marker={}.get)
@@ -38,7 +38,7 @@ def test_a_day_gives_the_same_tests_every_time_and_the_others_wait():
 
 @pytest.mark.parametrize(("group", "count", "every"), GROUPS)
 @pytest.mark.parametrize("first", [1, 739_950])
-def test_every_test_of_a_group_runs_once_in_any_so_many_days(group, count, every, first):
+def test_every_test_of_a_group_runs_once_in_any_period_of_days(group, count, every, first):
     found = [name for day in range(first, first + every) for name in names(day)]
     expected = sorted(f"{group}-{place}" for place in range(count))
     assert sorted(name for name in found if name.startswith(f"{group}-")) == expected
@@ -52,13 +52,13 @@ def test_groups_do_not_all_begin_with_their_first_test_on_the_same_day():
     assert len({tuple(runs(day, group, 0, 3) for day in range(3)) for group, *_ in GROUPS}) > 1
 
 
-def test_days_that_follow_each_other_have_numbers_that_do():
+def test_consecutive_days_have_consecutive_numbers():
     assert day_of("20261201") == day_of("20261130") + 1  # pyright: ignore[reportOptionalOperand]
     assert day_of("") is None
 
 
 @pytest.mark.parametrize("wrong", ["today", "2026-11-30", "20261301", "7"])
-def test_a_rotation_that_is_no_day_is_rejected(wrong):
+def test_an_invalid_rotation_is_rejected(wrong):
     with pytest.raises(pytest.UsageError, match=f"ROTATION={wrong}: expected a day, such as"):
         day_of(wrong)
 

@@ -12,7 +12,7 @@ from mufin_jax.evaluation import rankings as rankings_module
 
 
 def sparse(rows, labels):
-    """A matrix of ones from lists of label ids."""
+    """Return a matrix of ones from lists of label ids."""
     dense = np.zeros((len(rows), labels), np.float32)
     for row, ids in enumerate(rows):
         dense[row, list(ids)] = 1
@@ -41,12 +41,12 @@ def test_neighbours_vote_with_their_similarity():
     train = ["red velvet lamp", "lamp in brass", "lamp in steel"]
     relevance = sparse([{2}, {0}, {0}], 3)
     found = untrained.floor_rankings(train, ["red velvet lamp", "a lamp"], [""] * 3, relevance)
-    # One equal title outweighs two that share a common word. Without it, the two have the majority.
+    # One equal title outweighs two that share a common word; for another title, the two win.
     assert found["title_neighbours"][:, 0].tolist() == [2, 0]
 
 
 def test_only_the_twenty_nearest_neighbours_vote():
-    # 20 equal titles want label 0, and 30 less similar ones label 1: these would win together.
+    # 20 equal titles have label 0, and 40 less similar ones label 1: all 40 together would win.
     train = ["red lamp"] * 20 + ["red lamp shade cord switch"] * 40
     relevance = sparse([{0}] * 20 + [{1}] * 40, 2)
     found = untrained.floor_rankings(train, ["red lamp"], ["", ""], relevance)
@@ -113,6 +113,6 @@ def test_outfit_floors_use_label_frequencies_and_shared_words(tmp_path):
     popular = floors["popularity"](dataset.test, labels)
     assert popular.tolist() == [[2, 1, -np.inf], [0, 0, 0]]  # item 1 is in two outfits
     near = floors["nearest_title"](dataset.test, labels)
-    # Question 0 is about garments 10 and 11; their numbers are words.
+    # Question 0 is about garments 10 and 11; the numbers are words of their titles.
     own = floors["nearest_title"](dataset.test, np.array([[9, 11], [9, 11]]))
     assert own[0, 0] > own[0, 1] and near[0, 2] == -np.inf

@@ -36,7 +36,7 @@ def test_a_prepared_folder_loads_with_all_its_parts(folder):
     assert dataset.text_vectors is None and dataset.num_texts == 100
 
 
-def test_ready_text_vectors_take_the_place_of_token_ids(tmp_path):
+def test_ready_text_vectors_replace_token_ids(tmp_path):
     write_ads(AdsConfig(labels=9, points=7, test_points=3, dim=5), tmp_path)
     dataset = Dataset.load(tmp_path)
     assert dataset.text_vectors is not None and dataset.image_vectors is not None

@@ -128,7 +128,7 @@ def test_a_large_file_is_rejected_without_being_read_whole(tmp_path):
     tracemalloc.stop()
 
 
-def test_every_damage_raises_bad_image_and_nothing_else():
+def test_any_damage_raises_bad_image_and_no_other_error():
     rng = np.random.default_rng(0)
     sources = [encoded(halves(), form) for form in ("JPEG", "PNG", "WEBP")]
     rejected = 0
@@ -157,9 +157,9 @@ def test_a_damaged_prepared_jpeg_is_a_bad_image():
         decode_jpeg(picture(1)[:20])
 
 
-def test_what_follows_the_end_of_a_jpeg_does_not_count():
+def test_bytes_after_the_end_of_a_jpeg_are_ignored():
     jpeg = picture(3, (32, 32))
-    trailer = b"\xff\xda\0\xff\xd9" * 1000  # as in the film that follows a phone's picture
+    trailer = b"\xff\xda\0\xff\xd9" * 1000  # phones append a video to a picture
     np.testing.assert_array_equal(read_image(jpeg + trailer, PAD), read_image(jpeg, PAD))
 
 

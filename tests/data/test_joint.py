@@ -48,7 +48,7 @@ def model(dataset, mesh):
 
 @pytest.fixture(scope="module")
 def wanted(dataset, model):
-    """The reduced vector of each item, numbered over train, test and labels, one at a time."""
+    """The reduced vector of each item of train, test and labels, computed one at a time."""
     encode = jax.jit(lambda encoder, *item: encoder(*item))
     see = jax.jit(lambda model, images: model.see(images))
     tokenizer, found = dataset.tokenizer, []
@@ -64,7 +64,7 @@ def wanted(dataset, model):
     return pool_maximum(jnp.stack(found), 6)
 
 
-def test_items_are_described_by_title_and_pictures_whatever_the_blocks(
+def test_items_are_described_by_title_and_pictures_with_any_block_size(
     dataset, model, mesh, wanted, tmp_path
 ):
     assert len(wanted) == ITEMS and wanted.std(0).min() > 0.01
@@ -97,7 +97,7 @@ def test_a_batch_holds_each_item_once_and_gives_its_place(dataset, model, mesh, 
     np.testing.assert_allclose(vectors[labels.slots[:, 0]], wanted[start + rows[1]], atol=1e-5)
 
 
-def test_an_item_of_which_nothing_is_seen_has_an_empty_bag(dataset):
+def test_an_item_without_title_and_pictures_has_an_empty_bag(dataset):
     train = dataset.train
     bare = dataclasses.replace(train, text=np.where(np.arange(26) == 2, -1, train.text))
     assert not len(bare.images_of(2))
@@ -107,7 +107,7 @@ def test_an_item_of_which_nothing_is_seen_has_an_empty_bag(dataset):
     np.testing.assert_array_equal(slots[:, 0], np.where(mask[:, 0], np.arange(26), 0))
 
 
-def test_labels_may_be_read_without_their_pictures(dataset):
+def test_labels_can_be_read_without_their_pictures(dataset):
     loader = Loader(dataset, "joint", label_images=False)
     pool, _ = loader.batch([(dataset.labels, np.arange(13))])
     assert (pool.texts.pictures < 0).all()
@@ -116,7 +116,7 @@ def test_labels_may_be_read_without_their_pictures(dataset):
 
 
 @pytest.mark.slow
-def test_the_model_comes_back_from_its_folder(dataset, one_device, tmp_path):
+def test_a_saved_joint_model_is_loaded_unchanged(dataset, one_device, tmp_path):
     model = new_model(JOINT, dataset, one_device, seed=0)
     save_model(model, tmp_path / "model")
     again = load_model(tmp_path / "model", one_device)
@@ -136,7 +136,7 @@ KEPT = {
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_what_frozen_parts_make_is_kept_and_describes_the_same(
+def test_kept_outputs_of_frozen_parts_give_the_same_descriptors(
     name, dataset, model, mesh, wanted, tmp_path, monkeypatch
 ):
     optimizer, files = KEPT[name]
@@ -155,7 +155,7 @@ def test_pictures_whose_vectors_are_kept_are_not_encoded_again(dataset, model, m
     kept = tmp_path / "kept"
 
     class Watched(ArrayImages):
-        """Pictures that nobody reads once their vectors are kept."""
+        """Pictures that must not be read after their vectors are kept."""
 
         def __getitem__(self, rows):
             assert not list(kept.glob("image-*.npy"))
@@ -166,7 +166,7 @@ def test_pictures_whose_vectors_are_kept_are_not_encoded_again(dataset, model, m
     assert len(list(kept.iterdir())) == 2
 
 
-def test_vectors_kept_of_another_image_encoder_are_not_served(dataset, model, mesh, tmp_path):
+def test_kept_vectors_of_another_image_encoder_are_not_used(dataset, model, mesh, tmp_path):
     precompute(model, Loader(dataset, "joint", mesh), FROZEN, tmp_path / "k", tmp_path / "d.json")
     other = small.new_model(dataset, mesh, JOINT)
     bias = other.image_encoder.norm.bias
@@ -186,7 +186,7 @@ def predictor(dataset, model, mesh, tmp_path_factory):
 
 
 def handed_in(dataset, row):
-    """Test point `row` as a user would hand it in: its prepared pixels, as the bytes of PNG files.
+    """Return test point `row` as a user's item: its prepared pixels, as the bytes of PNG files.
 
     Reading a PNG of the prepared size changes no pixel.
     """
@@ -198,7 +198,7 @@ def handed_in(dataset, row):
 
 
 @pytest.mark.slow
-def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(predictor, dataset, wanted):
+def test_new_items_are_ranked_like_the_same_items_of_a_side(predictor, dataset, wanted):
     ((labels, scores),) = predictor.rank_side(dataset.test)
     x = unit(wanted[SIZES["train"] : SIZES["train"] + SIZES["test"]])
     z = unit(wanted[-SIZES["label"] :])
@@ -220,7 +220,7 @@ def test_after_warm_up_no_query_compiles_anything(predictor, dataset, compilatio
     assert not compilations
 
 
-def test_an_item_of_several_titles_is_rejected(predictor):
+def test_an_item_with_several_titles_is_rejected(predictor):
     with pytest.raises(InputError, match="item 0: 2 titles; the model reads one with its pictures"):
         predictor.predict([{"titles": ["red lamp", "lamp"]}])
 
@@ -248,7 +248,7 @@ def test_checkpoints_that_do_not_match_are_rejected(dataset, one_device):
         small.new_model(dataset, one_device, read)
 
 
-def test_data_that_are_not_of_one_title_and_pictures_are_rejected(dataset):
+def test_data_without_one_title_and_pictures_an_item_are_rejected(dataset):
     two = dataclasses.replace(dataset.train, text=np.zeros((26, 2), np.int32))
     with pytest.raises(InputError, match=r"several titles each.*modalities=both"):
         Loader(dataclasses.replace(dataset, train=two), "joint")
@@ -306,14 +306,14 @@ FLAGS = ("--preset=joint", "--report.figures")
 
 @pytest.fixture(scope="module")
 def whole_run(compiled, tmp_path_factory):
-    """The folder of a finished joint run on one device; not to be changed."""
+    """The folder of a finished joint run on one device; tests must not change it."""
     workdir = tmp_path_factory.mktemp("joint") / "run"
     minute.finish(workdir, *FLAGS, cache=compiled)
     return workdir
 
 
 @pytest.mark.slow
-def test_every_stage_of_a_run_works_and_its_report_names_what_it_cannot_show(whole_run):
+def test_all_stages_work_and_the_report_names_what_it_cannot_show(whole_run):
     minute.assert_learned(whole_run)
     entries = np.load(whole_run / "retrieve" / "index" / "entries.npy")
     assert entries.shape == (30, 8)  # one vector a label
@@ -323,7 +323,7 @@ def test_every_stage_of_a_run_works_and_its_report_names_what_it_cannot_show(who
 
 @pytest.mark.slow
 @pytest.mark.rotates("joint", every=2)
-def test_a_run_killed_while_it_trains_ends_as_one_that_was_not(whole_run, compiled, tmp_path):
+def test_a_run_killed_in_training_resumes_to_the_same_bits(whole_run, compiled, tmp_path):
     for stage in ("pretrain", "finetune"):
         process = minute.start(tmp_path / "run", *FLAGS, cache=compiled)
         saved = tmp_path / "run" / stage / "checkpoints"
@@ -340,7 +340,7 @@ def test_a_run_killed_while_it_trains_ends_as_one_that_was_not(whole_run, compil
 
 @pytest.mark.slow
 @pytest.mark.rotates("joint", every=2)
-def test_eight_devices_give_what_one_gives(whole_run, compiled, tmp_path):
+def test_eight_devices_train_like_one(whole_run, compiled, tmp_path):
     minute.finish(tmp_path / "run", *FLAGS, cache=compiled, devices=8)
     for stage in ("pretrain", "finetune"):
         one, eight = (minute.losses(at, stage) for at in (whole_run, tmp_path / "run"))

@@ -17,7 +17,7 @@ from mufin_jax.runtime.errors import InputError
 
 
 def contents(loader, pool, bags, row) -> list:
-    """What a bag holds, in the order of its slots: token ids as tuples, pictures as numbers."""
+    """Return a bag in the order of its slots: token ids as tuples, pictures as numbers."""
     found = []
     texts = 0 if pool.texts is None else TEXTS_A_ROW * len(pool.texts.tokens)
     for slot in bags.slots[row][bags.mask[row]]:
@@ -30,7 +30,7 @@ def contents(loader, pool, bags, row) -> list:
 
 
 def count_texts(pool) -> int:
-    """How many texts a pool holds."""
+    """Return the number of texts of a pool."""
     return sum(len(set(row[row >= 0].tolist())) for row in pool.texts.places)
 
 
@@ -107,7 +107,7 @@ def test_a_batch_without_any_descriptor_still_has_a_pool(dataset):
 
 
 def without(side, kind):
-    """The side, no item of which has a title, or a picture."""
+    """Return the side with no titles, or with no pictures."""
     if kind == "title":
         return dataclasses.replace(side, text=np.full_like(side.text, -1))
     return dataclasses.replace(side, image_offsets=np.zeros_like(side.image_offsets))
@@ -152,7 +152,7 @@ def test_batches_like_those_expected_have_one_shape_and_larger_ones_a_bucket(dat
     pool, _ = loader.batch(everything)
     plain, _ = Loader(dataset, devices=2).batch(everything)
     assert pool.images.rows.shape == plain.images.rows.shape and pool.images.rows.shape not in usual
-    # A pool that no batch is made of, such as those of describing, keeps its own size.
+    # A pool that is not of a batch, for example to describe items, keeps its own size.
     assert len(loader.pictures(np.arange(4))[0].images.rows) == 4
 
 
@@ -182,7 +182,7 @@ class Asked:
 
 @pytest.fixture
 def ready(dataset):
-    """The data set with ready vectors, whose first entry is the row, for texts and images."""
+    """The data set with ready vectors of texts and images; the first entry of each is its row."""
     rng = np.random.default_rng(6)
     texts = rng.normal(size=(len(dataset.texts), 5)).astype(np.float32)
     images = rng.normal(size=(len(dataset.images), 7)).astype(np.float32)
@@ -234,7 +234,7 @@ def test_a_process_reads_the_rows_that_its_devices_hold_and_no_others(
     groups = [(ready.train, np.arange(SIZES["train"])), (ready.labels, np.array([0, 5]))]
     whole, _ = Loader(ready, mesh=mesh).batch(groups)
     texts, images = Asked(ready.text_vectors), Asked(ready.image_vectors)
-    # As if the mesh were of two processes, three of the eight devices being here.
+    # Simulate a mesh of two processes; three of the eight devices belong to this one.
     monkeypatch.setattr(
         "mufin_jax.data.loader.local_rows",
         lambda mesh, size: np.arange(size).reshape(8, -1)[first : first + 3].reshape(-1),

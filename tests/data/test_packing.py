@@ -1,4 +1,4 @@
-"""Claims about packing texts: nothing is lost or doubled, little is padding, nothing is mixed."""
+"""Packed texts: each occurs once, little is padding, and texts do not affect one another."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_every_text_stands_whole_at_the_row_and_place_it_is_given(lengths):
+def test_every_text_is_complete_at_its_row_and_place(lengths):
     tokens, lengths = texts_of(lengths)
     rows, places, homes = pack_texts(tokens, lengths)
     assert rows.shape == places.shape
@@ -54,7 +54,7 @@ def test_little_of_a_batch_of_titles_is_padding():
     assert (places >= 0).sum() > 0.97 * places.size
 
 
-def test_a_single_text_is_not_padded_to_the_longest_there_could_be():
+def test_a_single_text_is_not_padded_to_the_maximal_length():
     assert pack_texts(*texts_of([10]))[0].shape == (1, 16)
 
 
@@ -68,10 +68,10 @@ def test_a_packed_text_gets_the_vector_that_it_gets_alone():
     packed = np.asarray(packed).reshape(-1, 12)
     np.testing.assert_allclose(packed[homes], alone, atol=1e-5)
     free = np.setdiff1d(np.arange(len(packed)), homes)
-    assert not packed[free].any()  # a place that no text has
+    assert not packed[free].any()  # places without a text
 
 
-def test_what_a_text_learns_does_not_depend_on_its_neighbours():
+def test_the_gradient_of_a_packed_text_does_not_depend_on_its_neighbours():
     config = DistilBertConfig(vocab=50, width=12, depth=2, heads=3, mlp=16, max_positions=33)
     bert = DistilBert(config, nnx.Rngs(0))
     graphdef, state = nnx.split(bert)

@@ -11,7 +11,7 @@ from mufin_jax.data.loader import Loader, prefetch
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
-def test_what_is_made_ahead_is_what_direct_calls_make_in_order(dataset, threads):
+def test_batches_made_ahead_equal_those_of_direct_calls_in_order(dataset, threads):
     loader = Loader(dataset)
 
     def make(step):
@@ -59,5 +59,5 @@ def test_an_error_in_a_batch_reaches_the_loop():
         next(steps)
 
 
-def test_nothing_is_made_of_an_empty_range():
+def test_an_empty_range_gives_no_batches():
     assert list(prefetch(lambda step: 1 / 0, 4, 4)) == []

@@ -1,4 +1,4 @@
-"""Modules of shapes without weights equal those of Flax's own way, and draw no keys."""
+"""Abstract modules equal those that Flax makes, and draw no random keys."""
 
 import jax
 import pytest

@@ -1,4 +1,4 @@
-"""The text encoder: agreement with Hugging Face's DistilBERT, and what padding may not do."""
+"""The text encoder: it agrees with Hugging Face's DistilBERT, and padding has no effect."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A seed gives an encoder the weights that it always gave: the order of the draws is fixed."""
+"""A seed gives an encoder the same weights in every version: the order of the draws is fixed."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ TEXTS = DistilBertConfig(vocab=40, width=12, depth=3, heads=3, mlp=20, max_posit
 
 
 def encode(module, config, *inputs):
-    """Vectors, and the gradient of their weighted sum, of a network with this config."""
+    """Return a network's vectors, and the gradient of their weighted sum."""
     graphdef, state = nnx.split(module(config, nnx.Rngs(0)))
     weights = jnp.arange(1.0, 13)
 
@@ -84,6 +84,6 @@ def test_a_cpu_computes_in_float32_and_an_accelerator_in_bfloat16(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [{"layers": "rolled"}, {"dtype": "float16"}])
 def test_unknown_dtypes_and_ways_to_compile_blocks_are_rejected(wrong):
-    # Not by ViTConfig: in tests its fields' types are checked before it looks.
+    # Not with ViTConfig: in tests, beartype would reject the types of its fields first.
     with pytest.raises(InputError, match=next(iter(wrong))):
         check_transformer(SimpleNamespace(**vars(IMAGES) | wrong))

@@ -1,4 +1,4 @@
-"""ResNet, CLIP and SigLIP: agreement with Hugging Face's, and what every encoder must keep."""
+"""ResNet, CLIP and SigLIP: they agree with Hugging Face's and keep the rules of all encoders."""
 
 import dataclasses
 
@@ -52,7 +52,7 @@ def images():
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_image_encoders_agree_with_hugging_face(name):
-    # "other" is no square, and of another size than the network's.
+    # "other" is not square and has another size than the network's.
     expected = np.load(GOLDEN / name / "expected.npz")
     encode = jax.jit(load_image_encoder(GOLDEN / name))
     for size in ("native", "other"):
@@ -61,11 +61,11 @@ def test_image_encoders_agree_with_hugging_face(name):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_a_picture_is_prepared_as_the_checkpoints_own_processor_does(name):
+def test_a_picture_is_prepared_like_by_the_checkpoints_own_processor(name):
     expected = np.load(GOLDEN / name / "expected.npz")
     found = read_image(Image.fromarray(expected["photo"]), image_processing(GOLDEN / name))
     difference = np.abs(found.astype(int) - expected["prepared"])
-    assert difference.max() <= 1  # the last bit, where a part is resized instead of the whole
+    assert difference.max() <= 1  # we resize only the part that is kept, which rounds differently
 
 
 def test_clip_reads_texts_as_hugging_face_does():
@@ -136,7 +136,7 @@ def test_vectors_are_float32_and_the_same_however_they_are_computed(name, how, c
 
 
 def shaken_encoder(config):
-    """The encoder with random weights, and running statistics of no data."""
+    """Return the encoder with random weights and constant running statistics."""
     encoder = abstract_module(lambda rngs: new_encoder(config, rngs))
     graphdef, _, statistics = nnx.split(encoder, nnx.Param, ...)
     weights = jax.tree.map(jnp.asarray, nnx.state(shaken(encoder), nnx.Param))

@@ -1,4 +1,4 @@
-"""Checkpoints: every name is accounted for, every form read, every defect one line."""
+"""Checkpoints: all names are checked, all formats are read, and each defect is one line."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def vit(tmp_path):
 
 
 def rewrite(folder, change):
-    """Replace a folder's weights by what `change` makes of them."""
+    """Apply `change` to the weights of a folder."""
     save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")
 
 

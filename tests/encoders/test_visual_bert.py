@@ -1,4 +1,4 @@
-"""VisualBERT by itself: agreement with Hugging Face's."""
+"""VisualBERT as an encoder: it agrees with Hugging Face's."""
 
 import dataclasses
 import logging
@@ -79,7 +79,7 @@ def test_a_bert_agrees_with_hugging_face_on_texts_and_gets_a_new_map_of_pictures
 
 def test_no_two_weights_of_a_bert_share_their_memory():
     leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(load_text_encoder(GOLDEN / "bert"))))
-    places = [leaf.unsafe_buffer_pointer() for leaf in leaves]  # a step is given each, to write to
+    places = [leaf.unsafe_buffer_pointer() for leaf in leaves]  # a step overwrites each of them
     assert len(set(places)) == len(places)
 
 

@@ -1,4 +1,4 @@
-"""The image encoder: agreement with Hugging Face's ViT, and the split at its last block."""
+"""The image encoder: it agrees with Hugging Face's ViT and can be split at its last block."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_positions_resampled_once_give_what_resampling_at_each_call_gives(images
     images = images.repeat(4, axis=1).repeat(4, axis=2)
     once = load_image_encoder(str(GOLDEN / "vit"), image_size=48)
     assert once.config.image_size == 48 and once.positions.shape == (37, 24)
-    # Operation by operation: compiled, the two are different programs, which round differently.
+    # Not compiled: two different programs would round differently.
     np.testing.assert_array_equal(once(images), load_image_encoder(GOLDEN / "vit")(images))
 
 

@@ -123,7 +123,7 @@ def test_the_category_of_a_datapoint_is_that_of_most_of_its_relevant_labels():
     ranking = np.array([[0, 1], [2, 5], [4, 0], [0, 1], [5, 0]])
     result = rankings_module.by_category(ranking, relevance, codes, names, k=2)
     assert result == {
-        "lamps": {"P@2": 50.0, "points": 2},  # datapoint 1 by the smaller code of two, and 4
+        "lamps": {"P@2": 50.0, "points": 2},  # point 4, and point 1: of a tie the smaller code
         "chairs": {"P@2": 100.0, "points": 1},
     }
 

@@ -1,11 +1,11 @@
 """Compare the encoders with Hugging Face's at full size, in float32.
 
-The networks are random (biases and LayerNorms too), so nothing is downloaded. Needs torch and
-transformers 5 in addition to this package; run by hand from the project's root:
+The networks are random (including biases and LayerNorms), so nothing is downloaded. The script
+needs torch and transformers 5 in addition to this package. Run it from the root of the repository:
     PYTHONPATH=. python tests/golden/check_full_size.py
-Names of encoders after the script choose some. Prints one JSON line with the largest absolute
-difference of each, relative to the largest value if that is above 1; exits 1 if one is above
-1e-5.
+Arguments, if any, name the encoders to compare. The script prints one JSON line with the largest
+absolute difference of each, relative to the largest value if that is above 1. It exits with 1 if
+a difference is above 1e-5.
 """
 
 import json
@@ -110,7 +110,7 @@ def clip_text() -> float:
 
 
 def distilbert_differences() -> tuple[float, float]:
-    """Return those of the last hidden states at real tokens, and of their means, ragged texts."""
+    """Return the differences of last hidden states and of their means, for ragged texts."""
     model = perturb(DistilBertModel(DistilBertConfig()))
     lengths = np.array([32, 3, 17, 1], np.int32)
     tokens = np.random.default_rng(0).integers(1, 30522, (4, 32)).astype(np.int32)
@@ -129,7 +129,7 @@ def distilbert_differences() -> tuple[float, float]:
 
 
 def visual_bert() -> float:
-    """Return that of the vectors of ragged texts with ragged pictures, at BERT-base's size."""
+    """Return the difference of vectors of ragged texts and pictures, at BERT-base's size."""
     model = perturb(VisualBertModel(VisualBertConfig(visual_embedding_dim=2048)))
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 30522, (4, 32)).astype(np.int32)

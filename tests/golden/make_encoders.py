@@ -3,8 +3,8 @@
 Needs torch and transformers 5, which the project itself doesn't. Run it from the root of the
 repository:
     python tests/golden/make_encoders.py
-Each folder is a checkpoint as `save_pretrained` writes it, with `expected.npz` beside it: inputs
-and what torch made of them.
+Each folder is a checkpoint as `save_pretrained` writes it, and `expected.npz`: inputs and the
+outputs of torch.
 """
 
 import json

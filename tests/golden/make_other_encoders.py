@@ -3,8 +3,9 @@
 Needs torch and transformers 5, which the project itself doesn't. Run it from the root of the
 repository:
     python tests/golden/make_other_encoders.py
-As make_encoders.py else; the preprocessor files are as the hub has those of microsoft/resnet-18,
-openai/clip-vit-base-patch32 and google/siglip2-base-patch16-224, at a smaller size.
+The folders are like those of make_encoders.py. The preprocessor files are like those on the hub of
+microsoft/resnet-18, openai/clip-vit-base-patch32 and google/siglip2-base-patch16-224, at a smaller
+size.
 """
 
 import json

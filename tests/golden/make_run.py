@@ -2,9 +2,9 @@
 
 Run it once, from the root of the repository, when a version is released:
     python tests/golden/make_run.py
-`runs/<version>/` holds what a predictor needs of a minute run, and `answers.json`: queries, each a
-title and the numbers of one-coloured pictures, with their first ten labels and scores. An existing
-folder is never made again: it shows what users of that version have.
+`runs/<version>/` holds the files of a minute run that a predictor needs, and `answers.json`:
+queries with their first ten labels and scores. A query is a title and the numbers of one-coloured
+pictures. An existing folder is never made again: users of that version have such files.
 """
 
 import json

@@ -2,9 +2,9 @@
 
 Needs the extra `bench`; run it from the root of the repository:
     python tests/golden/make_steps.py
-`steps/start/` holds the encoders that both modules begin with; `steps/module_1/` and
-`steps/module_4/` what torch made of them in 20 steps: encoders, the rest of the weights, and the
-losses, with the two batches that took turns. It is the task of benchmarks/parity.py --small.
+`steps/start/` holds the encoders that both modules begin with. `steps/module_1/` and
+`steps/module_4/` hold torch's results after 20 steps: encoders, the other weights, the losses, and
+the two batches that alternate. This is the task of benchmarks/parity.py --small.
 """
 
 import shutil

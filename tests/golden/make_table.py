@@ -2,7 +2,7 @@
 
 Run it once, from the root of the repository:
     python tests/golden/make_table.py
-A table that is there is never made again: it shows what users of this version have.
+An existing table is never made again: users of that version have such files.
 """
 
 import sys

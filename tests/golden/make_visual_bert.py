@@ -3,9 +3,10 @@
 Needs torch and transformers 5, which the project itself doesn't. Run it from the root of the
 repository:
     python tests/golden/make_visual_bert.py
-As make_encoders.py else. `visual_bert` is one as the hub has uclanlp/visualbert-vqa-coco-pre, with
-the heads of its pre-training; `bert` one as google-bert/bert-large-uncased, with the names of norms
-that TensorFlow gave them, and what it makes of texts without pictures.
+The folders are like those of make_encoders.py. `visual_bert` is like
+uclanlp/visualbert-vqa-coco-pre on the hub, with the heads of its pre-training. `bert` is like
+google-bert/bert-large-uncased, with TensorFlow's names of norms; its outputs are of texts without
+pictures.
 """
 
 import numpy as np

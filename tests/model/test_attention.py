@@ -21,7 +21,7 @@ def random_block(heads: int) -> AttentionBlock:
 
 
 def bags(count: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random bags: the first is full, and each has one descriptor less than the one before."""
+    """Draw random bags: the first is full, and each next one has one descriptor less."""
     rng = np.random.default_rng(seed)
     sizes = width - np.arange(count) % width
     vectors = rng.normal(size=(count, width, DIM)).astype(np.float32)
@@ -96,7 +96,7 @@ def test_the_order_of_queries_carries_over_and_that_of_keys_is_lost(heads):
     np.testing.assert_allclose(moved, plain[:, of_queries], atol=1e-6)
 
 
-def test_what_stands_in_padding_has_no_effect_even_on_gradients():
+def test_the_content_of_padding_has_no_effect_even_on_gradients():
     block = random_block(2)
     (queries, _), (keys, mask) = bags(3, 2, seed=8), bags(3, 4, seed=9)
     loud = np.where(mask[..., None], keys, 1e4).astype(np.float32)

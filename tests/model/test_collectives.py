@@ -33,13 +33,13 @@ COLLECTIVE = (
 
 
 def dimensions(line: str) -> set[int]:
-    """All dimensions of the shapes in a line of HLO."""
+    """Return all dimensions of the shapes in a line of HLO."""
     shapes = re.findall(r"\w+\[([\d,]+)\]", line.split("metadata=")[0].split("replica_groups=")[0])
     return {int(size) for shape in shapes for size in shape.split(",")}
 
 
 def faults(program, rows: int) -> list[str]:
-    """Lines of a compiled step that hold the whole table, send it, or copy a device's part."""
+    """Return the lines of a step that hold the whole table, send it, or copy a device's part."""
     wrong, collectives = [], 0
     for line in program.as_text().splitlines():
         sizes, is_collective = dimensions(line), re.search(COLLECTIVE, line) is not None
@@ -52,19 +52,19 @@ def faults(program, rows: int) -> list[str]:
 
 
 def grown(programs, name: str) -> int:
-    """How much more of a kind of memory the second step takes, bytes a device."""
+    """Return how many more bytes a device of a kind of memory the second step takes."""
     few, many = (getattr(program.memory_analysis(), name) for program in programs)
     return many - few
 
 
 def parts(dataset, mesh, cross):
-    """What a step is made of: graph, weights that train, the others, and an optimizer."""
+    """Return the parts of a step: graph, weights that train, other weights, and an optimizer."""
     model = new_model(dataset, mesh)
     return *split(model, RATES, cross), optax.adam(1e-3)
 
 
 def with_labels(dataset, count):
-    """The data set, with so many labels that no datapoint is relevant to."""
+    """Return the data set with `count` labels; the new ones are relevant to no datapoint."""
     relevance = sparse.csr_matrix(dataset.train.relevance)
     more = sparse.csr_matrix((relevance.shape[0], count - relevance.shape[1]), dtype="float32")
     train = dataclasses.replace(dataset.train, relevance=sparse.hstack([relevance, more], "csr"))
@@ -72,7 +72,7 @@ def with_labels(dataset, count):
 
 
 def module_one(dataset, mesh, count):
-    """The step of Module I, compiled for a catalogue of `count` labels."""
+    """Return the step of Module I, compiled for a catalogue of `count` labels."""
     config = pretrain_batches.PretrainConfig(batch_size=8, optimizer=RATES)
     graphdef, train, frozen, optimizer = parts(dataset, mesh, cross=False)
     wide = with_labels(dataset, count)
@@ -83,7 +83,7 @@ def module_one(dataset, mesh, count):
 
 
 def module_four(dataset, mesh, count, table=TableConfig()):  # noqa: B008 (frozen)
-    """The step of Module IV, compiled for a table of `count` rows, which is never made."""
+    """Return the step of Module IV, compiled for an abstract table of `count` rows."""
     config = finetune_batches.FinetuneConfig(batch_size=8, negatives=3, optimizer=RATES)
     graphdef, train, frozen, optimizer = parts(dataset, mesh, cross=True)
     make = finetune_batches.Batches(
@@ -97,7 +97,7 @@ def module_four(dataset, mesh, count, table=TableConfig()):  # noqa: B008 (froze
 
 @pytest.fixture(scope="module")
 def right(dataset, mesh):
-    """`module_four` as it is, compiled once for each table."""
+    """The correct `module_four`, compiled once for each table."""
     return functools.cache(lambda *sizes: module_four(dataset, mesh, *sizes))
 
 
@@ -140,12 +140,12 @@ def test_an_all_gather_of_the_table_would_be_seen(dataset, mesh, monkeypatch):
 
 
 def test_a_copy_of_the_table_would_be_seen(dataset, mesh, right, monkeypatch):
-    right(FEW, TableConfig())  # before anything is broken
+    right(FEW, TableConfig())  # compiled before the copy is added
     update = label_table.update
 
     def copying(table, *arguments, **options):
         new = update(table, *arguments, **options)
-        flipped = jnp.flip(table.square.eta, 1)  # still wanted after the update
+        flipped = jnp.flip(table.square.eta, 1)  # needs the old table after the update
         return dataclasses.replace(
             new, square=dataclasses.replace(new.square, eta=new.square.eta + 0 * flipped)
         )

@@ -24,7 +24,7 @@ def vectors(model, loader, tmp_path_factory):
 
 
 def whole(model, loader, vectors, side, keep_bags=True, block=1024) -> SideEmbedding:
-    """The embedding of a side in one piece."""
+    """Return the embedding of a side, computed in one block."""
     blocks = list(embed_blocks(model, loader, vectors, side, keep_bags, block))
     rows = np.concatenate([rows for rows, _ in blocks])
     np.testing.assert_array_equal(rows, np.arange(len(side)))
@@ -38,7 +38,7 @@ def whole(model, loader, vectors, side, keep_bags=True, block=1024) -> SideEmbed
 
 
 def first(side, count):
-    """So many items, which repeat those of a side."""
+    """Return a side of `count` items, which repeat those of another side."""
     items = np.arange(count) % len(side)
     images = [side.images_of(int(i)) for i in items]
     offsets = np.cumsum([0, *map(len, images)])
@@ -95,7 +95,7 @@ def test_a_side_without_items_embeds_to_nothing(dataset, model, loader, vectors,
     assert embed_once(model, loader, vectors, empty, tmp_path / "x.npy").shape == (0, 6)
 
 
-def test_what_was_written_once_is_read_back(dataset, model, loader, vectors, tmp_path):
+def test_vectors_that_were_written_are_read_again(dataset, model, loader, vectors, tmp_path):
     path, side = tmp_path / "vectors.npy", dataset.train
     np.testing.assert_allclose(describe_once(model, loader, path), vectors, atol=1e-6)
     np.save(path, vectors + 1)
@@ -108,7 +108,7 @@ def test_what_was_written_once_is_read_back(dataset, model, loader, vectors, tmp
     assert sorted(file.name for file in tmp_path.iterdir()) == ["vectors.npy", "x.npy"]
 
 
-def test_nothing_is_there_when_describing_is_cut_short(model, loader, tmp_path, monkeypatch):
+def test_interrupted_describing_leaves_no_file(model, loader, tmp_path, monkeypatch):
     texts, calls = loader.texts, []
 
     def fails(*rows):
@@ -125,7 +125,7 @@ def test_nothing_is_there_when_describing_is_cut_short(model, loader, tmp_path, 
 
 def test_memory_holds_blocks_and_not_the_side(dataset, model, loader, vectors, tmp_path):
     def peak(blocks) -> tuple[int, int]:
-        """Bytes of host arrays, and of device arrays, at the worst moment."""
+        """Return the peak bytes of host arrays and of device arrays."""
         side, devices = first(dataset.train, 64 * blocks), 0
         tracemalloc.start()
         for _ in embed_blocks(model, loader, vectors, side, keep_bags=True, block=64):

@@ -17,8 +17,8 @@ from mufin_jax.model.label_table import (
     initialize,
 )
 
-L, DIM = 1500, 6  # padded to 2,048: 256 rows a device, the last two devices hold pads alone
-IDS = np.array([3, 255, 256, 700, 1023, 1024, 1499, 2048], np.int32)  # the last is a pad
+L, DIM = 1500, 6  # padded to 2,048: 256 rows a device, the last two devices hold only padding
+IDS = np.array([3, 255, 256, 700, 1023, 1024, 1499, 2048], np.int32)  # the last is padding
 RATE = 0.01
 KINDS = [TableConfig(d, u) for d in ("float32", "bfloat16") for u in ("adam", "adagrad")]
 LEAN = TableConfig("bfloat16", "adagrad")
@@ -47,7 +47,7 @@ def host(table: LabelTable) -> LabelTable:
 def sparse_adam(value, gradients, rate, b1=0.9, b2=0.999, eps=1e-8):
     """torch.optim.SparseAdam in numpy: `gradients` has (rows, gradient) for each step.
 
-    exp_avg and exp_avg_sq change in the rows of the gradient alone; the step count is everyone's;
+    exp_avg and exp_avg_sq change only in the rows of the gradient; all rows share the step count.
     rate * sqrt(1 - b2^t) / (1 - b1^t) * exp_avg / (sqrt(exp_avg_sq) + eps) is subtracted.
     """
     value = value.astype(np.float64)
@@ -60,7 +60,7 @@ def sparse_adam(value, gradients, rate, b1=0.9, b2=0.999, eps=1e-8):
     return value, mean, square
 
 
-def test_the_table_is_born_split_over_the_devices(mesh):
+def test_a_new_table_is_split_over_the_devices(mesh):
     table = initialize(jax.random.key(0), L, DIM, mesh)
     for leaf in jax.tree.leaves((table.rows, table.mean, table.square)):
         shapes = {shard.data.shape[0] for shard in leaf.addressable_shards}
@@ -146,7 +146,7 @@ def test_alpha_weighs_the_label_embedding_against_the_normalised_free_vector():
     z = jnp.array([[0.6, 0.8], [0.6, 0.8], [1.0, 0.0], [0.0, 0.0]])
     eta = jnp.array([[0.0, 5], [3.0, -4], [0.0, 9.0], [0.0, 0.0]])
     w = combine(Rows(eta, jnp.array([1.0, 0, 0.5, 0.5])), z)
-    # 1: z; 0: unit(eta); 1/2: unit of [.5, 0] + [0, .5]; nothing at all: zero
+    # alpha 1: z; 0: unit(eta); 1/2: unit of [.5, 0] + [0, .5]; if z and eta are zero: zero
     expected = [[0.6, 0.8], [0.6, -0.8], [0.5**0.5, 0.5**0.5], [0, 0]]
     np.testing.assert_allclose(w, expected, atol=1e-6)
 
@@ -173,10 +173,10 @@ def test_drawing_a_table_takes_hardly_more_memory_than_the_table(one_device):
         make = jax.jit(lambda key, c=config: initialize(key, 2**20, DIM, one_device, config=c))
         memory = make.lower(jax.random.key(0)).compile().memory_analysis()
         assert memory.output_size_in_bytes > 2**20 * bytes_per_label(DIM, config)
-        assert memory.temp_size_in_bytes < 5 * 2**20  # a label's number, and a byte
+        assert memory.temp_size_in_bytes < 5 * 2**20  # four bytes a label for its number, and one
 
 
-def test_a_label_costs_what_the_arithmetic_says(mesh):
+def test_bytes_per_label_are_those_of_a_table(mesh):
     costs = [bytes_per_label(192, config) for config in KINDS]
     assert costs == [12 * 193, 4 * 195, 6 * 192 + 12, 2 * 192 + 12] == [2316, 780, 1164, 396]
     for config in KINDS:

@@ -79,7 +79,7 @@ def test_pads_change_no_bit_of_a_bfloat16_table(mesh, update):
 
 
 def row_wise_adagrad(value, history, rate, eps=1e-8):
-    """Adagrad in a loop over rows: one accumulator a row, of the mean square of its gradients."""
+    """Compute Adagrad row by row; each row has one sum of the mean squares of its gradients."""
     value, total = value.astype(np.float64), np.zeros(len(value))
     for rows, gradient in history:
         for row, g in zip(rows, gradient, strict=True):
@@ -119,9 +119,9 @@ def test_bfloat16_rows_follow_float32_where_rounding_to_the_nearest_stands_still
             label_table.gather(table.rows, jnp.array(ids), mesh).eta, np.float64
         )
     path = 1 - ends["float32"].mean()
-    assert path == pytest.approx(steps * rate, rel=1e-2)  # Adam under an even gradient
-    # A rounding is off by up to 2^-8; those of 400 steps add up to sqrt(400) 2^-8 / 4 a value at
-    # most, and the mean over 384 values is 20 times as good.
+    assert path == pytest.approx(steps * rate, rel=1e-2)  # Adam with a constant gradient
+    # A rounding error is at most 2^-8. The errors of 400 steps add up to a standard deviation of
+    # sqrt(400) 2^-8 / 4 a value at most, and that of the mean of 384 values is 20 times smaller.
     assert 1 - ends["bfloat16"].mean() == pytest.approx(path, abs=4 * 20 * 2**-8 / 4 / 384**0.5)
     nearest = jnp.bfloat16(1)
     for _ in range(steps):
@@ -141,7 +141,7 @@ def test_rounding_is_replayed_by_a_resumed_run_and_differs_from_step_to_step(mes
 
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda config: f"{config.dtype}-{config.update}")
-def test_a_stored_table_tells_its_kind(config, mesh, one_device, tmp_path):
+def test_a_saved_table_is_loaded_with_its_kind(config, mesh, one_device, tmp_path):
     table = initialize(jax.random.key(5), L, DIM, mesh, config=config)
     save_table(table, tmp_path)
     found = load_table(tmp_path, L, DIM, one_device)

@@ -33,7 +33,7 @@ def vectors():
 
 @pytest.fixture(scope="module")
 def bags():
-    """Bags of 3, 4, 0, 1, 2, ... descriptors."""
+    """Make bags of 3, 4, 0, 1, 2, ... descriptors."""
     rng = np.random.default_rng(1)
     mask = np.arange(WIDTH) < np.array([3, 4, 0, 1, 2, 3, 0, 4])[:, None]
     slots = np.stack([rng.permutation(20)[:WIDTH] for _ in range(COUNT)])
@@ -96,7 +96,7 @@ def test_an_empty_bag_is_zero_and_its_gradients_are_finite(model, vectors, bags)
     assert set(np.flatnonzero(moved)) == set(used)
 
 
-def test_adapting_many_pairs_at_once_is_adapting_each_alone(model, vectors, bags):
+def test_adapting_many_pairs_at_once_equals_adapting_each_alone(model, vectors, bags):
     points = embed(model, vectors, bags)
     memory = jax.jit(lambda model, labels: model.memory(labels))(model, points)
     chosen = np.random.default_rng(3).integers(0, COUNT, (COUNT, 3))
@@ -110,7 +110,7 @@ def test_adapting_many_pairs_at_once_is_adapting_each_alone(model, vectors, bags
         np.testing.assert_allclose(x2[:, place], total / norms, atol=1e-5)
 
 
-def test_eight_devices_describe_embed_and_adapt_as_one_does(dataset, mesh, one_device):
+def test_eight_devices_describe_embed_and_adapt_like_one(dataset, mesh, one_device):
     results = []
     for devices in (mesh, one_device):
         model = new_model(dataset, devices)
@@ -152,7 +152,7 @@ def test_a_model_of_one_kind_has_no_encoder_for_the_other(dataset, mesh, modalit
     assert vectors.shape == (wanted, DIM)
 
 
-def test_ready_vectors_take_the_place_of_pixels(dataset, mesh):
+def test_ready_vectors_replace_pixels(dataset, mesh):
     model = new_model(dataset, mesh, vector_width=9)
     ready = np.random.default_rng(4).normal(size=(8, 9)).astype(np.float32)
     vectors = describe(model, Pool(None, Vectors(ready)))
@@ -165,7 +165,7 @@ def test_ready_vectors_take_the_place_of_pixels(dataset, mesh):
 
 
 @pytest.mark.parametrize("width", [9, DIM])
-def test_ready_text_vectors_take_the_place_of_tokens(dataset, mesh, width):
+def test_ready_text_vectors_replace_tokens(dataset, mesh, width):
     model = new_model(dataset, mesh, vector_width=7, text_vector_width=width)
     ready = np.random.default_rng(4).normal(size=(8, width)).astype(np.float32)
     vectors = describe(model, Pool(Vectors(ready), None))
@@ -192,7 +192,7 @@ def test_untrained_ready_vectors_of_the_models_width_pass_as_they_are(dataset, m
     np.testing.assert_array_equal(vectors, np.concatenate([texts, images]))
 
 
-def test_a_saved_model_of_ready_texts_comes_back(dataset, mesh, tmp_path):
+def test_a_saved_model_of_ready_texts_is_loaded(dataset, mesh, tmp_path):
     model = new_model(dataset, mesh, vector_width=7, text_vector_width=9)
     save_model(model, tmp_path)
     again = load_model(tmp_path, mesh)

@@ -1,5 +1,5 @@
 """Every kind of bad input ends with one line that names what was found, and with its exit code."""
-# ruff: noqa: E501 (the list of kinds is a table, one a line)
+# ruff: noqa: E501 (the table of kinds has one a line)
 
 import dataclasses
 import logging
@@ -33,7 +33,7 @@ class Case:
 
 
 def flags(*given: str) -> Callable[[Path], Flags]:
-    """No file is at fault."""
+    """Only flags, without a bad file."""
     return lambda folder: list(given)
 
 
@@ -103,7 +103,7 @@ def huge_pictures(raw: Path) -> None:
 
 
 class Runs:
-    """Something that runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self):
         return print, ("the user's file ran code",)
@@ -207,7 +207,7 @@ def other_architecture(folder: Path) -> Flags:
 
 
 def too_little(folder: Path) -> Flags:
-    """A single valid label, which leaves no negative for any datapoint."""
+    """A catalogue with one label, so no datapoint has a negative."""
     return [f"--data={tiny_repository(folder / 'raw', 2)}"]
 
 
@@ -224,7 +224,7 @@ CASES = [
     Case("no whole number", flags("--pretrain.epochs=x"), "--pretrain.epochs: 'x' is not a whole number"),
     Case("no number", flags(f"{PRETRAIN}.rate=fast"), "optimizer.rate: 'fast' is not a number"),
     Case("no choice", flags(f"{PRETRAIN}.image-encoder=all"), "encoder=all: expected one of frozen, last, full"),
-    # Values that cannot be meant.
+    # Invalid values.
     Case("negative rate", flags(f"{PRETRAIN}.rate=-1"), "rate=-1.0: expected a positive learning rate"),
     Case("rate of zero", flags(f"{PRETRAIN}.rate=0"), "rate=0.0: expected a positive learning rate"),
     Case("rate NaN", flags(f"{PRETRAIN}.rate=nan"), "rate=nan: expected a positive learning rate"),
@@ -310,7 +310,7 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def no_traces(monkeypatch):
-    """`main` is the last thing a process does: it sets up logging and a cache for all of it."""
+    """Undo what `main` sets for the whole process: log handlers and JAX's compile cache."""
     root = logging.getLogger()
     before = list(root.handlers)
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)

@@ -54,7 +54,7 @@ def test_runs_share_stages_up_to_the_first_with_other_settings(tmp_path):
     second = begun(tmp_path / "second", prepare=0, pretrain=9, retrieve=2)
     own = begun(tmp_path / "own")
     link_stages(own, of(0, 1, 5, 3), [first, second])
-    # Module III has equal settings too, but what comes before it has not.
+    # Module III has equal settings, too, but a stage before it has others.
     assert ends(own) == {"prepare": "first", "pretrain": "first"}
     other = begun(tmp_path / "other")
     link_stages(other, of(0, 9, 2), [first, second])
@@ -127,7 +127,7 @@ def test_every_row_is_an_experiment_that_differs_from_the_full_one(preset):
     alike = {
         name for name, row in TABLE_4.items() if row.of(full) == full and not row.shortlists_alone
     }
-    # The miniature draws its positives among all from the start.
+    # The miniature already draws from all positives.
     assert alike == ({"mufin", "no_pos"} if preset == "miniature" else {"mufin"})
     assert all(set(row.paper) == {"P@1", "P@5", "nDCG@5", "R@10"} for row in TABLE_4.values())
 

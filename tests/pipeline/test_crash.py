@@ -13,7 +13,7 @@ pytestmark = pytest.mark.apart
 
 
 @pytest.mark.timeout(900)  # a minute on a quiet machine, five on a busy one
-def test_a_run_killed_in_three_stages_ends_the_same(minute_run, compiled, tmp_path):
+def test_a_run_killed_in_three_stages_resumes_to_the_same_bits(minute_run, compiled, tmp_path):
     stages = ["prepare", "pretrain", "finetune"]  # the test below kills in all of them
     kills = kill_and_finish(tmp_path / "run", stages, cache=compiled, seed=1)
     assert [stage for stage, _ in kills] == stages
@@ -24,7 +24,9 @@ def test_a_run_killed_in_three_stages_ends_the_same(minute_run, compiled, tmp_pa
 @pytest.mark.rotates("kills", every=9)
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seed", range(2, 11))
-def test_a_run_killed_twenty_two_times_ends_the_same(minute_run, compiled, tmp_path, seed):
+def test_a_run_killed_twenty_two_times_resumes_to_the_same_bits(
+    minute_run, compiled, tmp_path, seed
+):
     times = {"prepare": 3, "pretrain": 5, "retrieve": 3, "initialize": 3, "finetune": 4}
     stages = [stage for stage in STAGES for _ in range(times.get(stage, 2))]
     kills = kill_and_finish(tmp_path / "run", stages, cache=compiled, seed=seed)
@@ -58,7 +60,7 @@ def test_a_run_that_trains_for_two_seconds_saves_a_later_checkpoint(
 @pytest.mark.slow
 @pytest.mark.rotates("scann", every=2)
 @pytest.mark.timeout(900)
-def test_a_killed_run_with_scann_and_frozen_encoders_ends_the_same(compiled, tmp_path):
+def test_a_killed_run_with_scann_and_frozen_encoders_resumes_to_the_same_bits(compiled, tmp_path):
     flags = [
         "--miniature.labels=400", "--miniature.points=600", "--prepare.max-images=4",
         "--pretrain.batch-size=100", "--finetune.batch-size=100",

@@ -78,7 +78,7 @@ def test_a_run_with_scann_is_the_same_on_one_core_and_on_two(compiled, tmp_path)
     ("wanted", "named", "before", "used"),
     [(3, "5", 7, 3), (None, "5", 7, 5), (None, None, 7, 7), (None, None, None, 2)],
 )
-def test_the_number_of_threads_is_given_or_in_the_environment_or_recorded_or_two(
+def test_the_number_of_threads_is_a_flag_or_a_variable_or_recorded_or_two(
     monkeypatch, wanted, named, before, used
 ):
     monkeypatch.setattr(machine, "cores", lambda: 1)

@@ -33,7 +33,7 @@ from mufin_jax.training import finetune_batches, finetune_step, pretrain_batches
 from mufin_jax.training.optimizer import OptimizerConfig, describes
 from mufin_jax.training.setup import TrainState, split
 
-# One batch an epoch: every batch is the same bucket, so each stage compiles only one program.
+# One batch an epoch: all batches have the same shape, so each stage compiles only one program.
 BRIEF = ("--pretrain.epochs=1", "--pretrain.batch-size=30", "--finetune.epochs=4",
          "--finetune.batch-size=80")  # fmt: skip
 
@@ -197,7 +197,7 @@ def test_images_only_with_frozen_encoders_from_json_lines(compiled, tmp_path):
     before, after = (
         np.load(tmp_path / "run" / stage / "vectors.npy") for stage in ("pretrain", "finetune")
     )
-    np.testing.assert_array_equal(before, after)  # nothing that describes has moved
+    np.testing.assert_array_equal(before, after)  # no part that describes has trained
     assert np.abs(before).max() > 0
     recorded = load_sealed(tmp_path / "run" / "finetune" / "predictor" / "predictor.json")
     assert recorded == {"shortlist": 100, "mix": 0.6}  # what metrics.json was made with
@@ -270,7 +270,7 @@ def test_stored_descriptor_vectors_train_like_computed_ones(minute_run, stage, t
 
 
 def checkpoint_flags(folder: Path) -> list[str]:
-    """The flags of a run from the tiny checkpoints in golden/, with a vocabulary for the text."""
+    """Return the flags of a run with the tiny checkpoints in golden/; write a vocabulary."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
     words += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
     text = folder / "text"
@@ -282,7 +282,7 @@ def checkpoint_flags(folder: Path) -> list[str]:
 
 
 def json_lines(folder: Path) -> Path:
-    """Fifty products of which every third is bought with the next, some without a title."""
+    """Write fifty products, some without a title; each is bought with the next three."""
     products = [
         {"ASIN": f"B{i:03}", "title": f"lamp {i}" if i % 4 else "", "images": [f"images/{i}.jpg"],
          "also_buy": [f"B{(i + k) % 50:03}" for k in (1, 2, 3)]}

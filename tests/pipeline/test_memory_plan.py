@@ -78,7 +78,7 @@ def test_the_report_names_every_part_and_all_kinds_of_tables():
     for cost in ("2,316", "1,164", "780"):
         assert cost in text
     assert "16.00 GB" in text and "label table: rows" in text
-    assert "two batches" not in text  # this plan has none
+    assert "two batches" not in text  # this plan has no batches
 
 
 def test_a_plan_that_fits_passes_and_the_error_for_another_names_flags_that_fit():

@@ -61,8 +61,8 @@ def test_every_option_that_can_change_a_result_is_recorded_by_a_stage():
         assert changed == (not path.startswith(WITHOUT_EFFECT)), path
 
 
-def test_settings_that_a_stage_reads_in_its_context_are_recorded_by_it_or_an_earlier_stage():
-    """The index is built like Module II's; scores are made as evaluate and report record."""
+def test_settings_in_a_stages_context_are_recorded_by_it_or_an_earlier_stage():
+    """The index has Module II's settings; scores have those that evaluate and report record."""
     experiment = dataclasses.replace(Experiment(), predict=PredictConfig(30, 0.4))
     found = recorded(experiment)
     given = context(experiment, "finetune", make_mesh(jax.devices()[:1]))
@@ -81,7 +81,7 @@ def mixed(workdir: Path, mix: float) -> Experiment:
 
 @pytest.fixture
 def uncached(monkeypatch):
-    """Runs in this process leave JAX's compile cache alone."""
+    """Keep runs in this process from changing JAX's compile cache."""
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
 
 
@@ -91,7 +91,7 @@ def finished(minute_run, tmp_path, uncached):
     return shutil.copytree(minute_run, tmp_path / "run")
 
 
-def test_a_run_is_served_with_the_options_that_it_was_measured_with(finished):
+def test_a_run_predicts_with_the_options_that_it_was_measured_with(finished):
     """Other options need no new training."""
     for stage in ("evaluate", "report"):
         shutil.rmtree(finished / stage)
@@ -142,14 +142,14 @@ def test_an_older_preparation_of_other_pictures_is_rejected(finished):
         run(dataclasses.replace(mixed(older(finished), 0.7), prepare=other))
 
 
-def test_what_an_older_run_has_not_made_yet_takes_any_options(tmp_path):
+def test_stages_that_an_older_run_lacks_can_have_any_options(tmp_path):
     (tmp_path / "report").mkdir()
     save_json(tmp_path / "report" / "settings.json", {"shown": 2})
     assert unrecorded(tmp_path, "report", {"predict": {"mix": 0.6}}) == {"predict": {"mix": 0.6}}
     assert unrecorded(tmp_path, "pretrain", {}) == {}
 
 
-def test_an_older_preparation_is_taken_with_the_shape_of_pictures_in_its_manifest():
+def test_an_older_preparation_is_accepted_with_the_shape_of_pictures_in_its_manifest():
     run = GOLDEN / "runs" / "0.1.0"
     settings = {"image_checkpoint": None, "fit": "crop"}
     assert "fit" not in load_json(run / "prepare" / "settings.json")

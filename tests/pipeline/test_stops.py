@@ -26,7 +26,7 @@ SCANN = [
 
 
 class Phase(NamedTuple):
-    """Some work of a stage: the call that is halted at, and who says that the work was stopped."""
+    """Some work of a stage: the call to halt at, and the name in the line about the stop."""
 
     stage: str
     halt: str
@@ -64,7 +64,7 @@ def test_the_call_that_a_phase_halts_at_exists(name):
 
 
 def phases_and_signals():
-    """Every phase with both signals; SIGINT has the same handler, and is tried in a phase a day."""
+    """Yield every phase with both signals; SIGINT, with the same handler, is rarely tried."""
     for name in PHASES:
         slow = [pytest.mark.slow, pytest.mark.rotates("stops", every=3)]
         yield pytest.param(name, signal.SIGTERM, id=name, marks=[] if name in DEFAULT else slow)
@@ -74,7 +74,7 @@ def phases_and_signals():
 
 
 def here(process: subprocess.Popen[str]) -> None:
-    """Wait until a process has come to the call that it halts at."""
+    """Wait until a process has reached the call that it halts at."""
     assert process.stdout is not None
     for said in process.stdout:
         if said == "here\n":
@@ -84,7 +84,7 @@ def here(process: subprocess.Popen[str]) -> None:
 
 
 def check_stopped(workdir: Path, phase: Phase, said: str, together: bool = False) -> None:
-    """The work itself was stopped, not what follows it; of training, the last step is saved.
+    """Assert that the phase itself was stopped, and that training saved its last step.
 
     Several processes agree on a stop a step later, and before it an epoch may end: its state is
     saved, and what is stopped is describing the data again. The main one may name the other's end.
@@ -114,7 +114,7 @@ def scann_run(tmp_path_factory, compiled) -> Path:
 
 
 def prepared_for(request, name: str, workdir: Path) -> tuple[Path, list[str]]:
-    """The folder of a run that a phase is next in, and the flags that take it there."""
+    """Return a run's folder in which a phase comes next, and the flags to run the phase."""
     phase = PHASES[name]
     finished = request.getfixturevalue("scann_run" if name == "index" else "minute_run")
     flags = [f"--stage={phase.stage}", *(SCANN if name == "index" else [])]

@@ -53,7 +53,7 @@ def folder(tmp_path_factory, labels, table, mesh):
 
 @pytest.mark.parametrize("kept", ["float32", "bfloat16", None])
 @pytest.mark.parametrize("size", [4, 13])
-def test_what_is_written_is_the_bags_and_the_classifiers(labels, mesh, tmp_path, size, kept):
+def test_the_files_hold_the_bags_and_the_classifiers(labels, mesh, tmp_path, size, kept):
     rows, w = None, labels.vector
     if kept:
         config = label_table.TableConfig(dtype=kept)
@@ -92,7 +92,7 @@ def test_memory_and_classifiers_of_a_shortlist_are_those_of_its_labels(
         np.testing.assert_array_equal(classes, np.where(asked[..., None] >= 0, w[asked], 0))
 
 
-def test_each_device_holds_its_own_rows_alone(folder, labels, block, mesh):
+def test_each_device_holds_only_its_own_rows(folder, labels, block, mesh):
     for array, count in zip(
         LabelCache.load(folder, block, mesh).arrays, (labels.mask.sum(), L), strict=True
     ):
@@ -100,7 +100,7 @@ def test_each_device_holds_its_own_rows_alone(folder, labels, block, mesh):
         assert {shard.data.shape[0] for shard in array.addressable_shards} == {-(-count // 8)}
 
 
-def test_reading_costs_what_the_shortlist_costs_however_many_labels_there_are(mesh):
+def test_the_cost_of_reading_does_not_depend_on_the_number_of_labels(mesh):
     many = 65_536
     where = jax.NamedSharding(mesh, jax.P("devices"))
     arrays = tuple(
@@ -110,7 +110,7 @@ def test_reading_costs_what_the_shortlist_costs_however_many_labels_there_are(me
     asked, slots = np.zeros((8, 5), np.int32), np.zeros((8, 5, MOST), np.int32)
     compiled = jax.jit(gather, static_argnums=3).lower(arrays, asked, slots, mesh).compile()
     assert not re.search(rf"\[(\d+,)*{many}(,\d+)*\]", compiled.as_text())
-    assert compiled.memory_analysis().temp_size_in_bytes < 4 * many // 8  # a float a row of its own
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * many // 8  # one float a local row
     collectives = re.findall(r"= (.*?) (all-\w+|collective-\w+)", compiled.as_text())
     assert collectives and not any(f"{many // 8}" in shapes for shapes, _ in collectives)
 
@@ -126,7 +126,7 @@ def test_labels_without_any_descriptor_have_no_memory(labels, block, mesh, tmp_p
 
 
 @pytest.mark.parametrize("name", ["bags.npy", "w.npy", "offsets.npy", "manifest.json"])
-def test_what_is_missing_or_damaged_is_named(labels, block, mesh, tmp_path, name):
+def test_a_missing_or_damaged_file_is_named(labels, block, mesh, tmp_path, name):
     write(tmp_path, labels, None, mesh, 13)
     path = tmp_path / name
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Claims about answers: the same by every way, whatever the order and the batch size."""
+"""Predictions: equal for every form of the items, every order and every batch size."""
 
 import dataclasses
 import io
@@ -74,7 +74,7 @@ def rank(predictor, side, **options):
 
 
 def item(i: int) -> dict:
-    """Test point i as a user would hand it in, its prepared pixels as a picture."""
+    """Return test point i as a user's item, with its prepared pixels as a picture."""
     given = {"title": title("test", i)} if title("test", i) else {}
     images = [Image.new("RGB", (PIXELS, PIXELS), colour(n)) for n in pictures("test", i)]
     return given | ({"images": images} if images else {})
@@ -88,7 +88,7 @@ def answers(predictor, items, k=K):
 
 @pytest.fixture
 def exact_pixels(predictor, dataset, monkeypatch):
-    """Pictures come as the prepared ones, which JPEG has moved by a little."""
+    """The pictures are the prepared ones, which JPEG has changed slightly."""
     by_colour = {
         colour(number): dataset.images[np.array([row])][0]
         for i in range(SIZES["test"])
@@ -99,7 +99,7 @@ def exact_pixels(predictor, dataset, monkeypatch):
     )
 
 
-def test_items_handed_in_are_ranked_as_the_same_items_of_a_side(
+def test_new_items_are_ranked_like_the_same_items_of_a_side(
     predictor, ranked, dataset, exact_pixels
 ):
     labels, scores = answers(predictor, [item(i) for i in range(SIZES["test"])])
@@ -202,7 +202,7 @@ def test_without_a_table_the_classifiers_are_the_label_embeddings(
     np.testing.assert_allclose(written, embedded[0].vector, atol=1e-6)
 
 
-def test_pairs_of_the_overlap_filter_have_no_part_in_a_centroid(
+def test_pairs_of_the_overlap_filter_have_no_effect_on_centroids(
     model, dataset, predictor, tmp_path
 ):
     train = dataset.train
@@ -227,7 +227,7 @@ def test_a_predictor_of_a_run_is_loaded_with_its_model(
     np.testing.assert_array_equal(scores, ranked[1])
 
 
-def test_one_device_answers_what_eight_do(folder, ranked, dataset, one_device):
+def test_one_device_predicts_what_eight_do(folder, ranked, dataset, one_device):
     alone = Predictor.load_parts(folder / "predictor", new_model(dataset, one_device), dataset)
     labels, scores = rank(alone, dataset.test)
     np.testing.assert_array_equal(labels, ranked[0])

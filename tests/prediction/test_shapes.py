@@ -1,4 +1,4 @@
-"""Claims about the shapes of queries: few, little padding, and nothing compiled once warm."""
+"""Shapes of queries: there are few, with little padding, and after warm-up none compiles."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def test_blocks_cover_all_descriptors_once_with_a_quarter_of_padding_at_most(dev
         assert padding <= max(count / 3, devices - 1)
 
 
-def test_the_sizes_of_points_and_bags_are_few_and_hold_what_they_must():
+def test_the_sizes_of_points_and_bags_are_few_and_large_enough():
     assert shapes.up_to(256, shapes.points) == [1, 16, 256]
     assert shapes.up_to(16, shapes.slots) == [4, 16]
     assert shapes.points(9, 8) == 16 and shapes.points(1, 8) == 8
@@ -73,15 +73,15 @@ def test_a_single_row_of_texts_is_hardly_padded(dataset):
 
 
 @pytest.mark.parametrize("backend", ["exact", "sharded"])
-def test_a_thousand_predictions_compile_nothing_once_warm(
+def test_a_thousand_predictions_compile_nothing_after_warm_up(
     backend, dataset, one_device, tmp_path, compilations
 ):
     predictor = build(tmp_path, new_model(dataset, one_device), None, dataset)
-    # One entry is asked for each label wanted: where labels are crowded, more must be.
+    # The index first looks at one entry a label; often it must look at more.
     config = IndexConfig(backend=backend, over_fetch=1)
     predictor.index = LabelIndex.load(tmp_path / "predictor" / "index", one_device, config)
     jax.jit(lambda x: x + 1)(1.0)
-    assert compilations  # the listener hears
+    assert compilations  # the listener works
     predictor.warm_up(points=40, images=3, titles=3)  # six descriptors: one size more than four
     compilations.clear()
     rng, asked = np.random.default_rng(0), 0

@@ -50,7 +50,7 @@ def reported(minute_run, tmp_path_factory):
         raise Stopped("report: stopped by a signal")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at the drawings
+        patch.setitem(style._STYLE, "savefig.dpi", 40)  # tests do not look at the drawings
         patch.setattr(running, "use_compile_cache", lambda folder: None)
         patch.setattr(stage, "render_page", cut_short)
         patch.setattr(stage, "_draw", lambda panel, folder: "")

@@ -44,7 +44,7 @@ def labels():
 
 @pytest.fixture
 def build(labels, tmp_path, one_device):
-    """Makes the index of the labels, which come in blocks of some size."""
+    """Return a function that builds an index of the labels, in blocks of a given size."""
 
     def make(pooled=False, block=4, relevance=RELEVANCE) -> LabelIndex:
         with entry_writer(tmp_path / "index", relevance, X, pooled) as entries:
@@ -58,11 +58,11 @@ def build(labels, tmp_path, one_device):
     return make
 
 
-def test_a_centroid_is_the_unit_mean_of_the_labels_points_whatever_their_weights(build):
+def test_a_centroid_is_the_unit_mean_of_the_labels_points_without_weights(build):
     owners, means = centroids(RELEVANCE.astype(bool).astype(np.float32).T.tocsr(), X)
     assert owners.tolist() == [0, 2]  # label 1 has no point; those of label 3 have no direction
     np.testing.assert_allclose(means, [[0.5**0.5, 0.5**0.5, 0], [0, 0.6, 0.8]], atol=1e-6)
-    weighted = build().entries.vectors  # a point of label 0 weighs three times the other
+    weighted = build().entries.vectors  # one point of label 0 has three times the other's weight
     np.testing.assert_array_equal(build(relevance=RELEVANCE.astype(bool)).entries.vectors, weighted)
 
 
@@ -83,7 +83,7 @@ def test_pooled_labels_enter_once_and_without_centroid(build, labels, block):
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
-def test_entries_written_in_blocks_are_to_the_bit_those_grouped_in_memory(
+def test_entries_written_in_blocks_are_bit_identical_to_those_grouped_in_memory(
     tmp_path, one_device, size
 ):
     rng, count, dim = np.random.default_rng(0), 64, 5
@@ -110,7 +110,7 @@ def test_entries_written_in_blocks_are_to_the_bit_those_grouped_in_memory(
     np.testing.assert_array_equal(found.vectors, wanted.vectors)
 
 
-def test_a_label_is_found_by_its_best_entry_and_a_datapoint_of_nothing_finds_nothing(build):
+def test_a_label_is_found_by_its_best_entry_and_an_empty_datapoint_finds_nothing(build):
     queries = np.array([[0.8, 0.6, 0], [0, 0, 0], [0, 0, 1]], np.float32)
     found = shortlist_points(build(), queries, k=3)
     assert found.labels.tolist() == [[0, 3, 2], [-1, -1, -1], [1, 2, 0]]
@@ -119,7 +119,7 @@ def test_a_label_is_found_by_its_best_entry_and_a_datapoint_of_nothing_finds_not
     assert np.isneginf(found.similarities[1]).all()
 
 
-def test_no_datapoint_at_all_gives_an_empty_shortlist(build, tmp_path):
+def test_no_datapoints_give_an_empty_shortlist(build, tmp_path):
     index = build()
     assert shortlist_points(index, np.zeros((0, 3), np.float32), k=3).labels.shape == (0, 3)
     write_shortlists(index, iter([]), 0, 3, tmp_path / "none")
@@ -146,7 +146,7 @@ def test_a_sharded_index_is_written_without_placing_its_entries(
     assert isinstance(index.searcher, MeshSearcher) and index.config.backend == "sharded"
 
 
-def test_shortlists_written_in_blocks_are_those_made_at_once(build, tmp_path):
+def test_shortlists_written_in_blocks_equal_those_made_at_once(build, tmp_path):
     queries = np.concatenate([X, -X, X[:1] * 0])
     index, blocks = build(), (queries[start : start + 4] for start in range(0, 11, 4))
     write_shortlists(index, blocks, 11, 2, tmp_path / "train")

@@ -1,4 +1,4 @@
-"""Claims about the process that builds an index: the same index, and gone when it is not wanted."""
+"""The process that builds an index: it builds the same index, and ends when it must."""
 
 import os
 import resource
@@ -29,7 +29,7 @@ pytestmark = [
 
 
 def never():
-    """Nobody asks for a stop."""
+    """Ask for no stop."""
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ def long(tmp_path_factory):
 
 
 def builders(of):
-    """The processes that build from a file, and live."""
+    """Return the processes that build from a file and have not ended."""
     found = []
     for folder in PROC.glob("[0-9]*"):
         try:
             arguments = (folder / "cmdline").read_bytes().split(b"\0")
             dead = (folder / "stat").read_text().rpartition(") ")[2].startswith("Z")
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended meanwhile
             continue
         if b"mufin_jax.retrieval.scann" in arguments and str(of).encode() in arguments and not dead:
             found.append(int(folder.name))
@@ -55,13 +55,13 @@ def builders(of):
 
 
 def seconds_of(pid):
-    """The CPU time that a living process has used."""
+    """Return the CPU time that a process has used."""
     fields = (PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def children_seconds():
-    """The CPU time that children of this process had used by their ends."""
+    """Return the CPU time of the children of this process that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -80,7 +80,7 @@ def test_a_stop_ends_the_build_at_once_and_leaves_nothing(long, tmp_path):
     asked, before = [], children_seconds()
 
     def stop():
-        if found := builders(long):  # it has begun
+        if found := builders(long):  # the build has begun
             asked.append((sum(map(seconds_of, found)), time.process_time()))
             raise Stopped("asked")
 
@@ -149,7 +149,7 @@ def test_module_2_leaves_nothing_of_a_tree_that_a_signal_stopped(
 
 
 @pytest.mark.parametrize("leftover", ["tree.tmp/scann_config.pb", "index.json.tmp"])
-def test_what_a_kill_left_of_an_index_is_not_taken_for_a_part_of_it(tmp_path, leftover):
+def test_files_that_a_kill_left_are_not_part_of_an_index(tmp_path, leftover):
     path = tmp_path / leftover
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"half")

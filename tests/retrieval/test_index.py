@@ -57,7 +57,7 @@ def test_sharded_search_equals_exact_search(config):
     assert len(vectors) % 8  # does not divide over the devices
     keep = labels % 5 != 3  # labels without entries
     vectors, labels = vectors[keep], labels[keep]
-    for k in (30, 400):  # the last: more labels than there are
+    for k in (30, 400):  # fewer than 400 labels have entries
         sharded = LabelIndex.build(vectors, labels, config, 407).shortlist(queries, k)
         exact = LabelIndex.build(vectors, labels, EXACT, 407).shortlist(queries, k)
         np.testing.assert_array_equal(sharded.labels, exact.labels)
@@ -69,7 +69,7 @@ def test_a_label_that_owns_the_nearest_entries_takes_one_place(config):
     vectors, labels, queries = catalogue(seed=2)
     crowd = unit(queries[:1] + 0.01 * np.random.default_rng(0).normal(size=(300, 12)))
     vectors, labels = np.concatenate([vectors, crowd]), np.append(labels, np.full(300, 400))
-    found = LabelIndex.build(vectors, labels, config).shortlist(queries, 4)  # first, 400 alone
+    found = LabelIndex.build(vectors, labels, config).shortlist(queries, 4)  # label 400 comes first
     assert found.labels[0, 0] == 400
     for row in found.labels:
         assert len(set(row.tolist())) == 4 and -1 not in row
@@ -92,7 +92,7 @@ def test_more_labels_than_there_are_leave_padding(config):
 
 
 @pytest.mark.parametrize("size", [1, 2, 15])
-def test_a_handful_of_vectors_is_enough(size):
+def test_an_index_can_have_very_few_vectors(size):
     vectors = unit(np.random.default_rng(3).normal(size=(size, 5)))
     found = LabelIndex.build(vectors, np.arange(size)).shortlist(vectors, 1)
     np.testing.assert_array_equal(found.labels[:, 0], np.arange(size))
@@ -193,8 +193,8 @@ def test_a_cosine_of_minus_zero_ties_with_zero():
 
 
 @needs_scann
-def test_a_row_that_is_short_of_entries_ends_in_none():
-    """ScaNN pads such a row with NaN and entry 0, which exists."""
+def test_a_row_with_too_few_entries_ends_in_padding():
+    """ScaNN pads such a row with NaN and entry 0, but entry 0 exists."""
     vectors, _, queries = catalogue()
     tree = scann_module.Tree.build(vectors, 1)
     entries, cosines = tree.search(queries, len(vectors), share=1 / tree.leaves)  # one leaf
@@ -205,7 +205,7 @@ def test_a_row_that_is_short_of_entries_ends_in_none():
         assert len(set(real.tolist())) == len(real)
 
 
-def test_a_warm_sharded_search_compiles_nothing_where_it_must_look_further(mesh, compilations):
+def test_a_warm_sharded_search_compiles_nothing_even_if_it_must_look_further(mesh, compilations):
     """The entries nearest to the queries are all of one label."""
     crowd = unit(np.ones((1, 12)) + 0.01 * np.random.default_rng(0).normal(size=(150, 12)))
     vectors, labels, queries = catalogue(labels=90)
@@ -226,7 +226,7 @@ class Unlucky(scann_module.Tree):
         return entries, np.zeros(entries.shape, np.float32)
 
 
-def test_a_label_has_its_exact_similarity_whichever_of_its_entries_was_returned():
+def test_a_label_has_its_exact_similarity_with_any_of_its_entries_returned():
     vectors, labels, queries = catalogue(labels=30)
     index = LabelIndex.build(vectors, labels, EXACT)
     tree = Unlucky(index.entries.offsets[:-1], len(index.entries.vectors), 1)
@@ -238,7 +238,7 @@ def test_a_label_has_its_exact_similarity_whichever_of_its_entries_was_returned(
         np.testing.assert_allclose(similarities, [truth[label] for label in row], atol=1e-6)
 
 
-def test_a_wrong_entry_is_found_in_whichever_block_it_lies(monkeypatch):
+def test_a_wrong_entry_is_found_in_any_block(monkeypatch):
     monkeypatch.setattr(index_module, "_ROWS", 10)
     vectors, labels, _ = catalogue()
     vectors[[41, 57]] *= 3
@@ -275,7 +275,7 @@ print(hashlib.sha256(found.labels.tobytes() + found.similarities.tobytes()).hexd
 
 
 @needs_scann
-def test_two_processes_with_unlike_threads_build_the_same_index(request):
+def test_two_processes_with_different_threads_build_the_same_index(request):
     folder = str(SUPPORT)
     digests = [
         subprocess.run(
@@ -301,7 +301,7 @@ def test_a_small_tree_is_searched_whole_and_a_large_one_by_its_share_of_leaves()
 
 
 @needs_scann
-def test_by_the_rule_nearly_all_of_the_nearest_labels_are_found():
+def test_default_settings_find_nearly_all_of_the_nearest_labels():
     vectors, labels, queries = catalogue(labels=4_000, dimensions=32)
     found = LabelIndex.build(vectors, labels).shortlist(queries, 100)
     exact = LabelIndex.build(vectors, labels, EXACT).shortlist(queries, 100)

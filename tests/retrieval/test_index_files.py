@@ -1,4 +1,4 @@
-"""An index in its folder: it moves, serves every search, and is rejected where it was harmed."""
+"""An index in its folder: it can move, serves every search, and is rejected if it is damaged."""
 
 import dataclasses
 import os
@@ -112,7 +112,7 @@ def test_a_damaged_index_is_rejected_in_one_line(tmp_path, harm):
 
 
 @pytest.mark.parametrize("name", ["tree/scann_docids.pkl", "surprise.npy"])
-def test_a_file_that_is_not_the_indexs_is_rejected_unread(tmp_path, name):
+def test_a_file_that_is_not_of_the_index_is_rejected_unread(tmp_path, name):
     LabelIndex.build(*catalogue()[:2]).save(tmp_path)
     (tmp_path / "tree").mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"cos\nabort\n(tR.")  # as a pickle, it would end the process
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_the_indexs_is_rejected_unread(tmp_path, name):
         LabelIndex.load(tmp_path)
 
 
-def test_a_file_that_a_sealed_list_names_is_rejected_unless_it_is_one_of_an_index(tmp_path):
+def test_a_listed_file_is_rejected_unless_an_index_has_such_a_file(tmp_path):
     LabelIndex.build(*catalogue()[:2]).save(tmp_path)
     (tmp_path / "tree").mkdir(exist_ok=True)
     (tmp_path / "tree" / "scann_docids.pkl").write_bytes(b"cos\nabort\n(tR.")
@@ -148,7 +148,7 @@ def test_without_scann_exact_search_replaces_it_with_a_warning(monkeypatch, capl
 
 
 @needs_scann
-def test_a_loaded_tree_has_the_leaves_it_was_built_with_also_where_entries_are_alike(tmp_path):
+def test_a_loaded_tree_has_its_number_of_leaves_even_if_entries_are_equal(tmp_path):
     few = unit(np.random.default_rng(3).normal(size=(30, 8)).astype(np.float32))
     vectors = few[np.random.default_rng(4).integers(30, size=2_000)]
     built = LabelIndex.build(vectors, np.arange(2_000) // 2)

@@ -1,4 +1,4 @@
-"""Search over the mesh: what brute force finds, with no more memory than a block of it takes."""
+"""Search over the mesh finds what brute force finds, with the memory of one block."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def whole(*shape, seed=0):
 
 
 def check(found, vectors, queries, wanted):
-    """Compare with brute force: best first, of equal products the lower entry first."""
+    """Compare with brute force: the best come first, and of equal products the lower entry."""
     products = queries @ vectors.T
     ids = np.argsort(-products, axis=1, kind="stable")[:, :wanted]
     assert found[0].dtype == np.int64 and found[1].dtype == np.float32
@@ -43,21 +43,21 @@ def test_approximate_search_misses_nothing_off_tpus(mesh):
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 9])
-def test_beyond_the_last_entry_there_is_none(mesh, size):
+def test_places_beyond_the_last_entry_are_padding(mesh, size):
     vectors, queries = whole(size, 12), whole(2, 12, seed=1)
     ids, cosines = MeshSearch.build(vectors, mesh).search(queries, 20)
     check((ids, cosines), vectors, queries, size)
     assert (ids[:, size:] == -1).all() and (cosines[:, size:] == -np.inf).all()
 
 
-def test_of_equal_cosines_the_lower_entry_comes_first_wherever_it_lives(mesh):
+def test_of_equal_cosines_the_lower_entry_comes_first_on_any_device(mesh):
     vectors = np.tile(whole(5, 12), (7, 1))  # over 8 devices, 5 entries each
     queries = whole(2, 12, seed=1)
     check(MeshSearch.build(vectors, mesh).search(queries, 20), vectors, queries, 20)
 
 
-def test_many_queries_walk_through_many_blocks(one_device):
-    """1,030 queries take two calls; 9,001 entries three blocks, of which the last is short."""
+def test_many_queries_are_searched_in_many_blocks(one_device):
+    """1,030 queries take two calls; 9,001 entries take three blocks, and the last one is short."""
     vectors, queries = whole(9001, 12), whole(1030, 12, seed=1)
     assert sharded._MOST_QUERIES == 1024 and sharded._CELLS["cpu"] // (1024 + 12) == 4048
     check(MeshSearch.build(vectors, one_device).search(queries, 40), vectors, queries, 40)
@@ -81,7 +81,7 @@ def test_the_working_memory_does_not_grow_with_the_entries(mesh, queries):
     assert large.temp_size_in_bytes < 1.001 * small.temp_size_in_bytes < 2**26
 
 
-def test_only_what_was_found_is_sent_between_devices(mesh):
+def test_only_the_found_entries_are_sent_between_devices(mesh):
     text = compiled(mesh, 2**19).as_text() or ""
     assert "all-to-all" in text and "all-gather" not in text and "all-reduce" not in text
 
@@ -96,7 +96,7 @@ def test_entries_mapped_from_a_file_are_not_copied(mesh, tmp_path):
 
 
 @pytest.mark.parametrize("count, k", [(64 * 40, 7), (64 * 40 - 3, 20), (300, 7)])
-def test_the_best_by_way_of_groups_are_the_best(count, k):
+def test_the_best_of_the_best_groups_are_the_best_of_all(count, k):
     rng = np.random.default_rng(count)
     cosines = rng.integers(-40, 40, (5, count)).astype(np.float32)  # many are equal
     cosines[1, 50:] = -np.inf

@@ -1,4 +1,4 @@
-"""Claims about shortlists: the folder they are kept in, and what is no such folder."""
+"""Shortlists: the folder that keeps them, and how other folders are rejected."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_a_shortlist_is_mapped_as_it_was_saved(folder):
     assert found == ["labels.npy", "manifest.json", "similarities.npy"]
 
 
-def test_what_a_kill_left_is_not_taken_for_a_part(folder):
+def test_files_that_a_kill_left_are_not_part_of_a_shortlist(folder):
     (folder / "manifest.json.tmp").write_bytes(b"half")
     Shortlist(LABELS, SIMILARITIES).save(folder)
     np.testing.assert_array_equal(Shortlist.load(folder).labels, LABELS)
@@ -38,7 +38,7 @@ def test_an_empty_shortlist_is_loaded_as_it_was_saved(tmp_path):
 
 @pytest.mark.parametrize("name", ["labels", "similarities"])
 @pytest.mark.parametrize("content", [None, b"", b"PK\3\4broken", b"\x93NUMPY", "truncated"])
-def test_what_is_not_a_shortlist_is_rejected(folder, name, content):
+def test_a_folder_that_is_no_shortlist_is_rejected(folder, name, content):
     path = folder / f"{name}.npy"
     whole = path.read_bytes()
     path.unlink()

@@ -58,7 +58,7 @@ def test_a_checkpoint_does_not_hold_the_path_where_it_was_made(tmp_path):
     assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]
 
 
-def test_a_state_comes_back_bit_for_bit_in_its_own_structure(tmp_path):
+def test_a_state_is_restored_bit_for_bit_in_its_own_structure(tmp_path):
     state = example()
     Checkpoints(tmp_path / "checkpoints").save(5, state, {"epoch": 2, "draws": [1, 2]})
     step, restored, facts = restore(tmp_path / "checkpoints", state)
@@ -68,7 +68,7 @@ def test_a_state_comes_back_bit_for_bit_in_its_own_structure(tmp_path):
     assert isinstance(restored["rows"], np.ndarray)
 
 
-def test_without_a_structure_it_comes_back_as_nested_dicts_of_numpy_arrays(tmp_path):
+def test_without_a_structure_a_state_is_restored_as_nested_dicts_of_numpy_arrays(tmp_path):
     state = example()
     Checkpoints(tmp_path).save(0, state, {})
     _, restored, _ = restore(tmp_path)
@@ -127,7 +127,7 @@ def test_any_number_of_devices_restores_to_the_bit_what_eight_saved(tmp_path, de
         assert like["rows"].is_deleted() == free  # gave up its memory before
 
 
-def test_a_restored_counter_mixes_with_sharded_arrays_as_the_original_did(tmp_path):
+def test_a_restored_counter_works_with_sharded_arrays_like_the_original(tmp_path):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     state = {
         "count": jnp.int32(3),  # on no particular device
@@ -315,7 +315,7 @@ def test_a_kill_at_any_moment_leaves_the_newest_finished_step(tmp_path):
         assert (state["w"] == step).all()
 
 
-def test_facts_and_manifest_are_json_that_anyone_can_read(tmp_path):
+def test_facts_and_manifest_are_plain_json(tmp_path):
     Checkpoints(tmp_path).save(1, {"a": {3: jnp.zeros((2, 4))}}, {"epoch": 9})
     stored = json.loads((tmp_path / "1" / "facts.json").read_text())
     array = {"path": ["a", 3], "shape": [2, 4], "dtype": "float32"}

@@ -1,8 +1,8 @@
-"""A disk that is full, over its quota or read-only ends a run with one line, and harms nothing.
+"""A disk that is full, over its quota or read-only ends a run with one line and loses nothing.
 
-Each test runs into points at which the disk takes no more. At each of them the run ends with code
-74, and what was saved is kept. Repeated with room, the run uses it and ends, to the bit, as an
-uninterrupted run.
+In each test, writing to the disk fails at some points. There the run ends with code 74 and keeps
+what it has saved. When the disk has space again, the same command resumes from there, and its
+results are bit-identical to those of an uninterrupted run.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from mufin_jax.runtime.storage.files import discard, save_array
 
 
 class Point(NamedTuple):
-    """Where the disk takes no more: what is being written then, and how it fails (lacking.py)."""
+    """A point at which writing fails: the file being written, and the failure (lacking.py)."""
 
     path: str
     kind: str
@@ -85,11 +85,11 @@ SOME = [
     *(("prepare", point) for point in (1, 3, 4)),
     ("retrieve", 2),
 ]
-"""Those that every run of the tests meets; the next test adds native code."""
+"""The points of the default suite; the next test adds native code."""
 
 
 def run(workdir: Path, point: Point, *flags: str, cache: Path) -> tuple[int, list[str]]:
-    """Exit code of a run that meets a point, and its stderr without log lines."""
+    """Return the exit code of a run that meets a point, and its stderr without log lines."""
     flags = (*flags, f"--lacking={point.kind}", f"--from={point.path}")
     if point.kind in ("full", "read-only"):
         process = lacking.on_a_small_disk(workdir, *flags, cache=cache)
@@ -101,7 +101,7 @@ def run(workdir: Path, point: Point, *flags: str, cache: Path) -> tuple[int, lis
 
 
 def meet(workdir: Path, point: Point, *flags: str, cache: Path) -> None:
-    """Let a run meet a point; it must end with its line and leave nothing half-written."""
+    """Let a run meet a point; it must end with one line and leave no incomplete file."""
     code, said = run(workdir, point, *flags, cache=cache)
     assert code == 74 and len(said) == 1, (point, code, said)
     blamed = point.blamed or point.path.removesuffix(".tmp")
@@ -117,7 +117,7 @@ def meet(workdir: Path, point: Point, *flags: str, cache: Path) -> None:
 
 
 def leftovers(workdir: Path) -> list[str]:
-    """List what is half-written in a folder."""
+    """List the incomplete files of a folder."""
     names = [path.relative_to(workdir).as_posix() for path in workdir.rglob("*")]
     half_made = re.compile(r".*\.tmp(/.*)?|.*\.part|.*\.spool|.*incomplete.*|owner\.json")
     found = [name for name in names if half_made.fullmatch(name)]
@@ -131,7 +131,7 @@ def leftovers(workdir: Path) -> list[str]:
 
 
 def complete(workdir: Path, stage: str, finished: Path, *flags: str, cache: Path) -> str:
-    """Run the same command with room: it ends as an uninterrupted run; returns its stderr."""
+    """Run the same command with space; check the results and return its stderr."""
     process = minute.start(workdir, f"--stage={stage}", *flags, cache=cache)
     ((code, said),) = minute.ends([process])
     assert code == 0, said
@@ -145,12 +145,14 @@ def complete(workdir: Path, stage: str, finished: Path, *flags: str, cache: Path
 
 
 def prepared(workdir: Path) -> dict:
-    """Return the checksums of what was prepared."""
+    """Return the checksums of the prepared files."""
     return json.loads((workdir / "prepare" / "manifest.json").read_bytes())
 
 
 @pytest.mark.parametrize("stage", dict.fromkeys(stage for stage, _ in SOME))
-def test_a_stage_that_the_disk_cut_short_ends_the_same(minute_run, compiled, tmp_path, stage):
+def test_a_stage_that_a_full_disk_interrupted_resumes_to_the_same_bits(
+    minute_run, compiled, tmp_path, stage
+):
     workdir = minute.begun(minute_run, tmp_path / "run", stage)
     for name, point in SOME:
         if name == stage:
@@ -170,7 +172,7 @@ def test_training_that_cannot_save_resumes_from_the_last_checkpoint(minute_run, 
 
 @contextlib.contextmanager
 def limit(size: int) -> Iterator[None]:
-    """Let no file of this process, or of one that it starts, hold more bytes."""
+    """Limit the size of the files of this process and of those that it starts."""
     tempfile.gettempdir()  # which Python chooses, once, by writing to it
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -290,7 +292,7 @@ def test_a_list_of_files_that_scann_could_not_write_raises(tmp_path, monkeypatch
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", ["limit", "full", "read-only"])
 @needs_scann
-def test_an_index_whose_tree_the_disk_cuts_short_ends_the_same(
+def test_an_index_whose_tree_a_full_disk_interrupts_resumes_to_the_same_bits(
     minute_run, compiled, tmp_path, kind
 ):
     if kind != "limit" and not lacking.namespace():
@@ -313,7 +315,7 @@ def test_an_index_whose_tree_the_disk_cuts_short_ends_the_same(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("real", [False, True])
 @pytest.mark.parametrize("stage", POINTS)
-def test_a_stage_that_the_disk_cuts_short_again_and_again_ends_the_same(
+def test_a_stage_that_full_disks_interrupt_repeatedly_resumes_to_the_same_bits(
     minute_run, compiled, tmp_path, stage, real
 ):
     if real and not lacking.namespace():

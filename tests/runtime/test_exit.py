@@ -1,4 +1,4 @@
-"""A run ends gently on a signal, and with one line and a code on what a user can fix."""
+"""A run ends cleanly on a signal, and with one line and a code on an error that users can fix."""
 
 import errno
 import os
@@ -52,7 +52,7 @@ def test_a_second_signal_ends_a_run_at_once():
         assert process.wait(5) == -signal.SIGINT
 
 
-def test_two_signals_within_a_moment_are_one_request():
+def test_two_signals_at_almost_the_same_time_are_one_request():
     with python(_STEPS, "polls") as process:
         assert next_line(process.stdout) == "ready\n"
         os.kill(process.pid, signal.SIGSTOP)
@@ -221,7 +221,7 @@ def test_a_bug_keeps_its_traceback():
         main_guard(lambda: 1 / 0)
 
 
-def test_a_reader_that_leaves_early_is_no_error():
+def test_a_reader_that_closes_its_pipe_early_is_no_error():
     code = "import sys; from mufin_jax.runtime.exit import main_guard\n" \
         "sys.exit(main_guard(lambda: [print('x' * 999) for _ in range(9999)]))"  # fmt: skip
     with python(code) as process:

@@ -1,4 +1,4 @@
-"""Files are whole or absent, and a manifest tells what changed."""
+"""Files are complete or absent, and a manifest shows which file changed."""
 
 import errno
 from pathlib import Path

@@ -13,7 +13,7 @@ from mufin_jax.runtime.errors import InputError
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What the process that reads all of them opened and printed; opening a pipe would hang it."""
+    """The output of hostile_paths.py: files opened and errors. Opening a pipe would hang it."""
     folder = tmp_path_factory.mktemp("paths")
     command = [sys.executable, hostile_paths.__file__, str(folder)]
     done = subprocess.run(
@@ -35,18 +35,18 @@ def test_60_hostile_paths_of_pictures_open_nothing_outside_and_are_counted(found
     urls = sum("://" in name for name in hostile_paths.NAMES)
     assert pictures["image by URL"] == 3 * urls  # by each side
     assert pictures["broken image"] == pictures["names"] - urls
-    assert pictures["images"] == 1  # the one that is sound
+    assert pictures["images"] == 1  # the valid one
 
 
 @pytest.mark.parametrize("name", [*hostile_paths.FILES, *hostile_paths.VECTORS])
 def test_no_link_or_pipe_instead_of_a_file_is_followed(name, found):
     assert found[name]["opened"] == []
-    said = found[name]["said"]
-    assert "\n" not in said
+    message = found[name]["message"]
+    assert "\n" not in message
     if name.startswith("link"):
-        assert "is a link that leads out of the data folder" in said
+        assert "is a link that leads out of the data folder" in message
     elif name != "pipe of vectors":  # a side without vectors is one of titles only
-        assert "lacks" in said
+        assert "lacks" in message
 
 
 def test_a_prepared_folder_does_not_lead_to_files_outside(found):
@@ -54,7 +54,7 @@ def test_a_prepared_folder_does_not_lead_to_files_outside(found):
     assert len(listed) == len(hostile_paths.LISTED)
     for name, case in listed.items():
         assert case["opened"] == [], name
-        assert "prepare the data again" in case["said"] and "\n" not in case["said"], name
+        assert "prepare the data again" in case["message"] and "\n" not in case["message"], name
 
 
 def test_a_link_to_a_file_of_the_folder_is_followed_and_the_folder_may_be_a_link(tmp_path):

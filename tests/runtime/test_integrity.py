@@ -20,7 +20,7 @@ HARMS = 45
 
 @pytest.fixture(scope="module")
 def readers(minute_run, one_device):
-    """How each artefact of a run is read, by its place in the run's folder."""
+    """How each file of a run is read, by its path in the run's folder."""
     block = load_model(minute_run / "finetune" / "model", one_device).cross_attention
     return {
         "prepare": lambda folder: Dataset.load(folder, verify=True),
@@ -69,9 +69,7 @@ def test_a_changed_bit_or_a_lost_end_of_any_file_is_found(minute_run, readers, p
     read(tmp_path / "copy")
 
 
-def test_the_newest_whole_checkpoint_is_used_where_later_ones_are_damaged(
-    minute_run, tmp_path, caplog
-):
+def test_the_newest_undamaged_checkpoint_is_used(minute_run, tmp_path, caplog):
     shutil.copytree(minute_run / "finetune" / "checkpoints", tmp_path / "copy")
     checkpoints, rng = Checkpoints(tmp_path / "copy"), np.random.default_rng(5)
     newest = checkpoints.latest()
@@ -87,7 +85,7 @@ def test_the_newest_whole_checkpoint_is_used_where_later_ones_are_damaged(
 
 
 @pytest.mark.parametrize("value", [{}, {"é": [1, None, "\udc80"]}, {"a": {"sha256": "b"}}])
-def test_a_sealed_file_comes_back_and_every_bit_of_it_counts(tmp_path, value):
+def test_a_sealed_file_is_read_and_any_changed_bit_is_found(tmp_path, value):
     path = tmp_path / "x.json"
     save_sealed(path, value)
     assert load_sealed(path) == value

@@ -1,4 +1,4 @@
-"""JAX's private modules still hold what the package takes from them, whatever JAX's version."""
+"""JAX's private modules have what the package uses, in every supported version of JAX."""
 
 import subprocess
 import sys

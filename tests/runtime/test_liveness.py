@@ -1,4 +1,4 @@
-"""What a process concludes from the coordination service about the others, and how it then ends."""
+"""How a process learns from the coordination service that another ended, and ends itself."""
 
 import json
 import queue
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExc
 
 
 class Service:
-    """Answers as JAX's coordination service: who lives, by incarnation, and notes by key."""
+    """A fake of JAX's coordination service: incarnations of live processes, and notes by key."""
 
     def __init__(self, *lives, notes=()):
         self.lives, self.asked, self.notes = lives, 0, dict(notes)
@@ -44,17 +44,17 @@ class Silent(Aborts):
 
 @pytest.fixture
 def join(monkeypatch):
-    """Peers of a process that talks to a service; what it prints and its exit code are queued."""
-    made, ends, said = [], queue.Queue(), []
+    """Start `Peers` with a service; their exit code and last line go to a queue."""
+    made, ends, lines = [], queue.Queue(), []
 
     def leave(code):
-        ends.put((code, said[-1] if said else ""))
-        raise SystemExit  # only of the thread
+        ends.put((code, lines[-1] if lines else ""))
+        raise SystemExit  # ends only the thread
 
     for name, seconds in {"_POLL": 0.01, "_GRACE": 0.05, "_LAST": 0.05}.items():
         monkeypatch.setattr(liveness, name, seconds)
     monkeypatch.setattr(liveness, "leave", leave)
-    monkeypatch.setattr(liveness, "say", said.append)
+    monkeypatch.setattr(liveness, "say", lines.append)
 
     def join(service, count):
         made.append(Peers(service, 0, count, Processes().stop, 5.0, Silent()))

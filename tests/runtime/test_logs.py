@@ -40,7 +40,7 @@ def test_metrics_that_are_not_finite_are_null(tmp_path):
 
 @pytest.fixture
 def own_handlers():
-    """Leaves the root logger as it was."""
+    """Restore the root logger at the end."""
     root = logging.getLogger()
     before = list(root.handlers)
     yield

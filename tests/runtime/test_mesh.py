@@ -77,7 +77,7 @@ def test_gathered_rows_are_those_of_the_array(mesh, dtype):
     assert not found[-1].any()  # beyond the last row
 
 
-def test_counts_that_hardly_vary_share_one_size_and_others_use_buckets():
+def test_counts_that_vary_little_share_one_size_and_others_use_buckets():
     rng = np.random.default_rng(0)
     counts = rng.normal(2000, 40, 16).astype(int).tolist()
     size = usual_size(counts)

@@ -1,4 +1,4 @@
-"""Npy files that are written block by block: whole or absent, mapped, forgotten."""
+"""Npy files written block by block: complete or absent, mapped, and removed from memory."""
 
 import io
 import mmap
@@ -11,7 +11,7 @@ from mufin_jax.runtime.storage.npy import forget, load_arrays, mapped, whole_npy
 
 
 def resident(rows: np.ndarray) -> int:
-    """Bytes of a mapped file that count as this process's memory."""
+    """Return the bytes of a mapped file that count as this process's memory."""
     address = rows.__array_interface__["data"][0]
     size, found = 0, False
     with open("/proc/self/smaps") as lines:
@@ -64,7 +64,7 @@ def test_a_forgotten_map_takes_no_memory_and_is_still_readable(tmp_path):
 
 
 def test_forgetting_part_of_a_map_hands_back_the_pages_of_the_whole_map(tmp_path):
-    # Whether pages are in memory is up to the system, so we watch what it is told.
+    # The system decides whether pages stay in memory, so the test checks the calls.
     told = []
 
     class Watched(mmap.mmap):

@@ -1,4 +1,4 @@
-"""Several processes run as one: same results, one end for all, and none waits for a dead one."""
+"""Several processes run as one: same results, a common end, and none waits for a dead one."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def finish_toy(workdir, *flags, cache, **more):
 
 
 def wait_for(process, line):
-    """Read what a process prints up to a line."""
+    """Read a process's output up to a line."""
     assert process.stdout is not None
     for said in process.stdout:
         if said == line + "\n":
@@ -71,7 +71,7 @@ def test_only_process_0_writes_and_prints(through, compiled):
 
 
 def check_stacks(said, own):
-    """Before its line, a process that lost another prints where its own threads were.
+    """Assert that a process that lost another prints its threads' stacks before its last line.
 
     `own`: JAX's runtime may print something, too, which we cannot prevent if it lost process 0.
     """
@@ -263,7 +263,7 @@ def test_a_run_of_two_processes_gives_the_metrics_of_one(minute_through, compile
 
 
 def _interrupt(workdir, cache, stage, how):
-    """Start a run of two processes, and let something happen in the middle of a stage."""
+    """Start a run of two processes, and do something to them in the middle of a stage."""
     processes = minute.start_together(workdir, QUICK, cache=cache)
     until = time.monotonic() + 300
     while not (workdir / stage / "metrics.jsonl").exists():

@@ -1,4 +1,4 @@
-"""A run's folder is held by one run, and remembers how it was made and what is finished."""
+"""A run's folder: only one run uses it, and it records settings and finished stages."""
 
 import dataclasses
 import errno

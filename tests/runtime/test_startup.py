@@ -39,7 +39,7 @@ SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, None),  # an allocation's shell, without srun
         ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:9", "OMPI_COMM_WORLD_SIZE": "4"}, "Ompi"),
         ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:9", "OMPI_COMM_WORLD_SIZE": "1"}, None),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # a pod of no indexed Job
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),  # a pod that is not of an indexed Job
     ],
 )
 def test_a_launcher_counts_only_if_it_started_several_processes(monkeypatch, variables, found):
@@ -62,6 +62,6 @@ def test_the_flag_for_one_process_overrides_the_launcher(monkeypatch):
 
 
 def test_an_open_mpi_that_jax_does_not_recognise_requires_flags(monkeypatch):
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")  # and no address, as from version 5 on
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")  # version 5 and later give no address
     with pytest.raises(InputError, match=r"--hosts\.coordinator=HOST:PORT"):
         startup.launcher()

@@ -1,4 +1,4 @@
-"""Claims about the stage that measures a run: metrics.json holds what the filter leaves."""
+"""The stage that measures a run: metrics.json holds metrics after overlap filtering."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ CONFIG = EvaluateConfig(own_shortlists=False)
 
 @pytest.fixture
 def measured(dataset, one_device, tmp_path, monkeypatch):
-    """Measures a data set with the ranking 0, 1, ... for every test point; returns metrics.json."""
+    """Measure a data set with the ranking 0, 1, ... for every test point; return metrics.json."""
     ranking = np.tile(np.arange(L, dtype=np.int32), (SIZES["test"], 1))
     scores = np.zeros(ranking.shape, np.float32)
 

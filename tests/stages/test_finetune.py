@@ -28,7 +28,7 @@ MANY = 65_536
 
 @dataclasses.dataclass
 class Stage:
-    """A model about to be trained, and its step."""
+    """A model before training, and its step."""
 
     dataset: object
     mesh: object
@@ -66,7 +66,7 @@ def eight(dataset, mesh):
     return Stage(dataset, mesh).run()
 
 
-def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
+def test_eight_devices_learn_what_one_learns(dataset, one_device, eight):
     one = Stage(dataset, one_device).run()
     for a, b in zip(eight.metrics, one.metrics, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["loss"] > 0
@@ -79,7 +79,7 @@ def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(rows)) < 1e-5
 
 
-def test_a_batch_that_does_not_divide_over_the_devices_teaches_what_it_does_on_one(
+def test_a_batch_that_does_not_divide_over_the_devices_trains_like_on_one(
     dataset, mesh, one_device
 ):
     config = dataclasses.replace(CONFIG, batch_size=11)
@@ -90,7 +90,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_teaches_what_it_does_on_o
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(rows)) < 1e-5
 
 
-def test_the_loss_of_a_step_is_the_sum_worked_out_pair_by_pair(eight):
+def test_the_loss_of_a_step_is_the_sum_computed_pair_by_pair(eight):
     model = nnx.merge(eight.graphdef, eight.train, eight.frozen)
     batch = place(eight.batches(0), eight.mesh)
 
@@ -99,7 +99,7 @@ def test_the_loss_of_a_step_is_the_sum_worked_out_pair_by_pair(eight):
         vectors = model.describe(batch.pool)
         return model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
 
-    # By hand means on one device: many small programs over eight can starve each other.
+    # On one device: many small programs on eight devices can block each other.
     points, labels = jax.device_get(embed(model, batch))
     attend = jax.jit(jax.device_get(model.cross_attention))
     rows, total = eight.table_before.rows, 0.0
@@ -168,13 +168,13 @@ def test_the_table_is_donated_to_the_step(eight):
 
 
 def compiled(stage, num_labels):
-    """The step compiled for a table of so many labels, which is never made."""
+    """Return the step, compiled for an abstract table of so many labels."""
     table = label_table.abstract(num_labels, DIM, stage.mesh)
     batch = place(stage.batches(0), stage.mesh)
     return stage.step.lower(stage.state(table), stage.frozen, batch).compile()
 
 
-def test_a_step_costs_what_its_rows_cost_however_many_labels_there_are(eight):
+def test_the_cost_of_a_step_does_not_depend_on_the_number_of_labels(eight):
     few, many = compiled(eight, 2048), compiled(eight, MANY)
     sizes = [one.memory_analysis() for one in (few, many)]
     # One array of the smallest kind, a float for each of a device's rows, would be seen.
@@ -199,7 +199,7 @@ def test_without_a_table_the_step_learns_the_model_alone(eight):
     assert metrics["loss"].shape == ()
 
 
-def test_the_moments_are_gone_when_the_label_side_is_written(
+def test_the_moments_are_freed_before_the_label_side_is_written(
     dataset, one_device, tmp_path, monkeypatch
 ):
     model = new_model(dataset, one_device)
@@ -221,7 +221,7 @@ def test_the_moments_are_gone_when_the_label_side_is_written(
         assert rows.eta.shape == (TABLE, DIM)
 
     monkeypatch.setattr(stage, "build_predictor", write)
-    monkeypatch.setattr(stage, "fit", lambda state, *rest, **options: state)  # training is not it
+    monkeypatch.setattr(stage, "fit", lambda state, *rest, **options: state)  # skips training
     monkeypatch.setattr(stage, "describe_once", lambda model, loader, path: path.touch())
     (tmp_path / "finetune").mkdir()
     folders = {name: tmp_path / name for name in ("retrieve", "initialize")}

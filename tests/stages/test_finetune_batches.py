@@ -1,4 +1,4 @@
-"""Claims about the batches of Module IV: what is drawn for a datapoint, and what is padding."""
+"""Batches of Module IV: the labels drawn for a datapoint, and the padding."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from mufin_jax.training.finetune_batches import FinetuneConfig
 
 
 def labels_of(batch, mask):
-    """For each datapoint, the label ids that a mask shows."""
+    """Return the label ids of each datapoint where a mask is true."""
     return [batch.ids[row[real]] for row, real in zip(batch.chosen, mask, strict=True)]
 
 
@@ -110,7 +110,7 @@ def test_without_a_training_pair_there_is_no_batch(dataset):
         batches(dataclasses.replace(dataset, train=train))
 
 
-def test_draws_are_those_of_every_earlier_version(dataset):
+def test_draws_are_those_of_all_earlier_versions(dataset):
     points, drawn = batches(dataset)._draw(5)
     assert points.tolist() == [21, 13, 24, 14, 5, 18, 1, 0]
     assert drawn[:3].tolist() == [[1, 10, 7, 2, 8], [3, 6, 5, 7, 4], [4, 12, 6, 5, 1]]
@@ -135,7 +135,7 @@ def test_negatives_drawn_from_a_mapped_shortlist_are_those_drawn_from_memory(dat
     jax.tree.map(np.testing.assert_array_equal, mapped(3), held(3))
 
 
-def test_a_batch_is_the_same_on_any_number_of_devices_but_for_rows_that_mean_nothing(dataset):
+def test_a_batch_is_the_same_on_any_number_of_devices_except_for_padding(dataset):
     config = dataclasses.replace(CONFIG, batch_size=11)
     one, eight = (batches(dataset, config, devices) for devices in (1, 8))
     assert one.per_epoch == eight.per_epoch
@@ -146,12 +146,12 @@ def test_a_batch_is_the_same_on_any_number_of_devices_but_for_rows_that_mean_not
         assert name == "chosen" or not getattr(eight, name)[11:].any()
 
 
-def test_more_devices_than_points_share_what_there_is(dataset):
+def test_more_devices_than_points_share_the_points(dataset):
     batch = batches(dataset, dataclasses.replace(CONFIG, batch_size=200), 27)(0)
     assert len(batch.points.mask) == 27 and batch.positives.any(1).sum() == 26
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"negatives": 0}, {"margin": 1.0}])
-def test_settings_that_cannot_be_meant_are_rejected(wrong):
+def test_invalid_settings_are_rejected(wrong):
     with pytest.raises(InputError, match=f"finetune.{next(iter(wrong))}="):
         FinetuneConfig(**wrong)

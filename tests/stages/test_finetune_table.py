@@ -1,4 +1,4 @@
-"""The label table that Module IV leaves is one that prediction can combine with z."""
+"""The label table that Module IV saves can be combined with z in prediction."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def test_classifiers_that_are_sums_are_saved_as_combinations(
     shortlists().save(tmp_path / "retrieve" / "train")
     (tmp_path / "finetune").mkdir()
     monkeypatch.setattr(stage, "build_predictor", lambda *_: None)
-    monkeypatch.setattr(stage, "fit", lambda state, *rest, **options: state)  # training is not it
+    monkeypatch.setattr(stage, "fit", lambda state, *rest, **options: state)  # skips training
     monkeypatch.setattr(stage, "describe_once", lambda model, loader, path: path.touch())
     folders = {name: tmp_path / name for name in ("retrieve", "initialize")}
     folders["prepare"] = dataset.path
@@ -32,5 +32,5 @@ def test_classifiers_that_are_sums_are_saved_as_combinations(
     stage.finetune(config, context(tmp_path / "finetune", one_device, folders))
     saved = label_table.load_table(tmp_path / "finetune" / "table", L, model.dim, one_device)
     eta, alpha = (np.asarray(leaf)[:L] for leaf in (saved.rows.eta, saved.rows.alpha))
-    # z + eta points where alpha z + (1 - alpha) unit(eta) does.
+    # z + eta has the direction of alpha z + (1 - alpha) unit(eta).
     np.testing.assert_allclose(alpha, 1 / (1 + np.linalg.norm(eta, axis=1)), rtol=1e-5)

@@ -9,7 +9,7 @@ from mufin_jax.model.saved import save_model
 from mufin_jax.stages.initialize import InitializeConfig, initialize
 
 
-def test_draws_are_those_of_every_earlier_version(dataset, one_device, tmp_path):
+def test_draws_are_those_of_all_earlier_versions(dataset, one_device, tmp_path):
     save_model(new_model(dataset, one_device), tmp_path / "pretrain" / "model")
     folders = {"prepare": dataset.path, "pretrain": tmp_path / "pretrain"}
     initialize(InitializeConfig(), context(tmp_path / "out", one_device, folders, model=CONFIG))

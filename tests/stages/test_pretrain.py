@@ -77,7 +77,7 @@ def test_nearly_all_batches_of_a_training_have_one_shape(dataset):
     assert len({str(jax.tree.map(np.shape, make(step))) for step in range(60)}) == 1
 
 
-def test_eight_devices_learn_what_one_does(dataset, one_device, eight):
+def test_eight_devices_learn_what_one_learns(dataset, one_device, eight):
     one = run(dataset, one_device)
     for a, b in zip(eight.metrics, one.metrics, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5) and a["loss"] > 0
@@ -105,7 +105,7 @@ def test_a_batch_is_named_by_the_ids_that_the_data_give_its_items(dataset):
     assert {int(name.removeprefix("train")) for name in found["points"]} <= set(points)
 
 
-def test_a_batch_that_does_not_divide_over_the_devices_teaches_what_it_does_on_one(
+def test_a_batch_that_does_not_divide_over_the_devices_trains_like_on_one(
     dataset, mesh, one_device
 ):
     config = dataclasses.replace(CONFIG, batch_size=11)
@@ -116,9 +116,7 @@ def test_a_batch_that_does_not_divide_over_the_devices_teaches_what_it_does_on_o
         np.testing.assert_allclose(weight, one.after[name], atol=1e-5, err_msg=name)
 
 
-def test_the_loss_is_over_negatives_of_the_whole_batch_whatever_device_holds_them(
-    dataset, mesh, eight
-):
+def test_the_loss_is_over_negatives_of_the_whole_batch_on_all_devices(dataset, mesh, eight):
     batch = batches(dataset)(0)
     model = new_model(dataset, mesh)
     embed = jax.jit(lambda model, pool, bags: model.embed(model.describe(pool), bags).vector)
@@ -212,7 +210,7 @@ class _Recorder:
         return self.loader.batch(groups)
 
 
-def test_an_epoch_shows_every_label_and_the_next_one_in_another_order(dataset):
+def test_an_epoch_has_every_label_and_the_next_one_has_another_order(dataset):
     make = batches(dataset)
     assert (make.size, make.per_epoch) == (8, 2)
     orders = [
@@ -247,7 +245,7 @@ def test_a_refresh_makes_positives_hard(dataset):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_refresh_is_the_embeddings_of_its_step_made_once_and_whole(
+def test_a_refresh_embeds_with_the_weights_of_its_step_once_and_completely(
     dataset, model, tmp_path, monkeypatch, known
 ):
     loader, refreshes = Loader(dataset, "both", devices=8), Refreshes(tmp_path)
@@ -270,7 +268,7 @@ def test_a_refresh_is_the_embeddings_of_its_step_made_once_and_whole(
 
 
 def cut_short(name, make):
-    """Stops where the last file of a refresh is written, and nothing is in its place yet."""
+    """Stop when the last file of a refresh is written but none has its final name."""
     if name == "a refresh is complete":
         raise KeyboardInterrupt
     make()
@@ -299,7 +297,7 @@ def test_clustered_batches_are_of_whole_clusters(dataset):
         assert set(batch_items(make, 2 * epoch + 1)[0][:6]) == set(make.usable) - labels
 
 
-def test_draws_are_those_of_every_earlier_version(dataset):
+def test_draws_are_those_of_all_earlier_versions(dataset):
     labels, points, real = batches(dataset)._draw(3)
     assert labels.tolist() == [9, 12, 3, 5, 10, 4, 2, 11]
     assert points.tolist() == [19, 18, 25, 24, 6, 3, 10, 11, 20, 21, 14, 24, 17, 2, 23, 22]
@@ -341,7 +339,7 @@ def test_positives_are_mined_by_the_last_refresh_of_a_training(
     assert not np.allclose(found[1], found[2], atol=1e-3)
 
 
-def test_a_batch_is_the_same_on_any_number_of_devices_but_for_rows_that_mean_nothing(dataset):
+def test_a_batch_is_the_same_on_any_number_of_devices_except_for_padding(dataset):
     config = dataclasses.replace(CONFIG, batch_size=11)
     one, eight = (batches(dataset, config, devices) for devices in (1, 8))
     assert one.per_epoch == eight.per_epoch
@@ -354,7 +352,7 @@ def test_a_batch_is_the_same_on_any_number_of_devices_but_for_rows_that_mean_not
         assert not found[11:].any() and not found[:, points:].any()
 
 
-def test_more_devices_than_labels_share_what_there_is(dataset):
+def test_more_devices_than_labels_share_the_labels(dataset):
     batch = batches(dataset, dataclasses.replace(CONFIG, batch_size=20), devices=14)(0)
     assert len(batch.labels.mask) == 14 and batch.positives.any(1).sum() == 13
 
@@ -362,6 +360,6 @@ def test_more_devices_than_labels_share_what_there_is(dataset):
 @pytest.mark.parametrize(
     "wrong", [{"epochs": -1}, {"positives": 0}, {"batch_size": 1}, {"margin": 0.0}]
 )
-def test_settings_that_cannot_be_meant_are_rejected(wrong):
+def test_invalid_settings_are_rejected(wrong):
     with pytest.raises(InputError, match=f"pretrain.{next(iter(wrong))}="):
         PretrainConfig(**wrong)

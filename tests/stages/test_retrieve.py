@@ -1,4 +1,4 @@
-"""Claims about Module II as a stage: what it leaves, and how it goes on after an interruption."""
+"""Module II as a stage: the files that it writes, and how it resumes after an interruption."""
 
 import dataclasses
 
@@ -33,7 +33,7 @@ def context_of(dataset, pretrained, out, mesh):
 
 @pytest.fixture(scope="module")
 def whole(dataset, pretrained, mesh, tmp_path_factory):
-    """The folder of a stage that nothing disturbed."""
+    """The folder of an uninterrupted stage."""
     out = tmp_path_factory.mktemp("retrieve")
     retrieve(CONFIG, context_of(dataset, pretrained, out, mesh))
     return out
@@ -44,11 +44,11 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_it_leaves_an_index_and_the_shortlists_of_both_sides(whole, dataset):
+def test_the_stage_writes_an_index_and_the_shortlists_of_both_sides(whole, dataset):
     for side in (dataset.train, dataset.test):
         lists = Shortlist.load(whole / side.name)
         assert lists.labels.shape == (len(side), 4)
-        # Only who has neither text nor picture finds nothing.
+        # Only items without text and picture have empty places.
         bare = (side.text < 0) & (np.diff(side.image_offsets) == 0)
         np.testing.assert_array_equal((lists.labels < 0).any(1), bare)
     assert sorted(path.name for path in whole.iterdir()) == ["index", "test", "train"]
@@ -56,9 +56,9 @@ def test_it_leaves_an_index_and_the_shortlists_of_both_sides(whole, dataset):
 
 @pytest.fixture
 def filtered(dataset, pretrained, mesh, tmp_path, monkeypatch):
-    """The folder of the stage on data whose overlap filter names three labels a test point.
+    """The folder of the stage for data whose overlap filter has three labels a test point.
 
-    In training it names label 5 wherever that is relevant: the label is left without a centroid.
+    In training it has label 5 wherever that is relevant, so the label has no centroid.
     """
     test, train = dataset.test, dataset.train
     three = np.zeros((len(test), dataset.num_labels), np.float32)
@@ -75,12 +75,12 @@ def filtered(dataset, pretrained, mesh, tmp_path, monkeypatch):
     return tmp_path / "out"
 
 
-def test_lists_are_longer_by_what_the_overlap_filter_can_remove(filtered, dataset):
+def test_lists_are_longer_by_the_labels_that_the_overlap_filter_can_remove(filtered, dataset):
     assert Shortlist.load(filtered / "test").labels.shape == (len(dataset.test), 4 + 3)
     assert Shortlist.load(filtered / "train").labels.shape == (len(dataset.train), 4 + 1)
 
 
-def test_pairs_of_the_overlap_filter_have_no_part_in_a_centroid(whole, filtered, mesh):
+def test_pairs_of_the_overlap_filter_have_no_effect_on_centroids(whole, filtered, mesh):
     counts = [
         np.diff(LabelIndex.load(folder / "index", mesh).entries.offsets)
         for folder in (whole, filtered)
@@ -89,7 +89,7 @@ def test_pairs_of_the_overlap_filter_have_no_part_in_a_centroid(whole, filtered,
     assert np.flatnonzero(fewer).tolist() == [5] and fewer[5] == 1
 
 
-def test_it_goes_on_with_what_is_complete_and_ends_the_same(
+def test_an_interrupted_stage_resumes_with_its_complete_files_and_gives_the_same_result(
     whole, dataset, pretrained, mesh, tmp_path, monkeypatch
 ):
     write = stage.write_shortlists
@@ -106,7 +106,7 @@ def test_it_goes_on_with_what_is_complete_and_ends_the_same(
     assert {path.name for path in tmp_path.iterdir()} == left
     monkeypatch.undo()
     monkeypatch.setattr(stage, "build_label_index", None)  # the index is not built again
-    monkeypatch.setattr(stage, "_blocks", lambda x: iter([]))  # nor the training points asked
+    monkeypatch.setattr(stage, "_blocks", lambda x: iter([]))  # training points are not searched
     retrieve(CONFIG, context_of(dataset, pretrained, tmp_path, mesh))
     assert contents(tmp_path) == contents(whole)
 

@@ -9,7 +9,7 @@ from mufin_jax.stages.context import StageContext
 
 
 def context(out: Path, mesh: Mesh, folders: dict[str, Path], **fields: Any) -> StageContext:
-    """A stage that writes `out` and reads the folders given by the names of their stages.
+    """Return the context of a stage that writes `out` and reads the given stages' folders.
 
     What frozen encoders compute is kept next to the stage's files.
     """
@@ -17,5 +17,5 @@ def context(out: Path, mesh: Mesh, folders: dict[str, Path], **fields: Any) -> S
 
 
 def after(run: Path, out: Path, mesh: Mesh, **fields: Any) -> StageContext:
-    """The same, with the folders of a run that has come so far."""
+    """Return the context of a stage that follows those of a run's folder."""
     return context(out, mesh, {path.name: path for path in run.iterdir()}, **fields)

@@ -1,4 +1,4 @@
-"""Starts a run, kills it at random moments, and starts it again until it is done."""
+"""Start a run, kill it at random moments, and start it again until it is finished."""
 
 import json
 import os
@@ -24,22 +24,22 @@ SECONDS = {
     "evaluate": 1.5,
     "report": 0.2,
 }
-"""About how long the stages of the minute experiment take once they are compiled."""
+"""Approximate seconds of each stage of the minute experiment, when its programs are compiled."""
 
 
 def kill_and_finish(
     workdir: Path, stages: Sequence[str], *flags: str, cache: Path, seed: int
 ) -> list[tuple[str, float]]:
-    """Kills a run at a random moment in each of the stages, then lets it finish.
+    """Kill a run at a random moment in each of the stages, then let it finish.
 
-    A stage that is done before its signal comes is put back and tried again with a shorter delay.
+    If a stage finishes before its signal comes, it is tried again with a shorter delay.
 
     Args:
-        workdir: the run's folder.
-        stages: where to kill, in their order; a stage may stand there several times.
-        flags: of the experiment.
-        cache: where compiled programs are kept.
-        seed: of the moments.
+        workdir: The run's folder.
+        stages: Stages to kill the run in, in order; a stage may occur several times.
+        flags: Flags of the experiment.
+        cache: The folder of compiled programs.
+        seed: Seed of the random moments.
 
     Returns:
         The stage and the delay, in seconds after it began, of each kill.
@@ -73,10 +73,10 @@ def signal_at(
     cache: Path,
     number: signal.Signals = signal.SIGKILL,
 ) -> tuple[int | None, float]:
-    """Sends a run a signal so many seconds after it took up a stage.
+    """Send a run a signal, `delay` seconds after it began a stage.
 
     Returns:
-        Its exit code, or None if the stage was done before that; and the seconds until its end.
+        The exit code, or None if the stage was finished before; and the seconds until the end.
     """
     done = workdir / stage / "done.json"
     process = minute.start(workdir, *flags, cache=cache)
@@ -97,10 +97,9 @@ def signal_at(
 
 
 class Stopwatch:
-    """Times how long processes take to end, of which none may have been waited for.
+    """Measures how long processes take to end; start it before any of them was waited for.
 
-    Where others take the cores meanwhile, what counts is what they computed themselves, if they
-    end within 30 s.
+    On a busy machine, their own CPU time counts instead, if they end within 30 s.
     """
 
     def __init__(self, *processes: subprocess.Popen[str]):
@@ -108,7 +107,7 @@ class Stopwatch:
         self._computed = _of_children() + sum(_cpu_seconds(one.pid) for one in processes)
 
     def seconds(self) -> float:
-        """Seconds from the start until now, when all have ended."""
+        """Return the seconds since the start; call it when all processes have ended."""
         passed = time.monotonic() - self._begun
         computed = _of_children() - self._computed
         return min(passed, computed) if passed < 30 and _STAT.exists() else passed
@@ -122,9 +121,9 @@ def _of_children() -> float:
 def kill_after_first_step(
     workdir: Path, stage: str, seconds: float, *flags: str, cache: Path
 ) -> None:
-    """Starts a run, and kills it so many seconds after it has written the first loss of a stage.
+    """Start a run, and kill it some seconds after it wrote the first loss of a stage.
 
-    Where other processes take the cores, it may live until it has computed for as long.
+    On a busy machine it lives longer, until it has used as many seconds of CPU time.
     """
     before = Checkpoints(workdir / stage / "checkpoints").latest() or 0
     process = minute.start(workdir, *flags, cache=cache)
@@ -145,7 +144,10 @@ def kill_after_first_step(
 
 
 def _last_step(losses: Path, since: float) -> int:
-    """The last step that this process wrote: first it takes back what the last checkpoint lacks."""
+    """Return the last step in a file of losses; 0 if it was not changed `since` then.
+
+    A resumed run first removes the steps after its last checkpoint.
+    """
     if not losses.exists() or losses.stat().st_mtime < since:
         return 0
     lines = losses.read_text().splitlines()
@@ -156,7 +158,7 @@ _STAT = Path("/proc/self/stat")
 
 
 def _cpu_seconds(process: int) -> float:
-    """What the cores have worked for a process; without /proc, the time of day."""
+    """Return the CPU time of a process; without /proc, the time of day."""
     if not _STAT.exists():
         return time.monotonic()
     stat = Path(f"/proc/{process}/stat")
@@ -166,9 +168,9 @@ def _cpu_seconds(process: int) -> float:
 
 def _read_until(stage: str, process: subprocess.Popen[str]) -> None:
     assert process.stderr is not None
-    said = []
+    lines = []
     for line in process.stderr:
-        said.append(line)
+        lines.append(line)
         if line.split()[1:] == ["INFO", stage]:
             return
-    raise AssertionError(f"the run ended before {stage}: {''.join(said)}")
+    raise AssertionError(f"the run ended before {stage}: {''.join(lines)}")

@@ -19,7 +19,7 @@ def unit(vectors):
 
 
 def catalogue(seed=0, labels=400, dimensions=12):
-    """Entries of `labels` labels, 1 to 6 each, in no order."""
+    """Return vectors and labels of shuffled entries, 1 to 6 a label; and seven queries."""
     rng = np.random.default_rng(seed)
     carried = np.repeat(np.arange(labels), rng.integers(1, 7, labels))
     centres = rng.normal(size=(labels, dimensions))

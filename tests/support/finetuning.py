@@ -11,16 +11,16 @@ from mufin_jax.training.optimizer import OptimizerConfig
 CONFIG = FinetuneConfig(
     batch_size=8,
     negatives=3,
-    margin=-0.5,  # so that negatives push in a random model, too
+    margin=-0.5,  # with this, negatives push in a random model, too
     optimizer=OptimizerConfig(text_encoder="frozen", table_rate=0.05, warmup=0),
 )
 L = SIZES["label"]
 TABLE = 1024
-"""Rows of the label table: pads lie beyond them."""
+"""Rows of the label table; padding has larger numbers."""
 
 
 def shortlists(seed=0) -> Shortlist:
-    """All labels but two for every training point, in any order."""
+    """Make a shortlist of nine random labels for each training point, with two places empty."""
     rng = np.random.default_rng(seed)
     labels = np.stack([rng.permutation(L)[:11] for _ in range(SIZES["train"])]).astype(np.int32)
     labels[:, 9:] = -1

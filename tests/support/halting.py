@@ -1,4 +1,4 @@
-"""The minute experiment, which waits at a chosen call until a signal asks it to stop.
+"""The minute experiment; it waits at a chosen call until a signal asks it to stop.
 
     python tests/support/halting.py --halt=MODULE:NAME --workdir=DIR [any flag of an experiment]
 
@@ -18,7 +18,7 @@ from mufin_jax.runtime.distributed import processes
 
 
 def halt_at(place: str) -> None:
-    """Let a function of a module, or a method of a class in it, wait at its first call."""
+    """Make a function of a module, or a method of a class in it, wait at its first call."""
     module, _, name = place.partition(":")
     owner = importlib.import_module(module)
     *path, last = name.split(".")
@@ -31,7 +31,7 @@ def halt_at(place: str) -> None:
     def halting(*args, **options):
         if not halted:
             halted.append(True)
-            os.write(1, b"here\n")  # print may have been redirected
+            os.write(1, b"here\n")  # not print, whose output may be redirected
             assert processes.THIS_RUN.stop.wait(60), "no signal came"
         return function(*args, **options)
 

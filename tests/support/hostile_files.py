@@ -1,8 +1,8 @@
-"""Data sets, prepared folders and checkpoints that somebody made to do harm, and their reader.
+"""Damaged data sets, prepared folders and checkpoints, and a script that reads them.
 
-    python hostile_files.py COUNT SEED [KIND ...]    what became of them, by kind: JSON
+    python hostile_files.py COUNT SEED [KIND ...]    prints the outcomes of each kind as JSON
 
-In a process of their own, since what compiled code does to it cannot be caught.
+A process of its own reads them: Python cannot catch a crash in compiled code.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ DTYPES = ["|O", "|V0", "|S0", "<U0", "<f2", "<f8", "<c16", ">i8", "|b1", "<M8[s]
 
 
 def retold(data: bytes, rng: np.random.Generator, tokens: list[str]) -> bytes:
-    """Text in which a token, a number or a quoted string mostly, is a hostile one."""
+    """Replace one token of a text (mostly a number or a quoted string) by a hostile one."""
     found = list(re.finditer(rb'"[^"\n]*"|[^\s,:\[\]{}"]+|\n', data))
     token = str(tokens[int(rng.integers(len(tokens)))]).encode("utf-8", "surrogatepass")
     if not found:
@@ -76,7 +76,7 @@ def retold(data: bytes, rng: np.random.Generator, tokens: list[str]) -> bytes:
 
 
 def npy(data: bytes, rng: np.random.Generator) -> bytes:
-    """A npy file whose header announces something else."""
+    """Change the shape or type in the header of a npy file, or one of its numbers."""
     file = io.BytesIO(data)
     try:
         np.lib.format.read_magic(file)
@@ -91,7 +91,7 @@ def npy(data: bytes, rng: np.random.Generator) -> bytes:
             descr = DTYPES[int(rng.integers(len(DTYPES)))]
         case 2:
             shape = tuple(side + int(rng.integers(-2, 3)) for side in shape)
-        case _:  # other numbers in their place
+        case _:  # another number
             kind = np.dtype("<i8") if dtype.hasobject else dtype
             body = np.frombuffer(data[file.tell() :][: -1 or None], np.uint8).copy()
             if len(body) >= kind.itemsize > 0:
@@ -108,7 +108,7 @@ def npy(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def npz(data: bytes, rng: np.random.Generator) -> bytes:
-    """An archive with one member harmed inside, missing, twice, lying, or full of zeros."""
+    """Make an archive in which one member is damaged, missing, repeated or very large."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = [(info.filename, archive.read(info)) for info in archive.infolist()]
     at, out = int(rng.integers(len(members))), io.BytesIO()
@@ -125,18 +125,18 @@ def npz(data: bytes, rng: np.random.Generator) -> bytes:
         case _:
             members[at] = (name, npy(content, rng))
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of names that stand twice
+        warnings.simplefilter("ignore")  # zipfile warns of repeated names
         for name, content in members:
             archive.writestr(name, content)
     made = bytearray(out.getvalue())
-    if rng.random() < 0.15:  # what the directory says of a member: method, sizes, flags
+    if rng.random() < 0.15:  # a wrong method, size or flag in the archive's directory
         place = made.index(b"PK\1\2") + int(rng.choice([8, 10, 20, 24]))
         made[place : place + 2] = struct.pack("<H", int(rng.choice([1, 99, 0xFFFF, 9])))
     return bytes(made)
 
 
 def safetensors(data: bytes, rng: np.random.Generator) -> bytes:
-    """A checkpoint with another header: overlapping, too long, of other types and shapes."""
+    """Change a checkpoint's header: overlaps, wrong lengths, other types or shapes."""
     (size,) = struct.unpack_from("<Q", data)
     header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
     names = sorted(name for name in header if name != "__metadata__")
@@ -163,13 +163,13 @@ def safetensors(data: bytes, rng: np.random.Generator) -> bytes:
     return struct.pack("<Q", len(text)) + text + body
 
 
-def harmed(name: str, data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """A file harmed in one of the ways that its name suggests, or any."""
+def damaged(name: str, data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
+    """Damage a file in a way that suits its format, or in any way."""
     if rng.random() < 0.3:
         return mutated(data, other, rng)
     if name.endswith((".gz",)):
         text = retold(gzip.decompress(data), rng, JSON_TOKENS)
-        if rng.random() < 0.1:  # a few kilobytes of archive
+        if rng.random() < 0.1:  # an archive of a few kilobytes
             more = [b"\n" * 50_000_000, b"{}\n" * 10_000_000, b"x" * 50_000_000]
             text += more[int(rng.integers(3))] + b"x"
         return gzip.compress(text, 9)
@@ -185,13 +185,13 @@ def harmed(name: str, data: bytes, other: bytes, rng: np.random.Generator) -> by
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What is read, how it is made, and how it is read."""
+    """A kind of folder: how it is made, and how it is read."""
 
     make: Callable[[Path], object]
     use: Callable[[Path, Path], object]
     sealed: bool = False
     most: float = 1.0
-    """The share of its turns that it takes: those that open slowly take few."""
+    """Share of its trials that are made; kinds that open slowly have few."""
 
 
 def _titles() -> dict[str, list[tuple[str, str]]]:
@@ -233,7 +233,7 @@ def _json_lines(folder: Path) -> None:
 
 def _archives(folder: Path) -> None:
     products = _products(40)
-    for i, product in enumerate(products):  # enough that test points share labels with training
+    for i, product in enumerate(products):  # so many that test points share labels with training
         product["also_buy"] = [f"B{(i + k) % 40}" for k in range(1, 4)]
     raw_folders.write_json_lines(folder, products=products)
     (folder / "products.jsonl.gz").write_bytes(
@@ -256,7 +256,7 @@ def _prepared(make: Callable[[Path], object], **changes: Any) -> Callable[[Path]
 
 
 def _open(folder: Path, out: Path) -> None:
-    """Opens a prepared folder and touches everything in it."""
+    """Open a prepared folder and read everything in it."""
     del out
     dataset = Dataset.load(folder, verify=False)
     for side in (dataset.train, dataset.test, dataset.labels):
@@ -340,8 +340,8 @@ KINDS = {
 }
 
 
-def seal_anew(folder: Path, name: str, rng: np.random.Generator) -> None:
-    """Makes a prepared folder's lists say what is there now, so that nothing is seen at once."""
+def seal_again(folder: Path, name: str, rng: np.random.Generator) -> None:
+    """Update a folder's lists of files: otherwise their sizes alone would reveal the damage."""
     lists = [folder / MANIFEST, folder / "records.json"]
     found = []
     for path in lists:
@@ -360,7 +360,7 @@ def seal_anew(folder: Path, name: str, rng: np.random.Generator) -> None:
 
 
 def run(kind: Kind, count: int, rng: np.random.Generator, root: Path) -> dict[str, Any]:
-    """Harms a file, reads all, puts the file back; so many times."""
+    """Repeat `count` times: damage a file, read the folder, and restore the file."""
     folder, out, saved = root / "data", root / "out", root / "saved"
     kind.make(folder)
     shutil.copytree(folder, saved)
@@ -371,17 +371,17 @@ def run(kind: Kind, count: int, rng: np.random.Generator, root: Path) -> dict[st
     slowest = largest = (0.0, "")
     for trial in range(max(1, math.ceil(count * kind.most))):
         name, other = (str(chosen) for chosen in rng.choice(names, 2))
-        data = harmed(name, (saved / name).read_bytes(), (saved / other).read_bytes(), rng)
+        data = damaged(name, (saved / name).read_bytes(), (saved / other).read_bytes(), rng)
         (folder / name).write_bytes(data)
         if kind.sealed:
-            seal_anew(folder, name, rng)
+            seal_again(folder, name, rng)
         what = f"{trial} {name}"
         with cost() as spent:
             try:
                 kind.use(folder, out)
                 outcomes["read"] += 1
             except MufinError as error:
-                outcomes["refused"] += 1
+                outcomes["rejected"] += 1
                 if "\n" in str(error) or not 0 < len(str(error)) < 900:
                     wrong.append(f"{what}: {len(str(error))} characters: {str(error)[:300]!r}")
             except BaseException as error:
@@ -396,10 +396,10 @@ def run(kind: Kind, count: int, rng: np.random.Generator, root: Path) -> dict[st
 
 
 def main(count: int, seed: int, *kinds: str) -> dict[str, Any]:
-    """What became of about so many harmed files, by kind."""
+    """Read about `count` damaged files, and return the outcomes of each kind."""
     faulthandler.dump_traceback_later(900, exit=True)
-    warnings.simplefilter("error")  # a user would see them
-    warnings.simplefilter("ignore", ResourceWarning)  # numpy's, of archives that are none
+    warnings.simplefilter("error")  # a user would see warnings
+    warnings.simplefilter("ignore", ResourceWarning)  # numpy leaves invalid archives open
     chosen = kinds or tuple(KINDS)
     each = count / sum(KINDS[name].most for name in chosen)
     found = {}

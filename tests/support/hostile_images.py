@@ -1,9 +1,9 @@
-"""Pictures that somebody made to do harm, and a process that reads them.
+"""Hostile pictures, and a script that reads them.
 
-    python hostile_images.py mutated COUNT SEED    the read, the rejected, the cost: JSON
-    python hostile_images.py bombs                 the answer to each, and its cost: JSON
+    python hostile_images.py mutated COUNT SEED    prints numbers read and rejected, and the cost
+    python hostile_images.py bombs                 prints the error for each bomb, and its cost
 
-In a process of their own, since what a decoder in C does to it cannot be caught.
+Both print JSON. A process of its own reads them: Python cannot catch a crash in a C decoder.
 """
 
 import functools
@@ -36,7 +36,7 @@ def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
 
 
 def chunk(name: bytes, content: bytes = b"") -> bytes:
-    """A chunk of a PNG."""
+    """Make a chunk of a PNG."""
     return struct.pack(">I", len(content)) + name + content + _crc(name + content)
 
 
@@ -44,15 +44,15 @@ def _crc(content: bytes) -> bytes:
     return struct.pack(">I", zlib.crc32(content))
 
 
-def sound() -> list[bytes]:
-    """Small pictures of every kind that is read."""
+def valid() -> list[bytes]:
+    """Return small valid pictures of every kind that the package reads."""
     rng = np.random.default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8))
     rgba = Image.fromarray(rng.integers(0, 256, (20, 24, 4), np.uint8))
     grey = rgb.convert("L")
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a chair"
-    said: dict[str, Any] = {"exif": exif, "icc_profile": bytes(range(256)) * 3}
+    extra: dict[str, Any] = {"exif": exif, "icc_profile": bytes(range(256)) * 3}
     moving: dict[str, Any] = {"save_all": True, "append_images": [rgb.rotate(90)] * 2}
     palette = rgb.quantize(16)
     words = [chunk(b"tEXt", b"a\0b"), chunk(b"zTXt", b"a\0\0" + zlib.compress(b"c" * 99))]
@@ -60,13 +60,13 @@ def sound() -> list[bytes]:
     return [
         encoded(rgb, "JPEG"),
         encoded(rgb, "JPEG", progressive=True, subsampling=0),
-        encoded(rgb, "JPEG", restart_marker_blocks=1, **said),
+        encoded(rgb, "JPEG", restart_marker_blocks=1, **extra),
         encoded(grey, "JPEG", progressive=True),
         encoded(rgb.convert("CMYK"), "JPEG"),
         encoded(rgb, "MPO", save_all=True, append_images=[grey.convert("RGB")]),
         plain,
         plain[:33] + b"".join(words) + plain[33:],
-        encoded(rgba, **said),
+        encoded(rgba, **extra),
         encoded(grey),
         encoded(grey.convert("1")),
         encoded(rgba.convert("LA")),
@@ -75,14 +75,14 @@ def sound() -> list[bytes]:
         encoded(Image.fromarray(rng.integers(0, 2**16, (20, 24), np.uint16))),
         encoded(rgb, "PNG", **moving),
         encoded(rgb, "WEBP"),
-        encoded(rgba, "WEBP", **said),
+        encoded(rgba, "WEBP", **extra),
         encoded(rgba, "WEBP", lossless=True),
         encoded(rgb, "WEBP", **moving),
     ]
 
 
 def parts(data: bytes) -> list[bytes]:
-    """A picture cut where its format is: before each chunk or segment."""
+    """Split a picture before each chunk or segment of its format."""
     cuts, place = [0], 0
     if data.startswith(PNG):
         place, step = 8, lambda at: 12 + struct.unpack_from(">I", data, at)[0]
@@ -99,7 +99,7 @@ def parts(data: bytes) -> list[bytes]:
 
 
 def rearranged(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """A picture whose parts are whole, but harmed inside, repeated, lost or out of place."""
+    """Repeat, drop, move, insert or damage one part of a picture."""
     pieces, others = parts(data), parts(other)
     one, two = (int(n) for n in rng.integers(len(pieces), size=2))
     match int(rng.integers(5)):
@@ -113,7 +113,7 @@ def rearranged(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
             pieces.insert(one, others[int(rng.integers(len(others)))])
         case _:
             pieces[one] = mutated(pieces[one], pieces[two], rng)
-    if data.startswith(PNG):  # with their checksums right, decoders look into them
+    if data.startswith(PNG):  # decoders skip the content of chunks whose checksum is wrong
         pieces = [_sealed(piece, rng) if n else piece for n, piece in enumerate(pieces)]
     return b"".join(pieces)
 
@@ -129,8 +129,8 @@ def _sealed(piece: bytes, rng: np.random.Generator) -> bytes:
 
 
 def read_mutated(count: int, seed: int) -> dict[str, Any]:
-    """Reads so many of them; anything but pixels or BadImage ends the process."""
-    rng, sources = np.random.default_rng(seed), sound()
+    """Read `count` mutated pictures; anything but pixels or BadImage ends the process."""
+    rng, sources = np.random.default_rng(seed), valid()
     for source in sources:
         _check(read_image(source, PAD))
     reasons: list[str] = []
@@ -138,7 +138,7 @@ def read_mutated(count: int, seed: int) -> dict[str, Any]:
     for trial in range(count):
         source, other = (sources[int(n)] for n in rng.integers(len(sources), size=2))
         data = (rearranged if trial % 2 else mutated)(source, other, rng)
-        # What Pillow warns of is an error where warnings are: then, too, it must be BadImage.
+        # Where warnings are errors, a warning from Pillow must become BadImage, too.
         with cost() as spent, warnings.catch_warnings():
             warnings.simplefilter("error" if trial % 3 == 0 else "ignore")
             try:
@@ -148,7 +148,7 @@ def read_mutated(count: int, seed: int) -> dict[str, Any]:
         slowest, largest = max(slowest, spent["seconds"]), max(largest, spent["bytes"])
     return {
         "read": count - len(reasons),
-        "refused": len(reasons),
+        "rejected": len(reasons),
         "lines": all(reason and "\n" not in reason and len(reason) < 300 for reason in reasons),
         "slowest": slowest,
         "largest": largest,
@@ -160,7 +160,7 @@ def _check(pixels: np.ndarray) -> None:
 
 
 def png(width: int, height: int, *chunks: bytes, rows: bool = True) -> bytes:
-    """A PNG of one bit a pixel, all of it there if `rows`; with chunks before the pixels."""
+    """Make a PNG with one bit a pixel and chunks before its pixels; without `rows`, no pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
     packer, row = zlib.compressobj(), bytes(1 + (width + 7) // 8)
     data = b"".join(packer.compress(row) for _ in range(height if rows else 0))
@@ -168,7 +168,7 @@ def png(width: int, height: int, *chunks: bytes, rows: bool = True) -> bytes:
 
 
 def jpeg(*segments: bytes, size: tuple[int, int] = (16, 16)) -> bytes:
-    """A JPEG with segments before its own, whose header announces a size."""
+    """Make a JPEG with more segments before its own; `size` is what its header claims."""
     data = encoded(Image.new("RGB", (16, 16)), "JPEG")
     place = data.index(b"\xff\xc0") + 5
     data = data[:place] + struct.pack(">HH", *size) + data[place + 4 :]
@@ -180,24 +180,24 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
-    """A WebP of these chunks."""
+    """Make a WebP of these chunks."""
     body = b"".join(n + struct.pack("<I", len(c)) + c + bytes(len(c) % 2) for n, c in chunks)
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
 
 
 def canvas(width: int, height: int, flags: int) -> tuple[bytes, bytes]:
-    """WebP's extended header."""
+    """Return the extended header of a WebP."""
     sides = struct.pack("<I", width - 1)[:3] + struct.pack("<I", height - 1)[:3]
     return b"VP8X", struct.pack("<I", flags) + sides
 
 
 def frame() -> bytes:
-    """The pixels of a sound WebP, as a chunk's content."""
+    """Return the pixels of a valid WebP, as the content of a chunk."""
     return encoded(Image.new("RGB", (16, 16)), "WEBP", lossless=True)[20:]
 
 
 def exif(entries: int, claimed: int, size: int) -> bytes:
-    """EXIF of which each entry claims the same bytes."""
+    """Make EXIF data in which every entry claims the same bytes."""
     listed = (struct.pack(">HHII", 1000 + n, 7, claimed, 8) for n in range(entries))
     block = b"MM\0*\0\0\0\x08" + struct.pack(">H", entries) + b"".join(listed)
     return block + bytes(size - len(block))
@@ -205,32 +205,32 @@ def exif(entries: int, claimed: int, size: int) -> bytes:
 
 @functools.cache
 def squeezed(size: int) -> bytes:
-    """A thousandth of so many zeros."""
+    """Compress `size` zeros to about a thousandth."""
     return zlib.compress(bytes(size), 9)
 
 
 def scans(count: int) -> bytes:
-    """A progressive JPEG of 15 megapixels that is passed over so many times."""
+    """Make a progressive JPEG of 15 megapixels with `count` more scans."""
     data = encoded(Image.new("L", (3900, 3900)), "JPEG", progressive=True)
     starts = [n for n in range(len(data) - 1) if data[n : n + 2] == b"\xff\xda"]
     return data[:-2] + data[starts[-1] : -2] * count + data[-2:]
 
 
 def joined_exif() -> bytes:
-    """EXIF over many segments of a JPEG, which Pillow joins."""
+    """Make a JPEG with EXIF data in many segments, which Pillow joins."""
     block = exif(5000, 2_000_000, 3_000_000)
     cuts = range(0, len(block), 65_000)
     return jpeg(*(segment(0xE1, b"Exif\0\0" + block[at : at + 65_000]) for at in cuts))
 
 
 def raw_profile() -> bytes:
-    """EXIF as ImageMagick writes it into a PNG, unfolding from text to hex to entries."""
+    """Make a PNG with EXIF data as ImageMagick writes it: compressed text, hex, entries."""
     text = "\nexif\n   400000\n" + exif(30_000, 300_000, 400_000).hex()
     return png(16, 16, chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text.encode())))
 
 
 _LOL = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
-REFUSED: dict[str, Callable[[], bytes]] = {
+REJECTED: dict[str, Callable[[], bytes]] = {
     "PNG of 81 megapixels": lambda: png(9000, 9000),
     "PNG of 144 megapixels": lambda: png(12_000, 12_000),
     "PNG of 400 megapixels": lambda: png(20_000, 20_000),
@@ -252,7 +252,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "800,000 chunks": lambda: png(16, 16, *[chunk(b"prVt")] * 800_000),
     "2,400,000 segments": lambda: jpeg(segment(0xEC, b"") * 2_400_000),
     "9,900,000 fill bytes": lambda: jpeg(b"\xff" * 9_900_000),
-    "5,000 passes": lambda: scans(5000),
+    "5,000 scans": lambda: scans(5000),
     "EXIF of 150 GB in a PNG": lambda: png(
         16, 16, chunk(b"eXIf", exif(30_000, 5 * 10**6, 9 * 10**6))
     ),
@@ -276,11 +276,11 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "JPEG 2000": lambda: encoded(Image.new("RGB", (16, 16)), "JPEG2000"),
     "an empty file": lambda: b"",
 }  # fmt: skip
-"""What must be rejected, and what makes it."""
+"""Pictures that must be rejected, by name."""
 
 
 def _film(frames: int) -> bytes:
-    """An animation in which each frame but the first says that it is a hundred days long."""
+    """Make an animation in which each frame but the first claims to last hours."""
     place = struct.pack("<I", 0)[:3] * 2 + struct.pack("<I", 15)[:3] * 2 + b"\xff" * 3 + b"\0"
     one = frame()
     content = place + b"VP8L" + struct.pack("<I", len(one)) + one
@@ -301,36 +301,36 @@ BOUNDED: dict[str, Callable[[], bytes]] = {
         + chunk(b"IDAT", squeezed(3 * 10**8))
         + chunk(b"IEND")
     ),
-    "zeros behind the end": lambda: png(16, 16) + bytes(10**6),
-    "a passenger of 9 MB": lambda: png(16, 16, chunk(b"prVt", bytes(9 * 10**6))),
+    "zeros after the end": lambda: png(16, 16) + bytes(10**6),
+    "a private chunk of 9 MB": lambda: png(16, 16, chunk(b"prVt", bytes(9 * 10**6))),
     "a JPEG's comments": lambda: jpeg(segment(0xFE, bytes(65_000)) * 100),
-    "90 passes over 15 megapixels": lambda: scans(80),
+    "90 scans of 15 megapixels": lambda: scans(80),
 }
-"""What is odd, and is read or rejected in bounded time and memory."""
+"""Odd pictures, which are read or rejected in bounded time and memory."""
 
 
 _BEST = ((min, "seconds"), (max, "bytes"))
 
 
 def explode(tries: int = 10) -> Iterator[dict[str, Any]]:
-    """Reads each bomb from a file; the best of some tries, since a busy machine is slow."""
-    for picture in sound():  # decoders are loaded by the first
+    """Read each bomb from a file; report the best of some tries, as a busy machine is slow."""
+    for picture in valid():  # the first picture of a format loads its decoder
         read_image(picture, PAD)
     with tempfile.TemporaryDirectory() as folder:
-        for kind, bombs in (("refused", REFUSED), ("bounded", BOUNDED)):
+        for kind, bombs in (("rejected", REJECTED), ("bounded", BOUNDED)):
             for name, make in bombs.items():
                 path = Path(folder) / "picture"
                 path.write_bytes(make())
-                spent, said = [], ""
-                for _ in range(tries if kind == "refused" else 1):
+                spent, message = [], ""
+                for _ in range(tries if kind == "rejected" else 1):
                     with cost() as one, warnings.catch_warnings(action="ignore"):
                         try:
                             _check(read_image(path, PAD))
                         except BadImage as error:
-                            said = str(error)
+                            message = str(error)
                     spent.append(one)
                 seconds, most = (fold(one[key] for one in spent) for fold, key in _BEST)
-                yield dict(kind=kind, name=name, said=said, seconds=seconds, bytes=most)
+                yield dict(kind=kind, name=name, message=message, seconds=seconds, bytes=most)
 
 
 if __name__ == "__main__":

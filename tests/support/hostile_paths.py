@@ -1,8 +1,9 @@
-"""Paths in data sets that lead elsewhere, and a process that says which files it opened.
+"""Paths in data sets that lead outside, and a script that reports which files were opened.
 
-    python tests/support/hostile_paths.py FOLDER    what was opened outside, and what was said: JSON
+    python tests/support/hostile_paths.py FOLDER    prints the files opened outside, and the errors
 
-Python tells an audit hook of every file that it opens; numpy, Pillow and gzip open theirs so, too.
+It prints JSON. Python tells an audit hook of every file that it opens; numpy, Pillow and gzip open
+their files through Python, too.
 """
 
 import json
@@ -56,30 +57,30 @@ NAMES = [
     ),
     *("..;/secret.jpg", "|cat /etc/passwd", "`id`.jpg", "images/*.jpg", "\ud800/x.jpg", "-", "\n"),
 ]
-"""Of pictures; none of them is a file of the folder, or may be read."""
+"""Names of pictures: none of them is a file of the folder, and none may be read."""
 
 
 def _linked(name: str) -> Callable[[Path, Path], object]:
-    """One of the data set's own files lies outside, and a link leads to it."""
+    """Move one of the data set's files outside, and leave a link to it."""
 
-    def harm(raw: Path, outside: Path) -> None:
+    def damage(raw: Path, outside: Path) -> None:
         (raw / name).replace(outside / "secret")
         (raw / name).symlink_to(outside / "secret")
 
-    return harm
+    return damage
 
 
 def _pipe(name: str) -> Callable[[Path, Path], object]:
-    """A pipe, which nobody ever writes to, stands where a file should."""
+    """Replace a file by a pipe that nobody writes to."""
     return lambda raw, outside: ((raw / name).unlink(), os.mkfifo(raw / name))
 
 
 def _linked_folder(name: str) -> Callable[[Path, Path], object]:
-    def harm(raw: Path, outside: Path) -> None:
+    def damage(raw: Path, outside: Path) -> None:
         (raw / name).rename(outside / "folder")
         (raw / name).symlink_to(outside / "folder")
 
-    return harm
+    return damage
 
 
 FILES = {
@@ -105,7 +106,7 @@ LISTED = [
     "a/../../secret.jpg",
     "\0",
 ]
-"""Names in the list of a prepared folder, whose checksums are compared."""
+"""Names for the list of a prepared folder; the files of that list are read to be compared."""
 
 
 def _titles() -> dict[str, list[tuple[str, str]]]:
@@ -117,11 +118,11 @@ _PAIRS = {side: [[i] for i in range(9)] for side in ("train", "test")}
 
 
 def pictures(raw: Path, outside: Path) -> list[str]:
-    """A catalogue whose products name these pictures, one each, and the last a sound one."""
+    """Write a catalogue in which each product names one of NAMES, and the last a valid picture."""
     names = [name.replace("{outside}", str(outside)) for name in NAMES]
     side = [
         {"ASIN": f"A{i}", "title": f"lamp {i}", "images": [name], "target_ind": [i]}
-        for i, name in enumerate([*names, "images/7.jpg"])  # one is sound
+        for i, name in enumerate([*names, "images/7.jpg"])
     ]
     raw_folders.write_json_lines(raw, trn=side, tst=side, lbl=side)
     images = raw / "images"
@@ -154,7 +155,7 @@ def vectors(raw: Path) -> None:
 
 
 class Watch:
-    """Which files this process opens, besides those it may."""
+    """A record of the files that this process opens, except those it may open."""
 
     def __init__(self) -> None:
         self.allowed: list[Path] = []
@@ -167,30 +168,30 @@ class Watch:
             return
         if event != "open":
             self.opened.append(f"{event} {arguments!r}")
-        elif isinstance(arguments[0], (str, bytes)):  # a descriptor was opened before
+        elif isinstance(arguments[0], (str, bytes)):  # a number is a file that is open already
             path = Path(os.path.realpath(os.fsdecode(arguments[0])))
             if not any(path.is_relative_to(folder) for folder in self.allowed):
                 self.opened.append(str(path))
 
     def __call__(self, act: Callable[[], object], *allowed: Path) -> dict[str, Any]:
-        """What an act opened elsewhere, and what it said."""
+        """Return the files that a call opens elsewhere, and its error message."""
         self.allowed = [Path(os.path.realpath(folder)) for folder in (*_LIBRARIES, *allowed)]
-        self.opened, said = [], ""
+        self.opened, message = [], ""
         self.on = True
         try:
             act()
         except MufinError as error:
-            said = str(error)
+            message = str(error)
         finally:
             self.on = False
-        return {"opened": self.opened, "said": said}
+        return {"opened": self.opened, "message": message}
 
 
 _LIBRARIES = [*map(Path, (*filter(None, sys.path[1:]), sys.prefix, sys.base_prefix))]
 
 
 def main(root: Path) -> dict[str, Any]:
-    """What happened, by case."""
+    """Return the record of each case."""
     logging.disable()
     watch, out, found = Watch(), root / "out", {}
     outside = root / "outside"
@@ -198,8 +199,8 @@ def main(root: Path) -> dict[str, Any]:
     (outside / "secret.jpg").write_bytes(raw_folders.picture(2))
     (root / "secret.jpg").write_bytes(raw_folders.picture(2))
 
-    repository(root / "sound")
-    prepare(CONFIG, root / "sound", root / "warm")  # what libraries load, they load now
+    repository(root / "valid")
+    prepare(CONFIG, root / "valid", root / "warm")  # libraries load their own files now
     found["a file outside"] = watch(lambda: open(root / "secret.jpg").close(), out)
 
     raw = root / "pictures" / "raw"
@@ -212,11 +213,11 @@ def main(root: Path) -> dict[str, Any]:
     found["pictures"] |= {"names": len(names), **counts, "images": report["kept"]["images"]}
 
     for make, cases in ((repository, FILES), (vectors, VECTORS)):
-        for number, (name, harm) in enumerate(cases.items()):
+        for number, (name, damage) in enumerate(cases.items()):
             raw, elsewhere = (root / f"{make.__name__}{number}" / part for part in ("raw", "else"))
             elsewhere.mkdir(parents=True)
             make(raw)
-            harm(raw, elsewhere)
+            damage(raw, elsewhere)
             found[name] = watch(lambda raw=raw: prepare(CONFIG, raw, out), raw, out)
 
     folder = root / "warm"

@@ -1,8 +1,8 @@
-"""A toy run of several processes: a fit with a table split over all devices, to be killed at will.
+"""A toy run of several processes, for tests that kill one: a table is split over all devices.
 
     python tests/support/hosts_toy.py --workdir=DIR [--steps=N] [--hosts.coordinator=... ...]
 
-It trains, saves and resumes as a stage does, in seconds; `fault` tells what happens to it.
+It trains, saves and resumes like a stage, in seconds; `fault` names what goes wrong.
 """
 
 import dataclasses
@@ -42,19 +42,19 @@ ROWS, WIDTH = 64, 3
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-    """What a toy run does."""
+    """Options of a toy run."""
 
     workdir: Path
     steps: int = 20
     step_seconds: float = 0.0
     fault: Literal["none", "input", "all-input", "bug", "kill", "busy"] = "none"
-    """What goes wrong at step 10: on process 1, on all, or process 0 works for long."""
+    """What goes wrong: at step 10 on process 1, before it on all, or process 0 works for long."""
     every: int = 5
     hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
 
 
 def step_of(mesh: Any) -> Any:
-    """A step that reads rows of the table, moves them, and depends on the order of the batches."""
+    """Build a step that reads and moves rows of the table; the order of batches matters."""
 
     def step(state: dict, batch: Any) -> tuple[dict, dict]:
         rows = gather_rows(state["table"], batch, mesh)
@@ -68,7 +68,7 @@ def step_of(mesh: Any) -> Any:
 
 
 def run(toy: Toy) -> None:
-    """Train, and leave the table in table.npy."""
+    """Train, and save the table as table.npy."""
     processes_module.start(toy.hosts)
     set_up_logging(process=processes_module.process())
     mesh = make_mesh()
@@ -129,7 +129,7 @@ def run(toy: Toy) -> None:
 if __name__ == "__main__":
     set_up_logging()
     code = main_guard(lambda: run(tyro.cli(Toy)))
-    # A thread that is in native code when Python ends aborts the process, once in a hundred runs.
+    # A thread in native code while Python ends would abort the process, once in a hundred runs.
     if listening := [t.name for t in threading.enumerate() if t.name.startswith("peers: ")]:
         print("still listening:", *listening, file=sys.stderr)
     sys.exit(code)

@@ -1,18 +1,20 @@
-"""The minute experiment, on a disk that takes no more from a chosen moment on.
+"""The minute experiment, on a disk that cannot be written from a chosen moment on.
 
     python lacking.py --lacking=KIND --from=PATTERN --workdir=DIR [any flag of an experiment]
 
-The moment is when the first file or folder is made whose path in DIR is the regular expression
-PATTERN. From then on, by KIND:
+The moment comes when the run makes the first file or folder in DIR whose path matches the regular
+expression PATTERN. From then on, depending on KIND:
 
-    full       the file system that holds DIR is full, of a file beside DIR
+    full       the file system that holds DIR is full, because of a file next to DIR
     read-only  DIR is mounted read-only
-    limit      no file may hold more than 100 bytes, of this process or of one that it starts
-    EDQUOT     or another name of an error: nothing is made in DIR, and, of EROFS, nothing deleted
+    limit      no file of this process, or of one that it starts, may hold more than 100 bytes
+    EDQUOT     or another name of an error: making anything in DIR fails with this error; with
+               EROFS, deleting fails, too
 
-The first two are real, and want a file system of their own: `on_a_small_disk` starts the experiment
-on one, where the system lets it. The third is real, too, and works everywhere. Native code meets
-these three as Python does. The last is played, to Python alone, by the names that it opens.
+The first two really happen, and require a file system of their own: `on_a_small_disk` starts the
+experiment on one, where the system permits it. The third really happens, too, on every system. All
+three affect native code like Python. The last is simulated, for Python alone, by the names of the
+files that it opens.
 """
 
 import errno
@@ -47,14 +49,14 @@ exit $code
 
 
 def lack(kind: str, pattern: str, workdir: Path) -> None:
-    """Has the disk take no more once the moment comes; nothing in this process can undo it."""
+    """Make writes fail once the moment comes; this process cannot undo it."""
     number = getattr(errno, kind, None)
-    refused = (*_MAKES, *_DELETES) if kind == "EROFS" else _MAKES
+    failing = (*_MAKES, *_DELETES) if kind == "EROFS" else _MAKES
     began = False
 
     def watch(event: str, arguments: tuple) -> None:
         nonlocal began
-        if event not in refused or not isinstance(arguments[0], (str, bytes, Path)):
+        if event not in failing or not isinstance(arguments[0], (str, bytes, Path)):
             return
         if event == "open" and not arguments[2] & _OPEN_TO_WRITE:
             return
@@ -70,7 +72,7 @@ def lack(kind: str, pattern: str, workdir: Path) -> None:
 
 
 def begin(kind: str, workdir: Path) -> None:
-    """Does what the kind wants at the moment."""
+    """Do what a kind requires at the moment."""
     if kind == "full":
         with open(workdir.parent / "filling", "wb", buffering=0) as file:
             for size in (1 << 20, 1 << 12, 1):
@@ -83,12 +85,12 @@ def begin(kind: str, workdir: Path) -> None:
         for options in (["--bind", workdir, workdir], ["-o", "remount,bind,ro", workdir]):
             subprocess.run(["mount", *options], check=True)
     if kind == "limit":
-        tempfile.gettempdir()  # which Python chooses, once, by writing to it
+        tempfile.gettempdir()  # Python chooses it once, by writing a file there
         resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, resource.RLIM_INFINITY))
 
 
 def on_a_small_disk(workdir: Path, *flags: str, cache: Path) -> subprocess.Popen[str]:
-    """This script on a copy of the folder in a file system of its own, which is copied back."""
+    """Start this script on a copy of the folder on a small file system; the copy comes back."""
     workdir.with_name(workdir.name + ".disk").mkdir(exist_ok=True)
     command = [*namespace(), "sh", "-c", _ON_A_SMALL_DISK, SIZE, str(workdir)]
     return subprocess.Popen(
@@ -99,7 +101,7 @@ def on_a_small_disk(workdir: Path, *flags: str, cache: Path) -> subprocess.Popen
 
 @functools.cache
 def namespace() -> list[str]:
-    """The command that starts another where it may mount; empty where the system has none."""
+    """Return the command that starts another one with the right to mount; empty if none works."""
     for options in ("--mount", "--map-root-user --mount"):
         command = ["unshare", *options.split()]
         with tempfile.TemporaryDirectory() as folder:
@@ -107,13 +109,13 @@ def namespace() -> list[str]:
             try:
                 if subprocess.run(mount, capture_output=True).returncode == 0:
                     return command
-            except OSError:  # no such command
+            except OSError:  # the command does not exist
                 break
     return []
 
 
 def _taken(name: str) -> str:
-    """The value of a flag that is this script's own, which it takes out of the arguments."""
+    """Return the value of a flag of this script, and remove the flag from the arguments."""
     (flag,) = [flag for flag in sys.argv if flag.startswith(f"--{name}=")]
     if name != "workdir":
         sys.argv.remove(flag)
@@ -123,5 +125,5 @@ def _taken(name: str) -> str:
 if __name__ == "__main__":
     lack(_taken("lacking"), _taken("from"), Path(_taken("workdir")).absolute())
     if "--retrieve.index.backend=scann" in sys.argv:
-        scann.FEWEST_VECTORS = 16  # fewer, ScaNN does not take
+        scann.FEWEST_VECTORS = 16  # ScaNN needs so many
     sys.exit(main(minute.PRESETS))

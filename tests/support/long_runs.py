@@ -1,14 +1,14 @@
-"""A long run, in a process as users have it: what it compiles, and how much memory it holds.
+"""A long run in a process like those of users: what it compiles, and how much memory it holds.
 
     python tests/support/long_runs.py --workdir=RUN --of=answers|pretrain|finetune --scratch=DIR
 
-RUN is a finished minute experiment. Prints one line of JSON: `memory`, the resident bytes after a
-tenth and at the end; `late`, the names of the programs compiled between the two; `shapes`, how many
-shapes of batches there were. A batch in a thousand is larger than the usual, and needs a program of
-its own whenever it comes: in these runs that is in the first tenth, or never.
+RUN is a finished minute experiment. The script prints one line of JSON: `memory`, the resident
+bytes after a tenth of the run and at its end; `late`, the names of the programs compiled between
+the two; `shapes`, the number of shapes of batches. About one batch in a thousand is larger than
+usual and compiles a program of its own: in these runs, in the first tenth or never.
 
-This is no test by itself, since the tests check the types of every call (beartype), which takes
-about 5 kB a call that are never given back.
+It needs a process of its own because the tests check the types of every call (beartype), which
+loses about 5 kB a call.
 """
 
 import argparse
@@ -33,18 +33,18 @@ from mufin_jax.stages import finetune, pretrain
 
 ANSWERS, STEPS = 10_000, 2_000
 SEEDS = {"pretrain": 0, "finetune": 3}
-"""With these the larger batches come early or not at all; see above."""
+"""With these seeds the larger batches come early or never; see above."""
 
 
 def resident() -> int:
-    """Bytes of this process that lie in memory."""
+    """Return the resident bytes of this process."""
     gc.collect()
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def compilations() -> list[str]:
-    """The names of the functions compiled, or read from a cache, from now on."""
+    """Return a list that gets the name of each function compiled, or read from a cache."""
     names: list[str] = []
 
     def note(event: str, _: float, fun_name: str = "", **__: object) -> None:
@@ -56,7 +56,7 @@ def compilations() -> list[str]:
 
 
 def answers(run: Path) -> dict[str, Any]:
-    """Answers of a predictor that is warm, one item at a time, of all sizes."""
+    """Predict for one item at a time, of all sizes, after warming up."""
     predictor = Predictor.load(run, make_mesh(jax.devices()[:1]))
     predictor.warm_up(points=8, images=3)
     compiled, memory = compilations(), []
@@ -71,11 +71,11 @@ def answers(run: Path) -> dict[str, Any]:
 
 
 class Enough(Exception):
-    """All steps that are asked for were made."""
+    """Raised when all steps were made, to end the stage."""
 
 
 def steps(stage: str, run: Path, scratch: Path) -> dict[str, Any]:
-    """Training steps of a stage, with refreshes and checkpoints as they come."""
+    """Train a stage, with its refreshes and checkpoints."""
     module = {"pretrain": pretrain, "finetune": finetune}[stage]
     compiled, memory, made = compilations(), [], 0
     shapes: set[tuple[Any, ...]] = set()
@@ -115,14 +115,14 @@ def steps(stage: str, run: Path, scratch: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    share_memory_among_threads()  # as every command does
+    share_memory_among_threads()  # like every command
     parser = argparse.ArgumentParser()
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--of", choices=("answers", "pretrain", "finetune"), required=True)
     parser.add_argument("--scratch", type=Path, required=True)
-    asked = parser.parse_args()
-    if asked.of == "answers":
-        found = answers(asked.workdir)
+    chosen = parser.parse_args()
+    if chosen.of == "answers":
+        found = answers(chosen.workdir)
     else:
-        found = steps(asked.of, asked.workdir, asked.scratch)
+        found = steps(chosen.of, chosen.workdir, chosen.scratch)
     print(json.dumps(found))

@@ -1,8 +1,8 @@
-"""A minute experiment: every stage for real, on so little that a run takes seconds.
+"""The minute experiment: all stages on very little data; a run takes seconds.
 
     python tests/support/minute.py --workdir=DIR [--stage=...] [any flag of an experiment]
 
-Run as a script it is an experiment like those of `experiments/`, to be started, killed and resumed.
+As a script it is an experiment like those of `experiments/`; tests start, kill and resume it.
 """
 
 import json
@@ -37,7 +37,7 @@ from mufin_jax.training.optimizer import OptimizerConfig
 _RATES = OptimizerConfig(rate=3e-3, warmup=2, image_encoder="full", text_encoder="full")
 _FIT = FitConfig(log_every=1, checkpoint_every=1)
 
-# Sizes at which all batches fall into few buckets: compiling is nearly all of the time.
+# With these sizes batches have few shapes. Most of a run's time is compiling, once for each shape.
 MINUTE = Experiment(
     name="minute",
     miniature=MiniatureConfig(labels=30, points=80, test_points=24, picture=32),
@@ -53,7 +53,7 @@ MINUTE = Experiment(
     retrieve=RetrieveConfig(shortlist=20),
     finetune=FinetuneConfig(epochs=2, batch_size=40, optimizer=_RATES, fit=_FIT),
     evaluate=EvaluateConfig(timed_points=3),
-    report=ReportConfig(figures=False),  # test_report.py draws them, once
+    report=ReportConfig(figures=False),  # only test_report.py draws them
 )
 
 _VISUAL = VisualBertConfig(
@@ -67,15 +67,15 @@ PRESETS = {
 
 
 def environment(cache: Path, devices: int = 1) -> dict[str, str]:
-    """The variables of a process that shares its compiled programs and has so many devices.
+    """Return the environment of a process with so many devices, and a folder of compiled programs.
 
-    A command that this process has run may have named the threads of XLA: that is not passed on.
+    It has no PJRT_NPROC (XLA's threads), which a command may have set in this process.
     """
     mine = {name: value for name, value in os.environ.items() if name != "PJRT_NPROC"}
     return mine | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        # A cache for GPUs whose path would be a part of the name of every program.
+        # With it, the path of a cache for GPUs would be a part of every program's name.
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "none",
         "JAX_NUM_CPU_DEVICES": str(devices),
     }
@@ -84,7 +84,7 @@ def environment(cache: Path, devices: int = 1) -> dict[str, str]:
 def start(
     workdir: Path, *flags: str, cache: Path, devices: int = 1, script: str = __file__
 ) -> subprocess.Popen[str]:
-    """The experiment, or another script with its flags, in a process of its own."""
+    """Start the experiment, or another script with its flags, in a process of its own."""
     return subprocess.Popen(
         [sys.executable, script, f"--workdir={workdir}", *flags],
         env=environment(cache, devices), text=True,
@@ -96,7 +96,7 @@ def start_together(
     workdir: Path, *flags: str, cache: Path, processes: int = 2, devices: int = 4,
     script: str = __file__,
 ) -> list[subprocess.Popen[str]]:  # fmt: skip
-    """The experiment, or another script with its flags, as one run of several processes."""
+    """Start the experiment, or another script with its flags, as a run of several processes."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         place = f"--hosts.coordinator=localhost:{probe.getsockname()[1]}"
@@ -112,16 +112,16 @@ def start_together(
 
 
 def ends(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[tuple[int, str]]:
-    """Exit code of each process, and its stderr without what JAX says at the start."""
+    """Wait for processes; return the exit code and stderr of each, without JAX's first lines."""
     try:
-        said = [process.communicate(timeout=seconds)[1] for process in processes]
+        texts = [process.communicate(timeout=seconds)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.communicate()
     lines = (
         [line for line in text.splitlines() if line and "coordination_service.cc" not in line]
-        for text in said
+        for text in texts
     )
     return [
         (process.returncode, "\n".join(kept))
@@ -132,19 +132,19 @@ def ends(processes: list[subprocess.Popen[str]], seconds: float = 120) -> list[t
 def finish(
     workdir: Path, *flags: str, cache: Path, devices: int = 1, script: str = __file__
 ) -> str:
-    """Runs the experiment, or another script, which must end well; returns what it printed."""
+    """Run the experiment, or another script, which must succeed; return its output."""
     process = start(workdir, *flags, cache=cache, devices=devices, script=script)
     try:
-        out, said = process.communicate()
-    finally:  # a test that ran out of time leaves none behind
+        out, errors = process.communicate()
+    finally:  # also when the test's time is over
         process.kill()
         process.communicate()
-    assert process.returncode == 0, said
+    assert process.returncode == 0, errors
     return out
 
 
 def metrics(workdir: Path) -> dict[str, Any]:
-    """What metrics.json holds, without the times."""
+    """Return the content of metrics.json without the times."""
     found = json.loads((workdir / "metrics.json").read_text())
     return {name: value for name, value in found.items() if not name.startswith("ms_per_point")}
 
@@ -156,13 +156,13 @@ def losses(workdir: Path, stage: str = "finetune") -> list[float]:
 
 
 def assert_learned(workdir: Path) -> None:
-    """Assert that Module IV ended at a lower loss than it began with."""
+    """Assert that Module IV's loss fell by at least 4%: without training, batches differ by 2%."""
     steps = losses(workdir)
-    assert len(steps) > 1 and steps[-1] < steps[0], f"losses of Module IV: {steps}"
+    assert len(steps) > 1 and steps[-1] < 0.96 * steps[0], f"losses of Module IV: {steps}"
 
 
 def results(workdir: Path) -> dict[str, np.ndarray]:
-    """Every array that a run leaves: weights, label table, shortlists, rankings, by name."""
+    """Return all arrays of a run's folder by name: weights, label table, shortlists, rankings."""
     from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
     found: dict[str, np.ndarray] = {}
@@ -181,9 +181,9 @@ def results(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def assert_same(one: Path, other: Path, until: str = "evaluate") -> None:
-    """What the stages of a run left, up to one of them, is to the bit what those of another did.
+    """Assert that the files of two runs are bit-identical, up to the stage `until`.
 
-    That is the prepared data, weights, tables, checkpoints, shortlists, rankings, the losses of
+    These are the prepared data, weights, tables, checkpoints, shortlists, rankings, the losses of
     every step, and the metrics.
     """
     stages = [*STAGES][: [*STAGES].index(until) + 1]
@@ -204,7 +204,7 @@ def assert_same(one: Path, other: Path, until: str = "evaluate") -> None:
 
 
 def begun(finished: Path, workdir: Path, stage: str) -> Path:
-    """A copy of a finished run's folder as it was before a stage."""
+    """Copy the folder of a finished run without a stage and those after it."""
     workdir.mkdir()
     for name in [*STAGES][: [*STAGES].index(stage)]:
         shutil.copytree(finished / name, workdir / name)

@@ -1,4 +1,4 @@
-"""The minute experiment with rows of table 4 beside it, to be started, killed and resumed."""
+"""The minute experiment and rows of table 4, for tests that start, kill and resume it."""
 
 import sys
 

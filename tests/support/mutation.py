@@ -1,4 +1,4 @@
-"""Damage to files of any kind, drawn from a seed; and what reading them cost this process."""
+"""Random damage to files of any kind, and the cost of reading them."""
 
 import contextlib
 import resource
@@ -13,25 +13,25 @@ EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFDC, 0xFFFF, 2**31 - 1, 2**31, 2*
 
 
 def mutated(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """A file changed in one of seven ways; `other` is a second file to splice it with."""
+    """Change a file in one of seven ways; one of them joins it to a part of `other`."""
     size = max(1, len(data))
     place, length = int(rng.integers(size)), int(rng.integers(1, 1 + min(size, 64)))
     changed = bytearray(data)
     match int(rng.integers(7)):
-        case 0:  # some bits
+        case 0:  # flip some bits
             for at in rng.integers(size, size=int(rng.integers(1, 9))):
                 changed[at : at + 1] = bytes([data[at] ^ 1 << int(rng.integers(8))])
-        case 1:  # the end
+        case 1:  # cut the end off
             changed = changed[:place]
-        case 2:  # the head of one and the tail of another
+        case 2:  # join the start of one to the end of the other
             changed = changed[:place] + other[int(rng.integers(max(1, len(other)))) :]
-        case 3:  # a piece twice
+        case 3:  # repeat a piece
             changed[place:place] = data[place : place + length] * int(rng.integers(1, 5))
-        case 4:  # a piece missing
+        case 4:  # remove a piece
             del changed[place : place + length]
-        case 5:  # a piece of noise
+        case 5:  # replace a piece by noise
             changed[place : place + length] = rng.bytes(length)
-        case _:  # a field, most often of the header, with an extreme value
+        case _:  # put an extreme value into a field, mostly of the header
             place = int(rng.integers(min(size, 96))) if rng.random() < 0.8 else place
             kind = str(rng.choice(["B", "<H", ">H", "<I", ">I", "<Q", ">Q"]))
             value = int(rng.choice(EXTREMES)) % 256 ** struct.calcsize(kind)
@@ -40,7 +40,7 @@ def mutated(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
 
 
 def limit_memory(more: int) -> None:
-    """Lets this process map so many bytes more, so that a mistake does not take the machine."""
+    """Limit the memory of this process to `more` bytes above what it has: a bug ends it alone."""
     most = _status("VmSize") + more
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
@@ -49,7 +49,7 @@ def limit_memory(more: int) -> None:
 def cost() -> Iterator[dict[str, float]]:
     """Measure a block: CPU seconds, and bytes of memory at the peak above those before it."""
     found: dict[str, float] = {}
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before, start = _status("VmRSS"), time.process_time()
     try:
         yield found

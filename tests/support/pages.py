@@ -1,4 +1,4 @@
-"""What tests look for in the report's page and tables."""
+"""Helpers for tests of the report's page and tables."""
 
 import csv
 import html.parser
@@ -22,7 +22,7 @@ class Elements(html.parser.HTMLParser):
 
 
 def check_contained(text: str) -> Elements:
-    """The page runs nothing and asks for nothing outside of itself."""
+    """Assert that a page runs no code and loads no other file; return its elements."""
     elements = Elements(text)
     for tag, attributes in elements.found:
         assert tag not in ("script", "iframe", "object", "embed", "link", "form", "base", "svg"), (
@@ -36,6 +36,6 @@ def check_contained(text: str) -> Elements:
 
 
 def rows(folder: Path, name: str) -> list[dict[str, str]]:
-    """The rows of a table of the report."""
+    """Return the rows of a table of the report."""
     with open(folder / f"{name}.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))

@@ -6,4 +6,4 @@ SUPPORT = Path(__file__).parent
 TESTS = SUPPORT.parent
 GOLDEN = TESTS / "golden"
 ROOT = TESTS.parent
-"""The repository."""
+"""The root of the repository."""

@@ -1,4 +1,4 @@
-"""Python in another process, and what it says."""
+"""Python in another process, and the lines that it prints."""
 
 import subprocess
 import sys

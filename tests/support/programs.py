@@ -1,9 +1,9 @@
 """Compiled programs that are kept between runs of the tests, outside the checkout.
 
-They lie in MUFIN_TEST_PROGRAMS, or in mufin_jax/tests of the user's cache folder; an empty
-MUFIN_TEST_PROGRAMS keeps none. Every process of the tests works on a folder of its own, which
-begins with what is kept and from which only whole programs go back. Tests that kill processes and
-runs of the tests side by side can therefore not damage what is kept.
+The store is MUFIN_TEST_PROGRAMS, or mufin_jax/tests in the user's cache folder; with an empty
+MUFIN_TEST_PROGRAMS nothing is kept. Every process of the tests works on a folder of its own. The
+folder begins with the programs of the store, and only complete programs are copied back. So
+neither tests that kill processes nor parallel runs of the tests can damage the store.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ import jaxlib
 from mufin_jax.runtime.jax_internals import is_whole_program
 
 MOST_BYTES = 2_000_000_000
-"""What may be kept in all; the oldest programs are dropped first, and kept again if needed."""
+"""The largest size of the store; the oldest programs are dropped first."""
 
 
 def kept() -> Path | None:
-    """The folder of the programs that fit this JAX and this machine; None if none are kept."""
+    """Return the folder of the programs for this JAX and this machine; None if none are kept."""
     named = os.environ.get("MUFIN_TEST_PROGRAMS")
     if named == "":
         return None
@@ -34,7 +34,7 @@ def kept() -> Path | None:
 
 
 def _machine() -> str:
-    """A name for the instructions that the processor has: programs are machine code."""
+    """Return a name for the processor's instructions: programs are machine code."""
     facts = [platform.system(), platform.machine()]
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -47,12 +47,12 @@ def _machine() -> str:
 
 @contextlib.contextmanager
 def begun_with_kept(folder: Path) -> Iterator[Path]:
-    """Give a folder what is kept, and keep what is compiled into it."""
+    """Fill a folder with the kept programs; at the end, keep what was compiled into it."""
     store = kept()
     if store is None:
         yield folder
         return
-    with contextlib.suppress(OSError):  # without what is kept, tests take longer
+    with contextlib.suppress(OSError):  # without the kept programs, tests only take longer
         take(store, folder)
     yield folder
     with contextlib.suppress(OSError):
@@ -60,19 +60,19 @@ def begun_with_kept(folder: Path) -> Iterator[Path]:
 
 
 def take(store: Path, folder: Path) -> None:
-    """Begin a folder with the programs of a store. JAX never writes to a program that is there."""
+    """Link the programs of a store into a folder. JAX never overwrites an existing program."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in store.glob("*-cache"):
         try:
             os.link(path, folder / path.name)
-        except FileNotFoundError:  # dropped meanwhile
+        except FileNotFoundError:  # another process dropped it meanwhile
             continue
-        except OSError:  # another disk, or no links on this one
+        except OSError:  # the store is on another disk, or this one has no links
             _copy(path, folder)
 
 
 def give(folder: Path, store: Path, most: int = MOST_BYTES) -> None:
-    """Put the whole programs of a folder into a store, and keep the store below its size."""
+    """Copy the complete programs of a folder to a store, and keep the store below its size."""
     store.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*-cache"):
         if not (store / path.name).exists() and is_whole_program(path.read_bytes()):
@@ -81,7 +81,7 @@ def give(folder: Path, store: Path, most: int = MOST_BYTES) -> None:
 
 
 def _copy(path: Path, folder: Path) -> None:
-    """Copy a file into a folder, where it appears whole or not at all."""
+    """Copy a file into a folder; it appears there complete or not at all."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -97,7 +97,7 @@ def _trim(store: Path, most: int) -> None:
     for path in (*store.parent.glob("*/*-cache"), *store.parent.glob("*/.new-*")):
         try:
             stat = path.stat()
-        except FileNotFoundError:  # another run of the tests drops, too
+        except FileNotFoundError:  # another run of the tests dropped it
             continue
         found.append((stat.st_mtime, stat.st_size, path))
     total = sum(size for _, size, _ in found)

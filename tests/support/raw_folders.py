@@ -1,4 +1,4 @@
-"""Tiny raw catalogues in each form that users have: how tests write, break and read them."""
+"""Tiny raw catalogues in each format that users have: how tests write, break and read them."""
 
 import base64
 import io
@@ -37,32 +37,32 @@ def read_catalogue(
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """A colour of its own for each number below 512; JPEG moves it by far less than a step."""
+    """Return a colour for each number below 512; JPEG changes it by far less than a step."""
     return tuple(16 + 32 * (number >> shift & 7) for shift in (0, 3, 6))  # pyright: ignore
 
 
 def number_of(pixels: np.ndarray) -> int:
-    """The number whose `colour` a picture has in its middle."""
+    """Return the number whose `colour` is in the middle of a picture."""
     middle = pixels[pixels.shape[0] // 2, pixels.shape[1] // 2].astype(int)
     return int(sum(round((middle[i] - 16) / 32) << 3 * i for i in range(3)))
 
 
 def picture(number: int, size: tuple[int, int] = (24, 24), form: str = "JPEG") -> bytes:
-    """A file of one `colour`."""
+    """Return a picture file of one `colour`."""
     buffer = io.BytesIO()
     Image.new("RGB", size, colour(number)).save(buffer, form)
     return buffer.getvalue()
 
 
 def write_matrix(path: Path, rows: Pairs, num_columns: int) -> None:
-    """A relevance file in the repository's text form."""
+    """Write a relevance file in the repository's text format."""
     lines = [f"{len(rows)} {num_columns}"]
     lines += [" ".join(f"{label}:1.0" for label in row) for row in rows]
     path.write_text("\n".join(lines) + "\n")
 
 
 def write_pairs(path: Path, pairs: Sequence[tuple[int, int]]) -> None:
-    """A filter file."""
+    """Write a filter file."""
     path.write_text("".join(f"{point} {label}\n" for point, label in pairs))
 
 
@@ -73,14 +73,14 @@ def write_repository(
     images: Mapping[str, Sequence[Sequence[int]]] | None = None,
     order: Sequence[int] | None = None,
 ) -> Path:
-    """A catalogue in the Extreme Classification Repository's form.
+    """Write a catalogue in the format of the Extreme Classification Repository.
 
     Args:
-      folder: is made.
-      titles: by side, `(uid, title)` of each item.
-      relevance: by "train" and "test", the labels of each point.
-      images: by side, the numbers of each item's pictures (see `picture`).
-      order: the order of the pictures' lines in img.bin; by number if not given.
+      folder: The folder to make.
+      titles: For each side, `(uid, title)` of each item.
+      relevance: For "train" and "test", the labels of each point.
+      images: For each side, the numbers of each item's pictures (see `picture`).
+      order: The order of the pictures' lines in img.bin; by number if None.
     """
     (folder / "raw_data").mkdir(parents=True)
     for side in SIDES:
@@ -108,9 +108,9 @@ def write_repository(
 
 
 def write_json_lines(folder: Path, **files: Sequence[Mapping]) -> Path:
-    """`<name>.jsonl` for each named list of objects; the pictures that they name are drawn.
+    """Write `<name>.jsonl` for each list of objects, and the pictures that they name.
 
-    A picture `images/7.jpg` gets the colour of number 7.
+    The picture `images/7.jpg` has the colour of number 7.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for name, items in files.items():
@@ -143,7 +143,7 @@ def write_vectors(
     vectors: Mapping[str, np.ndarray],
     maps: Mapping[str, Sequence[Sequence[int] | int]],
 ) -> Path:
-    """A catalogue with ready image vectors; `maps` are saved as arrays of objects."""
+    """Write a catalogue with ready image vectors; `maps` become arrays of objects."""
     folder.mkdir(parents=True)
     for side in SIDES:
         lines = "".join(f"{uid}->{title}\n" for uid, title in titles[side])
@@ -159,9 +159,9 @@ def write_vectors(
 
 
 def tiny_repository(folder: Path, num_items: int = 40) -> Path:
-    """A sound catalogue of `num_items` points a side and half as many labels, text and images.
+    """Write a valid catalogue with text and images: `num_items` points a side, half as many labels.
 
-    Label l is relevant to the points 2 l and 2 l + 1; item i of a side shows picture i.
+    Label l is relevant to the points 2 l and 2 l + 1; item i of a side has picture i.
     """
     labels = num_items // 2
     titles = {
@@ -192,9 +192,9 @@ def break_pictures(folder: Path, count: int) -> None:
 
 
 def tiny_outfits(folder: Path, where: str = "disjoint") -> Path:
-    """Sound outfits: items 1..9 in training, 10..17 in test; item n shows picture n.
+    """Write valid outfits: items 1..9 in training, 10..17 in test; item n has picture n.
 
-    Question 0 asks which of 12, 16, 13 and 17 joins 10 and 11; question 1 has an item of training.
+    Question 0 asks which of 12, 16, 13 and 17 fits 10 and 11; question 1 has an item of training.
     """
 
     def outfit(set_id: str, *items: int) -> dict:
@@ -211,7 +211,7 @@ def tiny_outfits(folder: Path, where: str = "disjoint") -> Path:
         str(n): {"title": f"garment {n}", "url_name": f"url {n}", "semantic_category": "tops"}
         for n in range(1, 18)
     }
-    metadata["3"]["title"] = ""  # the url_name is read in its place
+    metadata["3"]["title"] = ""  # the url_name is read instead
     (folder / where).mkdir(parents=True, exist_ok=True)
     (folder / "images").mkdir()
     for n in range(1, 18):

@@ -1,8 +1,8 @@
 """Which repeats of slow tests run today: a part of each group, another part every day.
 
-A test that is marked `rotates("group", every=3)` belongs to a group, and of the group one test in
-three runs. ROTATION names the day, as in `ROTATION=20261130 make test-slow`; without it every test
-runs. The choice depends on the day, the group and a test's place in the group, and on nothing else:
+A test that is marked `rotates("group", every=3)` belongs to a group; each day runs one in three of
+the group's tests. ROTATION names the day, for example `ROTATION=20261130 make test-slow`; without
+it every test runs. The choice depends only on the day, the group and a test's place in the group:
 the same day gives the same tests, and any `every` days in a row give all of them.
 """
 
@@ -16,7 +16,7 @@ import pytest
 
 
 def day_of(rotation: str) -> int | None:
-    """The number of the day that ROTATION names; None if it names none, and every test runs."""
+    """Return the number of the day that ROTATION names; None if it is empty: all tests run."""
     if not rotation:
         return None
     try:
@@ -28,12 +28,12 @@ def day_of(rotation: str) -> int | None:
 
 
 def runs(day: int, group: str, place: int, every: int) -> bool:
-    """Whether the test in this place of its group runs on a day."""
+    """Return whether the test in this place of its group runs on a day."""
     return (day + zlib.crc32(group.encode()) + place) % every == 0
 
 
 def sample(items: Iterable[pytest.Item], day: int) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """The tests that run on a day, and those that wait for another one.
+    """Return the tests that run on a day, and those that wait for another day.
 
     Args:
         items: All tests that were collected, in their order.
@@ -56,13 +56,13 @@ def sample(items: Iterable[pytest.Item], day: int) -> tuple[list[pytest.Item], l
 
 
 def todays(items: list[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """The tests that run on the day that ROTATION names, and those that do not."""
+    """Return the tests that run on the day that ROTATION names, and those that wait."""
     day = day_of(os.environ.get("ROTATION", ""))
     return (items, []) if day is None else sample(items, day)
 
 
 def pytest_report_header() -> str | None:
-    """Print the day, by which a run can be repeated."""
+    """Print the day; with it, the run can be repeated."""
     rotation = os.environ.get("ROTATION", "")
     if day_of(rotation) is None:
         return None

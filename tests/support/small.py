@@ -1,4 +1,4 @@
-"""A minute data set and a minute model, for tests of everything that trains or predicts."""
+"""A very small data set and model, for tests of training and prediction."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from mufin_jax.runtime.distributed.mesh import put, replicated
 PIXELS = 8
 """Side of a prepared picture."""
 SIZES = {"train": 26, "test": 11, "label": 13}
-"""Items of each side: unlike one another, and multiples of nothing."""
+"""Items of each side: different numbers, none a multiple of the eight devices."""
 MOST_IMAGES = 3
 COLOURS = "red blue green white black brown pink grey gold teal plum lime navy".split()
 
@@ -32,23 +32,23 @@ CONFIG = ModelConfig(
 
 
 def title(side: str, i: int) -> str:
-    """The title of an item, which no other has; every eighth item has none."""
+    """Return an item's title, which no other item has; every eighth item has none."""
     return "" if i % 8 == 3 else f"{COLOURS[i % 13]} {('chair', 'lamp')[i // 13]} {side}"
 
 
 def pictures(side: str, i: int) -> list[int]:
-    """The numbers of an item's pictures: none to three, shared with neighbours and other sides."""
+    """Return the numbers of an item's pictures: none to three, some shared with other items."""
     first = {"train": 0, "test": 40, "label": 20}[side] + i
     return [] if i % 5 == 2 else [first + k for k in range(1 + i % MOST_IMAGES)]
 
 
 def relevant(i: int) -> list[int]:
-    """The labels relevant to point i, of training and of test alike."""
+    """Return the labels relevant to training or test point i."""
     return sorted({i // 2 % SIZES["label"], i % 5})
 
 
 def prepared_folder(folder: Path) -> Path:
-    """Such a catalogue, prepared below `folder`."""
+    """Write the catalogue and prepare it; return the prepared folder."""
     sides = {side: range(count) for side, count in SIZES.items()}
     write_repository(
         folder / "raw",
@@ -69,7 +69,7 @@ def new_model(
     text_vector_width: int | None = None,
     seed: int = 0,
 ) -> Mufin:
-    """A model with random weights, in which no bias, norm or attention map is neutral."""
+    """Build a model with random weights: no bias, norm or attention map has its initial value."""
 
     def make(rngs: nnx.Rngs) -> Mufin:
         return Mufin(
@@ -88,7 +88,7 @@ def new_model(
 
 
 def random_weights(state: nnx.State, rng: np.random.Generator) -> nnx.State:
-    """Normal weights of size 1/sqrt(inputs); norms scatter about one."""
+    """Draw normal weights with standard deviation 1/sqrt(inputs); scales of norms are near one."""
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         noise = rng.normal(size=leaf.shape)
@@ -100,12 +100,12 @@ def random_weights(state: nnx.State, rng: np.random.Generator) -> nnx.State:
 
 
 def shaken(module: nnx.Module, seed: int = 0) -> nnx.Module:
-    """The module with `random_weights`."""
+    """Return the module with `random_weights`."""
     graphdef, state = nnx.split(module)
     return nnx.merge(graphdef, random_weights(state, np.random.default_rng(seed)))
 
 
 def weights(model: nnx.Module) -> dict[str, np.ndarray]:
-    """Copies of a model's weights by path, such as self_attention/query/kernel."""
+    """Return copies of a model's weights by path, such as self_attention/query/kernel."""
     flat = nnx.to_flat_state(nnx.state(model))
     return {"/".join(map(str, path)): np.array(weight[...]) for path, weight in flat}

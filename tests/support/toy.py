@@ -1,4 +1,4 @@
-"""A stage that trains a toy by the one training loop, for tests of the loop."""
+"""A stage that trains a toy with the training loop, for tests of the loop."""
 
 import json
 
@@ -15,7 +15,7 @@ STEPS, SEGMENT = 23, 6
 
 @jax.jit
 def toy_step(state, batch):
-    """Mixes the batch into the state so that the order of steps shows in every bit."""
+    """Mix the batch into the state; another order of steps would change its bits."""
     new = {"w": 0.9 * state["w"] + jnp.sin(batch * state["w"]), "n": state["n"] + 1}
     return new, {"loss": jnp.abs(new["w"]).sum(), "negative_cosine": new["w"][0]}
 
@@ -34,7 +34,7 @@ class Toy:
         return noise + np.float32(self.offset)
 
     def refresh(self, at, state):
-        """Computed once and kept in a file, as its state is gone after a restart."""
+        """Compute once and keep in a file, because a restarted run no longer has this state."""
         path = self.folder / f"refresh-{at}.npy"
         if not path.exists():
             np.save(path, np.asarray(state["w"]).sum())
@@ -71,7 +71,7 @@ def metrics(folder):
 
 
 def killed_at(number):
-    """Puts batches until that one, when the run dies."""
+    """Return a `put` that ends the run at a batch."""
     count = iter(range(100))
 
     def put(batch):

@@ -1,4 +1,4 @@
-"""Claims about what frozen parts of the encoders make, kept for all steps."""
+"""Outputs of the encoders' frozen parts, which are kept for all steps."""
 
 import dataclasses
 import shutil
@@ -39,11 +39,11 @@ def files(folder):
 
 
 def train(model, loader, optimizer, mesh):
-    """The losses of three steps of Module I, and what they learn."""
+    """Return the losses of three steps of Module I, and the trained weights."""
     config = PretrainConfig(epochs=2, batch_size=8, optimizer=optimizer)
     batches = Batches(config, loader.dataset, loader, 0)
     graphdef, learns, frozen = split(model, optimizer, cross=False)
-    learns = jax.tree.map(jnp.copy, learns)  # steps donate what they are given
+    learns = jax.tree.map(jnp.copy, learns)  # steps donate their arguments
     descent = optax.sgd(0.3)  # Adam would blow up the rounding of vanishing gradients
     step, losses = make_step(config, graphdef, descent), []
     state = TrainState(opt=descent.init(learns), train=learns)
@@ -54,7 +54,7 @@ def train(model, loader, optimizer, mesh):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_steps_on_what_was_kept_learn_what_steps_on_pixels_and_tokens_do(
+def test_steps_on_kept_outputs_learn_what_steps_on_pixels_and_tokens_learn(
     mode, dataset, one_device, tmp_path
 ):
     optimizer, model = MODES[mode], new_model(dataset, one_device)
@@ -67,7 +67,7 @@ def test_steps_on_what_was_kept_learn_what_steps_on_pixels_and_tokens_do(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), kept[1], plain[1])
 
 
-def test_nothing_is_kept_of_encoders_that_train_whole(dataset, model, mesh, tmp_path):
+def test_nothing_is_kept_for_encoders_that_train_fully(dataset, model, mesh, tmp_path):
     loader = Loader(dataset, "both", mesh)
     full = dataclasses.replace(LAST, image_encoder="full")
     loader = precompute(model, loader, full, tmp_path, tmp_path / "decisions.json")
@@ -75,7 +75,7 @@ def test_nothing_is_kept_of_encoders_that_train_whole(dataset, model, mesh, tmp_
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_later_stages_describe_by_what_an_earlier_one_kept(
+def test_later_stages_describe_with_the_outputs_that_an_earlier_one_kept(
     mode, dataset, model, mesh, tmp_path, monkeypatch
 ):
     wanted = describe_once(model, Loader(dataset, "both", mesh), tmp_path / "wanted.npy")
@@ -91,7 +91,7 @@ def test_later_stages_describe_by_what_an_earlier_one_kept(
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-def test_a_model_is_served_what_its_own_frozen_weights_made(dataset, mesh, tmp_path):
+def test_a_model_uses_only_outputs_of_its_own_frozen_weights(dataset, mesh, tmp_path):
     model = new_model(dataset, mesh)
     precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     last = CONFIG.image.depth - 1
@@ -104,7 +104,7 @@ def test_a_model_is_served_what_its_own_frozen_weights_made(dataset, mesh, tmp_p
 
 
 @pytest.mark.parametrize("other", [{"heads": 3}, {"layer_norm_eps": 1e-3}, {"dtype": "bfloat16"}])
-def test_a_model_that_uses_the_same_weights_otherwise_is_served_nothing(
+def test_a_model_that_uses_the_same_weights_differently_uses_no_kept_outputs(
     other, dataset, mesh, tmp_path
 ):
     model = new_model(dataset, mesh)
@@ -115,7 +115,7 @@ def test_a_model_that_uses_the_same_weights_otherwise_is_served_nothing(
     assert loader.sources.images.rows is dataset.images
 
 
-def test_a_model_that_normalises_pixels_otherwise_is_served_nothing(dataset, mesh, tmp_path):
+def test_a_model_that_normalises_pixels_differently_uses_no_kept_outputs(dataset, mesh, tmp_path):
     model = new_model(dataset, mesh)
     precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     for other in ({"mean": (0.1, 0.2, 0.3)}, {"std": (0.1, 0.2, 0.3)}):
@@ -127,7 +127,7 @@ def test_a_model_that_normalises_pixels_otherwise_is_served_nothing(dataset, mes
     assert loader.sources.images.rows is not dataset.images
 
 
-def test_other_pictures_are_not_answered_by_what_was_kept(dataset, model, mesh, tmp_path):
+def test_kept_outputs_are_not_used_for_other_pictures(dataset, model, mesh, tmp_path):
     precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     files = dataset.manifest["files"] | {"images.npy": {"bytes": 1, "sha256": "another"}}
     other = dataclasses.replace(dataset, manifest=dataset.manifest | {"files": files})
@@ -137,7 +137,7 @@ def test_other_pictures_are_not_answered_by_what_was_kept(dataset, model, mesh, 
 
 
 @pytest.mark.parametrize("begun_with", [0.0, None])
-def test_a_resumed_run_goes_on_as_it_began_whatever_room_it_finds(
+def test_a_resumed_run_keeps_its_decision_with_any_free_space(
     begun_with, dataset, model, mesh, tmp_path
 ):
     decisions, served = tmp_path / "decisions.json", begun_with is None
@@ -149,18 +149,18 @@ def test_a_resumed_run_goes_on_as_it_began_whatever_room_it_finds(
     assert (second.sources.images.rows is not dataset.images) == served
 
 
-def test_what_is_there_is_not_computed_again(dataset, model, mesh, tmp_path, monkeypatch):
+def test_kept_outputs_are_not_computed_again(dataset, model, mesh, tmp_path, monkeypatch):
     precompute(model, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     monkeypatch.setattr(frozen_features, "whole_npy", None)
     loader = Loader(dataset, "both", mesh)
     loader = precompute(
         model, loader, LAST, tmp_path, tmp_path / "second.json", gigabytes=0.0
-    )  # it needs no room any more
+    )  # no more space is needed
     assert loader.sources.images.rows is not dataset.images
 
 
 @pytest.mark.parametrize("gigabytes", [0.0, 1e-6])
-def test_without_room_steps_see_pixels_as_before(gigabytes, dataset, model, mesh, tmp_path, caplog):
+def test_without_enough_space_steps_read_pixels(gigabytes, dataset, model, mesh, tmp_path, caplog):
     loader = Loader(dataset, "both", mesh)
     with caplog.at_level("INFO", "mufin_jax.training.frozen_features"):
         loader = precompute(model, loader, LAST, tmp_path, tmp_path / "decisions.json", gigabytes)
@@ -168,7 +168,7 @@ def test_without_room_steps_see_pixels_as_before(gigabytes, dataset, model, mesh
     assert "each step computes it again" in caplog.text
 
 
-def test_tokens_in_bfloat16_are_kept_as_they_are(dataset, mesh, tmp_path):
+def test_tokens_in_bfloat16_are_kept_unchanged(dataset, mesh, tmp_path):
     image = dataclasses.replace(CONFIG.image, dtype="bfloat16")
     model = new_model(dataset, mesh, dataclasses.replace(CONFIG, image=image))
     loader = Loader(dataset, "both", mesh)
@@ -184,7 +184,7 @@ def test_tokens_in_bfloat16_are_kept_as_they_are(dataset, mesh, tmp_path):
     assert vectors.dtype == jnp.float32
 
 
-def test_one_device_serves_what_eight_kept(dataset, mesh, one_device, tmp_path):
+def test_one_device_uses_the_outputs_that_eight_kept(dataset, mesh, one_device, tmp_path):
     eight, one = (new_model(dataset, devices) for devices in (mesh, one_device))
     precompute(eight, Loader(dataset, "both", mesh), LAST, tmp_path, tmp_path / "first.json")
     loader = Loader(dataset, "both", one_device)

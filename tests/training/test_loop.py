@@ -1,4 +1,4 @@
-"""Claims about the one training loop, with a toy step instead of a model."""
+"""The training loop, with a toy step instead of a model."""
 
 import logging
 import re
@@ -49,7 +49,7 @@ def test_a_resumed_run_never_needs_a_refresh_before_the_last_one(tmp_path, throu
     assert toy.refreshes == [18]
 
 
-def test_a_stop_is_answered_after_the_step_and_costs_nothing(tmp_path, through, monkeypatch):
+def test_a_stop_ends_the_run_after_the_step_and_loses_nothing(tmp_path, through, monkeypatch):
     asked = iter([False] * 7 + [True] * 9)
     monkeypatch.setattr(loop, "stop_requested", lambda: next(asked))
     with pytest.raises(Stopped, match="after step 8 of 23, which is saved; run the same command"):
@@ -63,7 +63,7 @@ def test_a_stop_is_answered_after_the_step_and_costs_nothing(tmp_path, through, 
 
 
 def test_a_run_has_something_to_save_from_a_step_to_its_checkpoint(tmp_path, monkeypatch):
-    """By this, `stops` knows whether a process may be ended in a native call."""
+    """This tells `signals` whether a process may be ended in a native call."""
     after_step, at_refresh, toy = [], [], Toy(tmp_path)
 
     def no_stop() -> bool:
@@ -96,7 +96,7 @@ def test_refreshes_come_before_the_first_step_of_their_segment(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_a_step_without_care_breaks_are_not_saved(tmp_path, value):
+def test_weights_that_a_step_made_nan_or_infinite_are_not_saved(tmp_path, value):
     def make(step):
         return np.full(4, value if step == 12 else 0.1, np.float32)
 
@@ -106,10 +106,10 @@ def test_weights_that_a_step_without_care_breaks_are_not_saved(tmp_path, value):
     assert found is not None and found[0] == 10 and np.isfinite(found[1]["w"]).all()
 
 
-def test_weights_that_are_not_finite_are_not_saved_even_behind_a_finite_loss(tmp_path):
+def test_weights_that_are_not_finite_are_not_saved_even_after_a_finite_loss(tmp_path):
     @jax.jit
     def step(state, batch):
-        """The loss is of before the update, which overflows at the tenth step."""
+        """Compute the loss before the update; the tenth update overflows."""
         weights = jnp.where(state["n"] == 9, jnp.inf, state["w"])
         return {"w": weights, "n": state["n"] + 1}, {
             "loss": state["w"].sum(),
@@ -139,11 +139,13 @@ def resting(loss, cosine):
     [
         (1.2, 0.99, 1),
         (1.15, 0.97, 1),  # within 5%
-        (1.0, 0.99, 0),  # the loss is elsewhere
-        (1.2, 0.5, 0),  # by chance at that value, but nothing has collapsed
+        (1.0, 0.99, 0),  # another loss
+        (1.2, 0.5, 0),  # the same loss by chance, without a collapse
     ],
 )
-def test_rest_at_the_collapsed_solution_gives_one_warning(tmp_path, caplog, loss, cosine, warnings):
+def test_staying_at_the_collapsed_solution_gives_one_warning(
+    tmp_path, caplog, loss, cosine, warnings
+):
     with caplog.at_level(logging.WARNING):
         Toy(tmp_path, resting(loss, cosine), make=float).run(
             refresh=False, plateau=1.2, steps=700, log_every=50, checkpoint_every=10**6
@@ -151,7 +153,7 @@ def test_rest_at_the_collapsed_solution_gives_one_warning(tmp_path, caplog, loss
     assert sum("training has collapsed" in line for line in caplog.messages) == warnings
 
 
-def test_a_short_rest_gives_no_warning(tmp_path, caplog):
+def test_a_short_stay_at_the_collapsed_solution_gives_no_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         Toy(tmp_path, resting(1.2, 0.99), make=float).run(
             refresh=False, plateau=1.2, steps=150, log_every=10, checkpoint_every=10**6
@@ -159,7 +161,7 @@ def test_a_short_rest_gives_no_warning(tmp_path, caplog):
     assert not caplog.messages
 
 
-def test_a_loop_that_waits_for_its_input_says_so(tmp_path, caplog):
+def test_a_loop_that_waits_for_its_input_reports_it(tmp_path, caplog):
     def slowly(step):
         time.sleep(0.2)
         return np.zeros(4, np.float32)
@@ -191,13 +193,13 @@ def test_seconds_bound_the_time_between_checkpoints(tmp_path):
     assert saved == [1, 2, 3, 4]
 
 
-# Of four steps a second: more than 1, 2, 4, 8 seconds, and then more than 10 at a time; 5 at least
-# where saving takes half a second.
+# Four steps a second. The intervals are 1, 2, 4, 8 seconds, then 10; if saving takes half a second,
+# at least 5.
 @pytest.mark.parametrize(
     ("seconds", "steps"),
     [(0.0, [5, 14, 31, 64, 105, 146, 187, 200]), (0.5, [5, 26, 67, 108, 149, 190, 200])],
 )
-def test_the_first_checkpoint_comes_soon_and_further_ones_ever_later(
+def test_the_first_checkpoint_comes_soon_and_the_intervals_grow(
     seconds, steps, tmp_path, monkeypatch
 ):
     clock, saved = [0.0], []
@@ -228,6 +230,6 @@ def test_the_first_checkpoint_comes_soon_and_further_ones_ever_later(
     "wrong",
     [{"log_every": 0}, {"checkpoint_every": 0}, {"checkpoint_seconds": 0.0}, {"threads": -1}],
 )
-def test_intervals_that_are_none_are_rejected(wrong):
+def test_invalid_intervals_are_rejected(wrong):
     with pytest.raises(InputError, match=f"fit.{next(iter(wrong))}="):
         FitConfig(**wrong)

@@ -1,4 +1,4 @@
-"""Claims about both losses, against values worked out by hand."""
+"""Both losses, against values computed by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ NEGATIVES = jnp.array([[0, 0, 1, 1, 1], [1, 0, 0, 0, 0]], bool)
         (3, [1.6, 0.15]),
     ],
 )
-def test_the_hinge_is_as_worked_out_by_hand(hardest, expected):
+def test_the_hinge_loss_is_the_one_computed_by_hand(hardest, expected):
     actual = hinge_loss(SIMILARITIES, POSITIVES, NEGATIVES, hardest, margin=0.2)
     np.testing.assert_allclose(actual, expected, atol=1e-6)
 
@@ -57,7 +57,7 @@ def test_a_label_without_positives_or_negatives_costs_nothing_and_pulls_nothing(
         assert loss == 0 and not np.any(gradient)  # NaN would count as any
 
 
-def test_similarities_that_are_no_numbers_do_not_vanish_from_a_loss():
+def test_nan_similarities_are_not_dropped_from_a_loss():
     # Hinges of NaN once counted as places that hold no negative, and cost nothing.
     similarities = jnp.array([[0.5, jnp.nan, 0.1], [jnp.nan] * 3])
     positives = jnp.array([[True, False, False]] * 2)
@@ -65,7 +65,7 @@ def test_similarities_that_are_no_numbers_do_not_vanish_from_a_loss():
         assert jnp.isnan(loss(similarities, positives, ~positives)).all(), loss.__name__
 
 
-def test_the_cosine_loss_is_as_worked_out_by_hand():
+def test_the_cosine_loss_is_the_one_computed_by_hand():
     similarities = jnp.array([[0.9, -0.2, 0.8, 0.4, 0.6], [0.1, 0.7, 0.55, 0.99, -1.0]])
     positives = jnp.array([[1, 1, 0, 0, 0], [1, 0, 0, 0, 0]], bool)
     negatives = jnp.array([[0, 0, 1, 1, 0], [0, 0, 1, 0, 1]], bool)

@@ -24,7 +24,7 @@ def positives(count, seed=0, labels=(0,), **embeddings):
     return draw_positives(POINTS_OF, np.array(labels), count, rng, **embeddings)
 
 
-def test_only_hard_positives_are_drawn_where_there_are_any():
+def test_only_hard_positives_are_drawn_if_there_are_any():
     z, x = on_circle([1.0, 1, 1]), on_circle([0.95, 0.5, 0.91, 0.89, 0.99, -0.3])
     seen = {int(p) for s in range(50) for p in positives(2, s, z=z, x=x, limit=0.9)[0].ravel()}
     assert seen == {1, 3, 5}
@@ -94,13 +94,13 @@ def test_pairs_of_the_overlap_filter_are_neither_positives_nor_negatives(side):
     assert [sorted(row(blocked, i).tolist()) for i in range(3)] == [[0, 1], [2, 3], [1, 3]]
 
 
-def test_without_a_filter_relevance_is_all_there_is(side):
+def test_without_a_filter_only_relevant_pairs_are_blocked(side):
     for empty in (None, sparse.csr_matrix((3, 4), dtype=np.float32)):
         relevance, blocked = training_pairs(dataclasses.replace(side, filter=empty))
         assert relevance.nnz == 5 and (relevance != blocked).nnz == 0
 
 
-def test_clustered_order_is_a_permutation_with_alike_labels_side_by_side():
+def test_clustered_order_is_a_permutation_with_similar_labels_next_to_each_other():
     rng = np.random.default_rng(1)
     centres = np.eye(6)
     group = rng.permutation(np.repeat(np.arange(4), 8))

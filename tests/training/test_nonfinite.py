@@ -1,4 +1,4 @@
-"""Claims about steps whose loss or gradients are not finite: nothing changes, and it is said."""
+"""Steps whose loss or gradients are not finite: they change nothing and are reported."""
 
 import json
 
@@ -16,7 +16,7 @@ from mufin_jax.training.nonfinite import MOST_SKIPPED, gradient_norm, kept_unles
 
 @jax.jit
 def careful_step(state, batch):
-    """A toy step as the stages' are: it changes nothing where it is not finite."""
+    """A toy step that, like those of the stages, changes nothing if it is not finite."""
     new, metrics = toy_step(state, batch)
     metrics["gradient"] = gradient_norm(batch)
     return kept_unless_finite(metrics, new, state), metrics
@@ -59,7 +59,7 @@ def test_steps_that_are_not_finite_change_nothing(tmp_path, caplog):
     assert not (tmp_path / "whole" / "skipped.jsonl").exists()
 
 
-def test_one_step_too_many_that_is_not_finite_ends_the_run_and_names_its_batch(tmp_path):
+def test_too_many_steps_that_are_not_finite_end_the_run_and_name_the_batch(tmp_path):
     make = lambda step: broken(7) if step > 11 else noise(step)  # noqa: E731
     with pytest.raises(NonFinite, match=f"{MOST_SKIPPED + 1} such steps in a row") as error:
         Toy(tmp_path, careful_step, make).run(refresh=False)
@@ -69,14 +69,14 @@ def test_one_step_too_many_that_is_not_finite_ends_the_run_and_names_its_batch(t
     assert found is not None and np.isfinite(found[1]["w"]).all()
 
 
-def test_a_resumed_run_says_each_step_that_changed_nothing_once(tmp_path):
+def test_a_resumed_run_reports_each_skipped_step_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         Toy(tmp_path, careful_step, broken, killed_at(13)).run(refresh=False)
     Toy(tmp_path, careful_step, broken).run(refresh=False)
     assert skipped(tmp_path) == [step + 1 for step in BROKEN if step < STEPS]
 
 
-def test_a_stop_right_after_a_step_that_changed_nothing_does_not_hide_it(tmp_path, monkeypatch):
+def test_a_stop_right_after_a_skipped_step_does_not_hide_the_step(tmp_path, monkeypatch):
     count = iter(range(1, 100))
     monkeypatch.setattr(loop, "stop_requested", lambda: next(count) == 14)
     with pytest.raises(Stopped):

@@ -94,7 +94,7 @@ def test_full_trains_everything_and_frozen_nothing(model):
     assert {name.split("/")[0] for name in train} == {"self_attention", "cross_attention"}
 
 
-def test_cross_attention_trains_only_where_it_takes_part(model):
+def test_cross_attention_trains_only_in_stages_that_use_it(model):
     train, frozen = split(model, cross=False)
     assert not any(name.startswith("cross") for name in train)
     assert any(name.startswith("cross") for name in frozen)

@@ -21,12 +21,12 @@ def two_devices():
 
 
 class Watched:
-    """Stands in for a stage's `fit`: the same loop, whose steps are watched.
+    """A replacement of a stage's `fit`: the same loop, which records its steps.
 
     Attributes:
-        shapes: of the batches of the steps, in their order.
-        compiled: how many programs were compiled during each step.
-        kept: buffers of states that were passed to steps and outlived them.
+        shapes: Shapes of the batches, one for each step.
+        compiled: Number of programs that each step compiled.
+        kept: Number of buffers of states that steps did not free.
     """
 
     def __init__(self, module, monkeypatch, programs):
@@ -46,7 +46,7 @@ class Watched:
         return self.fit(state, watched, *rest, **options)
 
     def check(self, most_shapes):
-        """Each shape compiled once, however often it came; every state was given away."""
+        """Assert that each shape compiled once and that every state was donated."""
         first = [self.shapes.index(shape) == i for i, shape in enumerate(self.shapes)]
         assert self.compiled == [int(new) for new in first]
         assert sum(first) <= most_shapes < len(first)
@@ -89,7 +89,7 @@ print(counts["cache_hits"], counts["cache_misses"])
 
 
 @pytest.mark.slow
-def test_programs_lie_in_the_run_s_folder_and_the_next_process_compiles_from_there(tmp_path):
+def test_compiled_programs_are_in_the_run_s_folder_and_the_next_process_loads_them(tmp_path):
     ours = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environ["PYTHONPATH"] = os.pathsep.join([str(SUPPORT), *sys.path])
@@ -104,7 +104,7 @@ def test_programs_lie_in_the_run_s_folder_and_the_next_process_compiles_from_the
 
     run("prepare")
     hits, misses = run("pretrain")
-    # A miss is a program worth keeping; one of about 0.1 s may be that in one process only.
+    # JAX keeps programs that took 0.1 s to compile; one near this limit may be kept only once.
     kept = len(list((tmp_path / "compiled").glob("*-cache")))
     assert (hits, misses) == (0, kept) and kept > 0
     shutil.rmtree(tmp_path / "pretrain")

@@ -1,7 +1,7 @@
 """Twenty training steps of Modules I and IV, against the same steps made by PyTorch.
 
-The golden files are written by tests/golden/make_steps.py; what is compared, and why not every
-entry, stands in benchmarks/agreement.py. benchmarks/parity.py compares at full size.
+tests/golden/make_steps.py writes the golden files. benchmarks/agreement.py describes what is
+compared, and why some entries are not. benchmarks/parity.py compares at full size.
 """
 
 import jax
@@ -19,7 +19,7 @@ GOLDEN = GOLDEN / "steps"
 
 @pytest.fixture(scope="module", params=[1, 4], ids=["module_1", "module_4"])
 def compared(request, one_device):
-    """How far our training is from torch's, and our losses."""
+    """The differences of our training from torch's, and our losses."""
     module, folder = request.param, GOLDEN / f"module_{request.param}"
     optimizer = OptimizerConfig(rate=SMALL.rate, warmup=WARM_UP)
     with np.load(GOLDEN / "start" / "table.npz") as stored:

@@ -51,7 +51,7 @@ def both_ways(raw: Path, folder: Path, **config) -> tuple[Path, Path]:
     prepare(PrepareConfig(**SIZES, **config, **beam_fields), raw, beam)
     files = {out: sorted(path.relative_to(out) for path in files_of(out)) for out in (alone, beam)}
     assert files[alone] == files[beam] and len(files[alone]) > 18
-    # The bytes of the records differ between any two runs, and so does their description.
+    # The bytes of records differ between any two runs, and so do the checksums in records.json.
     for name in files[alone]:
         if name.parts[0] not in ("records", "records.json"):
             assert (alone / name).read_bytes() == (beam / name).read_bytes(), name

@@ -49,9 +49,9 @@ def test_mutated_files_are_read_or_rejected_with_one_line(count):
     assert found.keys() == hostile_files.KINDS.keys()
     for kind, case in found.items():
         assert not case["wrong"], (kind, case["wrong"][:3])
-        assert case.get("refused"), f"no damage to {kind} was noticed"
+        assert case.get("rejected"), f"no damage to {kind} was noticed"
         assert case["slowest"][0] < 30 and case["largest"][0] < 500e6, (kind, case)
-    assert sum(case.get("read", 0) + case["refused"] for case in found.values()) >= count
+    assert sum(case.get("read", 0) + case["rejected"] for case in found.values()) >= count
 
 
 DEEP = "[" * 100_000
@@ -111,12 +111,12 @@ def test_numbers_that_are_not_labels_are_bad_lines(cell, tmp_path):
     assert noted.counts == {"bad line": 1}
 
 
-def test_image_offsets_must_be_a_sound_csr_matrix(tmp_path):
+def test_image_offsets_must_be_a_valid_csr_matrix(tmp_path):
     folder = tiny_repository(tmp_path / "raw")
     path = folder / "images" / "train.img.bin.npz"
     good = scipy.sparse.load_npz(path)
     broken = good.tocsc()
-    broken.indices[:] = 10**9  # a conversion would write to these places
+    broken.indices[:] = 10**9  # a conversion to CSR would write at these indices
     words = scipy.sparse.coo_matrix(([1.0], ([0], [0])), (10**9, 1))  # 8 GB as CSR
     foreign, half = good.copy(), good.copy()
     foreign.data, half.data = good.data.astype(">f8"), good.data.astype(np.float16)
@@ -133,7 +133,7 @@ def test_an_archive_member_with_an_unknown_compression_is_one_clear_error(tmp_pa
     data = bytearray(path.read_bytes())
     for signature, at in ((b"PK\1\2", 10), (b"PK\3\4", 8)):
         place = data.index(signature) + at
-        data[place : place + 2] = b"\x63\0"  # encryption of a commercial packer
+        data[place : place + 2] = b"\x63\0"  # an encryption that Python does not know
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"train.img.bin.npz is not a CSR matrix"):
         read(folder)
@@ -159,11 +159,11 @@ def test_small_files_of_huge_lists_are_rejected_quickly(tmp_path):
     start = time.process_time()
     inner = [7] * 3000
     entries = np.empty(3000, object)
-    entries[:] = [inner] * 3000  # one list, named 3,000 times: 9 million integers in 15 kB
+    entries[:] = [inner] * 3000  # one list, referred to 3,000 times: 9 million integers in 15 kB
     write_objects(path, 3000, pickle.dumps(entries))
     with pytest.raises(InputError, match="more integers than its"):
         read_lists(path)
-    # Many marks: a search for each of them through the whole stack would be quadratic.
+    # A search through the whole stack for each of many marks would take quadratic time.
     write_objects(path, 1, pickle.PROTO + b"\4" + b"K\1" * 200_000 + b"(t" * 200_000 + b".")
     with pytest.raises(InputError):
         read_lists(path)

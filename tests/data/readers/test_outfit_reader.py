@@ -1,5 +1,5 @@
 """Polyvore's files: how outfits and questions are read, and how bad entries are reported."""
-# ruff: noqa: E501 (kinds of bad entries are a table, one a line)
+# ruff: noqa: E501 (the table of bad entries has one a line)
 
 import json
 import os

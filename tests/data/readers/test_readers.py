@@ -1,4 +1,4 @@
-"""Folders: how their form is recognised; no path leads out of them."""
+"""How the format of a folder is recognised, and that no path leads out of it."""
 
 import os
 import subprocess

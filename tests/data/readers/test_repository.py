@@ -1,4 +1,4 @@
-"""The Extreme Classification Repository's form, sound and damaged."""
+"""The format of the Extreme Classification Repository, valid and damaged."""
 
 import base64
 

@@ -112,7 +112,7 @@ def test_every_offset_of_the_matrix_gives_a_picture_of_its_own_product(out, trut
 
 def test_pictures_show_the_hues_of_product_and_companion(out, truth):
     def hue(pixels):
-        # Without its grey part, a paler colour keeps its direction.
+        # A paler colour is the same colour plus grey, which is subtracted.
         vivid = pixels[np.ptp(pixels, axis=2) > 60].mean(0)
         return (CHROMA @ (vivid - vivid.min())).argmax()
 
@@ -125,7 +125,7 @@ def test_pictures_show_the_hues_of_product_and_companion(out, truth):
             pixels = np.asarray(picture, float)
             if n < alone:
                 right.append(hue(pixels) == truth["test_hue"][row])
-            else:  # above the product in front, there is only the companion
+            else:  # the upper rows show only the companion
                 right.append(hue(pixels[:22]) == truth["label_hue"][companion])
     assert len(right) > 300 and np.mean(right) > 0.97
 
@@ -207,7 +207,7 @@ def test_an_impossible_configuration_is_rejected_by_field(wrong):
 
 def test_pictures_must_be_drawn_or_vectors():
     config = MiniatureConfig()
-    object.__setattr__(config, "pictures", "painted")  # avoids the type checker
+    object.__setattr__(config, "pictures", "painted")  # beartype checks only the constructor
     with pytest.raises(InputError, match="'painted'"):
         config.__post_init__()
 
