@@ -1,7 +1,7 @@
-"""Presets that begin from checkpoints run end to end, with fewer epochs and tiny checkpoints.
+"""Presets that begin with checkpoints run end to end, with fewer epochs and tiny checkpoints.
 
-The networks of the published tables are too large for a test; these are tiny random ones in the
-same file formats.
+The networks of the published tables are too large for a test. The tiny ones are random and have
+the same file formats.
 """
 
 import json
@@ -26,7 +26,8 @@ from mufin_jax.runtime.distributed.mesh import make_mesh
 EXPERIMENTS = Path(amazon.__file__).parent
 CATALOGUE = ("--miniature.labels=30", "--miniature.points=80", "--miniature.test-points=24")
 OUTFITS = ("--miniature.outfits=12", "--miniature.test-outfits=8", "--miniature.themes=2")
-
+# So few steps show that Module IV learns only with a higher rate.
+BRIEF = ("--finetune.epochs=10", "--finetune.optimizer.rate=1e-2", "--finetune.fit.log-every=1")
 
 TABLE_2 = [
     ("paper", "vit", "distilbert", {"image", "text"}),
@@ -37,7 +38,7 @@ TABLE_2 = [
     ("visualbert-frozen", "resnet_basic", "visual_bert", set()),
     ("siamesexml", None, "distilbert", {"text"}),
 ]
-"""Preset of amazon, checkpoints of images and of texts, and which of the two then trains."""
+"""Preset of amazon, its checkpoints of images and of texts, and which of the two trains."""
 
 TABLE_3 = [("paper", "vit"), ("resnet18", "resnet_basic")]
 """Preset of polyvore, and the checkpoint of images."""
@@ -45,7 +46,7 @@ TABLE_3 = [("paper", "vit"), ("resnet18", "resnet_basic")]
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
-    """Folders of checkpoints by the name of their architecture, each with what reads its titles."""
+    """Folders of checkpoints, named by their architecture; those of texts have a tokenizer."""
     folder = tmp_path_factory.mktemp("checkpoints")
     for name in ("vit", "distilbert", "clip", "resnet_basic", "visual_bert", "bert"):
         shutil.copytree(GOLDEN / name, folder / name)
@@ -53,7 +54,7 @@ def checkpoints(tmp_path_factory):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{i}" for i in letters)]
     for name in ("distilbert", "visual_bert", "bert"):
         (folder / name / "vocab.txt").write_text("\n".join(words) + "\n")
-    # They are to see vectors of the ResNet.
+    # They read vectors of the ResNet, which are 12 wide.
     for name in ("visual_bert", "bert"):
         config = folder / name / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"visual_embedding_dim": 12}))
@@ -68,11 +69,11 @@ def checkpoints(tmp_path_factory):
 def finish(experiment, preset, checkpoints, image, text, data, workdir, cache):
     """Run a preset with these checkpoints; return its metrics, and the encoders that trained."""
     named = {kind: checkpoints / name for kind, name in (("image", image), ("text", text)) if name}
-    # Frozen, VisualBERT leaves nothing for Module I to train: its preset has no epoch of it.
+    # If VisualBERT is frozen, Module I has nothing to train, and the preset has no epoch of it.
     fewer = [] if preset == "visualbert-frozen" else ["--pretrain.epochs=20"]
     minute.finish(
-        workdir, f"--preset={preset}", *data, *fewer, "--finetune.epochs=5",
-        "--finetune.fit.log-every=1", "--prepare.max-tokens=11", "--report.no-figures",
+        workdir, f"--preset={preset}", *data, *fewer, *BRIEF,
+        "--prepare.max-tokens=11", "--report.no-figures",
         *(f"--model.{kind}-checkpoint={folder}" for kind, folder in named.items()),
         cache=cache, script=str(EXPERIMENTS / f"{experiment}.py"),
     )  # fmt: skip
