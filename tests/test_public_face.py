@@ -109,7 +109,7 @@ def test_a_prediction_does_not_depend_on_the_other_items(predictor):
 
 
 @pytest.mark.parametrize(
-    ("item", "said"),
+    ("item", "message"),
     [
         ({}, "item 0: nothing to see; expected a title, titles or images"),
         ({"title": "  "}, "item 0: nothing to see"),
@@ -118,10 +118,10 @@ def test_a_prediction_does_not_depend_on_the_other_items(predictor):
         ({"images": ["/no/such.jpg"]}, "/no/such.jpg"),
     ],
 )
-def test_the_error_names_an_item_that_cannot_be_read(predictor, item, said):
+def test_the_error_names_an_item_that_cannot_be_read(predictor, item, message):
     from mufin_jax.runtime.errors import InputError
 
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         predictor.predict([item])
 
 

@@ -108,7 +108,7 @@ def test_points_have_pairs_and_labels_have_none(folder):
         _ = dataset.labels.pairs
 
 
-def test_strings_come_back_as_they_were(tmp_path):
+def test_strings_are_loaded_unchanged(tmp_path):
     texts = ["", "café", "日本", "a" * 300, ""]
     Strings.pack(texts).save(tmp_path / "strings.npz")
     strings = Strings.load(tmp_path / "strings.npz")

@@ -146,7 +146,7 @@ def test_any_damage_raises_bad_image_and_no_other_error():
     assert rejected > 200
 
 
-def test_prepared_jpegs_come_back_nearly_as_they_were():
+def test_prepared_jpegs_are_read_nearly_unchanged():
     pixels = np.asarray(halves().resize((16, 16)))
     back = decode_jpeg(encode_jpeg(pixels)).astype(int)
     assert np.abs(back - pixels).max() < 24 and np.abs(back - pixels).mean() < 4

@@ -202,7 +202,7 @@ def test_new_items_are_ranked_like_the_same_items_of_a_side(predictor, dataset, 
     ((labels, scores),) = predictor.rank_side(dataset.test)
     x = unit(wanted[SIZES["train"] : SIZES["train"] + SIZES["test"]])
     z = unit(wanted[-SIZES["label"] :])
-    wants = np.argsort(-(x @ z.T), 1)[:, :9]  # retrieved by the vectors alone
+    wants = np.argsort(-(x @ z.T), 1)[:, :9]  # retrieval uses only the vectors
     np.testing.assert_array_equal(np.sort(labels, 1), np.sort(wants, 1))
     for some in ([*range(SIZES["test"])], [3], [2]):  # 3 has no title, 2 no pictures
         found = predictor.predict([handed_in(dataset, row) for row in some], k=9)

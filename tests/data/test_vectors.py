@@ -102,7 +102,7 @@ def test_the_scale_of_vectors_is_a_power_of_two_that_brings_them_to_norms_around
     assert unit_scale(np.load(tmp_path / "vectors.npy", mmap_mode="r")) == 2.0**power
 
 
-def test_vectors_that_are_all_zero_are_left_alone():
+def test_vectors_of_zeros_are_not_scaled():
     assert unit_scale(np.zeros((3, 8), np.float32)) == 1
 
 
@@ -143,7 +143,7 @@ def test_a_new_model_brings_the_data_s_vectors_to_norms_around_1(ready, one_devi
             np.testing.assert_array_equal(found, np.linalg.norm(vectors * encoder.scale, axis=1))
 
 
-def test_a_joint_model_reads_the_data_s_vectors_as_they_are(ready, one_device):
+def test_a_joint_model_does_not_scale_the_data_s_vectors(ready, one_device):
     text = VisualBertConfig(width=18, depth=2, heads=2, mlp=10, max_positions=16, visual=9)
     config = dataclasses.replace(CONFIG, modalities="joint", self_attention="none", text=text)
     data = dataclasses.replace(ready, text_vectors=None)

@@ -1,4 +1,4 @@
-"""Preparing a catalogue and measuring a ranking need numpy alone; JAX starts at the loader."""
+"""Preparing a catalogue and measuring a ranking need no JAX; the loader is the first to use it."""
 
 import subprocess
 import sys

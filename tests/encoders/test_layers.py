@@ -1,4 +1,4 @@
-"""Sequences of blocks give the same numbers however they are compiled."""
+"""Sequences of blocks give the same numbers with every way to compile them."""
 
 import dataclasses
 import re

@@ -123,7 +123,7 @@ def test_nothing_in_the_trunk_trains_where_the_last_block_trains(name, images):
         *((name, {"dtype": "bfloat16"}, 0.05) for name in ("basic", "clip", "siglip", "text")),
     ],
 )
-def test_vectors_are_float32_and_the_same_however_they_are_computed(name, how, close, images):
+def test_vectors_are_float32_and_the_same_in_every_way_to_compute_them(name, how, close, images):
     tokens = jnp.arange(21, dtype=jnp.int32).reshape(3, 7)
     inputs = (tokens, jnp.array([7, 2, 5])) if name == "text" else (images,)
     encoder = shaken_encoder(TEXT if name == "text" else TINY[name])

@@ -118,7 +118,7 @@ def test_each_picture_that_is_shown_counts(asked):
     ("how", "close"),
     [({"layers": "scan", "remat": True}, 1e-5), ({"dtype": "bfloat16"}, 0.05)],
 )
-def test_vectors_are_float32_and_the_same_however_they_are_computed(how, close, asked):
+def test_vectors_are_float32_and_the_same_in_every_way_to_compute_them(how, close, asked):
     encoder = shaken_encoder()
     other = dataclasses.replace(TINY, **how)
     graphdef = nnx.graphdef(abstract_module(lambda rngs: new_encoder(other, rngs)))

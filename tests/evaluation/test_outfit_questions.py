@@ -239,7 +239,7 @@ def test_answers_are_ranked_best_first_and_unseen_answers_come_last():
 @pytest.mark.slow
 @pytest.mark.rotates("outfits", every=2)
 def test_the_report_shows_the_questions(workdir, mesh, tmp_path, monkeypatch):
-    monkeypatch.setitem(style._STYLE, "savefig.dpi", 40)  # nobody looks at the drawings
+    monkeypatch.setitem(style._STYLE, "savefig.dpi", 40)  # tests do not look at the drawings
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     finished, workdir = workdir, tmp_path / "run"
     shutil.copytree(finished, workdir)

@@ -175,24 +175,24 @@ def test_on_the_paper_s_data_the_report_prints_the_published_rows():
 
 
 @pytest.mark.parametrize(
-    ("without", "said"),
+    ("without", "words"),
     [
         (0, "all of them have a relevant label after overlap filtering"),
         (3, "3 of them have no relevant label after overlap filtering"),
     ],
 )
-def test_the_summary_counts_points_without_a_relevant_label(without, said):
+def test_the_summary_counts_points_without_a_relevant_label(without, words):
     result = {"rows": {}, "ceiling": None, "labels": 9, "points": 12,
               "points_without_positive": without, "ms_per_point": 1.0,
               "ms_per_point_single": 2.0}  # fmt: skip
-    line = f"12 test points, {said}; 1.00 ms a point in batches, 2.00 ms alone"
+    line = f"12 test points, {words}; 1.00 ms a point in batches, 2.00 ms alone"
     assert summary(result).splitlines()[-1] == line
 
 
-@pytest.mark.parametrize(("whole", "said"), [(31.0, True), (33.0, False), (35.0, False)])
-def test_the_report_says_what_to_try_if_module_4_lowers_p_at_1(whole, said):
+@pytest.mark.parametrize(("whole", "advised"), [(31.0, True), (33.0, False), (35.0, False)])
+def test_the_report_says_what_to_try_if_module_4_lowers_p_at_1(whole, advised):
     rows = {"MUFIN": {"P@1": whole}, "Module I alone (P-I-bag)": {"P@1": 33.0}}
     result = {"rows": rows, "ceiling": None, "labels": 9, "points": 1,
               "points_without_positive": 0, "ms_per_point": 1.0,
               "ms_per_point_single": 1.0}  # fmt: skip
-    assert ("Module IV lowers P@1: give it more steps" in summary(result)) == said
+    assert ("Module IV lowers P@1: give it more steps" in summary(result)) == advised

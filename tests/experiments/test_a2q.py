@@ -80,15 +80,15 @@ def test_descriptor_vectors_are_the_ready_vectors(workdir):
 
 
 @pytest.mark.parametrize(
-    ("item", "said"),
+    ("item", "message"),
     [
         ({"title": "blue shoes"}, "item 0: the model knows ready vectors, not titles"),
         ({"images": ["a.jpg"]}, "item 0: the model knows ready vectors, not pictures"),
     ],
 )
-def test_a_title_or_a_picture_is_rejected_if_the_model_has_no_such_encoder(workdir, item, said):
+def test_a_title_or_a_picture_is_rejected_if_the_model_has_no_such_encoder(workdir, item, message):
     predictor = Predictor.load(workdir, make_mesh(jax.devices()[:1]))
-    with pytest.raises(InputError, match=f"{said}; leave them out, or rank a side"):
+    with pytest.raises(InputError, match=f"{message}; leave them out, or rank a side"):
         predictor.predict([item])
 
 
@@ -129,7 +129,7 @@ def test_the_labels_pictures_can_be_left_out():
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--data=/tmp", "--num-labels=9"], "--num-labels=9: sizes are of built-in data, and"),
         (["--num-labels=many"], "--num-labels: 'many' is not a whole number"),
@@ -140,8 +140,8 @@ def test_the_labels_pictures_can_be_left_out():
         (["--miniature.picture=9"], "unrecognized option --miniature.picture"),
     ],
 )  # fmt: skip
-def test_a_wrong_size_gives_one_clear_error(flags, said):
-    with pytest.raises(InputError, match=said):
+def test_a_wrong_size_gives_one_clear_error(flags, message):
+    with pytest.raises(InputError, match=message):
         parse(a2q.PRESETS, flags)
 
 
@@ -153,8 +153,10 @@ def test_a_checkpoint_for_ready_vectors_is_rejected(kind, lacks, tmp_path, capsy
     flags = [f"--workdir={tmp_path / 'run'}", *TINY, f"--model.{kind}-checkpoint={golden}"]
     assert main(a2q.PRESETS, flags) == 2
     logging.getLogger().handlers[:] = handlers
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert f"the data hold ready {kind} vectors; expected {lacks}; use --model.{kind}-check" in said
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        f"the data hold ready {kind} vectors; expected {lacks}; use --model.{kind}-check" in message
+    )
 
 
 def test_the_benchmarks_exact_search_compares_every_label():

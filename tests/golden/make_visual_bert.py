@@ -28,7 +28,7 @@ SIZES = {
     "intermediate_size": 40,
     "max_position_embeddings": 11,
 }
-# [CLS] and [SEP] alone is an item without a text; 0 is an item without pictures.
+# A text of only [CLS] and [SEP] is an item without text; 0 is an item without pictures.
 LENGTHS, PICTURES = np.array([9, 2, 5, 3, 2]), np.array([3, 4, 0, 1, 1])
 
 

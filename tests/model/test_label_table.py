@@ -1,4 +1,4 @@
-"""Claims about the label table: rows gathered, combined and updated alone, on any devices."""
+"""The label table: its rows are gathered, combined and updated by themselves, on any devices."""
 
 import jax
 import jax.numpy as jnp

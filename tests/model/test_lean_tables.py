@@ -103,7 +103,7 @@ def test_adagrad_updates_are_those_of_a_loop_over_rows(mesh, update):
         np.testing.assert_allclose(getattr(table.square, name), total, rtol=1e-5)
 
 
-def test_bfloat16_rows_follow_float32_where_rounding_to_the_nearest_stands_still(mesh, update):
+def test_bfloat16_rows_follow_float32_where_rounding_to_the_nearest_does_not_move(mesh, update):
     ids, steps, rate = np.arange(64, dtype=np.int32), 400, 1e-4
     drawn = Rows(np.ones((64, DIM), np.float32), np.zeros(64, np.float32))
     ends = {}

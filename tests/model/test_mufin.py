@@ -182,7 +182,7 @@ def test_ready_text_vectors_replace_tokens(dataset, mesh, width):
     assert model.depths() == {"image_encoder": 1, "text_encoder": 1}
 
 
-def test_untrained_ready_vectors_of_the_models_width_pass_as_they_are(dataset, mesh):
+def test_untrained_ready_vectors_of_the_models_width_are_unchanged(dataset, mesh):
     model = Mufin(
         CONFIG, vocab=0, vector_width=DIM, text_vector_width=DIM, processing=dataset.processing,
         mesh=mesh, rngs=nnx.Rngs(0),

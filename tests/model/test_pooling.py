@@ -1,4 +1,4 @@
-"""Claims about bags: what fills them, how they are summed, reduced and normalised."""
+"""Bags: how they are filled, summed, reduced and normalised."""
 
 import jax
 import jax.numpy as jnp

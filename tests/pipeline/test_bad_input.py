@@ -28,7 +28,7 @@ class Case:
 
     name: str
     make: Callable[[Path], Flags]
-    said: str
+    message: str
     code: int = 2
 
 
@@ -327,11 +327,11 @@ def test_bad_input_ends_in_one_line(case, tmp_path, capsys):
     given = case.make(tmp_path)
     capsys.readouterr()
     code = main(minute.PRESETS, [f"--workdir={tmp_path / 'run'}", *given])
-    said = [line for line in capsys.readouterr().err.splitlines() if not is_log(line)]
-    assert len(said) == 1, said
-    assert said[0].startswith("error: ") and case.said in said[0], said[0]
-    assert code == case.code, said[0]
-    assert len(said[0]) < 600 and "Traceback" not in said[0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not is_log(line)]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ") and case.message in lines[0], lines[0]
+    assert code == case.code, lines[0]
+    assert len(lines[0]) < 600 and "Traceback" not in lines[0]
 
 
 def is_log(line: str) -> bool:
@@ -341,16 +341,16 @@ def is_log(line: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         (["--pretrain.epoch=3"], "error: unrecognized option --pretrain.epoch; did you mean"),
         (["--data=/no/such/folder"], "error: --data=/no/such/folder: no such folder"),
     ],
 )
-def test_a_process_with_bad_input_prints_one_line_and_nothing_else(given, said, tmp_path):
+def test_a_process_with_bad_input_prints_one_line_and_nothing_else(given, message, tmp_path):
     process = subprocess.run(
         [sys.executable, minute.__file__, f"--workdir={tmp_path / 'run'}", *given],
         capture_output=True, text=True,
     )  # fmt: skip
     assert process.returncode == 2 and process.stdout == ""
-    assert process.stderr.count("\n") == 1 and process.stderr.startswith(said)
+    assert process.stderr.count("\n") == 1 and process.stderr.startswith(message)

@@ -98,8 +98,8 @@ def test_a_killed_table_resumes_and_makes_shared_stages_once(minute_run, compile
         if (row / "finetune" / "settings.json").exists():
             break
     process.send_signal(signal.SIGTERM)
-    ((code, said),) = minute.ends([process])
-    assert code == 75, said
+    ((code, errors),) = minute.ends([process])
+    assert code == 75, errors
     before = {path: path.stat().st_mtime_ns for path in full.rglob("*.npy")}
 
     out = minute.finish(tmp_path, *flags, cache=compiled, script=SCRIPT)
@@ -153,7 +153,7 @@ def test_a_report_has_means_spreads_and_paired_differences():
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--rows=no_pos,alpha"], "--rows=alpha: expected all, or some of mufin, no_pos"),
         (["--seeds=one"], "--seeds=one: expected whole numbers, such as --seeds=0,1,2"),
@@ -162,10 +162,10 @@ def test_a_report_has_means_spreads_and_paired_differences():
         (["--row=alpha_1"], "unrecognized option --row; did you mean --rows?"),
     ],
 )
-def test_wrong_options_give_one_line(capfd, tmp_path, flags, said):
+def test_wrong_options_give_one_line(capfd, tmp_path, flags, message):
     assert main(minute.PRESETS, [f"--workdir={tmp_path}", *flags], kind=Ablations) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert said in line
+    assert message in line
 
 
 def test_flags_of_the_experiment_apply_to_every_row():

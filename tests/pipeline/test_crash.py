@@ -82,10 +82,10 @@ def test_a_killed_run_with_scann_and_frozen_encoders_resumes_to_the_same_bits(co
 def cost(process):
     """Wait for a process; return its exit code, its stderr and its CPU time."""
     with process.stdout, process.stderr:
-        said = process.stderr.read()
+        errors = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, said, usage.ru_utime + usage.ru_stime
+    return process.returncode, errors, usage.ru_utime + usage.ru_stime
 
 
 def test_a_second_run_on_a_folder_ends_with_73_and_names_the_first(compiled, tmp_path):
@@ -93,10 +93,10 @@ def test_a_second_run_on_a_folder_ends_with_73_and_names_the_first(compiled, tmp
     try:
         assert first.stderr is not None
         first.stderr.readline()  # the stage prepare has begun
-        code, said, seconds = cost(minute.start(tmp_path / "run", cache=compiled))
-        assert code == 73, said
-        assert said.startswith("error: ") and f"process {first.pid} on " in said
-        assert said.count("\n") == 1
+        code, errors, seconds = cost(minute.start(tmp_path / "run", cache=compiled))
+        assert code == 73, errors
+        assert errors.startswith("error: ") and f"process {first.pid} on " in errors
+        assert errors.count("\n") == 1
         # Importing the package is nearly all of its work, as with an unknown flag.
         code, _, least = cost(minute.start(tmp_path / "other", "--unknown", cache=compiled))
         assert code == 2 and seconds < 2 * least

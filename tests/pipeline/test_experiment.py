@@ -106,7 +106,7 @@ def test_a_finished_run_is_not_changed_by_running_it_again(minute_run, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("stage", "part", "change", "said"),
+    ("stage", "part", "change", "message"),
     [
         ("prepare", "miniature", {"points": 81}, "miniature.points: 80 -> 81"),
         ("pretrain", "model", {"heads": 2}, "model.heads: 1 -> 2"),
@@ -114,13 +114,13 @@ def test_a_finished_run_is_not_changed_by_running_it_again(minute_run, monkeypat
     ],
 )
 def test_the_error_for_a_folder_of_another_configuration_names_the_field(
-    minute_run, monkeypatch, stage, part, change, said
+    minute_run, monkeypatch, stage, part, change, message
 ):
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     before = load_json(minute_run / "run.json")["experiment"]
     changed = dataclasses.replace(getattr(minute.MINUTE, part), **change)
     other = dataclasses.replace(minute.MINUTE, workdir=minute_run, **{part: changed})
-    with pytest.raises(InputError, match=f"{stage} was made with other settings \\({said}\\)"):
+    with pytest.raises(InputError, match=f"{stage} was made with other settings \\({message}\\)"):
         run(other)
     # The record keeps the settings that the folder was made with.
     assert load_json(minute_run / "run.json")["experiment"] == before
@@ -261,12 +261,14 @@ def test_stored_descriptor_vectors_train_like_computed_ones(minute_run, stage, t
             losses.append(found["loss"])
         return losses, state.train
 
-    anew = learned()
+    computed = learned()
     vectors = describe_once(model, loader, tmp_path / "vectors.npy")
     batches.read_from(loader.with_sources(known=Vectors(vectors)))
     known = learned()
     assert batches(0).pool.images is None
-    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), anew, known)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, atol=1e-5), computed, known
+    )
 
 
 def checkpoint_flags(folder: Path) -> list[str]:

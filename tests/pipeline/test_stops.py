@@ -76,21 +76,22 @@ def phases_and_signals():
 def here(process: subprocess.Popen[str]) -> None:
     """Wait until a process has reached the call that it halts at."""
     assert process.stdout is not None
-    for said in process.stdout:
-        if said == "here\n":
+    for printed in process.stdout:
+        if printed == "here\n":
             return
     assert process.stderr is not None
     raise AssertionError(f"it did not come there: {process.stderr.read()}")
 
 
-def check_stopped(workdir: Path, phase: Phase, said: str, together: bool = False) -> None:
+def check_stopped(workdir: Path, phase: Phase, errors: str, together: bool = False) -> None:
     """Assert that the phase itself was stopped, and that training saved its last step.
 
     Several processes agree on a stop a step later, and before it an epoch may end: its state is
-    saved, and what is stopped is describing the data again. The main one may name the other's end.
+    saved, and the stop comes while the data are described again. Process 0 may report the other's
+    end.
     """
     assert not (workdir / phase.stage / "done.json").exists()
-    last = said.splitlines()[-1]
+    last = errors.splitlines()[-1]
     if together:
         last = last.replace("process 1 ended:", "error:")
     if together and "Follower" in phase.halt and last.startswith("error: describe: stopped by"):
@@ -98,7 +99,7 @@ def check_stopped(workdir: Path, phase: Phase, said: str, together: bool = False
         done = json.loads(lines[-1])["step"]
         assert Checkpoints(workdir / phase.stage / "checkpoints").latest() == done
         return
-    assert last.startswith(f"error: {phase.where}: stopped by a signal"), said
+    assert last.startswith(f"error: {phase.where}: stopped by a signal"), errors
     if "Follower" in phase.halt:
         step = Checkpoints(workdir / phase.stage / "checkpoints").latest()
         assert f"after step {step} of " in last and "which is saved" in last
@@ -131,10 +132,10 @@ def test_a_signal_in_any_phase_ends_the_run_and_the_same_command_resumes(
     here(process)
     process.send_signal(number)
     watch = Stopwatch(process)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 75, said
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 75, errors
     assert watch.seconds() < WITHIN
-    check_stopped(workdir, phase, said)
+    check_stopped(workdir, phase, errors)
     if number == signal.SIGTERM and name != "index":
         minute.finish(workdir, *flags, cache=compiled)
         minute.assert_same(workdir, request.getfixturevalue("minute_run"), phase.stage)

@@ -292,7 +292,7 @@ def test_the_page_is_self_contained_and_names_no_folder(reported):
     assert sum(tag == "h2" for tag, _ in elements.found) == 11
     assert len(text) < 3_000_000
     assert str(workdir) not in text and str(workdir.parent) not in text
-    for said in (
+    for words in (
         "Table 1",
         "Figure 8",
         "Modules I and IV",
@@ -300,4 +300,4 @@ def test_the_page_is_self_contained_and_names_no_folder(reported):
         "jax",
         "pretrain.optimizer.rate",
     ):
-        assert said in text
+        assert words in text

@@ -95,20 +95,20 @@ def run(workdir: Path, point: Point, *flags: str, cache: Path) -> tuple[int, lis
         process = lacking.on_a_small_disk(workdir, *flags, cache=cache)
     else:
         process = minute.start(workdir, *flags, cache=cache, script=lacking.__file__)
-    ((code, said),) = minute.ends([process])
+    ((code, errors),) = minute.ends([process])
     logged = re.compile(r"\d\d:\d\d:\d\d (INFO|WARNING) ")
-    return code, [line for line in said.splitlines() if not logged.match(line)]
+    return code, [line for line in errors.splitlines() if not logged.match(line)]
 
 
 def meet(workdir: Path, point: Point, *flags: str, cache: Path) -> None:
     """Let a run meet a point; it must end with one line and leave no incomplete file."""
-    code, said = run(workdir, point, *flags, cache=cache)
-    assert code == 74 and len(said) == 1, (point, code, said)
+    code, errors = run(workdir, point, *flags, cache=cache)
+    assert code == 74 and len(errors) == 1, (point, code, errors)
     blamed = point.blamed or point.path.removesuffix(".tmp")
     at = workdir if point.kind not in ("full", "read-only") else f"{workdir}.disk/run"
     size = r"[\d,.]+ (bytes|MB)"
     wanted = rf"error: {at}/{blamed}: [A-Z][a-z -]+ \((more than )?{size} needed, {size} free\); "
-    assert re.match(wanted, said[0]), (wanted, said)
+    assert re.match(wanted, errors[0]), (wanted, errors)
     if point.kind not in ("EROFS", "read-only"):  # where nothing can be deleted
         assert not leftovers(workdir), point
     for stage in ("pretrain", "finetune"):
@@ -121,7 +121,7 @@ def leftovers(workdir: Path) -> list[str]:
     names = [path.relative_to(workdir).as_posix() for path in workdir.rglob("*")]
     half_made = re.compile(r".*\.tmp(/.*)?|.*\.part|.*\.spool|.*incomplete.*|owner\.json")
     found = [name for name in names if half_made.fullmatch(name)]
-    if not (workdir / "prepare" / "manifest.json").exists():  # what is prepared is so as a whole
+    if not (workdir / "prepare" / "manifest.json").exists():  # only complete preparation counts
         found += [
             name for name in names if name.startswith("prepare/") and "settings.json" not in name
         ]
@@ -133,15 +133,15 @@ def leftovers(workdir: Path) -> list[str]:
 def complete(workdir: Path, stage: str, finished: Path, *flags: str, cache: Path) -> str:
     """Run the same command with space; check the results and return its stderr."""
     process = minute.start(workdir, f"--stage={stage}", *flags, cache=cache)
-    ((code, said),) = minute.ends([process])
-    assert code == 0, said
+    ((code, errors),) = minute.ends([process])
+    assert code == 0, errors
     if stage == "prepare":
         assert prepared(workdir) == prepared(finished)
     else:
         minute.assert_same(workdir, finished, until=stage)
     found = leftovers(workdir)
     assert not found
-    return said
+    return errors
 
 
 def prepared(workdir: Path) -> dict:
@@ -210,15 +210,15 @@ def test_each_way_in_which_a_disk_fails_is_a_disk_error(tmp_path, name, capsys):
             raise OSError(number, os.strerror(number))
 
     assert main_guard(refuse) == 74
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {tmp_path}/a: {os.strerror(number)} (2.0 MB needed, ")
-    assert said.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"error: {tmp_path}/a: {os.strerror(number)} (2.0 MB needed, ")
+    assert errors.count("\n") == 1
 
 
 def test_native_code_that_quotes_an_error_of_the_disk_raises_a_disk_error():
-    said = f"write() failed: {os.strerror(errno.ENOSPC)}; at byte 0"
+    errors = f"write() failed: {os.strerror(errno.ENOSPC)}; at byte 0"
     with pytest.raises(OSError) as found, native_errors():
-        raise RuntimeError(said)
+        raise RuntimeError(errors)
     assert found.value.errno == errno.ENOSPC
     with pytest.raises(RuntimeError, match="of another kind"), native_errors():
         raise RuntimeError("of another kind")
@@ -326,6 +326,6 @@ def test_a_stage_that_full_disks_interrupt_repeatedly_resumes_to_the_same_bits(
             kind = "read-only" if point.kind == "EROFS" else "full"
             point = point._replace(kind=kind)
         meet(workdir, point, f"--stage={stage}", cache=compiled)
-    said = complete(workdir, stage, minute_run, cache=compiled)
+    errors = complete(workdir, stage, minute_run, cache=compiled)
     if stage in ("pretrain", "finetune"):
-        assert re.search("resuming at step [1-9]", said)
+        assert re.search("resuming at step [1-9]", errors)

@@ -182,7 +182,7 @@ def test_a_request_to_stop_does_not_outlive_its_run():
         assert signals.stop_requested()
         with signals.signals_stop_gently():
             pass
-        with pytest.raises(Stopped, match="retrieve"):  # the request outlives what lies within
+        with pytest.raises(Stopped, match="retrieve"):  # the request stays until the outer run ends
             signals.check_stop("retrieve")
     assert not signals.stop_requested() and signal.getsignal(signal.SIGTERM) is before
 
@@ -210,10 +210,10 @@ def fail(error):
         (OSError(errno.ENOSPC, "No space left on device", "/no/x"), 74, "error: /no/x: No space"),
     ],
 )  # fmt: skip
-def test_what_a_user_can_fix_is_one_line_and_a_code(error, code, line, capsys):
+def test_an_error_that_users_can_fix_is_one_line_and_a_code(error, code, line, capsys):
     assert main_guard(fail(error)) == code
-    said = capsys.readouterr().err
-    assert said.startswith(line) and said.count("\n") == (1 if line else 0)
+    errors = capsys.readouterr().err
+    assert errors.startswith(line) and errors.count("\n") == (1 if line else 0)
 
 
 def test_a_bug_keeps_its_traceback():

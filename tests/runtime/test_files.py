@@ -92,6 +92,6 @@ def test_errors_of_the_disk_and_of_memory_are_not_reported_as_damage(raised, pas
     ):
         raise raised
     if not passes:
-        said = str(error.value)
-        assert said.startswith(f"x.npy cannot be read ({type(raised).__name__}: ")
-        assert "\n" not in said
+        message = str(error.value)
+        assert message.startswith(f"x.npy cannot be read ({type(raised).__name__}: ")
+        assert "\n" not in message

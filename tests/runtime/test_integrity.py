@@ -1,4 +1,4 @@
-"""Damaged files: no changed bit of what a run wrote is read without an error."""
+"""Damaged files: reading any changed bit of a run's files is an error."""
 
 import shutil
 

@@ -70,6 +70,6 @@ def test_log_lines_are_plain_off_a_terminal_and_libraries_are_quiet(capsys):
     finally:
         for handler in set(root.handlers) - set(before):
             root.removeHandler(handler)
-    said = capsys.readouterr().err
-    assert said.endswith("INFO resuming at step 5\n") and said.count("\n") == 1
-    assert "\x1b" not in said and "\r" not in said
+    errors = capsys.readouterr().err
+    assert errors.endswith("INFO resuming at step 5\n") and errors.count("\n") == 1
+    assert "\x1b" not in errors and "\r" not in errors

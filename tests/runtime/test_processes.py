@@ -26,15 +26,15 @@ def start_toy(workdir, *flags, cache, **more):
 def finish_toy(workdir, *flags, cache, **more):
     found = minute.ends(start_toy(workdir, *flags, cache=cache, **more))
     assert [code for code, _ in found] == [0] * len(found), found
-    assert not any("still listening" in said for _, said in found), found
+    assert not any("still listening" in errors for _, errors in found), found
     return np.load(workdir / "table.npy")
 
 
 def wait_for(process, line):
     """Read a process's output up to a line."""
     assert process.stdout is not None
-    for said in process.stdout:
-        if said == line + "\n":
+    for printed in process.stdout:
+        if printed == line + "\n":
             return
     raise AssertionError(f"no {line}: {process.stderr.read()}")
 
@@ -62,21 +62,21 @@ def test_two_processes_of_four_devices_learn_what_one_of_eight_learns(through, c
 
 def test_only_process_0_writes_and_prints(through, compiled):
     main, other = start_toy(through, cache=compiled)
-    said = [process.communicate(timeout=60) for process in (main, other)]
-    assert "finished" in said[0][0] and "finished" not in said[1][0]
-    assert "resuming at step 20" in said[0][1] and said[1][1] == ""
+    outputs = [process.communicate(timeout=60) for process in (main, other)]
+    assert "finished" in outputs[0][0] and "finished" not in outputs[1][0]
+    assert "resuming at step 20" in outputs[0][1] and outputs[1][1] == ""
     assert [step for step, _ in losses(through / "toy")] == list(range(1, 21))
     assert len(list((through / "toy" / "tensorboard").iterdir())) == 1
     assert not (through / "owner.json").exists()
 
 
-def check_stacks(said, own):
+def check_stacks(errors, own):
     """Assert that a process that lost another prints its threads' stacks before its last line.
 
     `own`: JAX's runtime may print something, too, which we cannot prevent if it lost process 0.
     """
-    lines = said.splitlines()
-    assert any("in fit" in line and "training/loop.py" in line for line in lines), said
+    lines = errors.splitlines()
+    assert any("in fit" in line and "training/loop.py" in line for line in lines), errors
     if not own:
         told = (
             "Thread 0x",
@@ -88,7 +88,7 @@ def check_stacks(said, own):
             "The above",
             "ValueError",
         )
-        assert all(line.startswith(told) for line in lines[:-1] if line), said
+        assert all(line.startswith(told) for line in lines[:-1] if line), errors
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
@@ -100,12 +100,12 @@ def test_a_process_that_dies_ends_the_others_and_the_same_command_resumes(
         wait_for(processes[victim], "step")
     processes[victim].kill()
     killed = time.monotonic()
-    code, said = minute.ends([processes[1 - victim]])[0]
+    code, errors = minute.ends([processes[1 - victim]])[0]
     assert time.monotonic() - killed < 5 + 15  # --hosts.lost-timeout, and what is promised
     assert code == 75
     line = f"error: process {victim} of 2 was lost; run the same command on all hosts to resume"
-    assert said.splitlines()[-1] == line
-    check_stacks(said, own=not victim)
+    assert errors.splitlines()[-1] == line
+    check_stacks(errors, own=not victim)
     minute.ends([processes[victim]])
     assert Checkpoints(tmp_path / "toy" / "checkpoints").latest() == 5
     table = finish_toy(tmp_path, cache=compiled)
@@ -125,15 +125,15 @@ def test_a_suspended_process_ends_the_others_and_itself_once_it_continues(
     processes[victim].send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
     try:
-        code, said = minute.ends([processes[1 - victim]])[0]
+        code, errors = minute.ends([processes[1 - victim]])[0]
         assert time.monotonic() - stopped < 5 + 15  # --hosts.lost-timeout, and what is promised
         assert code == 75
-        assert f"error: process {victim} of 2 was lost" in said.splitlines()[-1]
-        check_stacks(said, own=not victim)
+        assert f"error: process {victim} of 2 was lost" in errors.splitlines()[-1]
+        check_stacks(errors, own=not victim)
     finally:
         processes[victim].send_signal(signal.SIGCONT)
-    ((code, said),) = minute.ends([processes[victim]], 45)
-    assert code == 75, said
+    ((code, errors),) = minute.ends([processes[victim]], 45)
+    assert code == 75, errors
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_signal_stops_all_processes_after_the_same_step(through, compiled, tmp
     assert [code for code, _ in found] == [75, 75], found
     step = Checkpoints(tmp_path / "toy" / "checkpoints").latest()
     assert step in range(2, 10)
-    assert sum(f"after step {step} of 20, which is saved" in said for _, said in found) == 1
+    assert sum(f"after step {step} of 20, which is saved" in errors for _, errors in found) == 1
     finish_toy(tmp_path, cache=compiled)
     np.testing.assert_array_equal(np.load(tmp_path / "table.npy"), np.load(through / "table.npy"))
 
@@ -160,10 +160,10 @@ def test_a_signal_stops_the_run_while_the_others_wait_for_process_0(compiled, tm
     main, other = start_toy(tmp_path, "--fault=busy", cache=compiled)
     wait_for(main, "busy")
     other.send_signal(signal.SIGTERM)
-    (main_code, main_said), (code, said) = minute.ends([main, other], 30)
+    (main_code, main_errors), (code, errors) = minute.ends([main, other], 30)
     assert (main_code, code) == (75, 75)
-    assert main_said == "error: prepare: stopped by a signal; run the same command to resume"
-    assert said.splitlines()[-1].startswith("process 0 ended: prepare: stopped by a signal")
+    assert main_errors == "error: prepare: stopped by a signal; run the same command to resume"
+    assert errors.splitlines()[-1].startswith("process 0 ended: prepare: stopped by a signal")
 
 
 @pytest.mark.slow
@@ -171,8 +171,8 @@ def test_the_others_end_if_process_0_dies_while_they_wait_for_it(compiled, tmp_p
     main, other = start_toy(tmp_path, "--fault=busy", QUICK, cache=compiled)
     wait_for(main, "busy")
     main.kill()
-    code, said = minute.ends([other], 45)[0]
-    assert code == 75 and "process 0 of 2 was lost" in said.splitlines()[-1]
+    code, errors = minute.ends([other], 45)[0]
+    assert code == 75 and "process 0 of 2 was lost" in errors.splitlines()[-1]
     minute.ends([main])
 
 
@@ -198,10 +198,10 @@ def test_a_folder_that_another_run_holds_ends_all_processes(through, compiled):
     from mufin_jax.runtime.run_folder import Run
 
     with Run(through):
-        (code, said), (other_code, other_said) = minute.ends(start_toy(through, cache=compiled))
+        (code, errors), (other_code, other_errors) = minute.ends(start_toy(through, cache=compiled))
     assert (code, other_code) == (73, 73)
-    assert said.startswith(f"error: {through} belongs to process {os.getpid()}")
-    assert other_said.startswith(f"process 0 ended: {through} belongs to")
+    assert errors.startswith(f"error: {through} belongs to process {os.getpid()}")
+    assert other_errors.startswith(f"process 0 ended: {through} belongs to")
 
 
 @pytest.mark.slow
@@ -277,9 +277,11 @@ def _interrupt(workdir, cache, stage, how):
 @pytest.mark.rotates("lost process", every=2)
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_a_run_that_lost_a_process_resumes_to_the_bit(minute_through, compiled, tmp_path, stage):
-    (code, said), _ = _interrupt(tmp_path, compiled, stage, subprocess.Popen.kill)
+    (code, errors), _ = _interrupt(tmp_path, compiled, stage, subprocess.Popen.kill)
     assert code == 75
-    assert said.splitlines()[-1].startswith("error: process 1 of 2 was lost; run the same command")
+    assert errors.splitlines()[-1].startswith(
+        "error: process 1 of 2 was lost; run the same command"
+    )
     finish_minute(tmp_path, cache=compiled)
     assert minute.metrics(tmp_path) == minute.metrics(minute_through)
     one, other = minute.results(tmp_path), minute.results(minute_through)

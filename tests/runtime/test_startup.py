@@ -11,7 +11,7 @@ from mufin_jax.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ({"coordinator": "a:1"}, "without --hosts.processes and --hosts.process a process cannot"),
         ({"processes": 2, "process": 1}, "without --hosts.coordinator"),
@@ -21,8 +21,8 @@ from mufin_jax.runtime.errors import InputError
         ({"lost_timeout": 1}, "lost-timeout=1: expected a whole number >= 5"),
     ],
 )
-def test_flags_that_do_not_fit_together_are_rejected(flags, said):
-    with pytest.raises(InputError, match=said):
+def test_flags_that_do_not_fit_together_are_rejected(flags, message):
+    with pytest.raises(InputError, match=message):
         HostsConfig(**flags)
 
 

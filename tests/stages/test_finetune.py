@@ -191,7 +191,7 @@ def test_the_cost_of_a_step_does_not_depend_on_the_number_of_labels(eight):
         assert not re.search(rf"\b{MANY // 8}\b", shapes), (name, shapes)
 
 
-def test_without_a_table_the_step_learns_the_model_alone(eight):
+def test_without_a_table_the_step_trains_only_the_model(eight):
     state = eight.state(None)
     batch = place(eight.batches(0), eight.mesh)
     new, metrics = jax.eval_shape(eight.step, state, eight.frozen, batch)

@@ -121,7 +121,7 @@ def test_nearly_all_batches_of_a_training_have_one_shape(dataset):
     assert len({str(jax.tree.map(np.shape, make(step))) for step in range(60)}) == 1
 
 
-def test_a_batch_is_a_function_of_seed_and_step_alone(dataset):
+def test_a_batch_is_a_function_of_only_seed_and_step(dataset):
     first, second, other = batches(dataset), batches(dataset), batches(dataset, seed=1)
     second(7)
     jax.tree.map(np.testing.assert_array_equal, first(4), second(4))

@@ -190,7 +190,7 @@ def test_a_datapoint_drawn_twice_is_one_candidate(dataset):
 
 
 def batch_items(make, step):
-    """The labels and the points of a batch, read from what its loader is asked for."""
+    """Return the labels and the points of a batch, from the arguments of its loader."""
     asked = []
     loader, make.loader = make.loader, _Recorder(make.loader, asked)
     try:
@@ -223,7 +223,7 @@ def test_an_epoch_has_every_label_and_the_next_one_has_another_order(dataset):
     assert (orders[0] != orders[1]).any()
 
 
-def test_a_batch_is_a_function_of_seed_and_step_alone(dataset):
+def test_a_batch_is_a_function_of_only_seed_and_step(dataset):
     first, second = batches(dataset), batches(dataset)
     second(5)
     first(1)

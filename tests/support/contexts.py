@@ -11,7 +11,7 @@ from mufin_jax.stages.context import StageContext
 def context(out: Path, mesh: Mesh, folders: dict[str, Path], **fields: Any) -> StageContext:
     """Return the context of a stage that writes `out` and reads the given stages' folders.
 
-    What frozen encoders compute is kept next to the stage's files.
+    The outputs of frozen encoders are kept next to the stage's files.
     """
     return StageContext(workdir=out, folders=folders, out=out, mesh=mesh, **fields)
 

@@ -8,7 +8,7 @@ import pytest
 from mufin_jax.training.losses import cosine_margin_loss, hinge_loss
 
 # Two labels, five datapoints. Label 0 has the positives 0 and 1 and may use 2, 3 and 4 as
-# negatives. Label 1 has the positive 3 and may use 0 alone: 1 and 2 are relevant to it,
+# negatives. Label 1 has the positive 3 and may use only 0: 1 and 2 are relevant to it,
 # and 4 is padding.
 SIMILARITIES = jnp.array([[0.5, 0.1, 0.4, 0.6, -0.9], [0.25, 0.9, 0.9, 0.3, 0.9]])
 POSITIVES = jnp.array([[1, 1, 0, 0, 0], [0, 0, 0, 1, 0]], bool)

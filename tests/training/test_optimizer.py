@@ -78,7 +78,7 @@ def split(model, cross=True, **modes) -> tuple[set[str], set[str]]:
     return tuple({"/".join(map(str, path)) for path, _ in flat} for flat in named)
 
 
-def test_last_trains_the_last_block_and_the_final_norm_alone(model):
+def test_last_trains_only_the_last_block_and_the_final_norm(model):
     train, frozen = split(model, image_encoder="last", text_encoder="frozen")
     images = {name for name in train if name.startswith("image_encoder")}
     assert {name.split("/")[1] for name in images} == {"blocks", "norm"}

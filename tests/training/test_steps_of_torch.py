@@ -43,7 +43,7 @@ def compared(request, one_device):
     return agreement(both, all_weights(ours), theirs, start, far), losses
 
 
-def test_the_loss_of_every_step_is_the_one_of_torch(compared):
+def test_the_loss_of_every_step_equals_torchs(compared):
     assert compared[0].loss <= 1e-4
 
 

@@ -73,18 +73,18 @@ def test_json_nested_too_deeply_is_rejected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"\n" * 3_000_000 + b"x", "products.jsonl.gz:100001: 100,000 blank lines: remove them"),
         (b"{}\n" * 2_000_000, "10,001 of 10,001 lines are bad"),
         (b'{"uid": "a", "title": "%s"}' % (b"x" * 30_000_000), "unpacks to more than"),
     ],
 )
-def test_reading_an_archive_of_endless_rows_stops_early(content, said, tmp_path, monkeypatch):
+def test_reading_an_archive_of_endless_rows_stops_early(content, message, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_BLANK", 100_000)
     monkeypatch.setattr(tally, "HOPELESS", 10_000)
     (tmp_path / "products.jsonl.gz").write_bytes(gzip.compress(content, 6))
-    with pytest.raises((InputError, TooManyBadRows), match=said):
+    with pytest.raises((InputError, TooManyBadRows), match=message):
         read(tmp_path)
 
 
@@ -215,7 +215,7 @@ def small(tmp_path_factory) -> Path:
 def changed(folder: Path, name: str, **arrays: np.ndarray) -> None:
     """Replace arrays in a prepared file, and update the list of files.
 
-    A single number stands for an array of that number, as long as the array that it replaces.
+    A single number means an array of this number, as long as the array that it replaces.
     """
     with np.load(folder / name, allow_pickle=False) as found:
         kept = dict(found)
@@ -228,7 +228,7 @@ def changed(folder: Path, name: str, **arrays: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "arrays", "said"),
+    ("name", "arrays", "message"),
     [
         ("train_relevance.npz", {"indices": np.int32(10**6)}, "indices must be < 13"),
         ("train_relevance.npz", {"shape": np.array([26, 14])}, r"shape \(26, 14\)"),
@@ -239,11 +239,13 @@ def changed(folder: Path, name: str, **arrays: np.ndarray) -> None:
         ("test_titles.npz", {"blob": np.zeros(10**9 // 10, np.uint8)}, "offsets do not rise"),
     ],
 )
-def test_a_prepared_file_with_indices_out_of_range_is_rejected(name, arrays, said, small, tmp_path):
+def test_a_prepared_file_with_indices_out_of_range_is_rejected(
+    name, arrays, message, small, tmp_path
+):
     folder = shutil.copytree(small, tmp_path / "copy")
     Dataset.load(folder)
     changed(folder, name, **arrays)
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(InputError, match=message) as error:
         Dataset.load(folder)
     assert "\n" not in str(error.value)
 
@@ -272,7 +274,7 @@ def test_an_invalid_mapped_file_is_one_clear_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"num_hidden_layers": 10**6}, "config.json has more blocks than the"),
         ({"hidden_size": 0}, "width=0; expected at least 1"),
@@ -282,11 +284,11 @@ def test_an_invalid_mapped_file_is_one_clear_error(tmp_path):
         ({"image_size": 10**9}, "image_size=1000000000; expected at least 1, at most 16,384"),
     ],
 )
-def test_impossible_network_sizes_are_rejected(change, said, tmp_path):
+def test_impossible_network_sizes_are_rejected(change, message, tmp_path):
     hostile_files.KINDS["vit"].make(tmp_path / "vit")
     config = tmp_path / "vit" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_image_encoder(tmp_path / "vit")
     assert "\n" not in str(error.value)
 

@@ -126,7 +126,7 @@ ASKED, FACTS = "disjoint/fill_in_blank_test.json", "polyvore_item_metadata.json"
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "row", "said"),
+    ("name", "change", "row", "message"),
     [
         (TRAIN, lambda x: x.append(7), 4, "expected an object, found int"),
         (TRAIN, lambda x: x[1].pop("set_id"), 2, "expected `set_id`, found NoneType"),
@@ -149,18 +149,18 @@ ASKED, FACTS = "disjoint/fill_in_blank_test.json", "polyvore_item_metadata.json"
     ],
 )  # fmt: skip
 def test_a_bad_entry_is_left_out_and_reported_with_file_and_place(
-    tmp_path, name, change, row, said
+    tmp_path, name, change, row, message
 ):
     raw = tiny_outfits(tmp_path / "raw")
     changed(raw, name, change)
     prepared(raw)
     (found,) = load_json(tmp_path / "prepared" / "prepare_report.json")["listed"]
-    file = TRAIN if "path" in said else name  # a picture is reported where it first occurs
-    assert (found["file"], found["row"]) == (file, row) and said in found["reason"]
+    file = TRAIN if "path" in message else name  # a picture is reported where it first occurs
+    assert (found["file"], found["row"]) == (file, row) and message in found["reason"]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("2 21_1 21_2", "begins with '2': expected 0 or 1"),
         ("1 21_1", "1 distinct items: expected two or more"),
@@ -169,18 +169,18 @@ def test_a_bad_entry_is_left_out_and_reported_with_file_and_place(
         (" ", "begins with '': expected 0 or 1"),
     ],
 )
-def test_a_bad_outfit_to_judge_is_left_out_and_reported(tmp_path, line, said):
+def test_a_bad_outfit_to_judge_is_left_out_and_reported(tmp_path, line, message):
     raw = tiny_outfits(tmp_path / "raw")
     path = raw / "disjoint" / "compatibility_test.txt"
     path.write_text(f"{line}\n{path.read_text()}")
     assert len(prepared(raw).questions.outfits()) == 2
     (found,) = load_json(tmp_path / "prepared" / "prepare_report.json")["listed"]
     assert found["file"] == "disjoint/compatibility_test.txt" and found["row"] == 1
-    assert said in found["reason"]
+    assert message in found["reason"]
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         (TRAIN, None, "lacks disjoint/train.json or train.json"),
         (TEST, None, "lacks disjoint/test.json"),
@@ -193,14 +193,14 @@ def test_a_bad_outfit_to_judge_is_left_out_and_reported(tmp_path, line, said):
         (TRAIN, "[]", "train.json: none of its 0 entries can be used"),
     ],
 )
-def test_an_unusable_file_ends_the_run_with_one_line(tmp_path, name, text, said):
+def test_an_unusable_file_ends_the_run_with_one_line(tmp_path, name, text, message):
     raw = tiny_outfits(tmp_path / "raw")
     (raw / name).unlink()
     if text is not None:
         (raw / name).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError) as raised:
         prepared(raw)
-    assert said in str(raised.value) and "\n" not in str(raised.value)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_files_that_lead_out_of_the_folder_are_rejected(tmp_path):

@@ -103,8 +103,8 @@ def test_training_points_show_what_the_texts_of_their_labels_lack(ads):
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     test = ads.image_vectors[ads.test.image_rows]
     relevant = ads.test.relevance[:, frequent].toarray() > 0
-    learned, said = (np.mean((test @ v.T)[relevant]) for v in (mean, labels[frequent]))
-    assert learned > said + 0.05
+    learned, titled = (np.mean((test @ v.T)[relevant]) for v in (mean, labels[frequent]))
+    assert learned > titled + 0.05
 
 
 @pytest.mark.parametrize("block", [1, 64, 1000, 1024, 5000])

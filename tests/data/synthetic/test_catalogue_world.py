@@ -1,4 +1,4 @@
-"""The world behind the miniature catalogue: its odds, its ceiling, and the worth of each part."""
+"""The world that generates the miniature catalogue: its odds, its ceiling, and each part's use."""
 
 import numpy as np
 import pytest
