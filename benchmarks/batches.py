@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from mufin_jax.runtime.distributed.padding import divide_up
+
 SHARED = 0.1
 """Share of datapoints that are a label of the batch, and of items with a neighbour's picture."""
 POSITIVES, NEGATIVES = 2, 12
@@ -159,7 +161,7 @@ def _pictures(rng: np.random.Generator, themes: np.ndarray, look: Look) -> np.nd
     """Return one picture for each theme: half of it is the theme's, half its own."""
     palette = rng.random((themes.max() + 1, CELLS, CELLS, 3), np.float32)
     grid = 0.5 * palette[themes] + 0.5 * rng.random((len(themes), CELLS, CELLS, 3), np.float32)
-    side = -(-look.pixels // CELLS)
+    side = divide_up(look.pixels, CELLS)
     cells = (255 * grid).astype(np.uint8)
     large = np.repeat(np.repeat(cells, side, 1), side, 2)
     return np.ascontiguousarray(large[:, : look.pixels, : look.pixels])

@@ -11,6 +11,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from mufin_jax.runtime.blocks import cut
+
 DIM = 192
 ALIKE = 60
 """Labels of the same kind and theme: fewer than a shortlist holds."""
@@ -33,7 +35,7 @@ class Catalogue:
         count = max(round((num_labels / ALIKE) ** 0.5), 2)
         kinds, themes = normal(rng, count, dim), normal(rng, count, dim)
         labels = np.empty((num_labels, dim), np.float32)
-        for rows in blocks(num_labels):
+        for rows in cut(num_labels, _BLOCK):
             kind, theme = rng.integers(count, size=(2, rows.stop - rows.start))
             near = kinds[kind] + themes[theme]
             labels[rows] = unit(near + _LABEL * normal(rng, *near.shape))
@@ -45,7 +47,7 @@ class Catalogue:
         rng = np.random.default_rng([seed, len(self.labels)])
         vectors = np.empty((self.offsets[-1], self.labels.shape[1]), np.float32)
         owners = np.repeat(np.arange(len(self.labels)), np.diff(self.offsets))
-        for rows in blocks(len(vectors)):
+        for rows in cut(len(vectors), _BLOCK):
             near = self.labels[owners[rows]]
             vectors[rows] = unit(near + _ENTRY * normal(rng, *near.shape))
         return vectors
@@ -65,8 +67,3 @@ def normal(rng: np.random.Generator, count: int, dim: int) -> Float32[np.ndarray
 def unit(vectors: Float32[np.ndarray, "b d"]) -> Float32[np.ndarray, "b d"]:
     """Sphere-normalise."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def blocks(size: int) -> list[slice]:
-    """Return slices that cover `size`, each of a bounded number of rows."""
-    return [slice(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK)]

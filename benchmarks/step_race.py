@@ -16,6 +16,8 @@ from typing import Any, Literal
 from batches import Drawn, Look, module_1, module_4
 from measuring import cores, in_turn, line, ratio, significant
 
+from mufin_jax.runtime.distributed.padding import next_multiple
+
 Module = Literal["module_1", "module_4"]
 SMALL = Look(pixels=16, vocab=31, most_tokens=12, mean_tokens=7)
 """What the twin's tiny encoders take."""
@@ -82,7 +84,7 @@ def race(module: Module, flags: argparse.Namespace, folder: Path) -> None:
     sides, needed, model = contenders(module, flags, folder, size.dim, drawn)
     warm_up = max(3 if "compile" in flags.sides else 2, len(drawn))
     # As many rounds with one batch as with another, or a median would be of the larger ones.
-    count = -(-flags.count // len(drawn)) * len(drawn)
+    count = next_multiple(flags.count, len(drawn))
     times = in_turn(sides, count, warm_up)
     facts, together = {}, TOGETHER.get(flags.device, 1)
     for name, taken in times.items():

@@ -162,10 +162,10 @@ class Loader:
         """Return the pool of descriptors that are read as texts, and the row of X0 of each."""
         return self.descriptors.pool(numbers, None, self.sources, self._layout, PoolSizes())
 
-    def pictures(self, rows: Int[np.ndarray, "i"]) -> tuple[Pool, Int[np.ndarray, "i"]]:
-        """Return the pool of these images alone, and the row of X0 of each."""
+    def pictures(self, rows: Int[np.ndarray, "i"]) -> tuple[ImageSource, Int[np.ndarray, "i"]]:
+        """Return these images, padded, and the row of each."""
         source = self.sources.images
-        return Pool(None, type(source)(self._layout.read(source.rows, rows))), np.arange(len(rows))
+        return type(source)(self._layout.read(source.rows, rows)), np.arange(len(rows))
 
     def usual_sizes(self, batches: Iterable[Sequence[SideRows]]) -> PoolSizes:
         """Return the sizes that pad batches like these, given as the groups of each, to one shape.

@@ -3,6 +3,7 @@
 Each of the three adds only how it pools the last block's tokens into one vector, its `head`.
 """
 
+import abc
 import dataclasses
 from typing import ClassVar
 
@@ -96,9 +97,9 @@ class ImageTransformer(nnx.Module):
         tokens, below = self.embed(images), list(self.blocks)[:-1]
         return run_blocks(below, self.config, tokens, lambda block, tokens: block(tokens))
 
+    @abc.abstractmethod  # Flax's metaclass is an ABCMeta
     def head(self, tokens: Float[Array, "i p width"]) -> Float[Array, "i outputs"]:
         """Apply the last block and what pools its tokens; float32."""
-        raise NotImplementedError
 
     def embed(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i p width"]:
         """Project the patches, put CLS in front, and add the positions.

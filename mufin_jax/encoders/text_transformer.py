@@ -3,6 +3,7 @@
 Each adds its blocks, and how it pools the last block's tokens into one vector a text.
 """
 
+import abc
 import dataclasses
 
 from flax import nnx
@@ -68,6 +69,7 @@ class TextTransformer(nnx.Module):
         check_width(tokens, self.config.max_positions)
         return self.packed(tokens, alone(tokens, lengths), 1)[:, 0]
 
+    @abc.abstractmethod  # Flax's metaclass is an ABCMeta
     def packed(
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"], texts: int
     ) -> Float[Array, "r k outputs"]:
@@ -81,7 +83,6 @@ class TextTransformer(nnx.Module):
         Returns:
             float32 vectors; zero for a place that no text has.
         """
-        raise NotImplementedError
 
     def placed_words(
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"]

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt
 from scipy.sparse import csr_array, csr_matrix
 
+from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.errors import InputError
 
 Csr = csr_matrix | csr_array
@@ -230,8 +231,7 @@ def shape(pairs: Csr) -> tuple[int, int]:
 
 def blocks(rows: int, width: int) -> Iterator[slice]:
     """Return slices that cover the rows, each of at most BLOCK_CELLS cells (at least one row)."""
-    size = max(BLOCK_CELLS // max(width, 1), 1)
-    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+    return cut(rows, BLOCK_CELLS // max(width, 1))
 
 
 def _positives(relevance: Csr) -> Int[np.ndarray, " b"]:

@@ -39,11 +39,20 @@ class Memory:
     mask: Bool[Array, "*c m"]
 
 
-def identity(rngs: nnx.Rngs, dim: int) -> nnx.Linear:
-    """Return a linear map R^dim -> R^dim that starts as the identity."""
-    return nnx.Linear(
-        dim, dim, rngs=rngs, kernel_init=lambda key, shape, dtype: jnp.eye(dim, dtype=dtype)
-    )
+class IdentityAtFirst(nnx.Linear):
+    """A linear map R^dim -> R^dim, with a bias, that starts as the identity.
+
+    Args:
+        dim: D.
+        rngs: unused by the initialisation, but Flax requires it.
+    """
+
+    bias: nnx.Param[jax.Array]
+
+    def __init__(self, dim: int, rngs: nnx.Rngs):
+        super().__init__(
+            dim, dim, rngs=rngs, kernel_init=lambda key, shape, dtype: jnp.eye(dim, dtype=dtype)
+        )
 
 
 class AttentionBlock(nnx.Module):
@@ -62,17 +71,16 @@ class AttentionBlock(nnx.Module):
         if dim % heads:
             raise ValueError(f"heads={heads} must divide dim={dim}")
         self.heads = heads
-        self.query = identity(rngs, dim)
-        self.key = identity(rngs, dim)
-        self.value = identity(rngs, dim)
-        self.out = identity(rngs, dim)
+        self.query = IdentityAtFirst(dim, rngs)
+        self.key = IdentityAtFirst(dim, rngs)
+        self.value = IdentityAtFirst(dim, rngs)
+        self.out = IdentityAtFirst(dim, rngs)
         self.norm = nnx.LayerNorm(dim, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
 
     def memory(self, keys: Float[Array, "*c m d"], mask: Bool[Array, "*c m"]) -> Memory:
         """Return what attention over these bags needs, once per bag."""
         kernel = self.out.kernel[...].reshape(self.heads, -1, keys.shape[-1])
         values = jnp.einsum("...mge,ged->...mgd", self._split(self.value(keys)), kernel)
-        assert self.out.bias is not None
         # Attention weights sum to one, so O's bias is added to the values, a share per head.
         values += (self.out.bias[...] / self.heads).reshape((1,) * (values.ndim - 1) + (-1,))
         return Memory(self._split(self.key(keys)), values, mask)

@@ -18,6 +18,7 @@ from mufin_jax.data.dataset import Side
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.model.heads import Heads
 from mufin_jax.model.item_encoder import ItemEncoder
+from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, put, replicated
 from mufin_jax.runtime.distributed.padding import pad_rows
@@ -88,7 +89,10 @@ def describe_once(
         text = rows[0] < loader.num_texts
         if loader.modalities == ("images" if text else "text"):
             return np.zeros((len(rows), model.dim), np.float32), np.arange(len(rows))
-        return loader.texts(rows) if text else loader.pictures(rows - loader.num_texts)
+        if text:
+            return loader.texts(rows)
+        images, homes = loader.pictures(rows - loader.num_texts)
+        return Pool(None, images), homes
 
     sources = (loader.sources.texts.rows, loader.sources.images.rows)
     read_from = [source for source in sources if isinstance(source, np.ndarray)]
@@ -123,8 +127,8 @@ def embed_blocks(
         keep_bags: whether X1 is kept in addition to x1.
         block: items a call.
     """
-    for start in until_stopped(range(0, len(side), block), "embed"):
-        rows = np.arange(start, min(start + block, len(side)))
+    for part in until_stopped(cut(len(side), block), "embed"):
+        rows = np.arange(part.start, part.stop)
         slots, mask = loader.slots(side, rows)
         numbers, place = np.unique(slots, return_inverse=True)
         pool = pad_rows(vectors[numbers], model.mesh.size)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 import mufin_jax.data.pytrees  # noqa: F401 (the model traces pools)
-from mufin_jax.data.bags import TEXTS_A_ROW, JointTexts, Pool
+from mufin_jax.data.bags import TEXTS_A_ROW, JointTexts, PackedTexts, Pool
 from mufin_jax.data.sources import ImageSource, TrunkStates, Vectors
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vectors import ReadyVectors
@@ -74,19 +74,22 @@ class ItemEncoder(nnx.Module):
         """Return what E_T makes of texts, or what a frozen E_T made of them before.
 
         A joint E_T makes it of the texts and what E_V makes of their pictures.
+
+        Raises:
+            ValueError: if the pool has no texts, or joint ones without pictures.
         """
-        texts, encoder = pool.texts, self.text_encoder
-        assert texts is not None
+        texts, images, encoder = pool.texts, pool.images, self.text_encoder
         if isinstance(texts, Vectors):
             return encoder(texts.rows) if isinstance(encoder, ReadyVectors) else texts.rows
-        if isinstance(texts, JointTexts):
-            assert pool.images is not None
+        if isinstance(texts, JointTexts) and images is not None:
             # Each picture is encoded where it lies, and read by texts on any device.
-            vectors = jax.lax.with_sharding_constraint(self.see(pool.images), replicated(self.mesh))
+            vectors = jax.lax.with_sharding_constraint(self.see(images), replicated(self.mesh))
             chosen, shown = vectors[jnp.maximum(texts.pictures, 0)], texts.pictures >= 0
             return encoder(texts.tokens, texts.places >= 0, chosen, shown)
-        hidden = encoder.packed(texts.tokens, texts.places, TEXTS_A_ROW)
-        return hidden.reshape(-1, hidden.shape[-1])
+        if isinstance(texts, PackedTexts):
+            hidden = encoder.packed(texts.tokens, texts.places, TEXTS_A_ROW)
+            return hidden.reshape(-1, hidden.shape[-1])
+        raise ValueError("the pool has no texts, or joint ones without their pictures")
 
     def see(self, images: ImageSource) -> Float[Array, "i w"]:
         """Return what E_V makes of images, or of what its frozen part made of them before."""
@@ -96,6 +99,10 @@ class ItemEncoder(nnx.Module):
         if isinstance(images, TrunkStates):
             return encoder.head(images.rows)
         return encoder(self.processing.normalise(images.rows))
+
+    def trunk(self, images: ImageSource) -> Float[Array, "i ..."]:
+        """Return what the blocks of E_V below the last one make of pixels."""
+        return self.image_encoder.trunk(self.processing.normalise(images.rows))
 
     def _reduce(self, hidden: Float[Array, "p w"], linear: nnx.Linear | None) -> Array:
         if linear is not None:

@@ -17,6 +17,7 @@ from mufin_jax.model.label_table import TableConfig, bytes_per_label, padded_row
 from mufin_jax.retrieval import scann
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available
+from mufin_jax.runtime.units import in_bytes
 
 PHASES = ("pretrain", "retrieve", "initialize", "restore", "finetune", "index", "predict")
 """The phases of a run, each of which holds other things in memory."""
@@ -133,20 +134,20 @@ def plan_table(plan: MemoryPlan, available: Available | None = None) -> str:
     lines = [
         f"memory plan: {s.num_labels:,} labels x {s.dim} dimensions; devices: {s.devices}, "
         f"of which this host has {s.local_devices}",
-        f"{'':28}{'a device':>12}{'a host':>12}   held in",
+        f"{'':28}{'a device':>14}{'a host':>14}   held in",
     ]
     for part in plan.parts:
         if part.device or part.host:
-            device, host = (_size(b) if b else "-" for b in (part.device, part.host))
+            device, host = (in_bytes(b) if b else "-" for b in (part.device, part.host))
             when = "all phases" if len(part.phases) == len(PHASES) else ", ".join(part.phases)
-            lines.append(f"{part.name:28}{device:>12}{host:>12}   {when}")
+            lines.append(f"{part.name:28}{device:>14}{host:>14}   {when}")
     widest, fullest = max(PHASES, key=plan.device), max(PHASES, key=plan.host)
     lines.append(
-        f"{'at most':28}{_size(plan.device(widest)):>12}{_size(plan.host(fullest)):>12}   "
+        f"{'at most':28}{in_bytes(plan.device(widest)):>14}{in_bytes(plan.host(fullest)):>14}   "
         f"{widest}; {fullest}"
     )
     if available is not None:
-        have = f"{_size(available.device):>12}{_size(available.host):>12}"
+        have = f"{in_bytes(available.device):>14}{in_bytes(available.host):>14}"
         note = "   the devices share the host's memory" if available.shared else ""
         lines.append(f"{'there is':28}{have}{note}")
     lines.append("bytes a label:")
@@ -176,9 +177,13 @@ def _shortage(plan: MemoryPlan, available: Available, phases: Sequence[str]) -> 
         if available.shared:
             device, host = 0, plan.sizes.local_devices * device + host
         if device > available.device:
-            return f"{phase} needs {_size(device)} a device, which has {_size(available.device)}"
+            return (
+                f"{phase} needs {in_bytes(device)} a device, which has {in_bytes(available.device)}"
+            )
         if host > available.host:
-            return f"{phase} needs {_size(host)} on this host, which has {_size(available.host)}"
+            return (
+                f"{phase} needs {in_bytes(host)} on this host, which has {in_bytes(available.host)}"
+            )
     return None
 
 
@@ -217,7 +222,3 @@ def _tables() -> list[TableConfig]:
     """Return all kinds of tables, the largest first."""
     kinds = [TableConfig(d, u) for u in ("adam", "adagrad") for d in ("float32", "bfloat16")]
     return sorted(kinds, key=lambda table: -bytes_per_label(192, table))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.2f} GB" if count >= 1e7 else f"{count / 1e6:,.2f} MB"

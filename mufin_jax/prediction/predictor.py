@@ -31,6 +31,7 @@ from mufin_jax.prediction.queries import check_query, read_items
 from mufin_jax.retrieval.index import LabelIndex, shortlist_points
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime import machine
+from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
@@ -169,9 +170,9 @@ class Predictor:
         """
         check_query(items, k, self.config.shortlist)
         results = []
-        for start in range(0, len(items), BLOCK):
-            block = items[start : start + BLOCK]
-            pool, bags = read_items(block, start, self.dataset, self.loader.descriptors)
+        for rows in cut(len(items), BLOCK):
+            block = items[rows]
+            pool, bags = read_items(block, rows.start, self.dataset, self.loader.descriptors)
             labels, scores = self.rank(pool, bags, len(block))
             results += [self._name(*row, k) for row in zip(labels, scores, strict=True)]
         return results
@@ -204,7 +205,7 @@ class Predictor:
             loader: instead of this predictor's own.
         """
         rows, loader = np.arange(len(side)) if rows is None else rows, loader or self.loader
-        blocks = [np.arange(i, min(i + BLOCK, len(rows))) for i in range(0, len(rows), BLOCK)]
+        blocks = [np.arange(some.start, some.stop) for some in cut(len(rows), BLOCK)]
         made = prefetch(lambda i: self.batch(side, rows[blocks[i]], loader), 0, len(blocks))
         for block, (pool, bags) in zip(blocks, made, strict=True):
             yield block, pool, bags

@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from mufin_jax.runtime.run_folder import flatten
+from mufin_jax.runtime.units import in_bytes
 
 HOUR = 3600
 
@@ -63,4 +64,4 @@ def _shown(value: Any) -> str:
 
 
 def _gigabytes(count: int | None) -> str:
-    return "\N{EN DASH}" if count is None else f"{count / 1e9:.2f} GB"
+    return "\N{EN DASH}" if count is None else in_bytes(count)

@@ -6,20 +6,15 @@ any entry of the label. Labels have any number of entries, so entries lie label 
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, Int64
 
+from mufin_jax.runtime.blocks import cut
+
 _CELLS = 1 << 24  # cosines held at once by exact search
 _LOW, _LABEL = (1 << 32) - 1, (1 << 31) - 1  # the bits of a cosine and of a label in a sort key
 _NONE = (1 << 63) - 1  # sorts last
-
-
-def blocks(size: int, rows: int) -> Iterator[slice]:
-    """Return slices of at most `rows` (at least one) that cover `size`."""
-    rows = max(rows, 1)
-    return (slice(start, min(start + rows, size)) for start in range(0, size, rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +91,7 @@ class LabelEntries:
         if not len(self.vectors):
             return labels, similarities
         starts, k = self.offsets[self.filled], min(k, len(self.filled))
-        for rows in blocks(len(queries), _CELLS // len(self.vectors)):
+        for rows in cut(len(queries), _CELLS // len(self.vectors)):
             scores = np.maximum.reduceat(queries[rows] @ self.vectors.T, starts, axis=1)
             # All that tie with the k-th best stay in: then the label's number decides, not luck.
             enough = scores >= np.partition(scores, -k, axis=1)[:, -k, None]

@@ -19,10 +19,11 @@ from jaxtyping import Float, Float32, Int
 
 from mufin_jax.retrieval import scann
 from mufin_jax.retrieval.config import IndexConfig
-from mufin_jax.retrieval.exact import LabelEntries, blocks
+from mufin_jax.retrieval.exact import LabelEntries
 from mufin_jax.retrieval.scann import Tree
 from mufin_jax.retrieval.searcher import ExactSearcher, Searcher, TreeSearcher, searcher_on
 from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage import files
 from mufin_jax.runtime.storage.disk import disk_errors
@@ -263,7 +264,7 @@ def check_unit(vectors: np.ndarray, what: str) -> None:
         what: the word for a row, in the error.
     """
     first, count = None, 0
-    for block in blocks(len(vectors), _ROWS):
+    for block in cut(len(vectors), _ROWS):
         squares = np.einsum("ed,ed->e", vectors[block], vectors[block])
         wrong = ~(np.abs(squares - 1) < 0.02)  # written so that NaN is wrong, too
         if wrong.any():

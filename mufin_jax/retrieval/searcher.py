@@ -15,10 +15,11 @@ from jax.sharding import Mesh
 from jaxtyping import Float32, Int64
 
 from mufin_jax.retrieval.config import IndexConfig
-from mufin_jax.retrieval.exact import LabelEntries, best_first, blocks
+from mufin_jax.retrieval.exact import LabelEntries, best_first
 from mufin_jax.retrieval.scann import Tree
 from mufin_jax.retrieval.sharded import MeshSearch
 from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed.mesh import make_mesh
 
 _CELLS = 1 << 21  # retrieved entries held at once
@@ -217,7 +218,7 @@ def _distinct(
     similarities = np.full((len(queries), most), -np.inf, np.float32)
     short, widening, everything = np.arange(len(queries)), 0, False
     while len(short):
-        for block in blocks(len(short), _CELLS // min(4**widening * fetch, size)):
+        for block in cut(len(short), _CELLS // min(4**widening * fetch, size)):
             rows = short[block]
             found, everything = find(queries[rows], widening)
             labels[rows], similarities[rows] = entries.first_distinct(*found, most)

@@ -162,7 +162,7 @@ def _write(panels: list[Panel], workdir: Path, out: Path) -> None:
         for panel in until_stopped(drawn, "report"):
             for name, rows in panel.tables.items():
                 (part / f"{name}.csv").write_bytes(to_csv(rows))
-            shown.append(Shown(panel, _draw(panel, part) if panel.draw else ""))
+            shown.append(Shown(panel, _draw(panel, part)))
         recorded = load_json(workdir / "run.json") if (workdir / "run.json").exists() else {}
         name = recorded.get("experiment", {}).get("name", workdir.name)
         metrics = load_json(workdir / "evaluate" / "metrics.json")
@@ -180,9 +180,10 @@ def _draw(panel: Panel, folder: Path) -> str:
 
     The page shows figures of lines and bars as SVG, which is sharp at any size. It shows figures
     with a thousand marks or with pictures as PNG. Queries have a layout of their own on the page:
-    their address is empty.
+    their address is empty, as is that of a panel without a figure.
     """
-    assert panel.draw is not None
+    if panel.draw is None:
+        return ""
     with house_style():
         figure = panel.draw()
         png, svg = io.BytesIO(), io.BytesIO()

@@ -23,6 +23,7 @@ from mufin_jax.model.saved import load_model, new_loader
 from mufin_jax.retrieval.build import build_label_index, write_shortlists
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage import files
@@ -89,6 +90,6 @@ def retrieve(config: RetrieveConfig, context: StageContext) -> None:
 
 def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the rows in blocks, and drop each block's pages after use."""
-    for start in range(0, len(x), BLOCK):
-        yield np.asarray(x[start : start + BLOCK])
+    for rows in cut(len(x), BLOCK):
+        yield np.asarray(x[rows])
         forget(x)

@@ -1,6 +1,8 @@
 """What the batches of Modules I and IV have in common: each epoch is a shuffle of the items.
 
-Batch i is a pure function of (seed, stage, i), so a resumed run draws what it would have drawn.
+Batch i is a pure function of (seed, stage, i), so a resumed run draws what it would have drawn. The
+two modules have a `Batch` class each: the order of its fields is the order of the arguments of the
+compiled step, and differs.
 """
 
 import abc
@@ -13,6 +15,17 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
 from mufin_jax.runtime.distributed.padding import divide_up, spare_rows
 from mufin_jax.runtime.errors import InputError
+
+
+def check_counts(stage: str, config: object, *names: str) -> None:
+    """Reject settings of a stage that must be at least 1.
+
+    Raises:
+        InputError: one of them is less.
+    """
+    for name in names:
+        if (found := getattr(config, name)) < 1:
+            raise InputError(f"{stage}.{name}={found}: expected a number >= 1")
 
 
 class EpochBatches(abc.ABC):

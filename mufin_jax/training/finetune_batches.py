@@ -18,7 +18,7 @@ from mufin_jax.model.label_table import padded_rows
 from mufin_jax.runtime.distributed.padding import padded_size, usual_size
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import mining
-from mufin_jax.training.epoch_batches import EpochBatches
+from mufin_jax.training.epoch_batches import EpochBatches, check_counts
 from mufin_jax.training.loop import FitConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
@@ -65,9 +65,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         """Reject counts below 1 and invalid margins."""
-        for name in ("epochs", "batch_size", "positives", "negatives", "negatives_from"):
-            if getattr(self, name) < 1:
-                raise InputError(f"finetune.{name}={getattr(self, name)}: expected a number >= 1")
+        counts = ("epochs", "batch_size", "positives", "negatives", "negatives_from")
+        check_counts("finetune", self, *counts)
         if not -1 < self.margin < 1:
             raise InputError(f"finetune.margin={self.margin}: expected a cosine between -1 and 1")
 

@@ -34,10 +34,11 @@ from flax import nnx
 from mufin_jax.data.bags import Pool
 from mufin_jax.data.loader import Loader, prefetch
 from mufin_jax.data.manifest import RECORDS_CHECKSUMS
-from mufin_jax.data.sources import TrunkStates, Vectors
+from mufin_jax.data.sources import ImageSource, TrunkStates, Vectors
 from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.model.mufin import Mufin
+from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, put, replicated
 from mufin_jax.runtime.errors import InputError
@@ -195,20 +196,19 @@ class _Part:
         """
         if processes.decide(self.path.exists):
             return
-        mesh, blocks = self.model.mesh, range(0, self.count, BLOCK)
+        mesh, blocks = self.model.mesh, list(cut(self.count, BLOCK))
         make = jax.jit(self._make, out_shardings=replicated(mesh))
         shape = jax.eval_shape(make, self.model, self._read(loader, np.arange(1))[0])
         kept = np.uint16 if shape.dtype == jnp.bfloat16 else np.float32
 
-        def read(number: int) -> tuple[Pool, np.ndarray]:
-            start = blocks[number]
-            return self._read(loader, np.arange(start, min(start + BLOCK, self.count)))
+        def read(number: int) -> tuple[Pool | ImageSource, np.ndarray]:
+            return self._read(loader, np.arange(blocks[number].start, blocks[number].stop))
 
         bar = progress(total=self.count, desc=f"precompute {self.kind}", unit="item", leave=False)
         with whole_npy(self.path, shape.shape[1:], kept, self.count) as writer, bar:
-            for pool, homes in prefetch(read, 0, len(blocks)):
+            for raw, homes in prefetch(read, 0, len(blocks)):
                 check_stop("precompute")
-                found = fetch(make(self.model, put(pool, by_row(mesh))))[homes]
+                found = fetch(make(self.model, put(raw, by_row(mesh))))[homes]
                 writer.append(found.view(kept))
                 bar.update(len(homes))
                 images = loader.sources.images.rows
@@ -250,14 +250,12 @@ class _Part:
             known += records.read_bytes()
         return known
 
-    def _read(self, loader: Loader, rows: np.ndarray) -> tuple[Pool, np.ndarray]:
-        """Return the pool of descriptors, and which rows of what is made of them are theirs."""
+    def _read(self, loader: Loader, rows: np.ndarray) -> tuple[Pool | ImageSource, np.ndarray]:
+        """Return a pool of texts, or images, and which rows of what is made of them are theirs."""
         return loader.texts(rows) if self.kind == "text" else loader.pictures(rows)
 
-    def _make(self, model: Mufin, pool: Pool) -> jax.Array:
-        if self.kind == "text":
-            return model.read(pool)
-        assert not isinstance(model.image_encoder, ReadyVectors | None) and pool.images is not None
-        if self.kind == "image":
-            return model.see(pool.images)
-        return model.image_encoder.trunk(model.processing.normalise(pool.images.rows))
+    def _make(self, model: Mufin, found: Pool | ImageSource) -> jax.Array:
+        """Return what the part makes of what `_read` returned."""
+        if isinstance(found, Pool):
+            return model.read(found)
+        return model.see(found) if self.kind == "image" else model.trunk(found)

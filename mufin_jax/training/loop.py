@@ -14,7 +14,7 @@ import datetime
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -52,8 +52,10 @@ plateau by chance, but then negatives are less alike than this."""
 COLLAPSED_STEPS = 200
 """Steps of rest before the warning. A model that starts from random weights may rest for less."""
 
-State = Any
-"""Any pytree of arrays: parameters, optimizer state, label table."""
+S = TypeVar("S")
+"""The state of a stage, any pytree of arrays: parameters, optimizer state, label table."""
+B = TypeVar("B")
+"""The batches of a stage."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +92,10 @@ class FitConfig:
 
 
 def fit(
-    state: State,
-    step: Callable[[State, Any], tuple[State, dict[str, jax.Array]]],
-    make_batch: Callable[[int], Any],
-    put_batch: Callable[[Any], Any],
+    state: S,
+    step: Callable[[S, B], tuple[S, dict[str, jax.Array]]],
+    make_batch: Callable[[int], B],
+    put_batch: Callable[[B], B],
     *,
     name: str,
     steps: int,
@@ -101,10 +103,10 @@ def fit(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     ids: Callable[[int], Mapping[str, list[str]]] | None = None,
-    refresh: Callable[[int, State], None] | None = None,
+    refresh: Callable[[int, S], None] | None = None,
     refresh_every: int | None = None,
     plateau: float | None = None,
-) -> State:
+) -> S:
     """Train to `steps`, from the newest checkpoint if there is one, and return the last state.
 
     Args:
@@ -211,7 +213,7 @@ class _Agreement:
         self._cast = None
 
 
-def _resume(state: State, checkpoints: Checkpoints) -> tuple[int, State]:
+def _resume(state: S, checkpoints: Checkpoints) -> tuple[int, S]:
     found = checkpoints.restore(state, free=True)
     if found is None:
         return 0, state
@@ -219,7 +221,7 @@ def _resume(state: State, checkpoints: Checkpoints) -> tuple[int, State]:
     return found[:2]
 
 
-def _save(step: int, state: State, checkpoints: Checkpoints, skips: Skips) -> None:
+def _save(step: int, state: object, checkpoints: Checkpoints, skips: Skips) -> None:
     skips.read()
     if not _all_finite(state):
         raise NonFinite(f"some weights are not finite at step {step}; {REMEDY}")
@@ -229,7 +231,7 @@ def _save(step: int, state: State, checkpoints: Checkpoints, skips: Skips) -> No
 
 
 @jax.jit
-def _all_finite(state: State) -> jax.Array:
+def _all_finite(state: object) -> jax.Array:
     return jnp.array([sparse_updates.finite(leaf) for leaf in jax.tree.leaves(state)]).all()
 
 
@@ -243,7 +245,7 @@ class _Follower:
         self.logged_at = self.looked_at = time.monotonic()
         self.waited = 0.0
 
-    def waits_for(self, batches: Iterable[Any]) -> Iterator[Any]:
+    def waits_for(self, batches: Iterable[B]) -> Iterator[B]:
         """Yield batches that are made ahead, and measure how long the loop waits for them."""
         batches = iter(batches)
         while True:

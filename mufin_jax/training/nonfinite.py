@@ -7,7 +7,7 @@ each step to `Skips`, which reports steps that were not finite and ends the run 
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,19 +19,21 @@ from mufin_jax.runtime.logs import MetricsWriter
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MOST_SKIPPED = 5
 """Steps in a row without an update that a run tolerates."""
 
 REMEDY = "the last good checkpoint is kept: lower the learning rate, or look for broken input"
 
 
-def gradient_norm(gradients: Any) -> Float[Array, ""]:
+def gradient_norm(gradients: object) -> Float[Array, ""]:
     """Return the norm over all gradients; it is infinite where its square is beyond float32."""
     squares = [jnp.vdot(leaf, leaf).astype(jnp.float32) for leaf in jax.tree.leaves(gradients)]
     return jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
-def kept_unless_finite(metrics: Mapping[str, Array], new: Any, old: Any) -> Any:
+def kept_unless_finite(metrics: Mapping[str, Array], new: T, old: T) -> T:
     """Return the new state if a step's "loss" and "gradient" are finite, else the old one."""
     finite = is_finite(metrics)
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)

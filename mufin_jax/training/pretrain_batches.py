@@ -17,7 +17,7 @@ from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import EXPECTED, Loader, SideRows
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import mining
-from mufin_jax.training.epoch_batches import EpochBatches
+from mufin_jax.training.epoch_batches import EpochBatches, check_counts
 from mufin_jax.training.loop import FitConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
@@ -62,9 +62,8 @@ class PretrainConfig:
         """Reject counts below 1 and invalid margins."""
         if self.epochs < 0:
             raise InputError(f"pretrain.epochs={self.epochs}: expected a number >= 0")
-        for name in ("positives", "negatives", "refresh_epochs", "cluster_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"pretrain.{name}={getattr(self, name)}: expected a number >= 1")
+        counts = ("positives", "negatives", "refresh_epochs", "cluster_size")
+        check_counts("pretrain", self, *counts)
         if self.batch_size < 2:
             raise InputError(
                 f"pretrain.batch_size={self.batch_size}: expected at least 2 labels, as a label's "

@@ -152,8 +152,8 @@ def test_batches_like_those_expected_have_one_shape_and_larger_ones_a_bucket(dat
     pool, _ = loader.batch(everything)
     plain, _ = Loader(dataset, devices=2).batch(everything)
     assert pool.images.rows.shape == plain.images.rows.shape and pool.images.rows.shape not in usual
-    # A pool that is not of a batch, for example to describe items, keeps its own size.
-    assert len(loader.pictures(np.arange(4))[0].images.rows) == 4
+    # Pictures that are not of a batch, for example to describe items, keep their own size.
+    assert len(loader.pictures(np.arange(4))[0].rows) == 4
 
 
 def test_slots_number_descriptors_over_the_whole_dataset(dataset):

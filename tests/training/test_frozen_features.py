@@ -10,6 +10,7 @@ import optax
 import pytest
 from small import CONFIG, new_model, weights
 
+from mufin_jax.data.bags import Pool
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.sources import Tokens
 from mufin_jax.model.embed_side import describe_once
@@ -172,15 +173,15 @@ def test_tokens_in_bfloat16_are_kept_unchanged(dataset, mesh, tmp_path):
     image = dataclasses.replace(CONFIG.image, dtype="bfloat16")
     model = new_model(dataset, mesh, dataclasses.replace(CONFIG, image=image))
     loader = Loader(dataset, "both", mesh)
-    pool, _ = loader.pictures(np.arange(8))
+    pixels, _ = loader.pictures(np.arange(8))
     wanted = jax.jit(lambda m, x: m.image_encoder.trunk(m.processing.normalise(x)))(
-        model, pool.images.rows
+        model, pixels.rows
     )
     loader = precompute(model, loader, LAST, tmp_path, tmp_path / "decisions.json")
     kept, _ = loader.pictures(np.arange(8))
-    assert kept.images.rows.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(kept.images.rows, np.asarray(wanted))
-    vectors = jax.jit(lambda m, pool: m.describe(pool))(model, kept)
+    assert kept.rows.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(kept.rows, np.asarray(wanted))
+    vectors = jax.jit(lambda m, pool: m.describe(pool))(model, Pool(None, kept))
     assert vectors.dtype == jnp.float32
 
 

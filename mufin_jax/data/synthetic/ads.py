@@ -30,6 +30,7 @@ from mufin_jax.data.readers.catalogue import SIDES
 from mufin_jax.data.strings import Strings
 from mufin_jax.data.synthetic.ads_world import AdsConfig, Queries
 from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.disk import filling
 from mufin_jax.runtime.storage.files import save_json
@@ -106,16 +107,16 @@ def _write_vectors(queries: Queries, pairs: dict[str, csr_matrix], out: Path, bl
         NpyWriter(out / "image_vectors.npy", (config.dim,), np.float32) as images,
         tqdm(total=total, desc="generate", unit=" items", disable=None) as bar,
     ):
-        for start in until_stopped(range(0, config.labels, block), "prepare"):
-            rows = queries.vectors(start, min(start + block, config.labels))
+        for labels in until_stopped(cut(config.labels, block), "prepare"):
+            rows = queries.vectors(labels.start, labels.stop)
             texts.append(rows)
             bar.update(len(rows))
         for name, matrix in pairs.items():
-            for start in until_stopped(range(0, len(matrix.indptr) - 1, block), "prepare"):
+            for some in until_stopped(cut(len(matrix.indptr) - 1, block), "prepare"):
                 # Mapped again for each block, which releases the pages read so far.
-                shown = queries.shown(matrix[start : start + block], texts.written())
-                texts.append(queries.view(shown, f"{name} titles", start))
-                images.append(queries.view(shown, f"{name} pictures", start))
+                shown = queries.shown(matrix[some], texts.written())
+                texts.append(queries.view(shown, f"{name} titles", some.start))
+                images.append(queries.view(shown, f"{name} pictures", some.start))
                 bar.update(len(shown))
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_matrix
 
+from mufin_jax.runtime.blocks import cut
+
 NUM_KINDS, NUM_HUES, NUM_STYLES, NUM_TEXTURES = 10, 8, 4, 4
 LABELS_PER_THEME = 50
 
@@ -109,8 +111,8 @@ class World:
         chances are conditional on having a label.
         """
         total = 0.0
-        for start in range(0, len(self.test), CHUNK):
-            _, p, stray = self.odds(self.test[start : start + CHUNK])
+        for rows in cut(len(self.test), CHUNK):
+            _, p, stray = self.odds(self.test[rows])
             others = self.num_labels - (p > 0).sum(1)
             nothing = np.exp(np.log1p(-p).sum(1) + others * np.log1p(-stray))
             total += float((p.max(1) / (1 - nothing)).sum())
@@ -124,8 +126,8 @@ class World:
         With `cover`, a label that no datapoint drew is given to one datapoint of its group.
         """
         pairs = []
-        for start in range(0, len(points), CHUNK):
-            rows = np.arange(start, min(start + CHUNK, len(points)))
+        for part in cut(len(points), CHUNK):
+            rows = np.arange(part.start, part.stop)
             while len(rows):
                 labels, p, stray = self.odds(points[rows])
                 at, which = np.nonzero(rng.random(p.shape) < p)

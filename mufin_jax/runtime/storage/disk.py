@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mufin_jax.runtime.errors import DiskError
+from mufin_jax.runtime.units import in_bytes
 
 _DISK = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
@@ -90,15 +91,12 @@ def disk_error(path: Path, reason: str, needed: int | None = None, more: bool = 
     """Return the DiskError for a path; see `disk_errors` for the arguments."""
     facts = []
     if needed is not None:
-        facts.append(f"{'more than ' if more else ''}{_size(needed)} needed")
+        facts.append(f"{'more than ' if more else ''}{in_bytes(needed, gigabytes=False)} needed")
     folders = (path, *path.absolute().parents)
     there = next((folder for folder in folders if os.path.exists(folder)), None)
     with contextlib.suppress(OSError):  # a failed disk reports nothing
         if there is not None:
-            facts.append(f"{_size(shutil.disk_usage(there).free)} free")
+            free = shutil.disk_usage(there).free
+            facts.append(f"{in_bytes(free, gigabytes=False)} free")
     known = f" ({', '.join(facts)})" if facts else ""
     return DiskError(f"{path}: {reason}{known}; make room or choose another --workdir")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count:,} bytes"
