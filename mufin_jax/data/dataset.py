@@ -14,9 +14,10 @@ from scipy import sparse
 from mufin_jax.data.manifest import load_manifest
 from mufin_jax.data.questions import Questions
 from mufin_jax.data.record_images import ArrayImages, Images, RecordImages
-from mufin_jax.data.sparse import load_csr
+from mufin_jax.data.sparse import load_csr, without
 from mufin_jax.data.strings import Strings, check_offsets
 from mufin_jax.data.tokenizer import Tokenizer
+from mufin_jax.data.validation import HELD_OUT, POINTS, Validation
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import damaged
@@ -37,6 +38,7 @@ class Side:
         `image_rows[image_offsets[i]:image_offsets[i + 1]]`.
       relevance: points x labels, 1 where relevant; None for labels.
       filter: points x labels, 1 where a pair is not scored; None for labels.
+      held_out: of training points with a validation part, the pairs that do not train; else None.
       categories: for labels that have them, a code each and the names of the codes.
     """
 
@@ -48,6 +50,7 @@ class Side:
     image_rows: Int64[np.ndarray, " images"]
     relevance: scipy.sparse.csr_matrix | None = None
     filter: scipy.sparse.csr_matrix | None = None
+    held_out: scipy.sparse.csr_matrix | None = None
     categories: tuple[Int32[np.ndarray, " n"], Strings] | None = None
 
     def __len__(self) -> int:
@@ -100,6 +103,7 @@ class Dataset:
       image_vectors: ready vectors, mapped from the disk, or None.
       ceiling: the best reachable score in percent, by metric, if it is known.
       questions: what the test points ask, where each has answers to choose from.
+      validation: the training points that are held out, if there are any.
     """
 
     path: Path
@@ -114,14 +118,16 @@ class Dataset:
     text_vectors: Float32[np.ndarray, "_ text_width"] | None = None
     ceiling: dict[str, float] | None = None
     questions: Questions | None = None
+    validation: Validation | None = None
 
     @classmethod
-    def load(cls, path: str | Path, verify: bool = False) -> "Dataset":
+    def load(cls, path: str | Path, verify: bool = False, hold_out: bool = True) -> "Dataset":
         """Load a folder that `prepare` wrote; no image and no text is read yet.
 
         Args:
           path: the folder.
           verify: whether to compare the checksums of all files, which reads every byte.
+          hold_out: whether to hold out the validation part; without, all points train.
 
         Raises:
           InputError: if the folder is missing, incomplete, of another version, or changed.
@@ -129,7 +135,7 @@ class Dataset:
         path = Path(path)
         manifest = load_manifest(path, verify)
         with damaged(f"{path} cannot be read ({{reason}}): prepare the data again"):
-            dataset = cls(path, manifest, **_load(path, manifest))
+            dataset = cls(path, manifest, **_load(path, manifest, hold_out))
             _check(dataset)
             return dataset
 
@@ -162,7 +168,7 @@ class Dataset:
         return ImageProcessing(**(fields | tuples))
 
 
-def _load(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+def _load(path: Path, manifest: dict[str, Any], hold_out: bool) -> dict[str, Any]:
     files = manifest["files"]
     vectors = None
     if "image_vectors.npy" in files:
@@ -183,8 +189,12 @@ def _load(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         lengths = _map(path / "text_lengths.npy", "i", None)
     else:
         texts, lengths = np.zeros((0, 1), np.int32), np.zeros(0, np.int32)
+    train, validation = _load_side(path, "train"), None
+    if hold_out and POINTS in files:
+        train = dataclasses.replace(train, held_out=load_csr(path / HELD_OUT, len(train)))
+        validation = Validation.load(path, train.pairs)
     return {
-        "train": _load_side(path, "train"),
+        "train": train,
         "test": _load_side(path, "test"),
         "labels": _load_side(path, "label"),
         "texts": texts,
@@ -194,6 +204,7 @@ def _load(path: Path, manifest: dict[str, Any]) -> dict[str, Any]:
         "image_vectors": vectors,
         "ceiling": json.loads(ceiling.read_text("utf-8")) if "ceiling.json" in files else None,
         "questions": Questions.load(path / "questions.npz") if "questions.npz" in files else None,
+        "validation": validation,
     }
 
 
@@ -219,7 +230,7 @@ def _check(dataset: Dataset) -> None:
         _check_rows(f"images of {side.name}", side.image_rows, 0, counts["image"])
         if side.categories is not None:
             _check_rows("categories", side.categories[0], 0, len(side.categories[1]))
-        for matrix in (side.relevance, side.filter):
+        for matrix in (side.relevance, side.filter, side.held_out):
             if matrix is not None and matrix.shape != (len(side), len(dataset.labels)):
                 raise ValueError(f"a matrix of {side.name} has the shape {matrix.shape}")
     if dataset.questions is not None:
@@ -270,9 +281,12 @@ def training_pairs(train: Side) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
     """Return the pairs that serve as positives, and those that must not serve as negatives.
 
     Pairs of the overlap filter are neither: the datapoint and the label are the same product.
+    Neither are held-out pairs.
     """
     relevance = train.pairs.astype(bool).tocsr()
-    if train.filter is None or not train.filter.nnz:
+    kinds = (train.filter, train.held_out)
+    apart = [kind.astype(bool).tocsr() for kind in kinds if kind is not None and kind.nnz]
+    if not apart:
         return relevance, relevance
-    overlap = train.filter.astype(bool).tocsr()
-    return (relevance > relevance.multiply(overlap)).tocsr(), (relevance + overlap).tocsr()
+    neither = apart[0] if len(apart) == 1 else (apart[0] + apart[1]).tocsr()
+    return without(relevance, neither), (relevance + neither).tocsr()

@@ -1,4 +1,4 @@
-"""CSR matrices from files that scipy saved, checked before they are used."""
+"""CSR matrices: from files that SciPy saved, checked before they are used, and as sets of pairs."""
 
 from pathlib import Path
 
@@ -23,3 +23,8 @@ def load_csr(path: Path, num_rows: int = 0) -> csr_matrix:
     matrix = csr_matrix(loaded)
     matrix.check_format(full_check=True)
     return matrix
+
+
+def without(pairs: csr_matrix, others: csr_matrix) -> csr_matrix:
+    """Return the pairs that are not among the others; both matrices are boolean."""
+    return (pairs > pairs.multiply(others)).tocsr()

@@ -6,12 +6,16 @@ from typing import Any
 
 from mufin_jax.runtime.storage.files import load_json
 
+ADDED: dict[str, dict[str, Any]] = {"prepare": {"validation_share": 0.0}}
+"""Settings that a stage did not have in older versions, and the values that it acted by."""
+
 
 def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings that a stage was made with and that its settings.json lacks.
 
     Up to version 0.1.0, prepare did not record how pictures are made square (`fit`), which stands
     in its manifest. The report did not record how scores are made (`predict`), but evaluate did.
+    Settings that came later are in `ADDED`.
 
     Args:
         workdir: the run's folder.
@@ -23,12 +27,17 @@ def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[s
         The settings; none if the stage recorded all of them.
     """
     path = workdir / stage / "settings.json"
-    if stage == "prepare" and path.exists() and "fit" not in load_json(path):
-        return {"fit": _fit(workdir / stage, settings)}
-    if stage != "report" or not path.exists() or "predict" in load_json(path):
+    if not path.exists():
         return {}
-    measured = workdir / "evaluate" / "settings.json"
-    return {"predict": (load_json(measured) if measured.exists() else settings)["predict"]}
+    recorded = load_json(path)
+    added = ADDED.get(stage, {})
+    found = {name: added[name] for name in added if name in settings and name not in recorded}
+    if stage == "prepare" and "fit" not in recorded:
+        found["fit"] = _fit(workdir / stage, settings)
+    if stage == "report" and "predict" not in recorded:
+        measured = workdir / "evaluate" / "settings.json"
+        found["predict"] = (load_json(measured) if measured.exists() else settings)["predict"]
+    return found
 
 
 def _fit(prepared: Path, settings: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from mufin_jax.data.preparation.prepare import prepare as prepare_folder
 from mufin_jax.encoders.pretrained import image_processing
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.context import StageContext
 
 
@@ -38,6 +39,11 @@ def with_tokenizer(config: PrepareConfig, model: ModelConfig) -> PrepareConfig:
 def _prepare(config: PrepareConfig, context: StageContext) -> None:
     source, processing = context.source, None
     if not isinstance(source, Path) and source.PREPARED:
+        if config.validation_share:
+            raise InputError(
+                f"prepare.validation_share={config.validation_share}: built-in data without raw "
+                "files have no validation part; expected 0"
+            )
         source.write(context.out)
         return
     if context.model.image_checkpoint:

@@ -13,7 +13,7 @@ from places import GOLDEN
 
 from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.experiment import Experiment
-from mufin_jax.pipeline.old_runs import unrecorded
+from mufin_jax.pipeline.old_runs import ADDED, unrecorded
 from mufin_jax.pipeline.run import run
 from mufin_jax.pipeline.stage_table import STAGES, context
 from mufin_jax.prediction.predictor import PredictConfig, Predictor
@@ -108,8 +108,10 @@ def test_recorded_options_that_cannot_be_read_are_named(finished):
 
 
 def older(finished: Path) -> Path:
-    """A run as version 0.1.0 left it: prepare lacks `fit`; only evaluate records `predict`."""
-    for stage, lacking in (("prepare", "fit"), ("report", "predict")):
+    """A run as version 0.1.0 left it: later settings are lacking; only evaluate has `predict`."""
+    lacking_of = [("prepare", "fit"), ("report", "predict")]
+    lacking_of += [(stage, name) for stage, added in ADDED.items() for name in added]
+    for stage, lacking in lacking_of:
         path = finished / stage / "settings.json"
         settings = load_json(path)
         del settings[lacking]
@@ -154,3 +156,10 @@ def test_an_older_preparation_is_accepted_with_the_shape_of_pictures_in_its_mani
     settings = {"image_checkpoint": None, "fit": "crop"}
     assert "fit" not in load_json(run / "prepare" / "settings.json")
     assert unrecorded(run, "prepare", settings) == {"fit": "pad"}
+
+
+def test_an_older_preparation_has_no_validation_part(finished):
+    other = dataclasses.replace(minute.MINUTE.prepare, validation_share=0.1)
+    said = r"prepare was made with other .*validation_share: 0.0 -> 0.1"
+    with pytest.raises(InputError, match=said):
+        run(dataclasses.replace(mixed(older(finished), 0.7), prepare=other))

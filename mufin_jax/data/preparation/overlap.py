@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import scipy.sparse
+from jaxtyping import Int64
 
 from mufin_jax.data.readers.catalogue import Catalogue, RawSide
 
@@ -38,39 +39,48 @@ def overlap_filter(
     choice = "reciprocal" if choice == "given" else choice
     label = catalogue.sides["label"]
     label_of = {uid: i for i, uid in enumerate(label.ids) if label.kept[i]}
-    filters = {}
-    for name in ("train", "test"):
-        own = _own_label(catalogue.sides[name], label_of)
-        points = np.flatnonzero(own >= 0)
-        ones = np.ones(len(points), np.float32)
-        shape = (len(own), len(label))
-        filters[name] = scipy.sparse.csr_matrix((ones, (points, own[points])), shape)
+    own = {name: _own_label(catalogue.sides[name], label_of) for name in ("train", "test")}
+    filters = {name: own_pairs(labels, len(label)) for name, labels in own.items()}
     if choice == "reciprocal":
-        filters["test"] = _ones(filters["test"] + _reversed_in_test(catalogue, label_of))
+        train, test = (catalogue.relevance[name] for name in ("train", "test"))
+        turned = reversed_pairs(train, own["train"], test, own["test"])
+        filters["test"] = _ones(filters["test"] + turned)
     return choice, filters
 
 
-def _reversed_in_test(catalogue: Catalogue, label_of: dict[str, int]) -> scipy.sparse.csr_matrix:
-    """Return the relevant test pairs (b, a) whose reverse (a, b) is relevant in training."""
-    shape = (len(catalogue.sides["test"]), len(catalogue.sides["label"]))
-    train = catalogue.relevance["train"].tocoo()
-    # A training pair (row a, column b) as (label b, label a), if point a is also a label.
-    own = _own_label(catalogue.sides["train"], label_of)
-    both = own[train.row] >= 0
-    turned = scipy.sparse.csr_matrix(
-        (np.ones(both.sum(), np.float32), (train.col[both], own[train.row[both]])),
-        (shape[1], shape[1]),
-    )
-    own = _own_label(catalogue.sides["test"], label_of)
+def own_pairs(own: Int64[np.ndarray, " n"], num_labels: int) -> scipy.sparse.csr_matrix:
+    """Return each point's pair with its own label; -1 in `own` is a point without one."""
     points = np.flatnonzero(own >= 0)
-    pick = scipy.sparse.csr_matrix(
-        (np.ones(len(points), np.float32), (points, own[points])), (shape[0], shape[1])
+    ones = np.ones(len(points), np.float32)
+    return scipy.sparse.csr_matrix((ones, (points, own[points])), (len(own), num_labels))
+
+
+def reversed_pairs(
+    trained: scipy.sparse.csr_matrix,
+    trained_own: Int64[np.ndarray, " n"],
+    relevance: scipy.sparse.csr_matrix,
+    own: Int64[np.ndarray, " b"],
+) -> scipy.sparse.csr_matrix:
+    """Return the relevant pairs (b, a) of some points whose reverse (a, b) is trained on.
+
+    Args:
+        trained: pairs of training points x labels.
+        trained_own: the label that is the same item as each training point, or -1.
+        relevance: of the points b, over the same labels.
+        own: their own labels.
+    """
+    labels, pairs = relevance.shape[1], trained.tocoo()
+    # A training pair (row a, column b) as (label b, label a), if point a is also a label.
+    both = trained_own[pairs.row] >= 0
+    turned = scipy.sparse.csr_matrix(
+        (np.ones(both.sum(), np.float32), (pairs.col[both], trained_own[pairs.row[both]])),
+        (labels, labels),
     )
-    reverse = scipy.sparse.csr_matrix(pick @ turned)
-    return scipy.sparse.csr_matrix(reverse.multiply(catalogue.relevance["test"]))
+    reverse = scipy.sparse.csr_matrix(own_pairs(own, labels) @ turned)
+    return scipy.sparse.csr_matrix(reverse.multiply(relevance))
 
 
-def _own_label(side: RawSide, label_of: dict[str, int]) -> np.ndarray:
+def _own_label(side: RawSide, label_of: dict[str, int]) -> Int64[np.ndarray, " n"]:
     """Return the label that is the same item as each point, or -1."""
     own = [label_of.get(uid, -1) for uid in side.ids]
     return np.where(side.kept, np.array(own, np.int64), -1)

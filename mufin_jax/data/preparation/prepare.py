@@ -9,6 +9,7 @@ Writes (see `Dataset` for how the files are opened)
     {train,test,label}_items.npz    text, image_offsets, image_rows of each item
     {train,test,label}_{ids,titles}.npz
     {train,test}_{relevance,filter}.npz    CSR of points x labels
+    train_held_out.npz, validation.npz, validation_filter.npz    with a validation share
     label_categories.npz, questions.npz, ceiling.json      if the catalogue has them
     tokenizer.json, prepare_report.json, records.json, and finally manifest.json
 """
@@ -41,11 +42,13 @@ from mufin_jax.data.preparation.resize import Bag, Wanted, copy_vectors, resize_
 from mufin_jax.data.preparation.resize_beam import BeamWorker
 from mufin_jax.data.preparation.resize_one import Worker, resize_in_threads
 from mufin_jax.data.preparation.spool import JpegSpool
+from mufin_jax.data.preparation.validation import save_validation
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.forms import load_catalogue, load_ceiling
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.data.tokenizer import Tokenizer, write_texts
+from mufin_jax.data.validation import FILTER, HELD_OUT, POINTS
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.disk import filling
@@ -58,6 +61,7 @@ _FILES = (
     *(f"{side}_{part}.npz" for side in SIDES for part in ("items", "ids", "titles")),
     *(f"{side}_{part}.npz" for side in SIDES[:2] for part in ("relevance", "filter")),
     *("label_categories.npz", "questions.npz", "ceiling.json"),
+    *(HELD_OUT, POINTS, FILTER),
 )
 _log = logging.getLogger(__name__)
 _SPOOL = "images.spool"
@@ -97,6 +101,9 @@ class PrepareConfig:
     filter: Overlap = "given"
     """Pairs left out of scoring. given: the filter files, or else reciprocal; self: each point's
     own item; reciprocal: these, and relevant test pairs whose reverse is in training."""
+    validation_share: float = 0.0
+    """Share of the training points that do not train: best steps and weights are selected by them.
+    Half of those that are labels are made cold."""
     max_bad: float = 0.05
     """The largest tolerated share of bad lines, or of broken images."""
     beam_runner: str | None = None
@@ -121,6 +128,10 @@ class PrepareConfig:
             raise InputError("image_array_gb=0 and records=False leave no pictures: allow one")
         if self.filter not in ("given", "self", "reciprocal"):
             raise InputError(f"filter is {self.filter!r}: expected given, self or reciprocal")
+        if not 0 <= self.validation_share <= 0.5:
+            raise InputError(
+                f"validation_share is {self.validation_share}: expected a share from 0 to 0.5"
+            )
         _ = self.processing
 
     @property
@@ -200,6 +211,9 @@ def _write(
     overlap, filters = overlap_filter(catalogue, config.filter)
     counts = {name: len(items[name]) for name in SIDES}
     counts |= _save_pairs(catalogue, filters, out)
+    if config.validation_share:
+        outfits = catalogue.questions is not None
+        counts |= save_validation(out, config.validation_share, outfits)
     counts["texts"] = len(texts)
     rows = "image_vectors.npy" if catalogue.vectors else "image_homes.npy"
     counts["images"] = len(np.load(out / rows, mmap_mode="r", allow_pickle=False))
@@ -214,6 +228,8 @@ def _write(
     if tally.counts:
         _log.warning("%s; see %s", tally.summary(), out / REPORT)
     settings = dataclasses.asdict(config)
+    if not config.validation_share:
+        del settings["validation_share"]  # manifests of older versions stay the same
     content = {
         "form": catalogue.form,
         "counts": counts,

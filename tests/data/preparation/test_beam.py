@@ -20,6 +20,7 @@ from raw_folders import (
     write_repository,
 )
 
+from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.manifest import MANIFEST, load_manifest
 from mufin_jax.data.preparation import resize_beam
 from mufin_jax.data.preparation.beam import Beam
@@ -121,10 +122,12 @@ def test_too_many_broken_pictures_stop_with_the_same_error(tmp_path):
     assert words[0] == words[1] and "3 of 40 images" in words[0]
 
 
-def test_a_catalogue_without_pictures_is_prepared(tmp_path):
-    titles = {side: [(f"{side}{i}", f"title {i}") for i in range(3)] for side in SIDES}
-    relevance = {side: [[0], [1], [2]] for side in SIDES[:2]}
-    both_ways(write_repository(tmp_path / "raw", titles, relevance), tmp_path)
+def test_a_catalogue_without_pictures_and_with_a_validation_part_is_prepared(tmp_path):
+    titles = {side: [(f"{side}{i}", f"title {i}") for i in range(9)] for side in SIDES}
+    relevance = {side: [[i] for i in range(9)] for side in SIDES[:2]}
+    raw = write_repository(tmp_path / "raw", titles, relevance)
+    _, beam = both_ways(raw, tmp_path, validation_share=0.5)
+    assert Dataset.load(beam, verify=True).validation is not None
 
 
 class Numbers:
