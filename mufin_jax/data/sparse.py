@@ -26,5 +26,6 @@ def load_csr(path: Path, num_rows: int = 0) -> csr_matrix:
 
 
 def without(pairs: csr_matrix, others: csr_matrix) -> csr_matrix:
-    """Return the pairs that are not among the others; both matrices are boolean."""
-    return (pairs > pairs.multiply(others)).tocsr()
+    """Return the pairs that are not among the others, as a boolean matrix."""
+    pairs, others = csr_matrix(pairs, dtype=bool), csr_matrix(others, dtype=bool)
+    return csr_matrix(pairs > pairs.multiply(others))

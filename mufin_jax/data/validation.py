@@ -48,16 +48,14 @@ class Validation:
           ValueError: if the files cannot be read, or do not match the relevance.
         """
         arrays = load_arrays(folder / POINTS)
-        rows, cold = arrays["rows"], arrays["cold"]
+        rows, cold, points = arrays["rows"], arrays["cold"], len(relevance.indptr) - 1
         if rows.dtype != np.int64 or rows.ndim != 1 or (np.diff(rows) <= 0).any():
             raise ValueError(f"validation points are {rows.dtype} {rows.shape}, or do not ascend")
-        if len(rows) and not 0 <= rows[0] <= rows[-1] < relevance.shape[0]:
-            raise ValueError(
-                f"validation points go from {rows[0]} to {rows[-1]}, of {relevance.shape[0]:,}"
-            )
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < points:
+            raise ValueError(f"validation points go from {rows[0]} to {rows[-1]}, of {points:,}")
         if cold.dtype != np.bool_ or cold.shape != rows.shape:
             raise ValueError(f"{len(rows):,} validation points, cold: {cold.dtype} {cold.shape}")
-        filter = load_csr(folder / FILTER, len(rows))
-        if filter.shape != (len(rows), relevance.shape[1]):
+        filter, relevance = load_csr(folder / FILTER, len(rows)), relevance[rows]
+        if filter.shape != relevance.shape:
             raise ValueError(f"the validation filter has the shape {filter.shape}")
-        return cls(rows, cold, filter, relevance[rows])
+        return cls(rows, cold, filter, relevance)

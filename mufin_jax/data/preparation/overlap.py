@@ -43,7 +43,7 @@ def overlap_filter(
     filters = {name: own_pairs(labels, len(label)) for name, labels in own.items()}
     if choice == "reciprocal":
         train, test = (catalogue.relevance[name] for name in ("train", "test"))
-        turned = reversed_pairs(train, own["train"], test, own["test"])
+        turned = reversed_pairs(train, own["train"], test, own["test"], len(label))
         filters["test"] = _ones(filters["test"] + turned)
     return choice, filters
 
@@ -60,6 +60,7 @@ def reversed_pairs(
     trained_own: Int64[np.ndarray, " n"],
     relevance: scipy.sparse.csr_matrix,
     own: Int64[np.ndarray, " b"],
+    num_labels: int,
 ) -> scipy.sparse.csr_matrix:
     """Return the relevant pairs (b, a) of some points whose reverse (a, b) is trained on.
 
@@ -68,15 +69,16 @@ def reversed_pairs(
         trained_own: the label that is the same item as each training point, or -1.
         relevance: of the points b, over the same labels.
         own: their own labels.
+        num_labels: the number of labels.
     """
-    labels, pairs = relevance.shape[1], trained.tocoo()
+    pairs = trained.tocoo()
     # A training pair (row a, column b) as (label b, label a), if point a is also a label.
     both = trained_own[pairs.row] >= 0
     turned = scipy.sparse.csr_matrix(
         (np.ones(both.sum(), np.float32), (pairs.col[both], trained_own[pairs.row[both]])),
-        (labels, labels),
+        (num_labels, num_labels),
     )
-    reverse = scipy.sparse.csr_matrix(own_pairs(own, labels) @ turned)
+    reverse = scipy.sparse.csr_matrix(own_pairs(own, num_labels) @ turned)
     return scipy.sparse.csr_matrix(reverse.multiply(relevance))
 
 

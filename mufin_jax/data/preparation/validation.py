@@ -120,13 +120,12 @@ def hold_out(
     hidden = np.zeros(len(ids["label"]), bool)
     hidden[own[chosen & cold & (own >= 0)]] = True
     held_out = _held_out(relevance["train"], chosen, hidden)
-    trained = without(relevance["train"].astype(bool), filters["train"].astype(bool))
-    trained = without(trained, held_out.astype(bool))
+    trained = without(without(relevance["train"], filters["train"]), held_out)
     if not trained.nnz:
         raise InputError("no pair is left to train on; expected a smaller share, or 0 for none")
     cold = ~warm_points(own[rows], trained)
     test_own = own_labels(ids["test"], ids["label"])
-    filter = _validation_filter(rows, own, test_own, trained, relevance, filters)
+    filter = _validation_filter(rows, (own, test_own), len(hidden), trained, relevance, filters)
     return held_out, Validation(rows, cold, filter, relevance["train"][rows])
 
 
@@ -142,23 +141,26 @@ def _held_out(
 
 def _validation_filter(
     rows: Int64[np.ndarray, " v"],
-    own: Int64[np.ndarray, " n"],
-    test_own: Int64[np.ndarray, " b"],
+    own: tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " b"]],
+    num_labels: int,
     trained: Csr,
     relevance: Mapping[str, Csr],
     filters: Mapping[str, Csr],
 ) -> Csr:
-    """Return the pairs of validation points that are not scored: see `hold_out`."""
-    labels = relevance["train"].shape[1]
-    own_of_test = own_pairs(test_own, labels)
-    reversed_of_test = reversed_pairs(relevance["train"], own, relevance["test"], test_own)
-    reversed_of_test = without(reversed_of_test.astype(bool), own_of_test.astype(bool))
-    filter = filters["train"][rows].astype(bool)
+    """Return the pairs of validation points that are not scored: see `hold_out`.
+
+    `own` has the labels that the training points and the test points are themselves.
+    """
+    train_own, test_own = own
+    likes, test_likes = relevance["train"], relevance["test"]
+    own_of_test = own_pairs(test_own, num_labels)
+    reversed_of_test = reversed_pairs(likes, train_own, test_likes, test_own, num_labels)
+    filter = Csr(filters["train"][rows], dtype=bool)
     if _leaves_out(filters["test"], own_of_test):
-        filter = filter + own_pairs(own[rows], labels).astype(bool)
-    if _leaves_out(filters["test"], reversed_of_test):
-        found = reversed_pairs(trained, own, relevance["train"][rows], own[rows])
-        filter = filter + found.astype(bool)
+        filter = filter + Csr(own_pairs(train_own[rows], num_labels), dtype=bool)
+    if _leaves_out(filters["test"], without(reversed_of_test, own_of_test)):
+        found = reversed_pairs(trained, train_own, likes[rows], train_own[rows], num_labels)
+        filter = filter + Csr(found, dtype=bool)
     filter = Csr(filter, dtype=np.float32)
     filter.sort_indices()
     return filter
@@ -166,4 +168,4 @@ def _validation_filter(
 
 def _leaves_out(filter: Csr, pairs: Csr) -> bool:
     """Return whether a filter has at least half of some pairs; true if there are none."""
-    return 2 * filter.astype(bool).multiply(pairs.astype(bool)).nnz >= pairs.nnz
+    return 2 * without(pairs, filter).nnz <= pairs.nnz

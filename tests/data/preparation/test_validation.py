@@ -125,7 +125,7 @@ def test_pairs_of_the_same_item_and_reversed_pairs_are_found_by_their_labels():
     own = np.array([LABEL.find(item) for item in TRAIN])
     own[1] = -1
     assert names(own_pairs(own, len(LABEL)), TRAIN) == {"AA", "CC", "DD"}
-    found = reversed_pairs(RELEVANCE["train"], own, RELEVANCE["test"], np.array([4, 5]))
+    found = reversed_pairs(RELEVANCE["train"], own, RELEVANCE["test"], np.array([4, 5]), 7)
     assert names(found, TEST) == {"TD"}  # B is no label, so (T, B) has no reverse
 
 
