@@ -158,7 +158,8 @@ class Dataset:
         """
         if self.text_vectors is not None:
             raise InputError(f"{self.path}: its texts are ready vectors, which no tokenizer made")
-        return Tokenizer.load(self.path / "tokenizer.json")
+        prompt = self.manifest.get("prompt", "")  # absent from older folders
+        return Tokenizer.load(self.path / "tokenizer.json", prompt)
 
     @functools.cached_property
     def processing(self) -> ImageProcessing:

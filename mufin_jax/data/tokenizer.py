@@ -14,6 +14,8 @@ from jaxtyping import Int32
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 
+from mufin_jax.encoders.checkpoint_files import resolve
+from mufin_jax.encoders.sentence_files import prompt_of
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import damaged, save_array
@@ -31,9 +33,14 @@ than a hundred."""
 class Tokenizer:
     """Cuts text as a checkpoint does, or as BERT does: WordPiece between [CLS] and [SEP]."""
 
-    def __init__(self, backend: tokenizers.Tokenizer):
-        """Wrap a `tokenizers` pipeline, without its padding and truncation."""
-        self.backend = backend
+    def __init__(self, backend: tokenizers.Tokenizer, prompt: str = ""):
+        """Wrap a `tokenizers` pipeline, without its padding and truncation.
+
+        Args:
+          backend: the pipeline.
+          prompt: stands in front of every text, as some sentence encoders require.
+        """
+        self.backend, self.prompt = backend, prompt
         self.backend.no_padding()
         self.backend.no_truncation()
 
@@ -77,21 +84,22 @@ class Tokenizer:
         return cls(_assemble(learner.get_vocab(), lowercase=True))
 
     @classmethod
-    def load(cls, source: str | Path) -> "Tokenizer":
+    def load(cls, source: str | Path, prompt: str | None = None) -> "Tokenizer":
         """Read a tokenizer.json, or the tokenizer of a Hugging Face checkpoint.
 
         Args:
           source: a tokenizer.json, a folder with tokenizer.json or vocab.txt, or a hub name.
+          prompt: what stands in front of every text, or the name of one of the checkpoint's
+            prompts; None for the checkpoint's default prompt.
 
         Raises:
           InputError: if there is no tokenizer, or it cannot be read.
         """
         path = Path(source)
         if not path.exists():
-            from mufin_jax.encoders.pretrained import resolve  # may download, and imports JAX
-
-            path = Path(resolve(str(source)))
+            path = resolve(str(source))
         if path.is_dir():
+            prompt = prompt_of(path, prompt)
             found = [path / name for name in ("tokenizer.json", "vocab.txt")]
             found = [file for file in found if file.is_file()]
             if not found:
@@ -102,15 +110,15 @@ class Tokenizer:
             path = found[0]
         with damaged(f"{path} is not a tokenizer ({{reason}}): expected tokenizer.json"):
             if path.suffix == ".txt":
-                return cls(_from_vocabulary(path))
+                return cls(_from_vocabulary(path), prompt or "")
             backend = tokenizers.Tokenizer.from_file(str(path))
             unknown = getattr(backend.model, "unk_token", None)
             if unknown is not None and backend.model.token_to_id(unknown) is None:
                 raise ValueError("its vocabulary lacks its unk_token")  # Rust would panic
-            return cls(backend)
+            return cls(backend, prompt or "")
 
     def save(self, path: Path) -> None:
-        """Write a tokenizer.json."""
+        """Write a tokenizer.json; it does not hold the prompt."""
         self.backend.no_truncation()
         path.write_text(self.backend.to_str(pretty=True), "utf-8")  # of a full disk, OSError
 
@@ -120,14 +128,15 @@ class Tokenizer:
         """Cut titles into token ids, those at both ends ([CLS] and [SEP]) included.
 
         Args:
-          titles: t texts.
+          titles: t texts; one that is not empty follows the prompt.
           max_tokens: longer texts lose their end and keep [SEP].
 
         Returns:
           ids, padded with 0 to s = max_tokens; and the number of real tokens of each.
         """
         self.backend.enable_truncation(max_tokens)
-        encodings = self.backend.encode_batch_fast([_clean(title) for title in titles])
+        prompted = [_clean(self.prompt + title if title else title) for title in titles]
+        encodings = self.backend.encode_batch_fast(prompted)
         ids = np.zeros((len(titles), max_tokens), np.int32)
         lengths = np.zeros(len(titles), np.int32)
         for row, encoding in enumerate(encodings):

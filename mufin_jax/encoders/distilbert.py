@@ -7,24 +7,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-from flax import nnx
-from jaxtyping import Array, Float, Int
-
 from mufin_jax.encoders.checks import reject_unless
-from mufin_jax.encoders.layers import layer_norm, run_blocks
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
-from mufin_jax.encoders.rows import alone, of_texts, together
-from mufin_jax.encoders.text_transformer import TextTransformer, TextTransformerConfig
-from mufin_jax.encoders.transformer import PostNormBlock
+from mufin_jax.encoders.pooled_text import PooledTextConfig
+from mufin_jax.encoders.post_norm_text import PostNormText
 
 
 @dataclasses.dataclass(frozen=True)
-class DistilBertConfig(TextTransformerConfig):
+class DistilBertConfig(PooledTextConfig):
     """The shape of a DistilBERT; the defaults are distilbert-base-uncased.
 
     Raises:
-        InputError: A size that no transformer has.
+        InputError: A size that no transformer has, or an unknown pooling.
     """
 
     depth: int = 6
@@ -79,59 +73,8 @@ NAMING = Naming(
 )
 
 
-class DistilBert(TextTransformer):
-    """Texts to vectors: the mean of the last hidden state over the real tokens."""
+class DistilBert(PostNormText):
+    """Texts to vectors: the last hidden state, pooled."""
 
     Config = DistilBertConfig
     naming = NAMING
-
-    def __init__(self, config: DistilBertConfig, rngs: nnx.Rngs):
-        super().__init__(config, rngs)
-        self.norm_embeddings = layer_norm(config, rngs)
-        self.blocks = nnx.List([PostNormBlock(config, rngs) for _ in range(config.depth)])
-
-    def packed(
-        self, tokens: Int[Array, "r s"], places: Int[Array, "r s"], texts: int
-    ) -> Float[Array, "r k width"]:
-        """Encode several texts a row; see TextTransformer."""
-        return self.head(self.trunk(tokens, places), places, texts)
-
-    def trunk(
-        self, tokens: Int[Array, "r s"], places: Int[Array, "r s"]
-    ) -> Float[Array, "r s width"]:
-        """Return all tokens before the last block, in the compute dtype."""
-        seen = together(places)
-        return run_blocks(
-            list(self.blocks)[:-1], self.config, self.embed(tokens, places),
-            lambda block, states: block(states, seen),
-        )  # fmt: skip
-
-    def head(
-        self, states: Float[Array, "r s width"], places: Int[Array, "r s"], texts: int
-    ) -> Float[Array, "r k width"]:
-        """Apply the last block and take the mean over the tokens of each text; float32."""
-        states = self._last(states, places)
-        own = of_texts(places, texts).astype(jnp.float32)
-        # Padding is multiplied by zero, not selected away: its values and its gradients are
-        # finite, even in a row that is all padding.
-        total = jnp.einsum("rsd,rks->rkd", states, own)
-        return total / jnp.maximum(own.sum(-1), 1)[..., None]
-
-    def hidden(
-        self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]
-    ) -> Float[Array, "t s width"]:
-        """Return the last hidden state, float32; after the end of a text it means nothing."""
-        places = alone(tokens, lengths)
-        return self._last(self.trunk(tokens, places), places)
-
-    def embed(
-        self, tokens: Int[Array, "r s"], places: Int[Array, "r s"]
-    ) -> Float[Array, "r s width"]:
-        """Return the words plus their positions in their texts, normalised."""
-        return self.norm_embeddings(self.placed_words(tokens, places)).astype(self.dtype)
-
-    def _last(
-        self, states: Float[Array, "r s width"], places: Int[Array, "r s"]
-    ) -> Float[Array, "r s width"]:
-        states = states.astype(self.dtype)
-        return self.blocks[self.config.depth - 1](states, together(places)).astype(jnp.float32)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -28,7 +29,8 @@ def run_blocks(
     blocks: Sequence[nnx.Module],
     config: Any,
     states: Float[Array, "..."],
-    call: Callable[[Any, Array], Array],
+    call: Callable[..., Array],
+    kinds: np.ndarray | None = None,
 ) -> Float[Array, "..."]:
     """Apply one block after the other.
 
@@ -36,21 +38,23 @@ def run_blocks(
         blocks: Modules of the same shape; only a single one may change the states' shape.
         config: `layers` tells how they are compiled, `remat` what the backward pass keeps.
         states: The input of the first block.
-        call: (block, states) -> states.
+        call: (block, states) -> states; or (block, states, kind) -> states.
+        kinds: Of each block, where blocks of one shape compute in several ways.
     """
     if config.remat:
         call = jax.checkpoint(call)
     if config.layers == "unrolled" or len(blocks) < 2:
-        for block in blocks:
-            states = call(block, states)
+        for number, block in enumerate(blocks):
+            states = call(block, states, *([] if kinds is None else [kinds[number]]))
         return states
     graphdef = nnx.graphdef(blocks[0])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(nnx.state, blocks))
 
-    def one(states: Array, state: Any) -> tuple[Array, None]:
-        return call(nnx.merge(graphdef, state), states), None
+    def one(states: Array, of_block: Any) -> tuple[Array, None]:
+        state, *kind = of_block
+        return call(nnx.merge(graphdef, state), states, *kind), None
 
-    return jax.lax.scan(one, states, stacked)[0]
+    return jax.lax.scan(one, states, (stacked,) if kinds is None else (stacked, kinds))[0]
 
 
 def attend(
@@ -59,19 +63,22 @@ def attend(
     value: Float[Array, "i p width"],
     heads: int,
     seen: Bool[Array, "i q p"] | None = None,
+    bias: Float[Array, "heads q p"] | None = None,
 ) -> Float[Array, "i q width"]:
-    """Compute multi-head softmax(q k^T / sqrt(d)) v over the keys seen, the softmax in float32.
+    """Compute multi-head softmax(q k^T / sqrt(d) + bias) v over the keys seen, softmax in float32.
 
     The result of a query that sees no key is finite and has no meaning. GPUs have a fused kernel;
     on a CPU separate products for each head of each item are a third faster.
     """
     if jax.default_backend() != "cpu":
         split = [x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value)]
-        if seen is None and query.shape == key.shape and _has_flash(query.dtype, split[0].shape[3]):
+        plain = seen is None and bias is None and query.shape == key.shape
+        if plain and _has_flash(query.dtype, split[0].shape[3]):
             attended = _flash(*split)
         else:
             mask = None if seen is None else seen[:, None]
-            attended = jax.nn.dot_product_attention(*split, mask=mask)
+            added = None if bias is None else bias[None].astype(query.dtype)
+            attended = jax.nn.dot_product_attention(*split, bias=added, mask=mask)
         return attended.reshape(*attended.shape[:2], -1)
     items, rows, width = query.shape
 
@@ -82,9 +89,11 @@ def attend(
     by_row, by_entry = (0, 2, 1, 3), (0, 2, 3, 1)
     query = split_by(by_row, query) * (width // heads) ** -0.5
     logits = jnp.matmul(query, split_by(by_entry, key), preferred_element_type=jnp.float32)
-    if seen is not None:
+    if bias is not None or seen is not None:
         parts = logits.reshape(items, heads, *logits.shape[1:])
-        logits = jnp.where(seen[:, None], parts, -1e30).reshape(logits.shape)
+        parts = parts if bias is None else parts + bias[None]
+        parts = parts if seen is None else jnp.where(seen[:, None], parts, -1e30)
+        logits = parts.reshape(logits.shape)
     weights = jax.nn.softmax(logits).astype(value.dtype)
     attended = (weights @ split_by(by_row, value)).reshape(items, heads, rows, -1)
     return attended.transpose(by_row).reshape(items, rows, width)
@@ -171,7 +180,9 @@ def _dot_of_rows(
     return product.reshape(*x.shape[:-1], kernel.shape[1])
 
 
-def layer_norm(config: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(config: Any, rngs: nnx.Rngs, bias: bool = True) -> nnx.LayerNorm:
     """Return a LayerNorm over the width in float32, its variance in two passes as in torch."""
-    width, eps = config.width, config.layer_norm_eps
-    return nnx.LayerNorm(width, epsilon=eps, dtype="float32", use_fast_variance=False, rngs=rngs)
+    return nnx.LayerNorm(
+        config.width, epsilon=config.layer_norm_eps, dtype="float32", use_bias=bias,
+        use_fast_variance=False, rngs=rngs,
+    )  # fmt: skip

@@ -46,6 +46,10 @@ ENCODERS = {
     "clip_image": EncoderKind("image", "clip_image:ClipImage", ("clip", "clip_vision_model")),
     "siglip": EncoderKind("image", "siglip:Siglip", ("siglip", "siglip_vision_model")),
     "distilbert": EncoderKind("text", "distilbert:DistilBert", ("distilbert",)),
+    "bert": EncoderKind("text", "bert:Bert", ("bert",)),
+    "roberta": EncoderKind("text", "roberta:Roberta", ("roberta", "xlm-roberta")),
+    "mpnet": EncoderKind("text", "mpnet:Mpnet", ("mpnet",)),
+    "modernbert": EncoderKind("text", "modernbert:ModernBert", ("modernbert",)),
     "clip_text": EncoderKind("text", "clip_text:ClipText", ("clip", "clip_text_model")),
     "visual_bert": EncoderKind("text", "visual_bert:VisualBert", ("visual_bert", "bert"), True),
 }
@@ -75,17 +79,22 @@ def configs(modality: Modality) -> Any:
     )
 
 
-def of_checkpoint(modality: Modality, model_type: Any) -> EncoderKind:
+def of_checkpoint(modality: Modality, model_type: Any, joint: bool = False) -> EncoderKind:
     """Look up the encoder of images, or of texts, that a checkpoint's `model_type` names.
+
+    Args:
+        modality: What it is to encode.
+        model_type: The value in config.json.
+        joint: Whether the encoder is preferably one of a text with its pictures.
 
     Raises:
         InputError: No encoder of this modality has this `model_type`.
     """
     kinds = of_modality(modality).values()
-    for kind in kinds:
+    for kind in sorted(kinds, key=lambda kind: kind.joint != joint):
         if model_type in kind.model_types:
             return kind
-    known = ", ".join(name for kind in kinds for name in kind.model_types)
+    known = ", ".join(dict.fromkeys(name for kind in kinds for name in kind.model_types))
     given = repr(model_type)[:200]
     raise InputError(f"model_type is {given}; expected one that encodes {modality}s: {known}")
 

@@ -24,6 +24,12 @@ def of_texts(places: Int[Array, "r s"], texts: int) -> Bool[Array, "r k s"]:
     return places[:, None] == jnp.arange(texts)[None, :, None]
 
 
+def starts(places: Int[Array, "r s"], texts: int) -> Bool[Array, "r k s"]:
+    """Return which token is the first one of each of the k texts that a row may hold."""
+    own = of_texts(places, texts)
+    return own & ~jnp.pad(own[..., :-1], ((0, 0), (0, 0), (1, 0)))
+
+
 def ends(places: Int[Array, "r s"], texts: int) -> Bool[Array, "r k s"]:
     """Return which token is the last one of each of the k texts that a row may hold."""
     own = of_texts(places, texts)

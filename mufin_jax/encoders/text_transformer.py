@@ -1,10 +1,11 @@
-"""What DistilBERT, CLIP's text encoder and VisualBERT share: words and positions become tokens.
+"""What the encoders of texts share: words and positions become tokens.
 
 Each adds its blocks, and how it pools the last block's tokens into one vector a text.
 """
 
 import abc
 import dataclasses
+from typing import ClassVar
 
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -43,13 +44,18 @@ class TextTransformer(nnx.Module):
         rngs: Source of the initial weights.
     """
 
+    learned_positions: ClassVar[bool] = True
+    """Whether each position has an embedding."""
+
     def __init__(self, config: TextTransformerConfig, rngs: nnx.Rngs):
         self.config, self.dtype = config, compute_dtype(config.dtype)
         embedding = normal(config.init_std, config.width)
         # In float32, as the positions below: the gradient of a common word, or of a position, is a
         # sum over thousands of tokens, which GPUs add up in bfloat16 badly and ten times as slowly.
         self.words = nnx.Embed(config.vocab, config.width, embedding_init=embedding, rngs=rngs)
-        self.positions = nnx.Param(embedding(rngs.params(), (config.max_positions, config.width)))
+        if self.learned_positions:
+            shape = (config.max_positions, config.width)
+            self.positions = nnx.Param(embedding(rngs.params(), shape))
 
     def __call__(
         self, tokens: Int[Array, "t s"], lengths: Int[Array, " t"]

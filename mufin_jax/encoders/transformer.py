@@ -1,7 +1,7 @@
 """What all transformers share: their sizes and their blocks.
 
-Blocks are of two kinds: pre-norm in ViT, SigLIP and both CLIPs, post-norm in DistilBERT and
-VisualBERT.
+Blocks are of two kinds: pre-norm in ViT, DINOv2, SigLIP and both CLIPs; post-norm in DistilBERT and
+in every BERT but ModernBERT, whose blocks are its own.
 """
 
 import dataclasses
@@ -34,6 +34,17 @@ PRE_NORM_BLOCKS = (
     ("encoder.layers.{}.mlp.fc2", "blocks.{}.down", LINEAR),
 )
 """The names of blocks in checkpoints of both CLIPs and SigLIP (naming.py); ViT's have others."""
+BERT_BLOCKS = (
+    ("encoder.layer.{}.attention.self.query", "blocks.{}.query", LINEAR),
+    ("encoder.layer.{}.attention.self.key", "blocks.{}.key", LINEAR),
+    ("encoder.layer.{}.attention.self.value", "blocks.{}.value", LINEAR),
+    ("encoder.layer.{}.attention.output.dense", "blocks.{}.out", LINEAR),
+    ("encoder.layer.{}.attention.output.LayerNorm", "blocks.{}.norm_attention", NORM),
+    ("encoder.layer.{}.intermediate.dense", "blocks.{}.up", LINEAR),
+    ("encoder.layer.{}.output.dense", "blocks.{}.down", LINEAR),
+    ("encoder.layer.{}.output.LayerNorm", "blocks.{}.norm_mlp", NORM),
+)
+"""The names of blocks in checkpoints of BERT, RoBERTa and VisualBERT."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +174,7 @@ class PostNormBlock(nnx.Module):
         tokens: Float[Array, "i p width"],
         seen: Bool[Array, "i q p"],
         rows: int | None = None,
+        bias: Float[Array, "heads q p"] | None = None,
     ) -> Float[Array, "i q width"]:
         """Return the block's output for the first `rows` tokens, or for all.
 
@@ -170,10 +182,11 @@ class PostNormBlock(nnx.Module):
             tokens: The block's input.
             seen: To which tokens each of these attends.
             rows: How many tokens attend; None for all.
+            bias: Added to what each head compares; see `layers.attend`.
         """
         own = tokens[:, :rows]
         query, key, value = self.query(own), self.key(tokens), self.value(tokens)
-        attended = self.out(attend(query, key, value, self.heads, seen))
+        attended = self.out(attend(query, key, value, self.heads, seen, bias))
         own = self.norm_attention(own + attended).astype(tokens.dtype)
         hidden = gelu(self.up(own))
         return self.norm_mlp(own + self.down(hidden)).astype(tokens.dtype)

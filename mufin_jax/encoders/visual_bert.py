@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mufin_jax.encoders.checks import check_size, reject_unless
 from mufin_jax.encoders.layers import compute_dtype, layer_norm, linear, normal, run_blocks
 from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
-from mufin_jax.encoders.transformer import PostNormBlock, TransformerConfig
+from mufin_jax.encoders.transformer import BERT_BLOCKS, PostNormBlock, TransformerConfig
 from mufin_jax.runtime.errors import InputError
 
 
@@ -104,14 +104,7 @@ NAMING = Naming(
         ("embeddings.visual_projection", "visual", LINEAR),
         ("embeddings.visual_position_embeddings", "visual_positions", POSITIONS),
         ("embeddings.visual_token_type_embeddings", "visual_types", POSITIONS),
-        ("encoder.layer.{}.attention.self.query", "blocks.{}.query", LINEAR),
-        ("encoder.layer.{}.attention.self.key", "blocks.{}.key", LINEAR),
-        ("encoder.layer.{}.attention.self.value", "blocks.{}.value", LINEAR),
-        ("encoder.layer.{}.attention.output.dense", "blocks.{}.out", LINEAR),
-        ("encoder.layer.{}.attention.output.LayerNorm", "blocks.{}.norm_attention", NORM),
-        ("encoder.layer.{}.intermediate.dense", "blocks.{}.up", LINEAR),
-        ("encoder.layer.{}.output.dense", "blocks.{}.down", LINEAR),
-        ("encoder.layer.{}.output.LayerNorm", "blocks.{}.norm_mlp", NORM),
+        *BERT_BLOCKS,
         ("pooler.dense", "pooling", LINEAR),
     ),
     # BERT's own files name the network "bert", and its norms as TensorFlow did.

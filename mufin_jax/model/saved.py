@@ -142,7 +142,7 @@ def _read_checkpoints(
         from mufin_jax.encoders.pretrained import load_text_encoder
 
         encoders["text_encoder"] = encoder = load_text_encoder(
-            config.text_checkpoint, **how_computed(config.text)
+            config.text_checkpoint, config.modalities == "joint", **how_computed(config.text)
         )
         config = dataclasses.replace(config, text=encoder.config)
     return config, encoders

@@ -141,7 +141,8 @@ def _as_named(config: ModelConfig, dataset: Dataset) -> ModelConfig:
         image = load_config(config.image_checkpoint, "image", **how_computed(config.image))
         config = dataclasses.replace(config, image=image)
     if config.text_checkpoint and dataset.text_vectors is None and config.modalities != "images":
-        text = load_config(config.text_checkpoint, "text", **how_computed(config.text))
+        joint = config.modalities == "joint"
+        text = load_config(config.text_checkpoint, "text", joint, **how_computed(config.text))
         config = dataclasses.replace(config, text=text)
     return config
 

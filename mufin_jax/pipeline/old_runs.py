@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mufin_jax.runtime.storage.files import load_json
+from mufin_jax.runtime.run_folder import flatten
+from mufin_jax.runtime.storage.files import jsonable, load_json
 
-ADDED: dict[str, dict[str, Any]] = {"prepare": {"validation_share": 0.0}}
+ADDED: dict[str, dict[str, Any]] = {
+    "prepare": {"validation_share": 0.0, "prompt": None},
+    "pretrain": {"model.text.pooling": "mean", "model.text.normalise": False},
+}
 """Settings that a stage did not have in older versions, and the values that it acted by."""
 
 
@@ -24,14 +28,18 @@ def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[s
             here.
 
     Returns:
-        The settings; none if the stage recorded all of them.
+        The settings, nested ones under names joined by dots; none if the stage recorded all.
     """
     path = workdir / stage / "settings.json"
     if not path.exists():
         return {}
-    recorded = load_json(path)
-    added = ADDED.get(stage, {})
-    found = {name: added[name] for name in added if name in settings and name not in recorded}
+    recorded, now = load_json(path), flatten(jsonable(settings))
+    known = flatten(recorded)
+    found = {
+        name: value
+        for name, value in ADDED.get(stage, {}).items()
+        if name in now and name not in known
+    }
     if stage == "prepare" and "fit" not in recorded:
         found["fit"] = _fit(workdir / stage, settings)
     if stage == "report" and "predict" not in recorded:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.model.label_table import ROWS
+from mufin_jax.pipeline.checkpoints import check_checkpoints
 from mufin_jax.pipeline.experiment import Experiment, StageName
 from mufin_jax.pipeline.memory_survey import HOLDS, foresee, sizes_of
 from mufin_jax.pipeline.old_runs import unrecorded
@@ -65,6 +66,9 @@ def run(
         link_stages(experiment.folder, wanted, others, unrecorded)
         for name, settings in wanted.items():  # before hours of work begin
             held.check(name, settings, runner.unrecorded(name, settings))
+        if "prepare" in names and not held.finished("prepare"):
+            check = functools.partial(check_checkpoints, experiment.prepare, experiment.model)
+            processes.once("the checkpoints are checked", check)
         held.record(experiment=experiment.options(), **environment())
         for place, name in enumerate(names):
             check_stop(name)

@@ -16,7 +16,7 @@ from places import GOLDEN, ROOT
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from mufin_jax.encoders import pretrained
+from mufin_jax.encoders import checkpoint_files
 from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.pretrained import (
     image_processing,
@@ -101,7 +101,7 @@ def test_an_index_that_names_a_file_outside_of_the_folder_opens_nothing(tmp_path
         opened.append(Path(path))
         return safe_open(path, **options)
 
-    monkeypatch.setattr(pretrained, "safe_open", recorded_open)
+    monkeypatch.setattr(checkpoint_files, "safe_open", recorded_open)
     with pytest.raises(InputError, match=r"vit/other\.safetensors can't be read"):
         load_image_encoder(folder)
     assert opened == [folder / "other.safetensors"]

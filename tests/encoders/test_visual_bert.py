@@ -64,7 +64,7 @@ def test_a_bert_agrees_with_hugging_face_on_texts_and_gets_a_new_map_of_pictures
     tokens = expected["tokens"]
     real = np.arange(tokens.shape[1]) < expected["lengths"][:, None]
     with caplog.at_level(logging.WARNING):
-        encoder = load_text_encoder(GOLDEN / "bert")
+        encoder = load_text_encoder(GOLDEN / "bert", joint=True)
     assert "no weights for visual.bias, visual.kernel, visual_positions" in caplog.text
     vectors, shown = np.ones((5, 2, 2048), np.float32), np.zeros((5, 2), bool)
     encode = jax.jit(encoder)
@@ -73,12 +73,13 @@ def test_a_bert_agrees_with_hugging_face_on_texts_and_gets_a_new_map_of_pictures
     )
     assert np.abs(encode(tokens, real, vectors, ~shown) - expected["pooled"]).max() > 0.1
     np.testing.assert_array_equal(encoder.visual_types[...], encoder.types[...])
-    again = load_text_encoder(GOLDEN / "bert")
+    again = load_text_encoder(GOLDEN / "bert", joint=True)
     np.testing.assert_array_equal(again.visual.kernel[...], encoder.visual.kernel[...])
 
 
 def test_no_two_weights_of_a_bert_share_their_memory():
-    leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(load_text_encoder(GOLDEN / "bert"))))
+    encoder = load_text_encoder(GOLDEN / "bert", joint=True)
+    leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(encoder)))
     places = [leaf.unsafe_buffer_pointer() for leaf in leaves]  # a step overwrites each of them
     assert len(set(places)) == len(places)
 

@@ -78,7 +78,10 @@ def finish(experiment, preset, checkpoints, image, text, data, workdir, cache):
         cache=cache, script=str(EXPERIMENTS / f"{experiment}.py"),
     )  # fmt: skip
     trained = load_model(workdir / "finetune" / "model", make_mesh(jax.devices()[:1]))
-    loaders = {"image": load_image_encoder, "text": load_text_encoder}
+    joint = preset.startswith("visualbert")
+    loaders = {
+        "image": load_image_encoder, "text": lambda folder: load_text_encoder(folder, joint)
+    }  # fmt: skip
     moved = set()
     for kind, folder in named.items():
         before = small.weights(loaders[kind](folder))

@@ -2,6 +2,7 @@
 # ruff: noqa: E501 (the table of kinds has one a line)
 
 import dataclasses
+import json
 import logging
 import pickle
 import shutil
@@ -206,6 +207,19 @@ def other_architecture(folder: Path) -> Flags:
     return [f"--model.text-checkpoint={GOLDEN / 'vit'}", *other_tokenizer(folder)[1:]]
 
 
+def sentence_encoder(*flags: str, **steps: str) -> Callable[[Path], Flags]:
+    """A valid sentence encoder, with other steps or other flags."""
+
+    def make(folder: Path) -> Flags:
+        shutil.copytree(GOLDEN / "minilm", folder / "minilm")
+        listed = [{"type": name, "path": path} for name, path in steps.items()]
+        if steps:
+            (folder / "minilm" / "modules.json").write_text(json.dumps(listed))
+        return [f"--model.text-checkpoint={folder / 'minilm'}", *flags]
+
+    return make
+
+
 def too_little(folder: Path) -> Flags:
     """A catalogue with one label, so no datapoint has a negative."""
     return [f"--data={tiny_repository(folder / 'raw', 2)}"]
@@ -293,6 +307,10 @@ CASES = [
     Case("checkpoint of another architecture", other_architecture, "model_type is 'vit'; expected one that encodes texts: distilbert"),
     Case("checkpoint without tokenizer", flags(f"--model.text-checkpoint={GOLDEN / 'distilbert'}"), "has neither tokenizer.json nor vocab.txt"),
     Case("tokenizer of another checkpoint", other_tokenizer, "distilbert embeds 61; set --prepare.tokenizer="),
+    Case("checkpoint with a layer after the pooling", sentence_encoder(Pooling="1_Pooling", Dense="2_Dense"), "modules.json: step 'Dense' isn't implemented"),
+    Case("checkpoint for shorter texts", sentence_encoder("--prepare.max-tokens=183"), "minilm takes texts of at most 182 tokens; set --prepare.max-tokens=182"),
+    Case("checkpoint with other sizes", checkpoint(lambda folder: (folder / "config.json").write_text((folder / "config.json").read_text().replace("40", "41"))), "but config.json implies (24, 41)"),
+    Case("checkpoint of texts alone in a joint model", flags("--model.modalities=joint", f"--model.text-checkpoint={GOLDEN / 'mpnet'}"), "mpnet encodes a text alone; choose --model.modalities=both"),
     Case("broken tokenizer", broken_tokenizer, "tokenizer.json is not a tokenizer"),
     # The run's folder.
     Case("stage without its predecessor", flags("--stage=retrieve"), "stage retrieve needs prepare, which is not finished"),
@@ -332,6 +350,8 @@ def test_bad_input_ends_in_one_line(case, tmp_path, capsys):
     assert lines[0].startswith("error: ") and case.message in lines[0], lines[0]
     assert code == case.code, lines[0]
     assert len(lines[0]) < 600 and "Traceback" not in lines[0]
+    if case.name.startswith(("checkpoint", "no checkpoint", "tokenizer", "broken tokenizer")):
+        assert not (tmp_path / "run" / "prepare").exists(), "it began before it looked"
 
 
 def is_log(line: str) -> bool:

@@ -113,8 +113,11 @@ def older(finished: Path) -> Path:
     lacking_of += [(stage, name) for stage, added in ADDED.items() for name in added]
     for stage, lacking in lacking_of:
         path = finished / stage / "settings.json"
-        settings = load_json(path)
-        del settings[lacking]
+        settings = part = load_json(path)
+        *groups, name = lacking.split(".")
+        for group in groups:
+            part = part[group]
+        del part[name]
         save_json(path, settings)
     return finished
 

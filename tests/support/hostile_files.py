@@ -282,6 +282,8 @@ _LOADERS = {
     "clip": [load_image_encoder, load_text_encoder, Tokenizer.load],
     "siglip": [load_image_encoder],
     "visual_bert": [load_text_encoder],
+    "xlm_roberta": [load_text_encoder, Tokenizer.load],
+    "modernbert": [load_text_encoder],
 }
 
 
@@ -337,6 +339,8 @@ KINDS = {
     "clip": _checkpoint("clip"),
     "siglip": _checkpoint("siglip"),
     "visual_bert": _checkpoint("visual_bert"),
+    "xlm_roberta": _checkpoint("xlm_roberta"),
+    "modernbert": _checkpoint("modernbert"),
 }
 
 

@@ -94,6 +94,9 @@ class PrepareConfig:
     """Whether to also write the TensorFlow Dataset of array records."""
     tokenizer: str | None = None
     """Checkpoint (folder or hub name) or tokenizer.json; by default, train one on the titles."""
+    prompt: str | None = None
+    """Stands in front of every title: a text such as "query: ", or the name of one of the
+    tokenizer's checkpoint's prompts; by default, the checkpoint's own default prompt."""
     vocab_size: int = 8192
     """The most tokens of a trained tokenizer."""
     max_tokens: int = 32
@@ -198,7 +201,7 @@ def _write(
         bags = _images(config, catalogue, processing, out, tally, spool, worker)
     drop_empty(catalogue, bags, tally)
     texts, text = distinct_texts(catalogue)
-    _tokenize(config, catalogue, texts, out)
+    prompt = _tokenize(config, catalogue, texts, out)
     items = {name: compact(catalogue, name, bags[name], text[name]) for name in SIDES}
     for name in SIDES:
         items[name].save(out, name)
@@ -235,6 +238,7 @@ def _write(
         "counts": counts,
         "processing": dataclasses.asdict(processing),
         "max_tokens": config.max_tokens,
+        "prompt": prompt,
         "filter": overlap,
         # The runner does not change the result.
         "config": {name: settings[name] for name in settings if not name.startswith("beam_")},
@@ -242,14 +246,16 @@ def _write(
     save_manifest(out, content, [name for name in _FILES if (out / name).is_file()])
 
 
-def _tokenize(config: PrepareConfig, catalogue: Catalogue, texts: list[str], out: Path) -> None:
-    """Load or train the tokenizer, and save it with the texts' tokens."""
+def _tokenize(config: PrepareConfig, catalogue: Catalogue, texts: list[str], out: Path) -> str:
+    """Load or train the tokenizer, save it with the texts' tokens, and return its prompt."""
     if config.tokenizer is not None:
-        tokenizer = Tokenizer.load(config.tokenizer)
+        tokenizer = Tokenizer.load(config.tokenizer, config.prompt)
     else:
         tokenizer = train_tokenizer(catalogue, config.vocab_size)
+        tokenizer.prompt = config.prompt or ""
     tokenizer.save(out / "tokenizer.json")
     write_texts(tokenizer, texts, config.max_tokens, out)
+    return tokenizer.prompt
 
 
 def _save_pairs(
