@@ -17,8 +17,9 @@ from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.embed_side import SideEmbedding
 from mufin_jax.model.mufin import Mufin
+from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.label_cache import cache_writer
-from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.exact import LabelEntries
 from mufin_jax.retrieval.index import LabelIndex

@@ -113,7 +113,7 @@ def test_a_prediction_does_not_depend_on_the_other_items(predictor):
     [
         ({}, "item 0: nothing to see; expected a title, titles or images"),
         ({"title": "  "}, "item 0: nothing to see"),
-        ({"titel": "lamp"}, "item 0: unknown field 'titel'; expected title, titles, images"),
+        ({"titel": "lamp"}, "item 0: unknown field 'titel'; expected id, title, titles, images"),
         ({"images": [b"GIF89a"]}, "not a JPEG, PNG or WebP picture"),
         ({"images": ["/no/such.jpg"]}, "/no/such.jpg"),
     ],

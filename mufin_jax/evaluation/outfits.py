@@ -20,7 +20,8 @@ from mufin_jax.data.questions import Questions
 from mufin_jax.data.strings import Strings
 from mufin_jax.evaluation import metrics
 from mufin_jax.model.saved import load_model
-from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.prediction.config import PredictConfig
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch

@@ -11,7 +11,7 @@ from mufin_jax.data.synthetic.ads import AdsConfig
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.model.config import ModelConfig
-from mufin_jax.prediction.predictor import PredictConfig
+from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig
@@ -19,9 +19,18 @@ from mufin_jax.stages.initialize import InitializeConfig
 from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.report import ReportConfig
 from mufin_jax.stages.retrieve import RetrieveConfig
+from mufin_jax.stages.select import SelectConfig
 
 StageName = Literal[
-    "prepare", "pretrain", "retrieve", "initialize", "finetune", "evaluate", "report", "all"
+    "prepare",
+    "pretrain",
+    "retrieve",
+    "initialize",
+    "finetune",
+    "select",
+    "evaluate",
+    "report",
+    "all",
 ]
 """A stage of the table in `stage_table.py`, or all of them in its order."""
 
@@ -60,6 +69,8 @@ class Experiment:
     """Module IV."""
     predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
     """How scores are made: measured by evaluate, and served by the predictor of finetune."""
+    select: SelectConfig = dataclasses.field(default_factory=SelectConfig)
+    """The parts of the score, and their weights."""
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     """The test set's metrics."""
     report: ReportConfig = dataclasses.field(default_factory=ReportConfig)

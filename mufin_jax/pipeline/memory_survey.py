@@ -31,6 +31,7 @@ HOLDS = {
     "retrieve": ("retrieve",),
     "initialize": ("initialize",),
     "finetune": ("restore", "finetune", "index"),
+    "select": ("retrieve", "predict"),
     "evaluate": ("predict",),
     "report": ("predict",),
 }

@@ -1,7 +1,6 @@
 """Run an experiment: each stage reads the folders of earlier stages and writes its own."""
 
 import functools
-import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from mufin_jax.pipeline.checkpoints import check_checkpoints
 from mufin_jax.pipeline.experiment import Experiment, StageName
 from mufin_jax.pipeline.memory_survey import HOLDS, foresee, sizes_of
 from mufin_jax.pipeline.old_runs import unrecorded
-from mufin_jax.pipeline.stage_table import STAGES, context
+from mufin_jax.pipeline.stage_table import STAGES, context, stages_of
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
@@ -52,6 +51,13 @@ def run(
         raise InputError(f"stage={stage!r}: expected all or one of {', '.join(STAGES)}")
     if experiment.data is not None and not experiment.data.is_dir():
         raise InputError(f"--data={experiment.data}: no such folder")
+    if stage != "all" and not STAGES[stage].wanted(experiment):
+        raise InputError(f"stage={stage}: the settings name no parts; add, say, --select.parts z v")
+    if experiment.select.parts and not experiment.prepare.validation_share:
+        raise InputError(
+            f"--select.parts {' '.join(experiment.select.parts)}: their weights are fitted on "
+            "validation points, and there are none; add --prepare.validation-share=0.1"
+        )
     mesh = mesh or make_mesh()
     if ROWS % mesh.size:
         raise InputError(
@@ -61,8 +67,9 @@ def run(
     with Run(experiment.folder) as held:
         use_compile_cache(experiment.folder)
         runner = _Runner(experiment, held, mesh)
-        names = list(STAGES) if stage == "all" else [stage]
-        wanted = {n: STAGES[n].settings(experiment) for n in (*_before(names[-1]), names[-1])}
+        stages = stages_of(experiment)
+        names = stages if stage == "all" else [stage]
+        wanted = {n: STAGES[n].settings(experiment) for n in _through(stages, names[-1])}
         link_stages(experiment.folder, wanted, others, unrecorded)
         for name, settings in wanted.items():  # before hours of work begin
             held.check(name, settings, runner.unrecorded(name, settings))
@@ -78,9 +85,9 @@ def run(
         return load_json(path) if known else None
 
 
-def _before(name: str) -> list[str]:
-    """Return the stages before a stage, in their order."""
-    return list(itertools.takewhile(lambda other: other != name, STAGES))
+def _through(stages: Sequence[str], name: str) -> Sequence[str]:
+    """Return the stages up to one of them, which is the last."""
+    return stages[: stages.index(name) + 1]
 
 
 class _Runner:
@@ -121,7 +128,8 @@ class _Runner:
         Raises:
             InputError: if an earlier stage is not finished, or a later stage has begun.
         """
-        earlier = _before(name)
+        stages = stages_of(self.experiment)
+        *earlier, _ = _through(stages, name)
         for other in earlier:
             if not self.held.finished(other):
                 raise InputError(
@@ -132,7 +140,7 @@ class _Runner:
         self.held.guard(name, settings, unrecorded(self.held.workdir, name, settings))
         if self.held.finished(name):
             return True
-        for later in list(STAGES)[len(earlier) + 1 :]:
+        for later in stages[len(earlier) + 1 :]:
             folder = self.held.workdir / later
             if (folder / "settings.json").exists():
                 raise InputError(

@@ -1,7 +1,7 @@
 """The table of all stages, in their order, with the settings that decide what each one writes.
 
     prepare -> pretrain (I) -> retrieve (II) -> initialize (III) -> finetune (IV)
-            -> evaluate -> report
+            -> select -> evaluate -> report
 
 Each stage reads the folders of those before it and writes its own, `<workdir>/<stage>/`.
 """
@@ -21,6 +21,7 @@ from mufin_jax.stages.prepare import prepare, with_tokenizer
 from mufin_jax.stages.pretrain import pretrain
 from mufin_jax.stages.report import report
 from mufin_jax.stages.retrieve import retrieve
+from mufin_jax.stages.select import select
 
 Config = TypeVar("Config")
 
@@ -36,6 +37,7 @@ class Stage(Generic[Config]):
             that they have in the stage's settings.json. What an earlier stage records is left out.
         ignores: fields of `config` that change no result.
         draws: whether the stage records the seed.
+        wanted: whether an experiment has this stage.
     """
 
     make: Callable[[Config, StageContext], None]
@@ -43,6 +45,7 @@ class Stage(Generic[Config]):
     reads: Callable[[Experiment], dict[str, Any]] = lambda experiment: {}
     ignores: tuple[str, ...] = ()
     draws: bool = False
+    wanted: Callable[[Experiment], bool] = lambda experiment: True
 
     def run(self, experiment: Experiment, context: StageContext) -> None:
         """Run the stage."""
@@ -77,8 +80,15 @@ def _cross_attention(experiment: Experiment) -> dict[str, Any]:
     return {"cross_attention": experiment.model.cross_attention}
 
 
-def _predict(experiment: Experiment) -> dict[str, Any]:
-    return {"predict": dataclasses.asdict(experiment.predict)}
+def _scores(experiment: Experiment) -> dict[str, Any]:
+    """Return how scores are made; runs without parts record no parts, as in older versions."""
+    parts = {"parts": list(experiment.select.parts)} if experiment.select.parts else {}
+    return {"predict": dataclasses.asdict(experiment.predict)} | parts
+
+
+def _has_parts(experiment: Experiment) -> bool:
+    """Return whether the score has parts whose weights are fitted."""
+    return bool(experiment.select.parts)
 
 
 STAGES: dict[str, Stage[Any]] = {
@@ -90,9 +100,15 @@ STAGES: dict[str, Stage[Any]] = {
     "retrieve": Stage(retrieve, lambda e: e.retrieve),
     "initialize": Stage(initialize, lambda e: e.initialize, reads=_cross_attention, draws=True),
     "finetune": Stage(finetune, lambda e: e.finetune, ignores=("fit",), draws=True),
-    "evaluate": Stage(evaluate, lambda e: e.evaluate, reads=_predict),
-    "report": Stage(report, lambda e: e.report, reads=_predict),
+    "select": Stage(select, lambda e: e.select, draws=True, wanted=_has_parts),
+    "evaluate": Stage(evaluate, lambda e: e.evaluate, reads=_scores),
+    "report": Stage(report, lambda e: e.report, reads=_scores),
 }  # fmt: skip
+
+
+def stages_of(experiment: Experiment) -> list[str]:
+    """Return the names of the stages of an experiment, in their order."""
+    return [name for name, stage in STAGES.items() if stage.wanted(experiment)]
 
 
 def context(experiment: Experiment, stage: str, mesh: Mesh) -> StageContext:

@@ -10,8 +10,9 @@ from mufin_jax.runtime.imports import lazy_face
 
 if TYPE_CHECKING:
     from mufin_jax.prediction.build import build_predictor
+    from mufin_jax.prediction.config import PredictConfig
     from mufin_jax.prediction.label_cache import LabelCache
-    from mufin_jax.prediction.predictor import PredictConfig, Prediction, Predictor
+    from mufin_jax.prediction.predictor import Prediction, Predictor
 
 __all__ = ["LabelCache", "PredictConfig", "Prediction", "Predictor", "build_predictor"]
 __getattr__, __dir__ = lazy_face(
@@ -19,6 +20,7 @@ __getattr__, __dir__ = lazy_face(
     {
         "build": ["build_predictor"],
         "label_cache": ["LabelCache"],
-        "predictor": ["PredictConfig", "Prediction", "Predictor"],
+        "config": ["PredictConfig"],
+        "predictor": ["Prediction", "Predictor"],
     },
 )

@@ -12,8 +12,8 @@ from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import embed_once
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import new_loader
+from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.label_cache import cache_writer
-from mufin_jax.prediction.predictor import PredictConfig
 from mufin_jax.retrieval.build import build_label_index
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.distributed import processes

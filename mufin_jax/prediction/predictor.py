@@ -25,9 +25,13 @@ from mufin_jax.model.heads import Embedding
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model, new_loader
 from mufin_jax.prediction import scoring, shapes
+from mufin_jax.prediction.config import PredictConfig, measured_with
 from mufin_jax.prediction.encoding import BlockEncoder
 from mufin_jax.prediction.label_cache import LabelCache
-from mufin_jax.prediction.queries import check_query, read_items
+from mufin_jax.prediction.part_files import load_ranking
+from mufin_jax.prediction.part_ranking import PartRanking
+from mufin_jax.prediction.parts import Known, Query
+from mufin_jax.prediction.queries import check_query, names_of, read_items
 from mufin_jax.retrieval.index import LabelIndex, shortlist_points
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime import machine
@@ -35,31 +39,10 @@ from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
-from mufin_jax.runtime.storage.files import damaged, load_json, load_sealed
+from mufin_jax.runtime.storage.files import load_sealed
 
 BLOCK = 256
 """Datapoints that are embedded together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictConfig:
-    """How scores are made; the defaults are the paper's.
-
-    Attributes:
-        shortlist: labels retrieved for a datapoint.
-        mix: weight of the classifier's score c; the rest is the similarity a.
-    """
-
-    shortlist: int = 100
-    mix: float = 0.7
-
-    def __post_init__(self) -> None:
-        """Reject an empty shortlist and weights outside [0, 1]."""
-        if self.shortlist < 1 or not 0 <= self.mix <= 1:
-            raise InputError(
-                f"predict.shortlist={self.shortlist}, predict.mix={self.mix}: expected a shortlist "
-                "of at least 1 and a mix between 0 and 1"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +67,7 @@ class Predictor:
         cache: the labels' bags, as A_C sees them, and classifiers.
         dataset: the prepared folder the model was trained on: tokenizer, picture size, titles.
         config: shortlist and mix.
+        ranking: the parts and weights that rank instead of the paper's mix of c and a.
     """
 
     def __init__(
@@ -93,9 +77,10 @@ class Predictor:
         cache: LabelCache,
         dataset: Dataset,
         config: PredictConfig,
+        ranking: PartRanking | None = None,
     ):
         self.model, self.index, self.cache = model, index, cache
-        self.dataset, self.config = dataset, config
+        self.dataset, self.config, self.ranking = dataset, config, ranking
         # Every process reads all rows, and no row is padding: a pool is cut into blocks, and each
         # block is spread over the devices on its own.
         self.loader = new_loader(model.config, dataset, padded=False)
@@ -151,7 +136,11 @@ class Predictor:
             )
         model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
         dataset = Dataset.load(workdir / "prepare")
-        return cls.load_parts(folder, model, dataset, config or _measured_with(workdir))
+        found = cls.load_parts(folder, model, dataset, config or measured_with(workdir))
+        if (workdir / "select" / "done.json").exists():
+            whole = Dataset.load(workdir / "prepare", hold_out=False)
+            found.ranking = load_ranking(workdir / "select", whole, found._heads, found.cache)
+        return found
 
     def predict(self, items: Sequence[dict], k: int = 5) -> list[list[Prediction]]:
         """Rank labels for items the model has not seen.
@@ -173,7 +162,8 @@ class Predictor:
         for rows in cut(len(items), BLOCK):
             block = items[rows]
             pool, bags = read_items(block, rows.start, self.dataset, self.loader.descriptors)
-            labels, scores = self.rank(pool, bags, len(block))
+            known = self.ranking and self.ranking.known(*names_of(block))
+            labels, scores = self.rank(pool, bags, len(block), known=known)
             results += [self._name(*row, k) for row in zip(labels, scores, strict=True)]
         return results
 
@@ -191,7 +181,8 @@ class Predictor:
             given = None
             if lists is not None:
                 given = Shortlist(lists.labels[rows], lists.similarities[rows])
-            yield self.rank(pool, bags, len(rows), extra, given)
+            known = self.ranking and self.ranking.known_of(side, rows)
+            yield self.rank(pool, bags, len(rows), extra, given, known)
 
     def read(
         self, side: Side, rows: Int[np.ndarray, " n"] | None = None, loader: Loader | None = None
@@ -218,13 +209,26 @@ class Predictor:
         return pool, bags
 
     def rank(
-        self, pool: Pool, bags: Bags, count: int, extra: int = 0, lists: Shortlist | None = None
+        self,
+        pool: Pool,
+        bags: Bags,
+        count: int,
+        extra: int = 0,
+        lists: Shortlist | None = None,
+        known: Known | None = None,
     ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
-        """Return the labels of the first `count` bags and their scores, best first."""
+        """Return the labels of the first `count` bags and their scores, best first.
+
+        Shortlists that are given are scored by the paper's mix. Parts also use what is `known` of
+        the datapoints; without it, they have no title and are cold.
+        """
         points = self.embed(pool, bags)
         if lists is None:
-            x = fetch(points.vector)[:count]
-            lists = shortlist_points(self.index, x, self.config.shortlist + extra)
+            x, k = fetch(points.vector)[:count], self.config.shortlist + extra
+            if self.ranking is not None:
+                known = known or Known([""] * count, np.full(count, -1))
+                return self.ranking.rank(Query(points, x, known), k)
+            lists = shortlist_points(self.index, x, k)
         labels, scores = self.score(points, lists)
         return labels[:count], scores[:count]
 
@@ -286,12 +290,3 @@ class Predictor:
             for label, score in zip(labels[:k], scores[:k], strict=True)
             if label >= 0
         ]
-
-
-def _measured_with(workdir: Path) -> PredictConfig | None:
-    """Return the options that evaluate recorded; None before it is done."""
-    evaluated, settings = workdir / "evaluate", workdir / "evaluate" / "settings.json"
-    if not (evaluated / "done.json").exists():
-        return None
-    with damaged(f"{settings} cannot be read ({{reason}}): delete {evaluated} and run it again"):
-        return PredictConfig(**load_json(settings)["predict"])

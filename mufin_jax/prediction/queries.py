@@ -55,13 +55,23 @@ def read_items(
     return descriptors.assemble(titles, pictures)
 
 
+def names_of(items: Sequence[dict]) -> tuple[list[str], list[str | None]]:
+    """Return the first title of each item, "" if there is none, and its id, None if there is none.
+
+    Args:
+        items: as `read_items` accepts them.
+    """
+    titles = [(_titles(item, "item") or [""])[0] for item in items]
+    return titles, [None if item.get("id") is None else str(item["id"]) for item in items]
+
+
 def _seen(
     item: dict, name: str, dataset: Dataset, descriptors: Descriptors
 ) -> tuple[list[str], Sequence[Any]]:
     """Return the titles and pictures of an item that the model sees; reject an item without any."""
-    if unknown := set(item) - {"title", "titles", "images"}:
+    if unknown := set(item) - {"id", "title", "titles", "images"}:
         raise InputError(
-            f"{name}: unknown field {sorted(unknown)[0]!r}; expected title, titles, images"
+            f"{name}: unknown field {sorted(unknown)[0]!r}; expected id, title, titles, images"
         )
     titles = _titles(item, name) if descriptors.sees_texts else []
     images = item.get("images") or [] if descriptors.sees_images else []

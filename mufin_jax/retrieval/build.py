@@ -129,6 +129,34 @@ def entry_writer(
         yield EntryWriter(file.append, relevance, x, pooled)
 
 
+def build_vector_index(
+    folder: Path,
+    blocks: Iterable[Float[np.ndarray, "b d"]],
+    dim: int,
+    config: IndexConfig,
+    mesh: Mesh,
+) -> None:
+    """Write an index with one entry for each row of vectors; every process must call this function.
+
+    A row that is zero gets no entry, and is never found. Other rows are sphere-normalised.
+
+    Args:
+        folder: gets the index; `LabelIndex.load` reads it.
+        blocks: the vectors, block after block; row r stands for label r.
+        dim: D.
+        config: how the index searches.
+        mesh: where a sharded search will run.
+    """
+    counts = [np.zeros(1, np.int64)]
+    with whole_npy(folder / "entries.npy", (dim,)) as file:
+        for vectors in until_stopped(blocks, "the index"):
+            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+            real = norms[:, 0] > 1e-6
+            file.append(vectors[real] / norms[real])
+            counts.append(real.astype(np.int64))
+    complete_index(folder, np.cumsum(np.concatenate(counts)), config, mesh)
+
+
 def complete_index(
     folder: Path, offsets: Int64[np.ndarray, "l1"], config: IndexConfig, mesh: Mesh
 ) -> None:

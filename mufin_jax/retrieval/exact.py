@@ -8,7 +8,7 @@ import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 
 from mufin_jax.runtime.blocks import cut
 
@@ -48,6 +48,11 @@ class LabelEntries:
     def filled(self) -> Int[np.ndarray, " num_filled"]:
         """The labels that have an entry: only these can be retrieved."""
         return np.flatnonzero(np.diff(self.offsets))
+
+    @functools.cached_property
+    def has_entry(self) -> Bool[np.ndarray, " num_labels"]:
+        """Whether each label has an entry."""
+        return np.diff(self.offsets) > 0
 
     def exact_similarity(
         self, queries: Float32[np.ndarray, "b d"], labels: Int32[np.ndarray, "b k"]

@@ -54,6 +54,11 @@ class Walk:
         itself = csr_matrix((np.ones(len(points)), (points, own[points])), pairs.shape)
         return cls(csr_matrix(steps.T), csr_matrix(steps + itself))
 
+    @property
+    def num_labels(self) -> int:
+        """L, the number of labels."""
+        return len(self.to_points.indptr) - 1
+
     def scores(self, queries: csr_matrix) -> csr_matrix:
         """Return the walk's score of every label that it reaches, queries x labels.
 

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from mufin_jax.data.synthetic.builtin import BuiltIn
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.model.config import ModelConfig
-from mufin_jax.prediction.predictor import PredictConfig
+from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.retrieval.config import IndexConfig
 
 
@@ -28,7 +28,7 @@ class StageContext:
         seed: of every random draw.
         model: kinds and sizes of the encoders and attention blocks. Read by prepare (the
             checkpoints decide the tokenizer and the size of a picture), pretrain and initialize.
-        index: how the index searches, `retrieve.index`. Read by finetune.
+        index: how the index searches, `retrieve.index`. Read by finetune and select.
         pooled: one vector a label in the index, `retrieve.pooled`. Read by finetune.
         predict: how scores are made. Read by evaluate and report. Finetune notes it for those who
             load its predictor before evaluate has recorded what it measured with.

@@ -28,7 +28,8 @@ from mufin_jax.model.pooling import pool_maximum, unit
 from mufin_jax.model.saved import load_model, new_model, save_model
 from mufin_jax.pipeline.cli import parse
 from mufin_jax.prediction.build import build_predictor
-from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.prediction.config import PredictConfig
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError

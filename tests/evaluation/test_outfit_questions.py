@@ -25,7 +25,8 @@ from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.cli import main, parse
 from mufin_jax.pipeline.run import run
 from mufin_jax.prediction import queries
-from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.prediction.config import PredictConfig
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report import style, vector_panels
 from mufin_jax.report.cross_attention import ask
 from mufin_jax.report.sample import Asked

@@ -18,7 +18,8 @@ from mufin_jax.model.label_table import Rows, TableConfig
 from mufin_jax.model.pooling import unit
 from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.prediction.build import build_predictor
-from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.prediction.config import PredictConfig
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.initialize import InitializeConfig, initialize

@@ -19,7 +19,6 @@ from mufin_jax.model.label_table import load_table
 from mufin_jax.pipeline.cli import main, parse
 from mufin_jax.pipeline.comparison import Row, comparison_table, differences, spread
 from mufin_jax.pipeline.experiment import Experiment
-from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
@@ -46,7 +45,7 @@ def ends(workdir: Path) -> dict[str, str]:
 
 
 def of(*settings: int) -> dict:
-    return {stage: {"of": s} for stage, s in zip(STAGES, settings, strict=False)}
+    return {stage: {"of": s} for stage, s in zip(minute.STAGES, settings, strict=False)}
 
 
 def test_runs_share_stages_up_to_the_first_with_other_settings(tmp_path):
@@ -104,7 +103,7 @@ def test_a_killed_table_resumes_and_makes_shared_stages_once(minute_run, compile
 
     out = minute.finish(tmp_path, *flags, cache=compiled, script=SCRIPT)
     assert {path: path.stat().st_mtime_ns for path in full.rglob("*.npy")} == before
-    assert ends(row) == dict.fromkeys(["miniature", *[*STAGES][:4]], "mufin")
+    assert ends(row) == dict.fromkeys(["miniature", *[*minute.STAGES][:4]], "mufin")
     assert not (row / "finetune" / "table").exists()
     found, wanted = load_json(tmp_path / "table.json"), load_json(full / "metrics.json")["rows"]
     assert list(found) == ["mufin", "p_i_bag", "alpha_1"]

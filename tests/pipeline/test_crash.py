@@ -6,7 +6,6 @@ import minute
 import pytest
 from driver import kill_after_first_step, kill_and_finish
 
-from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.apart
@@ -28,7 +27,7 @@ def test_a_run_killed_twenty_two_times_resumes_to_the_same_bits(
     minute_run, compiled, tmp_path, seed
 ):
     times = {"prepare": 3, "pretrain": 5, "retrieve": 3, "initialize": 3, "finetune": 4}
-    stages = [stage for stage in STAGES for _ in range(times.get(stage, 2))]
+    stages = [stage for stage in minute.STAGES for _ in range(times.get(stage, 2))]
     kills = kill_and_finish(tmp_path / "run", stages, cache=compiled, seed=seed)
     assert [stage for stage, _ in kills] == stages
     minute.assert_same(tmp_path / "run", minute_run)
@@ -71,7 +70,7 @@ def test_a_killed_run_with_scann_and_frozen_encoders_resumes_to_the_same_bits(co
     assert (tmp_path / "whole" / "retrieve" / "index" / "tree").is_dir()
     kill_and_finish(
         tmp_path / "run",
-        [stage for stage in STAGES for _ in range(2)],
+        [stage for stage in minute.STAGES for _ in range(2)],
         *flags,
         cache=compiled,
         seed=4,

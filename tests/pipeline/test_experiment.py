@@ -49,7 +49,7 @@ for stage in sys.argv[2:]:
 @pytest.mark.slow
 def test_stage_by_stage_gives_the_same_as_all_at_once(minute_run, compiled, tmp_path):
     subprocess.run(
-        [sys.executable, "-c", _BY_STAGE, f"--workdir={tmp_path}/run", *STAGES],
+        [sys.executable, "-c", _BY_STAGE, f"--workdir={tmp_path}/run", *minute.STAGES],
         env=minute.environment(compiled) | {"PYTHONPATH": str(SUPPORT)},
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
@@ -78,7 +78,7 @@ def test_run_json_records_what_a_run_was_made_with(minute_run):
     assert {"jax", "flax", "numpy", "mufin_jax", "python"} <= found["versions"].keys()
     assert found["devices"] == ["cpu:0 cpu"]
     for facts in (found["seconds"], found["peak_bytes"]):
-        assert list(facts) == list(STAGES) and min(facts.values()) > 0
+        assert list(facts) == minute.STAGES and min(facts.values()) > 0
 
 
 @pytest.mark.parametrize(("stage", "steps"), [("pretrain", 4), ("finetune", 4)])

@@ -16,7 +16,8 @@ from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.pipeline.old_runs import ADDED, unrecorded
 from mufin_jax.pipeline.run import run
 from mufin_jax.pipeline.stage_table import STAGES, context
-from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.prediction.config import PredictConfig
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import load_json, save_json

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from driver import SECONDS, Stopwatch, signal_at
 
-from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 HALTING = str(Path(minute.__file__).with_name("halting.py"))
@@ -167,7 +166,7 @@ def test_a_signal_to_one_of_two_processes_ends_both(name, asked, request, compil
 @pytest.mark.parametrize("seed", [11, 12, 13])
 def test_signals_at_random_moments_lose_at_most_a_step(minute_run, compiled, tmp_path, seed):
     rng, workdir = np.random.default_rng(seed), tmp_path / "run"
-    for stage in STAGES:
+    for stage in minute.STAGES:
         delay, number = rng.uniform(0, SECONDS[stage]), rng.choice([signal.SIGTERM, signal.SIGINT])
         code, seconds = signal_at(workdir, stage, delay, cache=compiled, number=number)
         assert code in (None, 75) and seconds < WITHIN

@@ -19,7 +19,8 @@ from mufin_jax.model.saved import save_model
 from mufin_jax.prediction import predictor as predictor_module
 from mufin_jax.prediction import queries, scoring
 from mufin_jax.prediction.build import build_predictor
-from mufin_jax.prediction.predictor import PredictConfig, Predictor
+from mufin_jax.prediction.config import PredictConfig
+from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.errors import InputError
 

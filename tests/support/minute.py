@@ -25,7 +25,7 @@ from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.experiment import Experiment
-from mufin_jax.pipeline.stage_table import STAGES
+from mufin_jax.pipeline.stage_table import stages_of
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
@@ -55,6 +55,9 @@ MINUTE = Experiment(
     evaluate=EvaluateConfig(timed_points=3),
     report=ReportConfig(figures=False),  # only test_report.py draws them
 )
+
+STAGES = stages_of(MINUTE)
+"""The stages of the experiment, in their order."""
 
 _VISUAL = VisualBertConfig(
     vocab=256, width=16, depth=2, heads=2, mlp=32, max_positions=16, init_std=None
@@ -186,7 +189,7 @@ def assert_same(one: Path, other: Path, until: str = "evaluate") -> None:
     These are the prepared data, weights, tables, checkpoints, shortlists, rankings, the losses of
     every step, and the metrics.
     """
-    stages = [*STAGES][: [*STAGES].index(until) + 1]
+    stages = STAGES[: STAGES.index(until) + 1]
     found, wanted = (
         {name: array for name, array in results(at).items() if name.split("/")[0] in stages}
         for at in (one, other)
@@ -206,7 +209,7 @@ def assert_same(one: Path, other: Path, until: str = "evaluate") -> None:
 def begun(finished: Path, workdir: Path, stage: str) -> Path:
     """Copy the folder of a finished run without a stage and those after it."""
     workdir.mkdir()
-    for name in [*STAGES][: [*STAGES].index(stage)]:
+    for name in STAGES[: STAGES.index(stage)]:
         shutil.copytree(finished / name, workdir / name)
     return workdir
 

@@ -1,0 +1,151 @@
+"""Ranking by parts: the union of the parts' own lists, scored by every part, mixed by weights."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
+
+from mufin_jax.data.dataset import Side
+from mufin_jax.data.own_labels import own_labels
+from mufin_jax.data.strings import Strings
+from mufin_jax.prediction.mix import Mix
+from mufin_jax.prediction.parts import Known, Part, Query
+from mufin_jax.retrieval.shortlist import Shortlist
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """Labels that some part has listed, with what every part says of them.
+
+    Attributes:
+        labels: ascending, distinct; -1 fills a row up.
+        values: of each part, by name.
+        trained: whether a label has a training pair.
+        warm: whether a datapoint is a label with a training pair itself.
+    """
+
+    labels: Int32[np.ndarray, "b c"]
+    values: dict[str, Float32[np.ndarray, "b c"]]
+    trained: Bool[np.ndarray, "b c"]
+    warm: Bool[np.ndarray, " b"]
+
+    def at(self, rows: Int[np.ndarray, " n"]) -> "Candidates":
+        """Return the candidates of some datapoints."""
+        values = {name: value[rows] for name, value in self.values.items()}
+        return Candidates(self.labels[rows], values, self.trained[rows], self.warm[rows])
+
+    @classmethod
+    def joined(cls, blocks: Sequence["Candidates"]) -> "Candidates":
+        """Return the candidates of all blocks, at least one, as one."""
+        width = max(block.labels.shape[1] for block in blocks)
+
+        def join(arrays: list[np.ndarray], fill: int) -> np.ndarray:
+            wide = [
+                np.pad(one, ((0, 0), (0, width - one.shape[1])), constant_values=fill)
+                for one in arrays
+            ]
+            return np.concatenate(wide)
+
+        return cls(
+            join([block.labels for block in blocks], -1),
+            {name: join([block.values[name] for block in blocks], 0) for name in blocks[0].values},
+            join([block.trained for block in blocks], 0),
+            np.concatenate([block.warm for block in blocks]),
+        )
+
+    def mixed(self, mix: Mix) -> Float[np.ndarray, "b c"]:
+        """Return the scores under a mix; -inf where there is no label."""
+        scores = mix.scores(self.values, self.trained, self.warm)
+        return np.where(self.labels >= 0, scores, -np.inf)
+
+    def ranked(
+        self, scores: Float[np.ndarray, "b c"], k: int
+    ) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"]]:
+        """Return the k labels of largest score and their scores, best first, ties by label."""
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        labels = np.full((len(scores), k), -1, np.int32)
+        best = np.full((len(scores), k), -np.inf, np.float32)
+        labels[:, : order.shape[1]] = np.take_along_axis(self.labels, order, 1)
+        best[:, : order.shape[1]] = np.take_along_axis(scores, order, 1)
+        return labels, best
+
+
+@dataclasses.dataclass(frozen=True)
+class PartRanking:
+    """Ranks labels by the mix of several parts.
+
+    Attributes:
+        parts: those that can be asked, by name.
+        mix: their weights; a part without a weight is not asked.
+        trained: whether each label has a training pair.
+        label_ids: of all labels.
+    """
+
+    parts: Mapping[str, Part]
+    mix: Mix
+    trained: Bool[np.ndarray, " l"]
+    label_ids: Strings
+
+    @functools.cached_property
+    def _label_of(self) -> dict[str, int]:
+        """The trained labels by their ids; made when an item is first asked for by its id."""
+        return {self.label_ids[int(label)]: int(label) for label in np.flatnonzero(self.trained)}
+
+    @functools.cached_property
+    def _own_of_sides(self) -> dict[str, Int64[np.ndarray, " n"]]:
+        return {}
+
+    def known(self, titles: Sequence[str], ids: Sequence[str | None]) -> Known:
+        """Return what is known of items with these titles and ids, some of which have no id."""
+        own = [-1 if uid is None else self._label_of.get(uid, -1) for uid in ids]
+        return Known(titles, np.array(own, np.int64))
+
+    def known_of(self, side: Side, rows: Int[np.ndarray, " b"]) -> Known:
+        """Return what is known of items of a side of a prepared folder."""
+        if side.name not in self._own_of_sides:
+            own = own_labels(side.ids, self.label_ids)
+            self._own_of_sides[side.name] = np.where(self.trained[own], own, -1)
+        return Known(side.titles.at(rows), self._own_of_sides[side.name][rows])
+
+    def rank(
+        self, query: Query, k: int
+    ) -> tuple[Int32[np.ndarray, "b k"], Float32[np.ndarray, "b k"]]:
+        """Return the k best labels of datapoints and their scores, best first.
+
+        Args:
+            query: the datapoints.
+            k: the length of a list, and of the list that each part brings.
+        """
+        named = {name: self.parts[name] for name in self.mix.names}
+        found = candidates(named, query, k, self.trained)
+        return found.ranked(found.mixed(self.mix), k)
+
+
+def candidates(
+    parts: Mapping[str, Part], query: Query, k: int, trained: Bool[np.ndarray, " l"]
+) -> Candidates:
+    """Return the union of the parts' lists of k labels, and what every part says of each.
+
+    Args:
+        parts: those that are asked.
+        query: the datapoints.
+        k: the length of a part's own list.
+        trained: whether each label has a training pair.
+    """
+    answers = {name: part.ask(query) for name, part in parts.items()}
+    labels = union([answer.shortlist(k) for answer in answers.values()])
+    values = {name: answer.at(labels) for name, answer in answers.items()}
+    return Candidates(labels, values, trained[labels] & (labels >= 0), query.known.own >= 0)
+
+
+def union(lists: list[Shortlist]) -> Int32[np.ndarray, "b c"]:
+    """Return the distinct labels of several lists of each datapoint, ascending, then -1."""
+    last = np.iinfo(np.int32).max
+    joined = np.concatenate([one.labels for one in lists], axis=1)
+    joined = np.sort(np.where(joined < 0, last, joined), axis=1)
+    joined[:, 1:][joined[:, 1:] == joined[:, :-1]] = last
+    joined.sort(axis=1)
+    width = max(int((joined < last).sum(1).max(initial=0)), 1)
+    return np.where(joined < last, joined, -1)[:, :width].astype(np.int32)

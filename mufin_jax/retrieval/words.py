@@ -1,0 +1,105 @@
+"""Titles as words: the cosine of TF-IDF vectors ranks labels by their titles (the part t).
+
+Words are scikit-learn's: lower case, two letters and more. Document frequencies are those of the
+training and label titles. Nothing is pickled: a folder holds `words.json` (the vocabulary in order
+and the weights of its words) and `labels.npz` (labels x words, unit rows).
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float64
+from scipy.sparse import csr_matrix
+
+from mufin_jax.data.sparse import load_csr
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.signals import until_stopped
+from mufin_jax.runtime.storage import files
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+COMMON_WORD = 10_000
+"""Words in more titles than this are left out: they tell little and cost most of the time."""
+
+
+class TitleWords:
+    """The labels' titles as TF-IDF vectors; `TitleWords.build` or `load` makes it.
+
+    Args:
+        vocabulary: the words, in the order of the columns.
+        weights: the inverse document frequency of each word.
+        labels: labels x words, unit rows.
+    """
+
+    def __init__(
+        self, vocabulary: Sequence[str], weights: Float64[np.ndarray, " w"], labels: csr_matrix
+    ):
+        self.vocabulary, self.weights, self.labels = vocabulary, weights, labels
+
+    @classmethod
+    def build(cls, train_titles: Iterable[str], label_titles: Iterable[str]) -> "TitleWords":
+        """Count the words of the training and label titles."""
+        train, labels = list(train_titles), list(label_titles)
+        words = _vectorizer(max_df=COMMON_WORD)
+        try:
+            words.fit(until_stopped(train + labels, "the words"))
+        except ValueError:  # the titles contain no word
+            return cls([], np.zeros(0), csr_matrix((len(labels), 0), dtype=np.float32))
+        rows = csr_matrix(words.transform(until_stopped(labels, "the words")), dtype=np.float32)
+        return cls(list(words.get_feature_names_out()), np.asarray(words.idf_, float), rows)
+
+    def scores(self, titles: Iterable[str]) -> csr_matrix:
+        """Return the cosines of titles with those of all labels that share a word, as CSR rows."""
+        titles = list(titles)
+        if not len(self.vocabulary):
+            return csr_matrix((len(titles), len(self.labels.indptr) - 1), dtype=np.float32)
+        rows = csr_matrix(self._words.transform(titles), dtype=np.float32)
+        return csr_matrix(rows @ self._by_word)
+
+    @functools.cached_property
+    def _by_word(self) -> csr_matrix:
+        return csr_matrix(self.labels.T)
+
+    @functools.cached_property
+    def _words(self) -> "TfidfVectorizer":
+        words = _vectorizer(vocabulary=self.vocabulary)
+        words.idf_ = self.weights
+        return words
+
+    def save(self, folder: Path) -> None:
+        """Write `words.json`, `labels.npz` and, last, their manifest."""
+        folder.mkdir(parents=True, exist_ok=True)
+        words = {"vocabulary": list(self.vocabulary), "weights": self.weights.tolist()}
+        files.save_json(folder / "words.json", words)
+        scipy.sparse.save_npz(folder / "labels.npz", self.labels)
+        files.seal(folder)
+
+    @classmethod
+    def load(cls, folder: Path, num_labels: int) -> "TitleWords":
+        """Load what `save` wrote.
+
+        Raises:
+            InputError: if a file is missing or damaged, or is not of so many labels.
+        """
+        files.check_seal(folder)
+        words = files.load_json(folder / "words.json")
+        vocabulary, weights = words["vocabulary"], np.array(words["weights"], float)
+        labels = load_csr(folder / "labels.npz", num_labels)
+        if labels.shape != (num_labels, len(vocabulary)) or len(weights) != len(vocabulary):
+            raise InputError(
+                f"{folder}: {labels.shape} titles x words, expected {num_labels} x "
+                f"{len(vocabulary)}; {files.MAKE_ANEW}"
+            )
+        return cls(vocabulary, weights, labels)
+
+
+def _vectorizer(**options: object) -> "TfidfVectorizer":
+    # scikit-learn takes a second to import.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(**options)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,192 @@
+"""Selection: which parts of the score count for how much, fitted on validation points.
+
+Each part (`prediction/parts.py`) lists labels of its own, and every part scores the union of these
+lists. The weights are searched on the validation points, under the overlap filter of test points,
+for warm and cold queries apart (`evaluation/selection.py`). For the search, the parts know the
+pairs that trained; for serving, also those of the validation points: nothing is trained again.
+
+Reads: a prepared folder, Module IV's model and predictor. Writes: the files of the parts
+(`prediction/part_files.py`), `mixes.json` (the weights), `parts.json`, and `fits.json` (the
+objective of the mixes and of each part alone).
+"""
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.validation import Validation
+from mufin_jax.evaluation.selection import Fit, Judged, fit_weights
+from mufin_jax.evaluation.tables import table
+from mufin_jax.model.embed_side import describe_once, embed_once
+from mufin_jax.model.saved import load_model, new_loader
+from mufin_jax.prediction.mix import Mix, Weights
+from mufin_jax.prediction.part_files import (
+    PartConfig,
+    TrainingPairs,
+    build_parts,
+    load_parts,
+    save_ranking,
+)
+from mufin_jax.prediction.part_ranking import Candidates, PartRanking, candidates
+from mufin_jax.prediction.parts import WALKS, PartName, Query
+from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import fetch
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.signals import until_stopped
+from mufin_jax.runtime.storage.files import save_json
+from mufin_jax.runtime.storage.npy import mapped
+from mufin_jax.stages.context import StageContext
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectConfig:
+    """Which parts a score has, and on how many points their weights are fitted.
+
+    Attributes:
+        parts: of the score: z, mu, c, v, g, sg, t (docs/recipe.md). None: the paper's mix of c
+            and a, without this stage.
+        candidates: labels that each part lists.
+        points: validation points that the weights are fitted on, at most.
+        part: how the parts look for labels.
+    """
+
+    parts: tuple[PartName, ...] = ()
+    candidates: int = 100
+    points: int = 10_000
+    part: PartConfig = dataclasses.field(default_factory=PartConfig)
+
+    def __post_init__(self) -> None:
+        """Reject counts below 1, and a part that is named twice."""
+        for name in ("candidates", "points"):
+            if getattr(self, name) < 1:
+                raise InputError(f"select.{name}={getattr(self, name)}: expected at least 1")
+        if len(set(self.parts)) < len(self.parts):
+            raise InputError(f"select.parts={' '.join(self.parts)}: expected each part once")
+
+
+def select(config: SelectConfig, context: StageContext) -> None:
+    """Build the parts of the score, and fit their weights.
+
+    Raises:
+        InputError: if the prepared data have no validation points.
+        Stopped: after a signal; the same call resumes.
+    """
+    dataset, out = Dataset.load(context.prepared), context.out
+    validation = dataset.validation
+    if validation is None or not len(validation):
+        raise InputError(
+            f"{context.prepared}: found no validation points to fit the weights of the parts on; "
+            "prepare with --prepare.validation-share=0.1"
+        )
+    finetuned, mesh = context.folders["finetune"], context.mesh
+    model = load_model(finetuned / "model", mesh)
+    predictor = Predictor.load_parts(finetuned / "predictor", model, dataset)
+    loader, heads = new_loader(model.config, dataset, mesh), model.heads()
+    known, own = finetuned / "vectors.npy", out / "vectors.npy"
+    vectors = describe_once(model, loader, known if processes.decide(known.exists) else own)
+    x = embed_once(heads, loader, vectors, dataset.train, out / "x.npy")
+    z = embed_once(heads, loader, vectors, dataset.labels, out / "z.npy")
+    w = mapped(finetuned / "predictor" / "labels" / "w.npy")
+
+    def build(folder: Path, pairs: TrainingPairs) -> None:
+        build_parts(folder, config.parts, dataset, pairs, heads, x, z, w, context.index)
+
+    trained = TrainingPairs.read(dataset)
+    build(out / "fitting", trained)
+    parts = load_parts(out / "fitting", config.parts, trained, heads, predictor.cache, config.part)
+    ranking = PartRanking(parts, _NO_MIX, trained.trained, dataset.labels.ids)
+    found, rows = _validation_candidates(config, predictor, ranking, validation, context.seed)
+    fits = _fit(config.parts, found, validation, rows)
+    log.info("%s", _summary(fits))
+    for name in ("z", "w", "words"):  # these do not depend on which pairs are known
+        processes.once("a part", lambda name=name: _move(out / "fitting" / name, out / name))
+    build(out, TrainingPairs.read(Dataset.load(context.prepared, hold_out=False)))
+
+    def complete() -> None:
+        mixes = {
+            name: Mix(fits[name, "warm"].weights, fits[name, "cold"].weights)
+            for name in dict.fromkeys(name for name, _ in fits)
+        }
+        save_json(out / "fits.json", {"/".join(key): _facts(fit) for key, fit in fits.items()})
+        save_ranking(out, config.parts, config.part, mixes)
+        shutil.rmtree(out / "fitting", ignore_errors=True)
+        for path in (own, out / "x.npy", out / "z.npy"):
+            path.unlink(missing_ok=True)
+
+    processes.once("select is complete", complete)
+
+
+_NO_MIX = Mix(Weights({}), Weights({}))
+
+
+def _validation_candidates(
+    config: SelectConfig,
+    predictor: Predictor,
+    ranking: PartRanking,
+    validation: Validation,
+    seed: int,
+) -> tuple[Candidates, np.ndarray]:
+    """Return candidates of validation points, and which of the points these are."""
+    rows = np.arange(len(validation))
+    if len(rows) > config.points:
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[: config.points])
+    train, blocks = predictor.dataset.train, []
+    read = predictor.read(train, validation.rows[rows])
+    for places, pool, bags in until_stopped(read, "select"):
+        points = predictor.embed(pool, bags)
+        x = fetch(points.vector)[: len(places)]
+        query = Query(points, x, ranking.known_of(train, validation.rows[rows[places]]))
+        blocks.append(candidates(ranking.parts, query, config.candidates, ranking.trained))
+    return Candidates.joined(blocks), rows
+
+
+def _fit(
+    names: tuple[PartName, ...], found: Candidates, validation: Validation, rows: np.ndarray
+) -> dict[tuple[str, str], Fit]:
+    """Return the fits of all parts and of those that look at content alone, warm and cold.
+
+    Where there are no points of one kind, it gets the weights of the other without the walk g,
+    which a cold query does not have.
+    """
+    content = tuple(name for name in names if name not in WALKS)
+    fits = {}
+    for mix, chosen in (("all", names), ("content", content or names)):
+        for kind, mask in (("warm", found.warm), ("cold", ~found.warm)):
+            some = np.flatnonzero(mask)
+            usable = tuple(name for name in chosen if kind == "warm" or name != "g") or chosen
+            if not len(some):
+                some = np.arange(len(rows))
+            judged = Judged.judge(
+                found.at(some), validation.relevance[rows[some]], validation.filter[rows[some]]
+            )
+            fits[mix, kind] = fit_weights(judged, usable)
+    return fits
+
+
+def _facts(fit: Fit) -> dict[str, Any]:
+    return dataclasses.asdict(fit)
+
+
+def _summary(fits: dict[tuple[str, str], Fit]) -> str:
+    """Return a table of the weights, and of the objective of the mix and of each part alone."""
+    lines = {}
+    for (mix, kind), fit in fits.items():
+        name = f"{mix}, {kind} ({fit.points} points)"
+        lines[f"{name}: weights"] = dict(fit.weights.parts)
+        lines[f"{name}: alone"] = fit.alone | {"mix": fit.objective}
+    names = dict.fromkeys(name for fit in fits.values() for name in fit.alone)
+    return "mean of P@1, nDCG@5 and R@10 on validation points\n" + table(lines, [*names, "mix"])
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a folder to its place, if it is not there already."""
+    if source.exists() and not target.exists():
+        source.rename(target)

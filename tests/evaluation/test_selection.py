@@ -1,0 +1,74 @@
+"""The search of weights: its objective by hand, the best part as a floor, no luck."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from mufin_jax.evaluation.rankings import evaluate_ranking
+from mufin_jax.evaluation.selection import Judged, fit_weights
+from mufin_jax.prediction.mix import Mix, Weights
+from mufin_jax.prediction.part_ranking import Candidates
+
+POINTS, LABELS, WIDTH = 40, 30, 25
+
+
+@pytest.fixture
+def made():
+    """Candidates whose parts each know something of the truth, and a filter."""
+    rng = np.random.default_rng(3)
+    truth = rng.random((POINTS, LABELS)) < 0.2
+    truth[:3] = False  # points without a relevant label
+    dropped = rng.random((POINTS, LABELS)) < 0.1
+    labels = np.sort(np.array([rng.permutation(LABELS)[:WIDTH] for _ in range(POINTS)]), axis=1)
+    labels[0, -4:] = -1
+    hit = truth[np.arange(POINTS)[:, None], labels]
+    values = {
+        name: (share * hit + rng.normal(size=hit.shape)).astype(np.float32)
+        for name, share in (("z", 1.0), ("v", 1.5), ("t", 0.0))
+    }
+    found = Candidates(labels.astype(np.int32), values, labels % 3 > 0, np.ones(POINTS, bool))
+    return found, csr_matrix(truth, dtype=np.float32), csr_matrix(dropped, dtype=np.float32)
+
+
+def test_the_objective_is_that_of_the_test_set_under_its_filter(made):
+    found, truth, dropped = made
+    judged, weights = Judged.judge(found, truth, dropped), Weights({"z": 1.0, "v": 0.5})
+    ranking, _ = found.ranked(found.mixed(Mix(weights, weights)), WIDTH)
+    scored = np.flatnonzero(judged.positives)
+    assert len(scored) < POINTS - 2
+    wanted = evaluate_ranking(ranking[scored], truth[scored], dropped[scored], truth)
+    mean = np.mean([wanted[name] for name in ("P@1", "nDCG@5", "R@10")])
+    assert judged.objective(weights) == pytest.approx(mean)
+
+
+def test_the_mix_is_not_below_its_best_part_and_gains_from_two_that_know_something(made):
+    judged = Judged.judge(*made)
+    fit = fit_weights(judged, ["z", "v", "t"])
+    assert fit.objective > max(fit.alone.values()) + 1
+    assert fit.objective == judged.objective(fit.weights)
+    assert {"z", "v"} <= set(fit.weights.parts)
+    assert fit == fit_weights(judged, ["z", "v", "t"])
+
+
+def test_a_single_part_is_its_own_mix(made):
+    fit = fit_weights(Judged.judge(*made), ["t"])
+    assert set(fit.weights.parts) == {"t"} and fit.objective >= fit.alone["t"]
+
+
+def test_labels_without_a_training_pair_are_shifted_where_it_helps():
+    """The part scores untrained labels too low, by a constant."""
+    labels = np.tile(np.arange(6, dtype=np.int32), (8, 1))
+    trained = labels < 3
+    value = np.where(trained, 0.5, 0.1).astype(np.float32) + labels * 1e-3
+    found = Candidates(labels, {"z": value.astype(np.float32)}, trained, np.zeros(8, bool))
+    truth = csr_matrix(~trained, dtype=np.float32)
+    fit = fit_weights(Judged.judge(found, truth, csr_matrix(truth.shape)), ["z"])
+    assert fit.objective == 100 > fit.alone["z"]
+    assert (fit.weights.untrained_offset, fit.weights.untrained_scale) != (0, 1)
+
+
+def test_points_without_a_relevant_label_decide_nothing(made):
+    found, truth, dropped = made
+    empty = csr_matrix(truth.shape, dtype=np.float32)
+    fit = fit_weights(Judged.judge(found, empty, dropped), ["z", "v"])
+    assert fit.objective == 0 and fit.points == 0 and fit.weights.parts == {"z": 1.0}

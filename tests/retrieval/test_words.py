@@ -1,0 +1,47 @@
+"""Titles as words: cosines by hand, what is saved, and titles without a word."""
+
+import numpy as np
+import pytest
+
+from mufin_jax.retrieval.words import TitleWords
+from mufin_jax.runtime.errors import InputError
+
+LABELS = ["red lamp", "blue lamp", "", "chair"]
+
+
+@pytest.fixture(scope="module")
+def words():
+    return TitleWords.build(["red chair", "green sofa"], LABELS)
+
+
+def test_a_title_scores_the_labels_that_share_a_word(words):
+    found = words.scores(["Red lamp!", "sofa", "", "unknown"]).toarray()
+    np.testing.assert_allclose(found[0, 0], 1, rtol=1e-6)
+    assert 0 < found[0, 1] < 1 and found[0, 2] == found[0, 3] == 0
+    assert not found[1:].any()
+
+
+def test_rare_words_weigh_more(words):
+    """`blue` is in one title of six, `lamp` in two."""
+    blue, lamp = words.scores(["blue", "lamp"]).toarray()[:, 1]
+    assert blue > lamp > 0
+
+
+def test_what_is_saved_scores_the_same(words, tmp_path):
+    words.save(tmp_path / "words")
+    loaded = TitleWords.load(tmp_path / "words", len(LABELS))
+    titles = ["red chair", "a blue LAMP", "", "x"]
+    assert (loaded.scores(titles) != words.scores(titles)).nnz == 0
+
+
+def test_words_of_other_labels_are_rejected(words, tmp_path):
+    words.save(tmp_path / "words")
+    with pytest.raises(InputError, match=r"\(4, \d\) titles x words, expected 5"):
+        TitleWords.load(tmp_path / "words", 5)
+
+
+def test_titles_without_any_word_score_nothing(tmp_path):
+    empty = TitleWords.build(["", "!"], ["?", ""])
+    empty.save(tmp_path / "words")
+    for some in (empty, TitleWords.load(tmp_path / "words", 2)):
+        assert some.scores(["lamp", ""]).toarray().tolist() == [[0, 0], [0, 0]]

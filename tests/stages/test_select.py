@@ -1,0 +1,110 @@
+"""The stage select in a whole run: what it fits, what it leaves, and that it is served."""
+
+import dataclasses
+import json
+import shutil
+
+import minute
+import numpy as np
+import pytest
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.pipeline.run import run
+from mufin_jax.prediction.mix import load_mixes
+from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.stages.select import SelectConfig
+
+SELECT = SelectConfig(parts=("z", "mu", "c", "v", "sg", "t"), candidates=20)
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Experiment:
+    """A finished run with parts."""
+    found = dataclasses.replace(
+        minute.MINUTE,
+        workdir=tmp_path_factory.mktemp("select") / "run",
+        prepare=dataclasses.replace(minute.MINUTE.prepare, validation_share=0.3),
+        pretrain=dataclasses.replace(minute.MINUTE.pretrain, epochs=1),
+        finetune=dataclasses.replace(minute.MINUTE.finetune, epochs=1),
+        select=SELECT,
+    )
+    run(found, "all")
+    return found
+
+
+def test_a_run_with_parts_fits_weights_that_are_not_below_the_best_part(experiment):
+    facts = json.loads((experiment.folder / "select" / "fits.json").read_text())
+    assert set(facts) == {
+        f"{mix}/{kind}" for mix in ("all", "content") for kind in ("warm", "cold")
+    }
+    for name, fit in facts.items():
+        assert fit["objective"] >= max(fit["alone"].values()), name
+        assert fit["points"] > 0 and fit["weights"]["parts"]
+        assert ("sg" in fit["alone"]) == name.startswith("all")
+    mixes = load_mixes(experiment.folder / "select" / "mixes.json")
+    assert mixes["all"].cold.parts == facts["all/cold"]["weights"]["parts"]
+
+
+def test_nothing_but_the_parts_is_left(experiment):
+    left = {path.name for path in (experiment.folder / "select").iterdir()}
+    assert left >= {"z", "mu", "w", "points", "words", "mixes.json", "parts.json", "fits.json"}
+    assert not left & {"fitting", "x.npy", "z.npy", "vectors.npy"}
+
+
+def test_serving_knows_the_pairs_of_validation_points(experiment):
+    """The weights are fitted without them; the index of voters then holds them."""
+    prepared = experiment.folder / "prepare"
+    held, whole = (Dataset.load(prepared, hold_out=hold) for hold in (True, False))
+    assert held.validation is not None and whole.validation is None
+    entries = np.load(experiment.folder / "select" / "points" / "entries.npy")
+    assert len(entries) == np.count_nonzero(np.diff(whole.train.pairs.indptr))
+    predictor = Predictor.load(experiment.folder)
+    assert predictor.ranking is not None
+    assert predictor.ranking.trained.sum() == len(np.unique(whole.train.pairs.indices))
+
+
+def test_what_is_measured_is_what_is_served(experiment):
+    predictor = Predictor.load(experiment.folder)
+    measured = np.load(experiment.folder / "evaluate" / "test.npz")
+    ((labels, scores),) = predictor.rank_side(predictor.dataset.test)
+    count = labels.shape[1]
+    np.testing.assert_array_equal(labels, measured["labels"][:, :count])
+    np.testing.assert_allclose(scores, measured["scores"][:, :count], atol=1e-6)
+
+
+def test_the_stage_gives_the_same_files_when_it_runs_again(experiment, tmp_path):
+    again = dataclasses.replace(experiment, workdir=tmp_path / "run")
+    minute.begun(experiment.folder, tmp_path / "run", "evaluate")
+    for name in ("initialize", "retrieve"):
+        assert (tmp_path / "run" / name).exists()
+    shutil.rmtree(tmp_path / "run" / "select", ignore_errors=True)
+    run(again, "select")
+    for name in ("mixes.json", "parts.json", "fits.json"):
+        old, new = ((at / "select" / name).read_bytes() for at in (experiment.folder, again.folder))
+        assert old == new
+
+
+def test_a_run_without_parts_has_no_such_stage(experiment):
+    with pytest.raises(InputError, match="the settings name no parts"):
+        run(dataclasses.replace(experiment, select=SelectConfig()), "select")
+    with pytest.raises(InputError, match="evaluate was made with other settings"):
+        run(dataclasses.replace(experiment, select=SelectConfig()), "evaluate")
+
+
+def test_parts_require_validation_points(tmp_path):
+    plain = dataclasses.replace(minute.MINUTE, workdir=tmp_path / "run", select=SELECT)
+    with pytest.raises(InputError, match="add --prepare"):
+        run(plain, "all")
+    assert not (tmp_path / "run" / "prepare").exists()  # it is said before any work
+
+
+def test_invalid_settings_are_rejected():
+    for fields, message in (
+        ({"candidates": 0}, "select.candidates=0: expected at least 1"),
+        ({"points": 0}, "select.points=0: expected at least 1"),
+        ({"parts": ("z", "z")}, "expected each part once"),
+    ):
+        with pytest.raises(InputError, match=message):
+            SelectConfig(**fields)
