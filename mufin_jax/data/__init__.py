@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mufin_jax.data.dataset import Dataset, Side
     from mufin_jax.data.loader import Loader
     from mufin_jax.data.sources import Pixels, Sources, Tokens, TrunkStates, Vectors
+    from mufin_jax.data.validation import Validation
 
 __all__ = [
     "Bags",
@@ -26,6 +27,7 @@ __all__ = [
     "Sources",
     "Tokens",
     "TrunkStates",
+    "Validation",
     "Vectors",
 ]
 __getattr__, __dir__ = lazy_face(
@@ -35,5 +37,6 @@ __getattr__, __dir__ = lazy_face(
         "dataset": ["Dataset", "Side"],
         "loader": ["Loader"],
         "sources": ["Pixels", "Sources", "Tokens", "TrunkStates", "Vectors"],
+        "validation": ["Validation"],
     },
 )

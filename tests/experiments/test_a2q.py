@@ -145,6 +145,16 @@ def test_a_wrong_size_gives_one_clear_error(flags, message):
         parse(a2q.PRESETS, flags)
 
 
+def test_generated_data_have_no_validation_part(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
+    handlers = list(logging.getLogger().handlers)
+    flags = [f"--workdir={tmp_path}", "--stage=prepare", "--prepare.validation-share=0.1"]
+    assert main(a2q.PRESETS, flags) == 2
+    logging.getLogger().handlers[:] = handlers
+    said = "prepare.validation_share=0.1: built-in data without raw files have no validation part"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("kind", "lacks"), [("text", "titles"), ("image", "pixels")])
 def test_a_checkpoint_for_ready_vectors_is_rejected(kind, lacks, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
