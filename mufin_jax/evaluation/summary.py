@@ -1,10 +1,14 @@
-"""What is printed of a run's metrics: its rows, the floors, the ceiling and the paper's rows."""
+"""What is printed of a run's metrics: its rows, the floors, the ceiling and the paper's rows.
+
+A second, narrow table has a few metrics of all, of warm and of cold test points.
+"""
 
 from typing import Any
 
 from mufin_jax.evaluation import outfits
 from mufin_jax.evaluation.rankings import METRICS
 from mufin_jax.evaluation.tables import MM_AMAZON_LABELS, PAPER_TABLE_2, table
+from mufin_jax.evaluation.warm_cold import columns_by_kind, explanation
 
 MODULE_1 = "Module I alone (P-I-bag)"
 """The row of Module II's shortlists."""
@@ -30,12 +34,17 @@ def _of_labels(result: dict[str, Any], rows: dict[str, dict[str, float]]) -> lis
         for name, values in PAPER_TABLE_2.items():
             rows[f"{name}, as published"] = {metric: value for metric, value in values.items()}
     without = result["points_without_positive"]
+    kinds = {name.replace("_", " "): row for name, row in columns_by_kind(result).items()}
+    warm_and_cold = ["", table(kinds, list(next(iter(kinds.values()))))] if kinds else []
+    if told := explanation(result):
+        warm_and_cold.append(told)
     some, every = f"{without} of them have no relevant label", "all of them have a relevant label"
     return [
         table(rows, METRICS),
         f"{result['points']} test points, {some if without else every} after overlap filtering; "
         f"{result['ms_per_point']:.2f} ms a point in batches, "
         f"{result['ms_per_point_single']:.2f} ms alone",
+        *warm_and_cold,
     ]
 
 

@@ -8,10 +8,13 @@ from mufin_jax.runtime.run_folder import flatten
 from mufin_jax.runtime.storage.files import jsonable, load_json
 
 ADDED: dict[str, dict[str, Any]] = {
-    "prepare": {"validation_share": 0.0, "prompt": None},
+    "prepare": {"split": "given", "validation_share": 0.0, "prompt": None},
     "pretrain": {"model.text.pooling": "mean", "model.text.normalise": False},
 }
 """Settings that a stage did not have in older versions, and the values that it acted by."""
+
+ACCEPTED: dict[str, tuple[str, ...]] = {"evaluate": ("frozen_neighbours",)}
+"""Settings that a stage did not have in older versions: what it wrote serves with any value."""
 
 
 def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,11 +38,8 @@ def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[s
         return {}
     recorded, now = load_json(path), flatten(jsonable(settings))
     known = flatten(recorded)
-    found = {
-        name: value
-        for name, value in ADDED.get(stage, {}).items()
-        if name in now and name not in known
-    }
+    added = ADDED.get(stage, {}) | {name: now.get(name) for name in ACCEPTED.get(stage, ())}
+    found = {name: value for name, value in added.items() if name in now and name not in known}
     if stage == "prepare" and "fit" not in recorded:
         found["fit"] = _fit(workdir / stage, settings)
     if stage == "report" and "predict" not in recorded:

@@ -1,4 +1,4 @@
-"""Panels of counts: the results, table 1, the curves, table 6 and figure 3, figure 4."""
+"""Panels of counts: the results, warm and cold, table 1, the curves, table 6, figures 3 and 4."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +8,13 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.outfits import OUTFIT_METRICS, PAPER_FITB, POLYVORE_QUESTIONS
 from mufin_jax.evaluation.rankings import METRICS
 from mufin_jax.evaluation.tables import MM_AMAZON_LABELS, PAPER_TABLE_2
+from mufin_jax.evaluation.warm_cold import columns_by_kind, explanation
 from mufin_jax.report import figures, tables
 from mufin_jax.report.panel import Missing, Panel
 from mufin_jax.report.tables import Rankings
 
 PAPER = "Mittal et al., CVPR 2022"
+WARM_AND_COLD = "Results of warm and of cold test points"
 
 
 def results(metrics: Mapping[str, Any]) -> Panel:
@@ -34,10 +36,28 @@ def results(metrics: Mapping[str, Any]) -> Panel:
     caption = (
         f"Percent, AUC a share, on {metrics.get('points', 0):,} test points after overlap "
         f"filtering; {metrics.get('points_without_positive', 0):,} of them then have no relevant "
-        "label and score 0. Popularity, nearest title and title neighbours are floors: they need "
-        "no training."
+        f"label and score 0. Floors, which need no training: {_floors(metrics)}. Title neighbours "
+        "are kNN by TF-IDF, frozen neighbours kNN on the vectors of the untrained model."
     )
     return Panel("results", "Results", caption, {"results": table}, shown="results")
+
+
+def _floors(metrics: Mapping[str, Any]) -> str:
+    return ", ".join(name.replace("_", " ") for name in metrics.get("floors", {}))
+
+
+def warm_and_cold(metrics: Mapping[str, Any]) -> Panel:
+    """Make the table of warm and cold test points."""
+    rows = columns_by_kind(metrics)
+    if not rows:
+        told = explanation(metrics) or "an older version evaluated this run"
+        raise Missing(f"there are no two kinds of test points to compare: {told}")
+    table = [{"row": name.replace("_", " ")} | row for name, row in rows.items()]
+    caption = (
+        f"Percent; {explanation(metrics)}. metrics.json holds all metrics of both kinds. "
+        "Propensities are those of the whole training set."
+    )
+    return Panel("warm_cold", WARM_AND_COLD, caption, {"warm_cold": table}, shown="warm_cold")
 
 
 def _answers(metrics: Mapping[str, Any], rows: dict[str, Mapping[str, Any]]) -> Panel:

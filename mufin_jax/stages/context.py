@@ -27,8 +27,9 @@ class StageContext:
         mesh: all devices.
         seed: of every random draw.
         model: kinds and sizes of the encoders and attention blocks. Read by prepare (the
-            checkpoints decide the tokenizer and the size of a picture), pretrain and initialize.
-        index: how the index searches, `retrieve.index`. Read by finetune and select.
+            checkpoints decide the tokenizer and the size of a picture), pretrain, initialize and
+            evaluate (the untrained model).
+        index: how the index searches, `retrieve.index`. Read by finetune, select and evaluate.
         pooled: one vector a label in the index, `retrieve.pooled`. Read by finetune.
         predict: how scores are made. Read by evaluate and report. Finetune notes it for those who
             load its predictor before evaluate has recorded what it measured with.

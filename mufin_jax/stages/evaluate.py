@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from mufin_jax.baselines.frozen import frozen_neighbours
 from mufin_jax.baselines.outfits import outfit_floors
-from mufin_jax.baselines.untrained import floors
+from mufin_jax.baselines.untrained import floor_rankings
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.questions import Questions
 from mufin_jax.evaluation import outfits
 from mufin_jax.evaluation.rankings import drop
 from mufin_jax.evaluation.summary import MODULE_1
-from mufin_jax.evaluation.test_set import evaluate as score
 from mufin_jax.evaluation.test_set import measure, rank_test, time_blocks, time_single
+from mufin_jax.evaluation.warm_cold import by_kind
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
@@ -38,10 +39,13 @@ class EvaluateConfig:
         timed_points: number of test points that are predicted one at a time, for the time of a
             single prediction.
         own_shortlists: also score the shortlists made by Module I's encoders.
+        frozen_neighbours: also measure kNN on the vectors of the untrained model, which describes
+            all items once more.
     """
 
     timed_points: int = 50
     own_shortlists: bool = True
+    frozen_neighbours: bool = True
 
     def __post_init__(self) -> None:
         """Reject a time of no predictions."""
@@ -94,35 +98,45 @@ def _rank_labels(
     config: EvaluateConfig, predictor: Predictor, dataset: Dataset, context: StageContext
 ) -> Measured:
     """Measure how a predictor ranks all labels."""
-    test, train = dataset.test, dataset.train
+    test = dataset.test
     labels, scores = rank_test(predictor, dataset)
     batched = time_blocks(predictor, dataset)
     alone = time_single(predictor, dataset, config.timed_points)
     module_1 = Shortlist.load(context.folders["retrieve"] / "test")
-    rows = {
-        "MUFIN": measure(labels, dataset),
-        MODULE_1: measure(module_1.labels, dataset),
-    }
+    rankings = {"MUFIN": labels, MODULE_1: module_1.labels}
     if config.own_shortlists:
-        rows["MUFIN on Module I's shortlists"] = score(predictor, dataset, module_1)
+        rankings["MUFIN on Module I's shortlists"], _ = rank_test(predictor, dataset, module_1)
+    untrained = {}
+    if config.frozen_neighbours:
+        untrained["frozen_neighbours"] = _frozen_neighbours(dataset, context)
 
     def result() -> dict[str, Any]:
-        found = floors(
-            list(train.titles), list(test.titles), list(dataset.labels.titles),
-            train.pairs, test.pairs, test.filter,
-        )  # fmt: skip
+        floors = floor_rankings(dataset) | untrained
+        whole = rankings | floors
+        rows = {name: measure(ranking, dataset) for name, ranking in whole.items()}
         return rows["MUFIN"] | {
             "ms_per_point": batched,
             "ms_per_point_single": alone,
-            "floors": {name: values["P@1"] for name, values in found.items()},
+            "floors": {name: rows[name]["P@1"] for name in floors},
             "ceiling": (dataset.ceiling or {}).get("P@1"),
-            "rows": rows | found,
+            "rows": rows,
             "points": len(test),
             "labels": dataset.num_labels,
             "points_without_positive": drop(labels, test.pairs, test.filter).without_positive,
+            **by_kind(whole, dataset),
         }
 
     return Measured(labels, scores, result)
+
+
+def _frozen_neighbours(dataset: Dataset, context: StageContext) -> Int[np.ndarray, "b k"]:
+    """Rank the test points by kNN on the vectors of the model before Module I."""
+    return frozen_neighbours(
+        dataset, context.model, context.mesh, context.seed, context.index,
+        kept=context.kept,
+        described=context.folders["pretrain"] / "vectors.npy",
+        scratch=context.out / "untrained",
+    )  # fmt: skip
 
 
 def _rank_answers(

@@ -126,6 +126,10 @@ def _panels(config: ReportConfig, context: StageContext) -> list[Panel]:
             ("figure6", "Figure 6: classifiers",
              lambda: vector_panels.classifiers(dataset, workdir, config.vectors, seed)),
         ]  # fmt: skip
+    if dataset.questions is None:
+        makers[1:1] = [
+            ("warm_cold", data_panels.WARM_AND_COLD, lambda: data_panels.warm_and_cold(metrics))
+        ]
     bar = progress(iterable=makers, desc="report", unit="panel", leave=False)
     panels = [panel_or_reason(*maker) for maker in until_stopped(bar, "report")]
     if config.figures:

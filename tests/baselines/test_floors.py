@@ -1,5 +1,7 @@
 """The floors: rankings of labels, and scores of outfit questions, without training."""
 
+import dataclasses
+
 import numpy as np
 from raw_folders import tiny_outfits
 from scipy.sparse import csr_matrix
@@ -8,7 +10,9 @@ from mufin_jax.baselines import untrained
 from mufin_jax.baselines.outfits import outfit_floors
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
+from mufin_jax.data.strings import Strings
 from mufin_jax.evaluation import rankings as rankings_module
+from mufin_jax.retrieval.walk import Walk
 
 
 def sparse(rows, labels):
@@ -25,7 +29,7 @@ LABEL_TITLES = ["lamp shade", "green chair", "red sofa", "table", ""]
 
 
 def rankings(test_titles, **options):
-    return untrained.floor_rankings(TRAIN_TITLES, test_titles, LABEL_TITLES, TRAIN, **options)
+    return untrained.title_rankings(TRAIN_TITLES, test_titles, LABEL_TITLES, TRAIN, **options)
 
 
 def test_the_popularity_floor_is_the_same_for_all_datapoints():
@@ -40,7 +44,7 @@ def test_the_nearest_title_floor_ranks_labels_by_shared_rare_words():
 def test_neighbours_vote_with_their_similarity():
     train = ["red velvet lamp", "lamp in brass", "lamp in steel"]
     relevance = sparse([{2}, {0}, {0}], 3)
-    found = untrained.floor_rankings(train, ["red velvet lamp", "a lamp"], [""] * 3, relevance)
+    found = untrained.title_rankings(train, ["red velvet lamp", "a lamp"], [""] * 3, relevance)
     # One equal title outweighs two that share a common word; for another title, the two win.
     assert found["title_neighbours"][:, 0].tolist() == [2, 0]
 
@@ -49,7 +53,7 @@ def test_only_the_twenty_nearest_neighbours_vote():
     # 20 equal titles have label 0, and 40 less similar ones label 1: all 40 together would win.
     train = ["red lamp"] * 20 + ["red lamp shade cord switch"] * 40
     relevance = sparse([{0}] * 20 + [{1}] * 40, 2)
-    found = untrained.floor_rankings(train, ["red lamp"], ["", ""], relevance)
+    found = untrained.title_rankings(train, ["red lamp"], ["", ""], relevance)
     assert found["title_neighbours"].tolist() == [[0, 1]]
 
 
@@ -85,24 +89,51 @@ def test_floors_do_not_depend_on_the_blocks(monkeypatch):
 
 
 def test_without_any_title_popularity_is_the_only_floor():
-    found = untrained.floor_rankings([""] * 4, ["", ""], [""] * 5, TRAIN)
+    found = untrained.title_rankings([""] * 4, ["", ""], [""] * 5, TRAIN)
     assert list(found) == ["popularity"]
     assert found["popularity"].shape == (2, 5)
 
 
 def test_titles_without_a_known_word_are_ranked_by_popularity():
-    found = untrained.floor_rankings([""] * 4, ["qqq", ""], [""] * 5, TRAIN)
+    found = untrained.title_rankings([""] * 4, ["qqq", ""], [""] * 5, TRAIN)
     for name in ("nearest_title", "title_neighbours"):
         np.testing.assert_array_equal(found[name], found["popularity"])
 
 
-def test_each_floor_gives_all_metrics():
-    test = sparse([{4}, {1}], 5)
-    result = untrained.floors(TRAIN_TITLES, ["red lamp", "oak"], LABEL_TITLES, TRAIN, test, None)
-    assert list(result) == ["popularity", "nearest_title", "title_neighbours"]
-    assert all(tuple(values) == rankings_module.METRICS for values in result.values())
-    assert result["title_neighbours"]["P@1"] == 50
-    assert result["popularity"]["P@1"] == 0
+def test_each_floor_of_a_dataset_gives_all_metrics(dataset):
+    found = untrained.floors(dataset)
+    assert list(found) == ["popularity", "nearest_title", "title_neighbours"]  # no point is a label
+    assert all(tuple(values) == rankings_module.METRICS for values in found.values())
+    titles = [list(side.titles) for side in (dataset.train, dataset.test, dataset.labels)]
+    ranked = untrained.title_rankings(*titles, dataset.train.pairs, dataset.test.filter)
+    for name, ranking in ranked.items():
+        np.testing.assert_array_equal(untrained.floor_rankings(dataset)[name], ranking)
+
+
+def test_the_walk_is_a_floor_where_test_points_are_labels(dataset):
+    ids = list(dataset.labels.ids)
+    test = dataclasses.replace(
+        dataset.test, ids=Strings.pack([ids[3], *["?"] * (len(dataset.test) - 1)])
+    )
+    train = dataclasses.replace(
+        dataset.train, ids=Strings.pack([*ids[5:7], *["!"] * (len(dataset.train) - 2)])
+    )
+    found = untrained.floor_rankings(dataclasses.replace(dataset, test=test, train=train))["walk"]
+    # Points 6 and 7 have label 3, with labels 1 and 2.
+    assert found[0, :3].tolist() == [3, 1, 2]
+    assert (found[1:] == found[1]).all() and found[1].tolist() != found[0].tolist()
+    assert len(untrained.floors(dataclasses.replace(dataset, test=test, train=train))) == 4
+
+
+def test_the_walk_ranks_what_the_query_was_bought_with_and_then_popular_labels():
+    walk = Walk.build(TRAIN, np.array([2, -1, -1, -1]))  # point 0 is label 2
+    start = np.array([4, 1, -1])
+    found = untrained.walk_ranking(walk, start, TRAIN)
+    # From 4: 1 + 1/4 for 4 itself, 1 for point 0, 1/4 for label 0; then the popular 3 and 1.
+    assert found.tolist() == [[4, 2, 0, 3, 1], [1, 3, 4, 0, 2], [3, 4, 0, 1, 2]]
+    overlap = sparse([{4}, {1}, {}], 5)
+    shorter = untrained.walk_ranking(walk, start, TRAIN, filter=overlap, depth=3)
+    assert shorter.tolist() == [[2, 0, 3], [3, 4, 0], [3, 4, 0]]
 
 
 def test_outfit_floors_use_label_frequencies_and_shared_words(tmp_path):

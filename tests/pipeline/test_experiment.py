@@ -68,7 +68,11 @@ def test_metrics_json_has_what_its_readers_rely_on(minute_run):
         assert 0 <= value <= 100, name
     assert 0 <= found["AUC"] <= 1
     assert found["ms_per_point"] > 0 and found["ms_per_point_single"] > 0
-    assert len(found["floors"]) == 3 and max(found["floors"].values()) > 0
+    floors = ["popularity", "nearest_title", "title_neighbours", "walk", "frozen_neighbours"]
+    assert list(found["floors"]) == floors and max(found["floors"].values()) > 0
+    for kind in ("warm", "cold"):
+        assert found[kind]["rows"].keys() == found["rows"].keys()
+    assert found["warm"]["points"] + found["cold"]["points"] == found["points"] == 24
 
 
 def test_run_json_records_what_a_run_was_made_with(minute_run):

@@ -110,7 +110,7 @@ def test_recorded_options_that_cannot_be_read_are_named(finished):
 
 def older(finished: Path) -> Path:
     """A run as version 0.1.0 left it: later settings are lacking; only evaluate has `predict`."""
-    lacking_of = [("prepare", "fit"), ("report", "predict")]
+    lacking_of = [("prepare", "fit"), ("report", "predict"), ("evaluate", "frozen_neighbours")]
     lacking_of += [(stage, name) for stage, added in ADDED.items() for name in added]
     for stage, lacking in lacking_of:
         path = finished / stage / "settings.json"
@@ -145,6 +145,12 @@ def test_a_run_of_an_older_version_is_rejected_with_other_options_than_it_was_me
 def test_an_older_preparation_of_other_pictures_is_rejected(finished):
     other = dataclasses.replace(minute.MINUTE.prepare, fit="crop")
     with pytest.raises(InputError, match=r"prepare was made with other .*fit: pad -> crop"):
+        run(dataclasses.replace(mixed(older(finished), 0.7), prepare=other))
+
+
+def test_an_older_preparation_has_all_labels(finished):
+    other = dataclasses.replace(minute.MINUTE.prepare, split="cold")
+    with pytest.raises(InputError, match=r"prepare was made with other .*split: given -> cold"):
         run(dataclasses.replace(mixed(older(finished), 0.7), prepare=other))
 
 

@@ -27,9 +27,9 @@ from mufin_jax.stages.report import ReportConfig
 
 DRAWN = {"curves", "figure1", "figure3", "figure4", "figure5_heat_map", "figure5_map", "figure6",
          "figure8"}  # fmt: skip
-TABLES = {"results", "table1", "curves", "table6", "figure1", "figure1_means", "figure4",
-          "figure5_heat_map", "figure5_scenes", "figure5_map", "figure5_cosines", "figure6",
-          "figure8"}  # fmt: skip
+TABLES = {"results", "warm_cold", "table1", "curves", "table6", "figure1", "figure1_means",
+          "figure4", "figure5_heat_map", "figure5_scenes", "figure5_map", "figure5_cosines",
+          "figure6", "figure8"}  # fmt: skip
 
 
 def files(folder: Path, *kinds: str) -> dict[str, bytes]:

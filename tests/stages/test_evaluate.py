@@ -10,6 +10,7 @@ from small import SIZES
 
 from mufin_jax.baselines.untrained import floors
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.strings import Strings
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
@@ -18,7 +19,7 @@ from mufin_jax.stages import evaluate as stage
 from mufin_jax.stages.evaluate import EvaluateConfig, evaluate
 
 L = SIZES["label"]
-CONFIG = EvaluateConfig(own_shortlists=False)
+CONFIG = EvaluateConfig(own_shortlists=False, frozen_neighbours=False)
 
 
 @pytest.fixture
@@ -28,13 +29,13 @@ def measured(dataset, one_device, tmp_path, monkeypatch):
     scores = np.zeros(ranking.shape, np.float32)
 
     def measure(changed: Dataset):
-        monkeypatch.setattr(Dataset, "open", lambda path: changed)
+        monkeypatch.setattr(Dataset, "load", lambda path: changed)
         monkeypatch.setattr(stage.Predictor, "load", lambda *_: object.__new__(Predictor))
         monkeypatch.setattr(stage, "rank_test", lambda *_: (ranking, scores))
         monkeypatch.setattr(stage, "time_blocks", lambda *_: 0.5)
         monkeypatch.setattr(stage, "time_single", lambda *_: 2.0)
         out = tmp_path / "evaluate"
-        out.mkdir()
+        out.mkdir(exist_ok=True)
         Shortlist(ranking, scores).save(tmp_path / "retrieve" / "test")
         folders = {"prepare": dataset.path, "retrieve": tmp_path / "retrieve"}
         evaluate(CONFIG, context(out, one_device, folders))
@@ -53,13 +54,29 @@ def test_floors_are_measured_after_the_overlap_filter(dataset, measured):
         dataset, test=dataclasses.replace(test, filter=sparse.csr_matrix(taken))
     )
     found = measured(changed)
-    titles = [list(side.titles) for side in (train, test, dataset.labels)]
-    expected = floors(*titles, train.pairs, test.pairs, changed.test.filter)
-    unfiltered = floors(*titles, train.pairs, test.pairs, None)
+    expected, unfiltered = (
+        floors(dataclasses.replace(dataset, test=dataclasses.replace(test, filter=filter)))
+        for filter in (changed.test.filter, None)
+    )
     for name, values in expected.items():
         assert found["rows"][name] == values
         assert found["floors"][name] == values["P@1"]
     assert expected["popularity"] != unfiltered["popularity"]  # the filter bites
+
+
+def test_rows_of_warm_and_of_cold_points_stand_next_to_those_of_all(dataset, measured):
+    cold = measured(dataset)
+    assert "warm" not in cold and cold["cold"]["points"] == cold["points"]
+    assert cold["cold"]["rows"] == cold["rows"]  # all test points are cold
+    (label,) = dataset.train.pairs[0].indices[:1]
+    ids = [dataset.labels.ids[int(label)], *list(dataset.test.ids)[1:]]
+    changed = dataclasses.replace(
+        dataset, test=dataclasses.replace(dataset.test, ids=Strings.pack(ids))
+    )
+    found = measured(changed)
+    assert found["warm"]["points"] == 1 and found["cold"]["points"] == len(ids) - 1
+    assert found["warm"]["rows"].keys() == found["rows"].keys() == {*cold["rows"], "walk"}
+    assert {name: found["rows"][name] for name in cold["rows"]} == cold["rows"]
 
 
 def test_data_without_test_points_are_rejected(dataset, measured):

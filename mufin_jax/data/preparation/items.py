@@ -139,6 +139,19 @@ def compact_pairs(
     return kept
 
 
+def save_pairs(
+    catalogue: Catalogue, filters: dict[str, scipy.sparse.csr_matrix], out: Path
+) -> dict[str, int]:
+    """Save relevance and filter of both sides; return the number of pairs of each."""
+    counts = {}
+    for kind, matrices in (("relevance", catalogue.relevance), ("filter", filters)):
+        for name, matrix in matrices.items():
+            pairs = compact_pairs(catalogue, matrix, name)
+            scipy.sparse.save_npz(out / f"{name}_{kind}.npz", pairs)
+            counts[f"{name}_{kind}"] = pairs.nnz
+    return counts
+
+
 def distinct_texts(
     catalogue: Catalogue,
 ) -> tuple[list[str], dict[str, Int32[np.ndarray, "n *texts"]]]:

@@ -21,19 +21,19 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse
 
 from mufin_jax.data import images as pictures
 from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, save_manifest
 from mufin_jax.data.preparation.beam import Beam
+from mufin_jax.data.preparation.cold_split import Split, drop_test_products
 from mufin_jax.data.preparation.items import (
     ItemRecords,
     compact,
-    compact_pairs,
     distinct_texts,
     drop_empty,
     image_homes,
     save_categories,
+    save_pairs,
     train_tokenizer,
 )
 from mufin_jax.data.preparation.overlap import Overlap, overlap_filter
@@ -104,6 +104,9 @@ class PrepareConfig:
     filter: Overlap = "given"
     """Pairs left out of scoring. given: the filter files, or else reciprocal; self: each point's
     own item; reciprocal: these, and relevant test pairs whose reverse is in training."""
+    split: Split = "given"
+    """given: all labels; cold: without the labels that are test products, which training then has
+    never seen."""
     validation_share: float = 0.0
     """Share of the training points that do not train: best steps and weights are selected by them.
     Half of those that are labels are made cold."""
@@ -131,6 +134,8 @@ class PrepareConfig:
             raise InputError("image_array_gb=0 and records=False leave no pictures: allow one")
         if self.filter not in ("given", "self", "reciprocal"):
             raise InputError(f"filter is {self.filter!r}: expected given, self or reciprocal")
+        if self.split not in ("given", "cold"):
+            raise InputError(f"split is {self.split!r}: expected given or cold")
         if not 0 <= self.validation_share <= 0.5:
             raise InputError(
                 f"validation_share is {self.validation_share}: expected a share from 0 to 0.5"
@@ -169,7 +174,9 @@ def prepare(
     tally = Tally(config.max_bad)
     # An earlier preparation stays until the new catalogue has been read.
     catalogue = load_catalogue(source, tally, config.max_images, config.max_bytes)
-    ceiling = load_ceiling(source)
+    ceiling, left_out = load_ceiling(source), {}
+    if config.split == "cold":  # the ceiling is that of a test with all labels
+        ceiling, left_out = None, drop_test_products(catalogue)
     worker = resize_in_threads if beam is None else BeamWorker(beam, SourceFolder(source))
     out = out.absolute()  # Beam's workers have another working directory
     try:
@@ -178,7 +185,7 @@ def prepare(
             _clear(out)
             _write(
                 config, catalogue, processing or config.processing, out, tally, ceiling,
-                worker, beam,
+                left_out, worker, beam,
             )  # fmt: skip
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{out} is not a folder: name another output folder") from None
@@ -191,6 +198,7 @@ def _write(
     out: Path,
     tally: Tally,
     ceiling: dict[str, float] | None,
+    left_out: dict[str, dict[str, int]],
     worker: Worker,
     beam: Beam | None,
 ) -> None:
@@ -213,10 +221,9 @@ def _write(
         catalogue.questions.compact(*kept).save(out / "questions.npz")
     overlap, filters = overlap_filter(catalogue, config.filter)
     counts = {name: len(items[name]) for name in SIDES}
-    counts |= _save_pairs(catalogue, filters, out)
+    counts |= save_pairs(catalogue, filters, out)
     if config.validation_share:
-        outfits = catalogue.questions is not None
-        counts |= save_validation(out, config.validation_share, outfits)
+        counts |= save_validation(out, config.validation_share, catalogue.questions is not None)
     counts["texts"] = len(texts)
     rows = "image_vectors.npy" if catalogue.vectors else "image_homes.npy"
     counts["images"] = len(np.load(out / rows, mmap_mode="r", allow_pickle=False))
@@ -227,12 +234,12 @@ def _write(
         spool.remove()
     if ceiling is not None:
         save_json(out / "ceiling.json", ceiling)
-    save_json(out / REPORT, {"form": catalogue.form, "kept": counts, **tally.as_dict()})
+    save_json(out / REPORT, {"form": catalogue.form, "kept": counts} | left_out | tally.as_dict())
     if tally.counts:
         _log.warning("%s; see %s", tally.summary(), out / REPORT)
+    later = {"split": "given", "validation_share": 0.0}  # manifests of older versions lack them
     settings = dataclasses.asdict(config)
-    if not config.validation_share:
-        del settings["validation_share"]  # manifests of older versions stay the same
+    settings = {name: settings[name] for name in settings if settings[name] != later.get(name, ...)}
     content = {
         "form": catalogue.form,
         "counts": counts,
@@ -256,19 +263,6 @@ def _tokenize(config: PrepareConfig, catalogue: Catalogue, texts: list[str], out
     tokenizer.save(out / "tokenizer.json")
     write_texts(tokenizer, texts, config.max_tokens, out)
     return tokenizer.prompt
-
-
-def _save_pairs(
-    catalogue: Catalogue, filters: dict[str, scipy.sparse.csr_matrix], out: Path
-) -> dict[str, int]:
-    """Save relevance and filter of both sides; return the number of pairs of each."""
-    counts = {}
-    for kind, matrices in (("relevance", catalogue.relevance), ("filter", filters)):
-        for name, matrix in matrices.items():
-            pairs = compact_pairs(catalogue, matrix, name)
-            scipy.sparse.save_npz(out / f"{name}_{kind}.npz", pairs)
-            counts[f"{name}_{kind}"] = pairs.nnz
-    return counts
 
 
 def _clear(out: Path) -> None:
