@@ -19,7 +19,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available
 from mufin_jax.runtime.units import in_bytes
 
-PHASES = ("pretrain", "retrieve", "initialize", "restore", "finetune", "index", "predict")
+PHASES = ("pretrain", "retrieve", "initialize", "restore", "finetune", "index", "predict", "floors")
 """The phases of a run, each of which holds other things in memory."""
 JAX_BYTES = 350_000_000
 """Bytes of Python, JAX and compiled programs in one process."""
@@ -48,6 +48,8 @@ class RunSizes:
         batch: bytes of the largest pool, with its bags.
         rows: number of distinct labels of a step of Module IV.
         search: how labels are searched: "scann", "sharded" or "exact" (see `IndexConfig`).
+        points: number of training points that are indexed for the floor `frozen_neighbours`.
+        points_search: how they are searched.
     """
 
     num_labels: int
@@ -62,6 +64,8 @@ class RunSizes:
     batch: int = 0
     rows: int = 0
     search: str = "scann"
+    points: int = 0
+    points_search: str = "exact"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +108,11 @@ def plan(sizes: RunSizes) -> MemoryPlan:
     eta = padded * s.dim * (2 if s.table.dtype == "bfloat16" else 4) // s.devices
     table = padded * bytes_per_label(s.dim, s.table) // s.devices
     rows = eta + 4 * padded // s.devices
-    entries = s.entries * vector
-    on_devices = entries // s.devices if s.search.startswith("sharded") else 0
-    built = scann.BUILD * entries if s.search == "scann" else 0
-    codes = round(SCANN_SEARCH * s.entries * s.dim) if s.search == "scann" else 0
+    on_devices, built, codes = _index(s, s.entries, s.search)
+    points_on_devices, points_built, _ = _index(s, s.points, s.points_search)
     cache = (2 * s.descriptors + s.num_labels) * vector // s.devices
     tuned, whole = ("pretrain", "finetune"), ("initialize", "restore", "finetune")
+    served = ("predict", "floors")
     return MemoryPlan(
         s,
         (
@@ -120,12 +123,22 @@ def plan(sizes: RunSizes) -> MemoryPlan:
             Part("model", 4 * s.parameters, 0, PHASES),
             Part("its gradients and moments", 12 * s.trained, 0, tuned),
             Part("two batches", 2 * s.batch // s.devices, AHEAD * s.batch, tuned),
-            Part("label bags and classifiers", cache, 0, ("predict",)),
-            Part("index: entries, codes", on_devices, codes, ("retrieve", "predict")),
+            Part("label bags and classifiers", cache, 0, served),
+            Part("index: entries, codes", on_devices, codes, ("retrieve", *served)),
             Part("index: while it is built", 0, built, ("retrieve", "index")),
+            Part("index of training points", points_on_devices, points_built, ("floors",)),
             Part("JAX and its programs", 0, JAX_BYTES, PHASES),
         ),
     )
+
+
+def _index(sizes: RunSizes, entries: int, search: str) -> tuple[int, int, int]:
+    """Return an index's bytes on a device, and on a host while it is built and searched."""
+    size = 4 * entries * sizes.dim
+    on_device = size // sizes.devices if search.startswith("sharded") else 0
+    if search != "scann":
+        return on_device, 0, 0
+    return 0, scann.BUILD * size, round(SCANN_SEARCH * entries * sizes.dim)
 
 
 def plan_table(plan: MemoryPlan, available: Available | None = None) -> str:
@@ -188,7 +201,7 @@ def _shortage(plan: MemoryPlan, available: Available, phases: Sequence[str]) -> 
 
 
 def _remedy(sizes: RunSizes, available: Available, phases: Sequence[str]) -> str:
-    """Suggest a leaner table, more devices (hosts, if devices share memory), or both."""
+    """Suggest one floor less, a leaner table, or more devices (hosts, if devices share memory)."""
     own = bytes_per_label(sizes.dim, sizes.table)
     leaner = [t for t in _tables() if bytes_per_label(sizes.dim, t) < own]
     places = "hosts" if available.shared else "devices"
@@ -196,6 +209,8 @@ def _remedy(sizes: RunSizes, available: Available, phases: Sequence[str]) -> str
     def fits(sizes: RunSizes) -> bool:
         return _shortage(plan(sizes), available, phases) is None
 
+    if sizes.points and fits(dataclasses.replace(sizes, points=0)):
+        return f"choose --evaluate.no-frozen-neighbours, or use more {places}"
     for search in (sizes.search, "sharded"):
         for table in (sizes.table, *leaner):
             if fits(dataclasses.replace(sizes, table=table, search=search)):

@@ -32,7 +32,7 @@ HOLDS = {
     "initialize": ("initialize",),
     "finetune": ("restore", "finetune", "index"),
     "select": ("retrieve", "predict"),
-    "evaluate": ("predict",),
+    "evaluate": ("predict", "floors"),
     "report": ("predict",),
 }
 """The phases of the memory plan that each stage of an experiment goes through."""
@@ -65,6 +65,7 @@ def sizes_of(
     finetune: tuple[int, int],
     optimizers: tuple[OptimizerConfig, OptimizerConfig],
     index: IndexConfig,
+    frozen_neighbours: bool = False,
 ) -> RunSizes:
     """Return the sizes that a memory plan is computed from.
 
@@ -77,6 +78,7 @@ def sizes_of(
         finetune: the same of Module IV; a number above that of the data set is cut to it.
         optimizers: of Module I and of Module IV.
         index: how labels are searched.
+        frozen_neighbours: whether evaluate also indexes the training points.
     """
     labels, train = dataset.labels, dataset.train
     mufin = _without_weights(dataset, _as_named(model, dataset), mesh)
@@ -86,6 +88,7 @@ def sizes_of(
     label, point = (_item(dataset, side, mufin, optimizers) for side in (labels, train))
     batch = max(c * label + b * point for c, b in steps)
     parameters, trained = _parameters(mufin, optimizers)
+    points = len(train) if frozen_neighbours and dataset.questions is None else 0
     return RunSizes(
         num_labels=dataset.num_labels,
         dim=model.dim,
@@ -99,6 +102,8 @@ def sizes_of(
         batch=int(batch),
         rows=steps[1][0],
         search=index.search_over(entries, model.dim, mesh),
+        points=points,
+        points_search=index.search_over(points, model.dim, mesh),
     )
 
 

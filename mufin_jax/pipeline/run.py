@@ -173,5 +173,6 @@ class _Runner:
             finetune=(iv.batch_size * (iv.positives + iv.negatives), iv.batch_size),
             optimizers=(i.optimizer, iv.optimizer),
             index=experiment.retrieve.index,
+            frozen_neighbours=experiment.evaluate.frozen_neighbours,
         )
         foresee(sizes, ahead, self.mesh)

@@ -70,6 +70,21 @@ def test_an_index_that_is_not_built_takes_no_memory_to_build(search):
     assert entries.device == (768 * A2Q.entries // 8 if search == "sharded" else 0)
 
 
+def test_the_floors_hold_the_predictor_and_an_index_of_training_points():
+    sizes = dataclasses.replace(A2Q, points=20_000_000, points_search="scann")
+    plan = memory_plan.plan(sizes)
+    built = 2 * 768 * sizes.points
+    assert plan.host("floors") == plan.host("predict") + built
+    assert plan.device("floors") == plan.device("predict")
+    sharded = memory_plan.plan(dataclasses.replace(sizes, points_search="sharded", devices=8))
+    found = part(sharded, "index of training points")
+    assert (found.device, found.host, found.phases) == (768 * sizes.points // 8, 0, ("floors",))
+    room = Available(64 * GB, plan.host("predict") + built // 2, shared=False)
+    remedy = "floors needs .* on this host, .*; choose --evaluate.no-frozen-neighbours, or use more"
+    with pytest.raises(InputError, match=remedy):
+        memory_plan.check(plan, room)
+
+
 def test_the_report_names_every_part_and_all_kinds_of_tables():
     text = memory_plan.plan_table(held(1, LEAN), Available(16 * GB, 16 * GB, shared=True))
     lines = text.splitlines()
@@ -164,6 +179,9 @@ def test_the_sizes_match_the_data_and_the_model(dataset, mesh):
         finetune=(8, 8),
         optimizers=(frozen, frozen),
         index=IndexConfig(),
+        frozen_neighbours=True,
     )
+    assert (sizes.points, fewer.points) == (0, SIZES["train"])
+    assert fewer.points_search == "exact"
     blocks = 2 * (4 * 6 * 7 + 2 * 6)  # two attention blocks: four maps, a norm
     assert fewer.trained == blocks and fewer.rows == 8 and fewer.batch < sizes.batch * 2
