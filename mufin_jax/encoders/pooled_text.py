@@ -4,6 +4,7 @@ A sentence encoder's checkpoint names the pooling, and whether vectors are norma
 (sentence_files.py). Elsewhere it is the paper's: the mean over the real tokens (section 3).
 """
 
+import abc
 import dataclasses
 from typing import Literal, get_args
 
@@ -53,17 +54,17 @@ class PooledText(TextTransformer):
         """Encode several texts a row; see TextTransformer."""
         return self.head(self.trunk(tokens, places), places, texts)
 
+    @abc.abstractmethod
     def trunk(
         self, tokens: Int[Array, "r s"], places: Int[Array, "r s"]
     ) -> Float[Array, "r s width"]:
         """Return all tokens before the last block, in the compute dtype."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def last(
         self, states: Float[Array, "r s width"], places: Int[Array, "r s"]
     ) -> Float[Array, "r s width"]:
         """Apply the last block, and the norm after it where there is one; float32."""
-        raise NotImplementedError
 
     def head(
         self, states: Float[Array, "r s width"], places: Int[Array, "r s"], texts: int

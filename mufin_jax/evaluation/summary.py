@@ -12,6 +12,10 @@ from mufin_jax.evaluation.warm_cold import columns_by_kind, explanation
 
 MODULE_1 = "Module I alone (P-I-bag)"
 """The row of Module II's shortlists."""
+PAPER_MIX = "the paper's mix of c and a"
+"""The row of the paper's scores, in a run whose score has parts."""
+CONTENT = "content alone (without g and sg)"
+"""The row of the mix of the parts that look at titles and pictures."""
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -62,7 +66,7 @@ def _of_answers(result: dict[str, Any], rows: dict[str, dict[str, float]]) -> li
 def _advice(rows: dict[str, dict[str, float]], metric: str) -> list[str]:
     """Return what to try if Module IV lowers the metric."""
     whole, alone = (rows.get(name, {}).get(metric) for name in ("MUFIN", MODULE_1))
-    if whole is None or alone is None or whole >= alone:
+    if whole is None or alone is None or whole >= alone or PAPER_MIX in rows:
         return []
     return [
         f"Module IV lowers {metric}: give it more steps (--finetune.epochs) and, on a small "

@@ -8,6 +8,7 @@ leaves (`build.py`), so a query passes one encoder once.
 A warm server compiles nothing: queries are padded to few shapes (`shapes.py`).
 """
 
+import copy
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
@@ -140,6 +141,12 @@ class Predictor:
         if (workdir / "select" / "done.json").exists():
             whole = Dataset.load(workdir / "prepare", hold_out=False)
             found.ranking = load_ranking(workdir / "select", whole, found._heads, found.cache)
+        return found
+
+    def with_papers_mix(self) -> "Predictor":
+        """Return this predictor without parts: it scores by the paper's mix of c and a."""
+        found = copy.copy(self)
+        found.ranking = None
         return found
 
     def predict(self, items: Sequence[dict], k: int = 5) -> list[list[Prediction]]:

@@ -19,10 +19,13 @@ from mufin_jax.baselines.untrained import floor_rankings
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.questions import Questions
 from mufin_jax.evaluation import outfits
+from mufin_jax.evaluation.part_rows import rank_parts
 from mufin_jax.evaluation.rankings import drop
-from mufin_jax.evaluation.summary import MODULE_1
+from mufin_jax.evaluation.summary import CONTENT, MODULE_1, PAPER_MIX
 from mufin_jax.evaluation.test_set import measure, rank_test, time_blocks, time_single
 from mufin_jax.evaluation.warm_cold import by_kind
+from mufin_jax.prediction.mix import load_mixes
+from mufin_jax.prediction.part_files import load_ranking
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
@@ -106,6 +109,8 @@ def _rank_labels(
     rankings = {"MUFIN": labels, MODULE_1: module_1.labels}
     if config.own_shortlists:
         rankings["MUFIN on Module I's shortlists"], _ = rank_test(predictor, dataset, module_1)
+    if predictor.ranking is not None:
+        rankings |= _rank_parts(predictor, dataset, context)
     untrained = {}
     if config.frozen_neighbours:
         untrained["frozen_neighbours"] = _frozen_neighbours(dataset, context)
@@ -127,6 +132,18 @@ def _rank_labels(
         }
 
     return Measured(labels, scores, result)
+
+
+def _rank_parts(
+    predictor: Predictor, dataset: Dataset, context: StageContext
+) -> dict[str, Int[np.ndarray, "b k"]]:
+    """Rank the test points by each part alone, by content alone, and by the paper's mix."""
+    selected = context.folders["select"]
+    whole = Dataset.load(context.prepared, hold_out=False)
+    every = load_ranking(selected, whole, predictor.model.heads(), predictor.cache, every=True)
+    content = load_mixes(selected / "mixes.json")["content"]
+    paper, _ = rank_test(predictor.with_papers_mix(), dataset)
+    return {PAPER_MIX: paper} | rank_parts(predictor, every, dataset, {CONTENT: content})
 
 
 def _frozen_neighbours(dataset: Dataset, context: StageContext) -> Int[np.ndarray, "b k"]:

@@ -30,7 +30,9 @@ def measured(dataset, one_device, tmp_path, monkeypatch):
 
     def measure(changed: Dataset):
         monkeypatch.setattr(Dataset, "load", lambda path: changed)
-        monkeypatch.setattr(stage.Predictor, "load", lambda *_: object.__new__(Predictor))
+        made = object.__new__(Predictor)
+        made.ranking = None
+        monkeypatch.setattr(stage.Predictor, "load", lambda *_: made)
         monkeypatch.setattr(stage, "rank_test", lambda *_: (ranking, scores))
         monkeypatch.setattr(stage, "time_blocks", lambda *_: 0.5)
         monkeypatch.setattr(stage, "time_single", lambda *_: 2.0)

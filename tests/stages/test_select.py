@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation.summary import CONTENT, MODULE_1, PAPER_MIX
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.pipeline.run import run
 from mufin_jax.prediction.mix import load_mixes
@@ -72,6 +73,13 @@ def test_what_is_measured_is_what_is_served(experiment):
     count = labels.shape[1]
     np.testing.assert_array_equal(labels, measured["labels"][:, :count])
     np.testing.assert_allclose(scores, measured["scores"][:, :count], atol=1e-6)
+
+
+def test_each_part_has_a_row_of_its_own(experiment):
+    rows = json.loads((experiment.folder / "metrics.json").read_text())["rows"]
+    named = {f"part {name}" for name in SELECT.parts}
+    assert named | {"MUFIN", PAPER_MIX, CONTENT, MODULE_1} <= set(rows)
+    assert rows["part z"] != rows["part v"]
 
 
 def test_the_stage_gives_the_same_files_when_it_runs_again(experiment, tmp_path):
