@@ -8,7 +8,8 @@ once per label; what depends on the queries alone is made once per datapoint; a 
 meets only in the softmax. The numbers are those of the textbook form, at 1/62 of the operations
 when a shortlist is scored.
 
-Two stand-ins take its place in the ablations of table 4: `NoAttention` and `Concatenation`.
+Two stand-ins take its place in the ablations of table 4: `NoAttention` and `Concatenation`. A third
+one, `ResidualAttention`, starts as the identity.
 """
 
 import dataclasses
@@ -90,8 +91,11 @@ class AttentionBlock(nnx.Module):
 
         Over a bag without any descriptor, attention adds nothing.
         """
-        attended = jnp.einsum("...gnm,...mgd->...nd", self.weights(queries, memory), memory.values)
-        return self.norm(queries + attended)
+        return self.norm(queries + self.attended(queries, memory))
+
+    def attended(self, queries: Float[Array, "*q n d"], memory: Memory) -> Float[Array, "*p n d"]:
+        """Return what attention adds to the queries: O · softmax(q k^T / sqrt(d)) v."""
+        return jnp.einsum("...gnm,...mgd->...nd", self.weights(queries, memory), memory.values)
 
     def __call__(
         self,
@@ -112,6 +116,24 @@ class AttentionBlock(nnx.Module):
 
     def _split(self, vectors: Float[Array, "*b n d"]) -> Float[Array, "*b n g e"]:
         return vectors.reshape(*vectors.shape[:-1], self.heads, -1)
+
+
+class ResidualAttention(AttentionBlock):
+    """A(Q, K) = Q + O · softmax(q k^T / sqrt(d)) v with O = 0 at first: the block starts as Q.
+
+    The paper's block starts with q, k, v and O at the identity, and normalises. It is then far from
+    the identity: x2_l is not x1, and what Module I has learned is lost at first. Here Module IV
+    starts at x2_l = x1, to the bit, and learns what a label adds to it.
+    """
+
+    def __init__(self, dim: int, heads: int = 1, *, rngs: nnx.Rngs):
+        super().__init__(dim, heads, rngs=rngs)
+        del self.norm
+        self.out = nnx.Linear(dim, dim, rngs=rngs, kernel_init=nnx.initializers.zeros_init())
+
+    def attend(self, queries: Float[Array, "*q n d"], memory: Memory) -> Float[Array, "*p n d"]:
+        """Return the queries, and what attention adds to them."""
+        return queries + self.attended(queries, memory)
 
 
 class NoAttention(nnx.Module):

@@ -15,7 +15,7 @@ from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.runtime.errors import InputError
 
 Modalities = Literal["both", "text", "images", "joint"]
-CrossAttention = Literal["attention", "concat", "none"]
+CrossAttention = Literal["attention", "concat", "none", "residual"]
 
 if TYPE_CHECKING:
     from mufin_jax.encoders.interface import EncoderConfig as ImageConfig
@@ -37,8 +37,9 @@ class ModelConfig:
         label_images: whether the labels' pictures are seen; without them, labels are text alone.
         reduce: how 768 entries become D: adaptive max-pooling, or a learned linear map.
         self_attention: A_S, or none: X1 = X0 (table 4).
-        cross_attention: A_C; [x1; z1] through two linear maps; or none: x2_l = x1 (table 4). Module
-            III makes it: runs that differ in it share Modules I and II.
+        cross_attention: A_C; [x1; z1] through two linear maps; or none: x2_l = x1 (table 4); or
+            residual: A_C without its norm and with O = 0 at first, which starts at x2_l = x1.
+            Module III makes it: runs that differ in it share Modules I and II.
         image: E_V, when it is trained from scratch; the type of the config names the encoder.
         text: E_T, when it is trained from scratch; its vocabulary is the tokenizer's.
         image_checkpoint: weights for E_V to start from: a local directory or a name on the hub.

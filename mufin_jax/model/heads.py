@@ -15,7 +15,13 @@ from jaxtyping import Array, Bool, Float
 
 import mufin_jax.data.pytrees  # noqa: F401 (the model traces bags)
 from mufin_jax.data.bags import Bags
-from mufin_jax.model.attention import AttentionBlock, Concatenation, Memory, NoAttention
+from mufin_jax.model.attention import (
+    AttentionBlock,
+    Concatenation,
+    Memory,
+    NoAttention,
+    ResidualAttention,
+)
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.pooling import fill, masked_sum, unit
 from mufin_jax.runtime.distributed.mesh import BY_ROW, REPLICATED, over_devices
@@ -54,7 +60,8 @@ def new_cross_attention(config: ModelConfig, rngs: nnx.Rngs) -> CrossBlock:
         return Concatenation(config.dim, rngs=rngs)
     if config.cross_attention == "none":
         return NoAttention()
-    return AttentionBlock(config.dim, config.heads, rngs=rngs)
+    kind = ResidualAttention if config.cross_attention == "residual" else AttentionBlock
+    return kind(config.dim, config.heads, rngs=rngs)
 
 
 class Heads(nnx.Module):

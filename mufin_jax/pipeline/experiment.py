@@ -81,9 +81,15 @@ class Experiment:
     """The score to expect, in words, with the data that it is of; `--help` prints it."""
 
     def __post_init__(self) -> None:
-        """Reject seeds that numpy and JAX cannot both take."""
+        """Reject seeds that numpy and JAX cannot both take, and free vectors that cannot learn."""
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed={self.seed}: expected a whole number from 0 to 2147483647")
+        if self.initialize.eta == "zero" and self.finetune.classifiers == "table":
+            # w depends on eta's direction there, which zero does not have.
+            raise InputError(
+                "initialize.eta=zero with finetune.classifiers=table: free vectors of zero would "
+                "stay zero; choose --finetune.classifiers=sum"
+            )
 
     @property
     def folder(self) -> Path:

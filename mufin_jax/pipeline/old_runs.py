@@ -9,7 +9,20 @@ from mufin_jax.runtime.storage.files import jsonable, load_json
 
 ADDED: dict[str, dict[str, Any]] = {
     "prepare": {"split": "given", "validation_share": 0.0, "prompt": None},
-    "pretrain": {"model.text.pooling": "mean", "model.text.normalise": False},
+    "pretrain": {
+        "model.text.pooling": "mean",
+        "model.text.normalise": False,
+        "loss": "hinge",
+        "temperature": 0.07,
+        "learn_temperature": False,
+        "both_ways": True,
+        "batches_over": "labels",
+        "mined_negatives": 0,
+        "random_others": 0,
+        "optimizer.self_attention": "full",
+    },
+    "initialize": {"eta": "xavier"},
+    "finetune": {"loss": "cosine", "temperature": 0.07, "optimizer.self_attention": "full"},
 }
 """Settings that a stage did not have in older versions, and the values that it acted by."""
 

@@ -169,7 +169,7 @@ class _Runner:
             experiment.model,
             experiment.initialize.table,
             self.mesh,
-            pretrain=(i.batch_size, i.batch_size * i.positives),
+            pretrain=i.shapes(i.batch_size),
             finetune=(iv.batch_size * (iv.positives + iv.negatives), iv.batch_size),
             optimizers=(i.optimizer, iv.optimizer),
             index=experiment.retrieve.index,

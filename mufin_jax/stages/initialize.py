@@ -3,20 +3,25 @@
 Encoders and A_S are Module I's. A_C, which this stage makes again, is the identity. Every label
 gets a free vector eta, Xavier-uniform, and alpha = 1/2.
 
+With eta = 0, classifiers w = unit(z + eta), and A_C `residual` or `none`, Module IV starts at
+Module I's scores: x2_l·w_l = x1·z_l, but for the rounding of normalising z a second time.
+
 Reads: a prepared folder and Module I's model. Writes: `model/` and `table/` (the label table: eta
 (L', D), float32 or bfloat16, alpha (L',), float32, and what their optimizer remembers, L' = L
 padded to a multiple of 1,024).
 """
 
 import dataclasses
+from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.model import label_table
 from mufin_jax.model.heads import new_cross_attention
-from mufin_jax.model.label_table import TableConfig
+from mufin_jax.model.label_table import Rows, TableConfig
 from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.runtime.errors import InputError
@@ -32,10 +37,12 @@ class InitializeConfig:
 
     Attributes:
         alpha: initial weight of the label's own embedding z in its classifier w.
+        eta: initial free vectors: xavier (uniform), or zero, for classifiers w = unit(z + eta).
         table: number format and optimizer of the label table, which decide the bytes of a label.
     """
 
     alpha: float = 0.5
+    eta: Literal["xavier", "zero"] = "xavier"
     table: TableConfig = dataclasses.field(default_factory=TableConfig)
 
     def __post_init__(self) -> None:
@@ -58,4 +65,7 @@ def initialize(config: InitializeConfig, context: StageContext) -> None:
     table = label_table.initialize(
         key, dataset.num_labels, model.dim, mesh, config.alpha, config.table
     )
+    if config.eta == "zero":
+        zeros = jax.jit(jnp.zeros_like, out_shardings=table.rows.eta.sharding)(table.rows.eta)
+        table = dataclasses.replace(table, rows=Rows(zeros, table.rows.alpha))
     label_table.save_table(table, out / "table")

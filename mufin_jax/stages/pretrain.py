@@ -2,20 +2,25 @@
 
 A batch is drawn over labels. For each label l, P_l holds 2 hard positives, N_l the 3 most similar
 datapoints drawn for other labels of the global batch; the loss is the hinge of `losses.hinge_loss`.
+With the option `loss=softmax` it is `losses.softmax_loss`, over all negatives of the batch.
 
 Reads: a prepared folder. Writes: `model/` (all weights), `refresh-<step>/` (`z.npy`, float32
 (L, D), and `x.npy`, float32 (N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`,
 TensorBoard events; `vectors.npy` (float32 (p, D), the descriptor vectors) where no encoder trains.
 """
 
+import numpy as np
+
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.model.saved import new_loader, new_model, save_model
+from mufin_jax.retrieval.sharded import MeshSearch
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages.context import StageContext
 from mufin_jax.training.loop import fit
-from mufin_jax.training.pretrain_batches import Batches, PretrainConfig
+from mufin_jax.training.pretrain_batches import Batches
+from mufin_jax.training.pretrain_config import PretrainConfig
 from mufin_jax.training.pretrain_step import make_step
 from mufin_jax.training.refresh import Refreshes
 from mufin_jax.training.setup import TrainState, set_up
@@ -40,20 +45,22 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     steps = config.epochs * batches.per_epoch
     model = new_model(model_config, dataset, mesh, seed)
     setup = set_up(
-        model, loader, config.optimizer, steps, "pretrain", out, context.kept, config.fit.cache_gb
-    )
+        model, loader, config.optimizer, steps, "pretrain", out, context.kept, config.fit.cache_gb,
+        temperature=config.temperature if config.learn_temperature else None,
+    )  # fmt: skip
     batches.read_from(setup.loader)
     step = make_step(config, setup.graphdef, setup.optimizer)
 
     def refresh(at: int, state: TrainState) -> None:
         if at == 0:  # nothing is learned yet: all positives count as hard
             return
-        batches.z, batches.x = Refreshes(out).at(
-            at, lambda: setup.model(state), setup.loader, at - every
-        )
+        vectors = Refreshes(out).at(at, lambda: setup.model(state), setup.loader, at - every)
+        batches.refresh(*vectors, nearest)
+
+    def nearest(entries: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+        return MeshSearch.build(entries, mesh).search(queries, count)[0]
 
     every = config.refresh_epochs * batches.per_epoch
-    mines = config.hard_limit < 1 or config.batches == "clustered"
     state = fit(
         setup.state(),
         lambda state, batch: step(state, setup.frozen, batch),
@@ -65,10 +72,8 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         checkpoints=Checkpoints(out / "checkpoints"),
         writer=MetricsWriter(out),
         ids=batches.ids,
-        refresh=refresh if mines else None,
-        refresh_every=every if mines else None,
-        plateau=config.margin
-        * config.positives
-        * min(config.negatives, config.positives * (batches.size - 1)),
+        refresh=refresh if config.mines else None,
+        refresh_every=every if config.mines else None,
+        plateau=batches.plateau(),
     )
     save_model(setup.model(state), out / "model")

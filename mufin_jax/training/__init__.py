@@ -1,6 +1,6 @@
 """Training of Modules I and IV: losses, batches with their hard examples, steps and the loop.
 
-`losses.py` holds the two losses, `mining.py` draws hard positives and hard negatives, and `loop.py`
+`losses.py` holds the losses, `mining.py` draws hard positives and hard negatives, and `loop.py`
 takes the steps, with checkpoints and logs.
 """
 
@@ -11,9 +11,9 @@ from mufin_jax.runtime.imports import lazy_face
 if TYPE_CHECKING:
     from mufin_jax.training.finetune_batches import FinetuneConfig
     from mufin_jax.training.loop import FitConfig, fit
-    from mufin_jax.training.losses import cosine_margin_loss, hinge_loss
+    from mufin_jax.training.losses import cosine_margin_loss, hinge_loss, softmax_loss
     from mufin_jax.training.optimizer import OptimizerConfig
-    from mufin_jax.training.pretrain_batches import PretrainConfig
+    from mufin_jax.training.pretrain_config import PretrainConfig
     from mufin_jax.training.setup import TrainState, set_up
 
 __all__ = [
@@ -26,15 +26,16 @@ __all__ = [
     "fit",
     "hinge_loss",
     "set_up",
+    "softmax_loss",
 ]
 __getattr__, __dir__ = lazy_face(
     __name__,
     {
         "finetune_batches": ["FinetuneConfig"],
         "loop": ["FitConfig", "fit"],
-        "losses": ["cosine_margin_loss", "hinge_loss"],
+        "losses": ["cosine_margin_loss", "hinge_loss", "softmax_loss"],
         "optimizer": ["OptimizerConfig"],
-        "pretrain_batches": ["PretrainConfig"],
+        "pretrain_config": ["PretrainConfig"],
         "setup": ["TrainState", "set_up"],
     },
 )

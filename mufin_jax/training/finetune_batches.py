@@ -41,7 +41,10 @@ class FinetuneConfig:
         negatives_from: places of the shortlist, without its relevant labels, that negatives are
             drawn from. The paper's 100 places are 0.03% of its labels. In a small catalogue they
             hold many labels that are not hard.
+        loss: the paper's cosine embedding loss, or softmax: positives against the labels drawn from
+            the shortlist, and against the batch's other labels, those drawn for other datapoints.
         margin: gamma of the cosine embedding loss.
+        temperature: of the softmax; scores are divided by it.
         drop_best: never draw the best-scored negative of a shortlist (the authors' code).
         classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1), for labels
             never seen in training, where labels without a training point are never negatives; "sum"
@@ -55,7 +58,9 @@ class FinetuneConfig:
     positives: int = 2
     negatives: int = 12
     negatives_from: int = PAPER_DEPTH
+    loss: Literal["cosine", "softmax"] = "cosine"
     margin: float = 0.5
+    temperature: float = 0.07
     drop_best: bool = False
     classifiers: Literal["table", "labels", "sum"] = "table"
     optimizer: OptimizerConfig = dataclasses.field(
@@ -69,6 +74,10 @@ class FinetuneConfig:
         check_counts("finetune", self, *counts)
         if not -1 < self.margin < 1:
             raise InputError(f"finetune.margin={self.margin}: expected a cosine between -1 and 1")
+        if not 0.001 <= self.temperature <= 10:
+            raise InputError(
+                f"finetune.temperature={self.temperature}: expected a number from 0.001 to 10"
+            )
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements
@@ -85,6 +94,8 @@ class Batch:
         chosen: rows of `ids` drawn for each datapoint.
         positives: which of these are relevant to it.
         negatives: which of these were drawn from its shortlist.
+        others: which of the u labels were drawn for other datapoints alone and are not related to
+            it: further negatives of the softmax; None for the cosine loss.
     """
 
     pool: Pool
@@ -94,6 +105,7 @@ class Batch:
     chosen: Int[Any, "b c"]
     positives: Bool[Any, "b c"]
     negatives: Bool[Any, "b c"]
+    others: Bool[Any, "b u"] | None = None
 
 
 def check_depth(config: FinetuneConfig, places: int, num_labels: int) -> None:
@@ -158,8 +170,13 @@ class Batches(EpochBatches):
         ids, rows = pad_labels(labels, self.table_size, self.loader.mesh_size, self.usual_labels)
         pool, (point_bags, label_bags) = self.loader.batch(self._shown(points, rows))
         first = np.arange(real.shape[1]) < self.config.positives
+        others = None
+        if self.config.loss == "softmax":
+            others = np.zeros((len(points), len(ids)), bool)
+            others[:, : len(labels)] = self._others(points, drawn, labels)
         return Batch(
             pool, point_bags, label_bags, ids, chosen.astype(np.int32), real & first, real & ~first,
+            others,
         )  # fmt: skip
 
     def ids(self, step: int) -> dict[str, list[str]]:
@@ -185,6 +202,19 @@ class Batches(EpochBatches):
             drawn[row, : len(likes)] = likes
             drawn[row, config.positives : config.positives + len(others)] = others
         return np.pad(points, (0, self.spare), mode="edge"), drawn
+
+    def _others(
+        self,
+        points: Int[np.ndarray, "b"],
+        drawn: Int[np.ndarray, "b c"],
+        labels: Int[np.ndarray, "k"],
+    ) -> Bool[np.ndarray, "b k"]:
+        """Return which labels of a batch are neither related to a datapoint nor drawn for it."""
+        others = self.blocked[points][:, labels].toarray() == 0
+        rows, places = np.nonzero(drawn >= 0)
+        others[rows, np.searchsorted(labels, drawn[rows, places])] = False
+        others[self.size :] = False
+        return others
 
     def _shown(self, points: Int[np.ndarray, "b"], labels: Int[np.ndarray, "u"]) -> list[SideRows]:
         return [(self.dataset.train, points), (self.dataset.labels, labels)]

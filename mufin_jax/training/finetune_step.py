@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import Rows
@@ -54,9 +55,12 @@ def make_step(
         x2 = model.adapt(points, jax.tree.map(lambda leaf: leaf[batch.chosen], memory))
         w = z if rows is None else combine(rows, z)
         similarities = jnp.einsum("bcd,bcd->bc", x2, w[batch.chosen])
-        loss = losses.cosine_margin_loss(
-            similarities, batch.positives, batch.negatives, config.margin
-        )
+        if config.loss == "softmax":
+            loss = _softmax(config, similarities, points.vector @ w.T, batch)
+        else:
+            loss = losses.cosine_margin_loss(
+                similarities, batch.positives, batch.negatives, config.margin
+            )
         cosine = jnp.where(batch.negatives, similarities, 0).sum() / batch.negatives.sum().clip(1)
         # Rows that only fill the devices have no positive: the mean is over the points drawn.
         return loss.sum() / batch.positives.any(1).sum(), cosine
@@ -80,3 +84,24 @@ def make_step(
         return dataclasses.replace(new, table=table), metrics
 
     return step
+
+
+def _softmax(
+    config: FinetuneConfig,
+    own: Float[Array, "b c"],
+    others: Float[Array, "b u"],
+    batch: Batch,
+) -> Float[Array, "b"]:
+    """Return the softmax loss of each datapoint, with its own labels and the batch's others.
+
+    The other labels are compared by x1·w: an x2 for every pair of the batch would cost some fifty
+    times as much cross-attention, and these are the easy negatives.
+    """
+    assert batch.others is not None
+    none = jnp.zeros_like(batch.others)
+    return losses.softmax_loss(
+        jnp.concatenate([own, others], 1),
+        jnp.concatenate([batch.positives, none], 1),
+        jnp.concatenate([batch.negatives, batch.others], 1),
+        config.temperature,
+    )

@@ -1,7 +1,8 @@
 """The losses of Module I and Module IV (paper, section 3), one value per example.
 
 The training step takes the mean over the batch. Similarities are cosines: all vectors that enter
-are sphere-normalised.
+are sphere-normalised. The hinge and the cosine loss are the paper's. The softmax loss can take the
+place of either.
 """
 
 import jax
@@ -33,6 +34,36 @@ def hinge_loss(
     gaps = hard[:, None, :] - similarities[:, :, None] + margin
     real = positives[:, :, None] & (hard != -jnp.inf)[:, None, :]  # NaN is real, and must be seen
     return jnp.where(real, jax.nn.relu(jnp.where(real, gaps, 0)), 0).sum((1, 2))
+
+
+def softmax_loss(
+    similarities: Float[Array, "a o"],
+    positives: Bool[Array, "a o"],
+    negatives: Bool[Array, "a o"],
+    temperature: float | Float[Array, ""] = 0.07,
+) -> Float[Array, "a"]:
+    """Return the contrastive loss (InfoNCE) of each anchor.
+
+    It is the mean over the anchor's positives p of -log(e_p / (e_p + sum of e_n over its
+    negatives n)), with e = exp(similarity / temperature). The anchor's other positives are left out
+    of the denominator: it would push them away, although nothing distinguishes them from p. The
+    mean is outside the logarithm: a logarithm of the positives' sum is small as soon as one of them
+    is near, and the far ones would learn nothing.
+
+    With all similarities equal the value is log(1 + the number of negatives).
+
+    Args:
+        similarities: cosines of each anchor with each other item of the batch.
+        positives: the other items that are relevant to an anchor.
+        negatives: those that may serve as its negatives; the remaining ones play no part.
+        temperature: what similarities are divided by.
+    """
+    logits = similarities / temperature
+    # A finite floor, not -inf: an anchor without negatives must not turn into NaN.
+    total = jax.nn.logsumexp(jnp.where(negatives, logits, -1e30), axis=-1)
+    gaps = jnp.where(positives, total[:, None] - logits, 0)
+    losses = jnp.where(positives, jax.nn.softplus(gaps), 0)
+    return losses.sum(-1) / positives.sum(-1).clip(1)
 
 
 def cosine_margin_loss(

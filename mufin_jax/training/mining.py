@@ -7,6 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
+NEAR = 4
+"""Mined negatives are drawn among this many times as many of the nearest items."""
+
 
 def draw_positives(
     points_of: sparse.csr_matrix,

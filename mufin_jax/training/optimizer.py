@@ -5,6 +5,8 @@ label table is not here: its row-sparse Adam is `label_table.update`, at the rat
 """
 
 import dataclasses
+from collections.abc import Collection
+from typing import Literal
 
 import jax
 import optax
@@ -12,6 +14,7 @@ from flax import nnx
 
 from mufin_jax.encoders.freezing import Training, trainable
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.training import temperature
 
 _DESCRIBING = ("image_encoder", "text_encoder", "image_reduce", "text_reduce")
 
@@ -27,6 +30,7 @@ class OptimizerConfig:
         clip: largest global norm of the gradients of the parts that train; 0 disables clipping.
         image_encoder: which blocks of E_V train: none, the last one, all.
         text_encoder: which blocks of E_T train.
+        self_attention: whether A_S trains.
         encoder_rate: own learning rate of the encoders (the authors' code: 1e-5 in Module IV).
         attention_rate: own learning rate of A_S and A_C.
         table_rate: own learning rate of the label table (the authors' code: 1e-3).
@@ -38,6 +42,7 @@ class OptimizerConfig:
     clip: float = 0.0
     image_encoder: Training = "last"
     text_encoder: Training = "full"
+    self_attention: Literal["full", "frozen"] = "full"
     encoder_rate: float | None = None
     attention_rate: float | None = None
     table_rate: float | None = None
@@ -74,6 +79,8 @@ def trains(config: OptimizerConfig, depths: dict[str, int], cross: bool) -> nnx.
         part, rest = path[0], path[1:]
         if part in ("image_encoder", "text_encoder"):
             return trainable(rest, getattr(config, part), depths[part])
+        if part == "self_attention" and config.self_attention == "frozen":
+            return False
         return cross or part != "cross_attention"
 
     return keep
@@ -94,8 +101,16 @@ def check_trains(train: dict, stage: str) -> None:
         )
 
 
-def by_part(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Return the optimizer of the model: one AdamW per named part, on the parts that train."""
+def by_part(
+    config: OptimizerConfig, steps: int, train: Collection[str] = ()
+) -> optax.GradientTransformation:
+    """Return the optimizer of the model: one AdamW per named part, on the parts that train.
+
+    Args:
+        config: the rates.
+        steps: of the stage, for the schedule.
+        train: names of what trains; "temperature" gets an optimizer only if it is among them.
+    """
 
     def adamw(rate: float | None) -> optax.GradientTransformation:
         return optax.adamw(
@@ -112,6 +127,8 @@ def by_part(config: OptimizerConfig, steps: int) -> optax.GradientTransformation
         "self_attention": config.attention_rate,
         "cross_attention": config.attention_rate,
     }
+    if temperature.PART in train:
+        rates[temperature.PART] = None
     parts = optax.partition(
         {part: adamw(rate) for part, rate in rates.items()},
         lambda params: {

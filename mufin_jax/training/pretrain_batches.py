@@ -1,163 +1,207 @@
-"""The batches of Module I: labels, hard positives of each, and its negatives in the batch.
+"""The batches of Module I: anchors, positives of each, and its negatives in the batch.
 
-For each label l of a batch, P_l holds 2 hard positives, drawn by the embeddings of the last
-refresh. N_l is chosen in the step, among the datapoints drawn for the other labels of the global
-batch.
+In the paper the anchors are labels. For each label l of a batch, P_l holds 2 hard positives, drawn
+by the embeddings of the last refresh. N_l is chosen in the step, among the datapoints drawn for the
+other labels of the global batch.
+
+Batches over datapoints swap the two sides: labels are drawn for each datapoint. On both kinds, the
+batch may get more items to compare with: mined ones, which the last refresh has near an anchor, and
+random ones.
 """
 
 import dataclasses
-from typing import Any, Literal, no_type_check
+from collections.abc import Callable
+from typing import Any, no_type_check
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import EXPECTED, Loader, SideRows
-from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.distributed.padding import spare_rows
 from mufin_jax.training import mining
-from mufin_jax.training.epoch_batches import EpochBatches, check_counts
-from mufin_jax.training.loop import FitConfig
-from mufin_jax.training.optimizer import OptimizerConfig
+from mufin_jax.training.epoch_batches import EpochBatches
+from mufin_jax.training.pretrain_config import PretrainConfig
 
 STAGE = 1
 """Address of this stage's random draws, next to the seed and the step."""
 
-
-@dataclasses.dataclass(frozen=True)
-class PretrainConfig:
-    """Module I; the defaults are the paper's (Tab. 5, App. D).
-
-    Attributes:
-        epochs: passes over the labels that have a training point. With 0 the model keeps its
-            initial weights, as ready vectors require.
-        batch_size: labels a step.
-        positives: |P_l|, datapoints drawn for each label.
-        negatives: |N_l|, in-batch negatives of each label.
-        hard_negatives: whether these are the most similar ones; otherwise a uniform draw.
-        margin: gamma of the hinge.
-        hard_limit: largest cosine of a hard positive; 1 draws among all positives.
-        refresh_epochs: epochs between two refreshes of the embeddings that positives are mined by.
-        batches: labels of a batch drawn uniformly, or as whole clusters of alike labels.
-        cluster_size: labels in a cluster, for clustered batches.
-        optimizer: rates, and which parts train.
-        fit: logs and checkpoints.
-    """
-
-    epochs: int = 200
-    batch_size: int = 1024
-    positives: int = 2
-    negatives: int = 3
-    hard_negatives: bool = True
-    margin: float = 0.2
-    hard_limit: float = 0.9
-    refresh_epochs: int = 5
-    batches: Literal["uniform", "clustered"] = "uniform"
-    cluster_size: int = 16
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
-
-    def __post_init__(self) -> None:
-        """Reject counts below 1 and invalid margins."""
-        if self.epochs < 0:
-            raise InputError(f"pretrain.epochs={self.epochs}: expected a number >= 0")
-        counts = ("positives", "negatives", "refresh_epochs", "cluster_size")
-        check_counts("pretrain", self, *counts)
-        if self.batch_size < 2:
-            raise InputError(
-                f"pretrain.batch_size={self.batch_size}: expected at least 2 labels, as a label's "
-                "negatives are drawn for the batch's other labels"
-            )
-        if not 0 < self.margin < 2:
-            raise InputError(f"pretrain.margin={self.margin}: expected a number between 0 and 2")
+Search = Callable[[Float[np.ndarray, "e d"], Float[np.ndarray, "q d"], int], Int[np.ndarray, "q w"]]
+"""Returns the numbers of the so many entries nearest to each query, best first."""
 
 
 @no_type_check  # its leaves may also be numpy arrays, shapes or placements
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """c labels, and c * |P_l| datapoints drawn for them (those of a label are neighbours).
+    """Labels and datapoints: the anchors of one side, and the items drawn for them of the other.
+
+    In batches over labels there are c labels, and c * |P_l| datapoints drawn for them (those of a
+    label are neighbours), then mined and random ones.
 
     Attributes:
         pool: the distinct descriptors of all of them, or their vectors if these are known.
         labels: their bags.
         points: the datapoints' bags.
-        positives: which datapoints were drawn for a label.
-        negatives: which datapoints may serve as negatives of a label.
+        positives: which of the other side's items are positives of an anchor. For the hinge they
+            are those drawn for it, for the softmax all of the batch that are relevant to it.
+        negatives: which of the other side's items may serve as negatives of an anchor.
     """
 
     pool: Pool
     labels: Bags
     points: Bags
-    positives: Bool[Any, "c b"]
-    negatives: Bool[Any, "c b"]
+    positives: Bool[Any, "a o"]
+    negatives: Bool[Any, "a o"]
 
 
 class Batches(EpochBatches):
     """Makes batch i of Module I; a pure function of (seed, i) and of the last refresh.
 
     Attributes:
+        over: the side that the anchors are of.
+        usable_others: numbers of the other side's items that have a training pair.
         z: label vectors of the last refresh; None before the first.
         x: datapoint vectors of the last refresh; None before the first.
+        near: for each usable anchor, places in `usable_others` of the items nearest to it in the
+            last refresh, best first; None before the first.
     """
 
-    stage, fewest, items = STAGE, 2, "labels"
+    stage, fewest = STAGE, 2
 
     def __init__(self, config: PretrainConfig, dataset: Dataset, loader: Loader, seed: int):
-        self.config = config
+        self.config, self.over = config, config.batches_over
         self.z: Float[np.ndarray, "l d"] | None = None
         self.x: Float[np.ndarray, "p d"] | None = None
+        self.near: Int32[np.ndarray, "a w"] | None = None
         relevance, blocked = training_pairs(dataset.train)
-        self.points_of, self.related = relevance.T.tocsr(), blocked.T.tocsr()  # labels x datapoints
-        usable = np.flatnonzero(np.diff(self.points_of.indptr))
+        if self.over == "labels":
+            relevance, blocked = relevance.T.tocsr(), blocked.T.tocsr()
+        self.relevance, self.related = relevance, blocked  # anchors x others
+        self.items = "labels" if self.over == "labels" else "datapoints"
+        self.usable_others = np.unique(relevance.indices)
+        usable = np.flatnonzero(np.diff(relevance.indptr))
         super().__init__(dataset, loader, seed, usable, config.batch_size)
         expected = (self._shown(*self._draw(step)[:2]) for step in range(EXPECTED))
         self.loader = loader.padded_to(loader.usual_sizes(expected))
 
     def __call__(self, step: int) -> Batch:
         """Return the batch of a step, as numpy arrays."""
-        labels, points, real = self._draw(step)
-        row = np.arange(len(labels))[:, None]
-        own = (np.repeat(row, self.config.positives) == row) & real
-        related = self.related[labels][:, points].toarray() != 0
-        # A datapoint drawn for two labels is one candidate, not two.
-        first = np.zeros(len(points), bool)
-        first[np.unique(np.where(real, points, -1), return_index=True)[1]] = True
-        pool, (label_bags, point_bags) = self.loader.batch(self._shown(labels, points))
-        candidates = ~related & real & first & (row < self.size)
+        anchors, others, real = self._draw(step)
+        row = np.arange(len(anchors))[:, None]
+        related = self.related[anchors][:, others].toarray() != 0
+        # An item drawn for two anchors is one candidate, not two.
+        first = np.zeros(len(others), bool)
+        first[np.unique(np.where(real, others, -1), return_index=True)[1]] = True
+        pool, (labels, points) = self.loader.batch(self._shown(anchors, others))
+        counted = real & first & (row < self.size)
+        negatives = ~related & counted
+        if self.config.loss == "softmax":
+            relevant = self.relevance[anchors][:, others].toarray() != 0
+            return Batch(pool, labels, points, relevant & counted, negatives)
+        drawn_for = np.full(len(others), -1)
+        drawn_for[: len(anchors) * self.config.positives] = np.repeat(row, self.config.positives)
         if not self.config.hard_negatives:
             rng = np.random.default_rng([self.seed, STAGE, step, 1])
-            candidates = mining.thinned(candidates, self.config.negatives, rng)
-        return Batch(pool, label_bags, point_bags, own, candidates)
+            negatives = mining.thinned(negatives, self.config.negatives, rng)
+        return Batch(pool, labels, points, (drawn_for == row) & real, negatives)
 
     def ids(self, step: int) -> dict[str, list[str]]:
         """Return the ids of the labels and datapoints that the batch of a step is drawn from."""
-        labels, points, real = self._draw(step)
+        anchors, others, real = self._draw(step)
+        (_, labels), (_, points) = self._shown(np.unique(anchors), np.unique(others[real]))
         return {
-            "labels": self.dataset.labels.ids.at(np.unique(labels)),
-            "points": self.dataset.train.ids.at(np.unique(points[real])),
+            "labels": self.dataset.labels.ids.at(labels),
+            "points": self.dataset.train.ids.at(points),
         }
+
+    def refresh(
+        self, z: Float[np.ndarray, "l d"], x: Float[np.ndarray, "p d"], search: Search
+    ) -> None:
+        """Draw by these vectors from now on.
+
+        Args:
+            z: of all labels.
+            x: of all training points.
+            search: finds what lies near an anchor, if negatives are mined.
+        """
+        self.z, self.x = z, x
+        if self.config.mined_negatives:
+            own, other = (z, x) if self.over == "labels" else (x, z)
+            # Some of the nearest are related to the anchor, and left out when it is drawn.
+            count = min(2 * mining.NEAR * self.config.mined_negatives, len(self.usable_others))
+            found = search(other[self.usable_others], own[self.usable], count)
+            self.near = found.astype(np.int32)
+
+    def plateau(self) -> float:
+        """Return the loss of a batch when all similarities are equal, about."""
+        config = self.config
+        labels, points = config.shapes(self.size)
+        negatives = max(labels, points) - config.positives
+        if config.loss == "softmax":
+            return float(np.log1p(negatives))
+        return config.margin * config.positives * min(config.negatives, negatives)
 
     def _draw(
         self, step: int
-    ) -> tuple[Int[np.ndarray, "c"], Int[np.ndarray, "b"], Bool[np.ndarray, "b"]]:
-        """Return labels, c * |P_l| points drawn for them, and which of these are real."""
-        labels = self._items(step)
-        points, real = mining.draw_positives(
-            self.points_of, labels, self.config.positives, self._step_draws(step), self.z, self.x,
-            self.config.hard_limit,
-        )  # fmt: skip
-        labels = np.pad(labels, (0, self.spare), mode="edge")
-        points = np.pad(points, ((0, self.spare), (0, 0)), mode="edge").reshape(-1)
-        return labels, points, np.pad(real, ((0, self.spare), (0, 0))).reshape(-1)
+    ) -> tuple[Int[np.ndarray, "a"], Int[np.ndarray, "o"], Bool[np.ndarray, "o"]]:
+        """Return anchors, the others drawn for them, and which of these are real.
 
-    def _shown(self, labels: Int[np.ndarray, "c"], points: Int[np.ndarray, "b"]) -> list[SideRows]:
+        The first a * |P| others are positives of the anchors in turn; mined ones follow in the same
+        order, then random ones.
+        """
+        anchors, rng = self._items(step), self._step_draws(step)
+        own, other = (self.z, self.x) if self.over == "labels" else (self.x, self.z)
+        config = self.config
+        drawn = [
+            mining.draw_positives(
+                self.relevance, anchors, config.positives, rng, own, other, config.hard_limit
+            )
+        ]
+        if config.mined_negatives:
+            drawn.append(self._draw_mined(anchors, rng))
+        pad = ((0, self.spare), (0, 0))
+        others = [np.pad(some, pad, mode="edge").reshape(-1) for some, _ in drawn]
+        real = [np.pad(some, pad).reshape(-1) for _, some in drawn]
+        if count := config.random_others:
+            some = mining.draw(self.usable_others, count, rng)
+            fill = count - len(some) + spare_rows(count, self.loader.mesh_size)
+            others.append(np.pad(some, (0, fill), mode="edge"))
+            real.append(np.arange(len(some) + fill) < len(some))
+        anchors = np.pad(anchors, (0, self.spare), mode="edge")
+        return anchors, np.concatenate(others), np.concatenate(real)
+
+    def _draw_mined(
+        self, anchors: Int[np.ndarray, "a"], rng: np.random.Generator
+    ) -> tuple[Int[np.ndarray, "a m"], Bool[np.ndarray, "a m"]]:
+        """Return others that the last refresh has near the anchors; random ones before the first.
+
+        SideRows related to an anchor are no negatives of it: they are left out.
+        """
+        count = self.config.mined_negatives
+        chosen = np.full((len(anchors), count), self.usable_others[0])
+        real = np.zeros(chosen.shape, bool)
+        for place, anchor in enumerate(anchors):
+            if self.near is None:
+                some = rng.choice(self.usable_others, count)
+            else:
+                near = self.usable_others[self.near[np.searchsorted(self.usable, anchor)]]
+                near = near[~np.isin(near, mining.row(self.related, anchor))]
+                some = mining.draw(near[: mining.NEAR * count], count, rng)
+            chosen[place, : len(some)], real[place, : len(some)] = some, True
+        return chosen, real
+
+    def _shown(self, anchors: Int[np.ndarray, "a"], others: Int[np.ndarray, "o"]) -> list[SideRows]:
+        labels, points = (anchors, others) if self.over == "labels" else (others, anchors)
         return [(self.dataset.labels, labels), (self.dataset.train, points)]
 
     def _make_order(self, epoch: int) -> Int[np.ndarray, "k"]:
-        if self.config.batches == "clustered" and self.z is not None:
-            z = self.z[self.usable]
-            order = mining.clustered_order(z, self.config.cluster_size, self._epoch_draws(epoch))
+        vectors = self.z if self.over == "labels" else self.x
+        if self.config.batches == "clustered" and vectors is not None:
+            order = mining.clustered_order(
+                vectors[self.usable], self.config.cluster_size, self._epoch_draws(epoch)
+            )
             return self.usable[order]
         return super()._make_order(epoch)

@@ -1,4 +1,4 @@
-"""The step of Module I: embed a batch's labels and datapoints, and take the hinge loss of each."""
+"""The step of Module I: embed a batch's labels and datapoints, and take the loss of each anchor."""
 
 import functools
 
@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jaxtyping import Array, Float
 
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.training import losses
 from mufin_jax.training.nonfinite import gradient_norm, kept_unless_finite
-from mufin_jax.training.pretrain_batches import Batch, PretrainConfig
+from mufin_jax.training.pretrain_batches import Batch
+from mufin_jax.training.pretrain_config import PretrainConfig
 from mufin_jax.training.setup import Step, TrainState, Weights, updated
+from mufin_jax.training.temperature import temperature_of, without_temperature
 
 
 def make_step(
@@ -20,16 +23,22 @@ def make_step(
     """Return the jitted step of Module I: (state, frozen, batch) -> (state, metrics)."""
 
     def loss_of(train: Weights, frozen: Weights, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        model: Mufin = nnx.merge(graphdef, train, frozen)
+        model: Mufin = nnx.merge(graphdef, without_temperature(train), frozen)
         vectors = model.describe(batch.pool)
         z = model.embed(vectors, batch.labels).vector
         x = model.embed(vectors, batch.points).vector
-        similarities = z @ x.T  # over the global batch, whatever the number of devices
+        # Over the global batch, whatever the number of devices. A row is an anchor.
+        similarities = z @ x.T if config.batches_over == "labels" else x @ z.T
         hardest = min(config.negatives, similarities.shape[1])
-        loss = losses.hinge_loss(
-            similarities, batch.positives, batch.negatives, hardest, config.margin
-        )
+        if config.loss == "softmax":
+            loss = _softmax(config, train, similarities, batch)
+        else:
+            loss = losses.hinge_loss(
+                similarities, batch.positives, batch.negatives, hardest, config.margin
+            )
         cosine = jnp.where(batch.negatives, similarities, 0).sum() / batch.negatives.sum().clip(1)
+        if config.loss == "softmax":
+            return loss, cosine
         # Rows that only fill the devices have no positive: the mean is over the labels drawn.
         return loss.sum() / batch.positives.any(1).sum(), cosine
 
@@ -41,7 +50,25 @@ def make_step(
             state.train, frozen, batch
         )
         metrics = {"loss": loss, "negative_cosine": cosine, "gradient": gradient_norm(gradients)}
+        if config.learn_temperature:
+            metrics["temperature"] = temperature_of(state.train, config.temperature)
         new = updated(state, gradients, optimizer)
         return kept_unless_finite(metrics, new, state), metrics
 
     return step
+
+
+def _softmax(
+    config: PretrainConfig, train: Weights, similarities: Float[Array, "a o"], batch: Batch
+) -> Float[Array, ""]:
+    """Return the mean softmax loss of the anchors, or of both sides in turn."""
+    temperature = temperature_of(train, config.temperature)
+
+    def mean(similarities: Array, positives: Array, negatives: Array) -> Array:
+        loss = losses.softmax_loss(similarities, positives, negatives, temperature)
+        return loss.sum() / positives.any(1).sum()
+
+    one_way = mean(similarities, batch.positives, batch.negatives)
+    if not config.both_ways:
+        return one_way
+    return (one_way + mean(similarities.T, batch.positives.T, batch.negatives.T)) / 2

@@ -22,6 +22,7 @@ from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.training.frozen_features import precompute
 from mufin_jax.training.optimizer import OptimizerConfig, by_part, check_trains, describes, trains
+from mufin_jax.training.temperature import initial, without_temperature
 
 Weights = dict[str, Any]
 """Parameters of the model as nested dicts of arrays, by part, such as "self_attention"."""
@@ -97,7 +98,7 @@ class Setup:
 
     def model(self, state: TrainState) -> Mufin:
         """Return the model with the weights of a state."""
-        return nnx.merge(self.graphdef, state.train, self.frozen)
+        return nnx.merge(self.graphdef, without_temperature(state.train), self.frozen)
 
 
 def split(
@@ -124,6 +125,7 @@ def set_up(
     kept: Path,
     cache_gb: float | None,
     has_table: bool = False,
+    temperature: float | None = None,
 ) -> Setup:
     """Split a model by what trains, and compute once what its frozen parts make.
 
@@ -140,6 +142,7 @@ def set_up(
         kept: the run's folder of precomputed arrays.
         cache_gb: the most that one of them may take, as in `FitConfig`.
         has_table: whether a label table trains, too.
+        temperature: the first value of a temperature that is learned, too.
 
     Raises:
         InputError: if nothing trains.
@@ -154,7 +157,9 @@ def set_up(
         loader = loader.with_sources(known=Vectors(known))
     else:
         loader = precompute(model, loader, config, kept, out / "precomputed.json", cache_gb)
-    return Setup(graphdef, train, frozen, by_part(config, steps), model.mesh, loader)
+    if temperature is not None:
+        train |= put(initial(temperature), replicated(model.mesh))
+    return Setup(graphdef, train, frozen, by_part(config, steps, train), model.mesh, loader)
 
 
 def updated(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mufin_jax.training.losses import cosine_margin_loss, hinge_loss
+from mufin_jax.training.losses import cosine_margin_loss, hinge_loss, softmax_loss
 
 # Two labels, five datapoints. Label 0 has the positives 0 and 1 and may use 2, 3 and 4 as
 # negatives. Label 1 has the positive 3 and may use only 0: 1 and 2 are relevant to it,
@@ -61,7 +61,7 @@ def test_nan_similarities_are_not_dropped_from_a_loss():
     # Hinges of NaN once counted as places that hold no negative, and cost nothing.
     similarities = jnp.array([[0.5, jnp.nan, 0.1], [jnp.nan] * 3])
     positives = jnp.array([[True, False, False]] * 2)
-    for loss in (hinge_loss, cosine_margin_loss):
+    for loss in (hinge_loss, cosine_margin_loss, softmax_loss):
         assert jnp.isnan(loss(similarities, positives, ~positives)).all(), loss.__name__
 
 
@@ -88,3 +88,42 @@ def test_the_cosine_loss_pulls_positives_and_pushes_only_negatives_beyond_the_ma
     np.testing.assert_array_equal(jax.grad(total)(similarities, negatives), [[-1, 1, 0, 0]])
     none = jnp.zeros_like(negatives)
     np.testing.assert_array_equal(jax.grad(total)(similarities, none), [[-1, 0, 0, 0]])
+
+
+def test_the_softmax_loss_is_as_worked_out_by_hand():
+    # At temperature 0.1 label 0 has the logits 5, 1, 4, 6, -9; its negatives are 2, 3 and 4.
+    others = np.exp(4) + np.exp(6) + np.exp(-9)
+    each = [-np.log(np.exp(p) / (np.exp(p) + others)) for p in (5, 1)]
+    # Label 1 has the positive 3 (logit 3) and the negative 0 (logit 2.5); the others play no part.
+    alone = -np.log(np.exp(3) / (np.exp(3) + np.exp(2.5)))
+    actual = softmax_loss(SIMILARITIES, POSITIVES, NEGATIVES, temperature=0.1)
+    np.testing.assert_allclose(actual, [np.mean(each), alone], rtol=1e-5)
+
+
+def test_the_gradient_of_the_softmax_is_the_share_of_each_negative():
+    gradient = jax.grad(lambda s: softmax_loss(s, POSITIVES, NEGATIVES, 0.1).sum())(SIMILARITIES)
+    expected, logits = np.zeros((2, 5)), np.array(SIMILARITIES) / 0.1
+    for label, positives, negatives in ((0, [0, 1], [2, 3, 4]), (1, [3], [0])):
+        for p in positives:
+            shares = np.exp(logits[label, [p, *negatives]])
+            shares /= shares.sum()
+            expected[label, p] += (shares[0] - 1) / 0.1 / len(positives)
+            expected[label, negatives] += shares[1:] / 0.1 / len(positives)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_equal_similarities_cost_the_logarithm_of_the_number_of_items():
+    positives = jnp.arange(7)[None] < jnp.array([[2], [1]])
+    loss = softmax_loss(jnp.full((2, 7), 0.4), positives, ~positives)
+    np.testing.assert_allclose(loss, np.log([6, 7]), rtol=1e-6)
+
+
+def test_the_softmax_of_an_anchor_without_positives_or_negatives_is_zero_and_pulls_nothing():
+    none = jnp.zeros_like(POSITIVES)
+    for positives, negatives in ((POSITIVES, none), (none, NEGATIVES), (none, none)):
+
+        def total(similarities, positives=positives, negatives=negatives):
+            return softmax_loss(similarities, positives, negatives).sum()
+
+        loss, gradient = jax.value_and_grad(total)(SIMILARITIES)
+        assert loss == 0 and not np.any(gradient)

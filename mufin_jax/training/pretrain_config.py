@@ -1,0 +1,96 @@
+"""The settings of Module I; the defaults are the paper's (Tab. 5, App. D)."""
+
+import dataclasses
+from typing import Literal
+
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.training.epoch_batches import check_counts
+from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.optimizer import OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """Module I; the defaults are the paper's (Tab. 5, App. D).
+
+    Attributes:
+        epochs: passes over the labels (or datapoints) that have a training pair. With 0 the model
+            keeps its initial weights, as ready vectors require.
+        batch_size: labels a step, or datapoints in batches over datapoints.
+        positives: |P_l|, datapoints drawn for each label (or labels drawn for each datapoint).
+        loss: the paper's hinge, or softmax: the contrastive loss (InfoNCE) over all negatives of
+            the batch, in which all relevant pairs of the batch are positives.
+        negatives: |N_l|, in-batch negatives of each label; of the hinge.
+        hard_negatives: whether these are the most similar ones; otherwise a uniform draw.
+        margin: gamma of the hinge.
+        temperature: of the softmax; cosines are divided by it.
+        learn_temperature: whether the temperature is learned, from `temperature` on.
+        both_ways: whether the softmax also takes the other side's items as anchors; the loss is the
+            mean of both directions.
+        hard_limit: largest cosine of a hard positive; 1 draws among all positives.
+        refresh_epochs: epochs between two refreshes of the embeddings that positives and mined
+            negatives are drawn by.
+        batches: a batch's labels (or datapoints) drawn uniformly, or as whole clusters of alike
+            ones.
+        batches_over: the side that a batch is drawn over; the other side's items are drawn for it.
+        mined_negatives: further items drawn for each label (or datapoint): some of those nearest to
+            it in the last refresh that are not related to it. Random ones before the first refresh.
+        random_others: further items of the other side in each batch, drawn uniformly.
+        cluster_size: labels (or datapoints) in a cluster, for clustered batches.
+        optimizer: rates, and which parts train.
+        fit: logs and checkpoints.
+    """
+
+    epochs: int = 200
+    batch_size: int = 1024
+    positives: int = 2
+    loss: Literal["hinge", "softmax"] = "hinge"
+    negatives: int = 3
+    hard_negatives: bool = True
+    margin: float = 0.2
+    temperature: float = 0.07
+    learn_temperature: bool = False
+    both_ways: bool = True
+    hard_limit: float = 0.9
+    refresh_epochs: int = 5
+    batches: Literal["uniform", "clustered"] = "uniform"
+    batches_over: Literal["labels", "points"] = "labels"
+    mined_negatives: int = 0
+    random_others: int = 0
+    cluster_size: int = 16
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        """Reject counts below 1, invalid margins and options that the loss does not have."""
+        for name in ("epochs", "mined_negatives", "random_others"):
+            if (found := getattr(self, name)) < 0:
+                raise InputError(f"pretrain.{name}={found}: expected a number >= 0")
+        counts = ("positives", "negatives", "refresh_epochs", "cluster_size")
+        check_counts("pretrain", self, *counts)
+        if self.batch_size < 2:
+            raise InputError(
+                f"pretrain.batch_size={self.batch_size}: expected at least 2 labels, as a label's "
+                "negatives are drawn for the batch's other labels"
+            )
+        if not 0 < self.margin < 2:
+            raise InputError(f"pretrain.margin={self.margin}: expected a number between 0 and 2")
+        if not 0.001 <= self.temperature <= 10:
+            raise InputError(
+                f"pretrain.temperature={self.temperature}: expected a number from 0.001 to 10"
+            )
+        if self.learn_temperature and self.loss != "softmax":
+            raise InputError(
+                f"pretrain.learn_temperature with pretrain.loss={self.loss}: the hinge has no "
+                "temperature; choose --pretrain.loss=softmax"
+            )
+
+    @property
+    def mines(self) -> bool:
+        """Whether batches depend on the embeddings of the last refresh."""
+        return self.hard_limit < 1 or self.batches == "clustered" or self.mined_negatives > 0
+
+    def shapes(self, anchors: int) -> tuple[int, int]:
+        """Return the labels and the datapoints of a step with so many anchors."""
+        others = anchors * (self.positives + self.mined_negatives) + self.random_others
+        return (anchors, others) if self.batches_over == "labels" else (others, anchors)
