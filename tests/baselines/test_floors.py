@@ -119,10 +119,14 @@ def test_the_walk_is_a_floor_where_test_points_are_labels(dataset):
         dataset.train, ids=Strings.pack([*ids[5:7], *["!"] * (len(dataset.train) - 2)])
     )
     found = untrained.floor_rankings(dataclasses.replace(dataset, test=test, train=train))["walk"]
-    # Points 6 and 7 have label 3, with labels 1 and 2.
-    assert found[0, :3].tolist() == [3, 1, 2]
+    # Points 3 and 6 have labels 1 and 3; points 7, 8, 13, 18 and 23 have label 3 and one more each.
+    assert found[0, :7].tolist() == [3, 1, 2, 4, 6, 9, 11]
     assert (found[1:] == found[1]).all() and found[1].tolist() != found[0].tolist()
     assert len(untrained.floors(dataclasses.replace(dataset, test=test, train=train))) == 4
+    overlap = csr_matrix(([1.0, 1.0], ([3, 6], [1, 1])), dataset.train.pairs.shape)
+    train = dataclasses.replace(train, filter=overlap)
+    found = untrained.floor_rankings(dataclasses.replace(dataset, test=test, train=train))["walk"]
+    assert found[0, :2].tolist() == [3, 2]  # the walk takes no pair of the overlap filter
 
 
 def test_the_walk_ranks_what_the_query_was_bought_with_and_then_popular_labels():

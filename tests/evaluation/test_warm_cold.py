@@ -33,15 +33,23 @@ def ranking(dataset):
 def test_warm_points_are_labels_with_a_training_pair_and_both_kinds_are_measured(dataset, ranking):
     trained = np.asarray(dataset.train.pairs.sum(axis=0)).ravel()
     assert trained[3] > 0
-    changed = with_ids(dataset, {1: 3, 4: 0, 5: 3})
+    # The overlap filter has a relevant label of points 1 and 2, and all of point 4.
+    taken = dataset.test.pairs.tolil()
+    taken[[0, 3, *range(5, len(dataset.test))]] = 0
+    taken[1, dataset.test.pairs[1].indices[0]] = taken[2, dataset.test.pairs[2].indices[0]] = 0
+    test = dataclasses.replace(dataset.test, filter=taken.tocsr())
+    changed = with_ids(dataclasses.replace(dataset, test=test), {1: 3, 4: 0, 5: 3})
     found = by_kind({"row": ranking}, changed)
     assert list(found) == ["warm", "cold"]
     assert found["warm"]["points"] == 3 and found["cold"]["points"] == len(dataset.test) - 3
-    test = dataset.test
+    assert found["warm"]["points_without_positive"] == 1
     for kind, rows in (("warm", [1, 4, 5]), ("cold", [0, 2, 3, *range(6, len(test))])):
-        filter = test.filter[rows] if test.filter is not None else None
+        filter = test.filter[rows]
         expected = evaluate_ranking(ranking[rows], test.pairs[rows], filter, dataset.train.pairs)
         assert found[kind]["rows"] == {"row": expected}
+        assert expected != evaluate_ranking(
+            ranking[rows], test.pairs[rows], None, dataset.train.pairs
+        )
         scored = drop(ranking[rows], test.pairs[rows], filter)
         assert found[kind]["points_without_positive"] == scored.without_positive
 
