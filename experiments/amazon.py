@@ -1,7 +1,8 @@
 """MM-AmazonTitles-300K: product-to-product recommendation by titles and pictures (paper, table 2).
 
     python -m experiments.amazon --stage=all                the built-in miniature, minutes on a CPU
-    python -m experiments.amazon --stage=all --data=DIR     the data set, as published
+    python -m experiments.amazon --stage=all --data=DIR     a catalogue of your own
+    python -m experiments.amazon --stage=all --data=DIR --preset=paper   the paper
     python -m experiments.amazon --stage=all --preset=siamesexml-miniature
 
 Each preset has a file, or shares one with its variants; `--help` prints its cost and the score to
@@ -10,6 +11,7 @@ expect.
 
 import sys
 
+from experiments.amazon_catalogue import CATALOGUE
 from experiments.amazon_clip import CLIP, CLIP_FROZEN
 from experiments.amazon_miniature import MINIATURE
 from experiments.amazon_paper import PAPER
@@ -19,6 +21,7 @@ from mufin_jax.pipeline.cli import main
 
 PRESETS = {
     "miniature": MINIATURE,
+    "catalogue": CATALOGUE,
     "paper": PAPER,
     "clip": CLIP,
     "clip-frozen": CLIP_FROZEN,

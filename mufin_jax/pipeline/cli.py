@@ -87,7 +87,8 @@ def main(
     """Run what the arguments say and return the exit code.
 
     Args:
-        presets: experiments by name; "miniature" is the default without --data, "paper" with it.
+        presets: experiments by name; "miniature" is the default without --data. With --data it is
+            "catalogue" or, where there is none, "paper".
         argv: the arguments; those of the process by default.
         kind: the command, with its flags.
     """
@@ -118,7 +119,8 @@ def parse(
         SystemExit: after --help.
     """
     given = _value(arguments, "--data") is not None
-    preset = _value(arguments, "--preset") or ("paper" if given else "miniature")
+    own = "catalogue" if "catalogue" in presets else "paper"
+    preset = _value(arguments, "--preset") or (own if given else "miniature")
     if preset not in presets:
         raise InputError(f"--preset={preset}: expected one of {', '.join(presets)}")
     default = kind(presets[preset], preset=preset)

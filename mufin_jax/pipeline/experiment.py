@@ -20,6 +20,7 @@ from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.report import ReportConfig
 from mufin_jax.stages.retrieve import RetrieveConfig
 from mufin_jax.stages.select import SelectConfig
+from mufin_jax.training.optimizer import OptimizerConfig
 
 StageName = Literal[
     "prepare",
@@ -95,6 +96,26 @@ class Experiment:
     def folder(self) -> Path:
         """The run's folder."""
         return self.workdir or Path("runs") / self.name
+
+    def resolved(self) -> "Experiment":
+        """Return the experiment with each "auto" replaced by what it means here."""
+        model = self.model
+        sees_checkpoint = {
+            "image_encoder": model.image_checkpoint is not None,
+            "text_encoder": model.text_checkpoint is not None,
+        }
+
+        def settle(optimizer: OptimizerConfig) -> OptimizerConfig:
+            meant: dict[str, Any] = {
+                name: "frozen" if given else "full"
+                for name, given in sees_checkpoint.items()
+                if getattr(optimizer, name) == "auto"
+            }
+            return dataclasses.replace(optimizer, **meant)
+
+        pretrain = dataclasses.replace(self.pretrain, optimizer=settle(self.pretrain.optimizer))
+        finetune = dataclasses.replace(self.finetune, optimizer=settle(self.finetune.optimizer))
+        return dataclasses.replace(self, pretrain=pretrain, finetune=finetune)
 
     def options(self) -> dict[str, Any]:
         """Return all options, for run.json."""

@@ -13,6 +13,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "model.text.pooling": "mean",
         "model.text.normalise": False,
         "loss": "hinge",
+        "least_steps": 0,
         "temperature": 0.07,
         "learn_temperature": False,
         "both_ways": True,
@@ -22,7 +23,12 @@ ADDED: dict[str, dict[str, Any]] = {
         "optimizer.self_attention": "full",
     },
     "initialize": {"eta": "xavier"},
-    "finetune": {"loss": "cosine", "temperature": 0.07, "optimizer.self_attention": "full"},
+    "finetune": {
+        "loss": "cosine",
+        "least_steps": 0,
+        "temperature": 0.07,
+        "optimizer.self_attention": "full",
+    },
 }
 """Settings that a stage did not have in older versions, and the values that it acted by."""
 

@@ -58,6 +58,7 @@ def run(
             f"--select.parts {' '.join(experiment.select.parts)}: their weights are fitted on "
             "validation points, and there are none; add --prepare.validation-share=0.1"
         )
+    experiment = experiment.resolved()
     mesh = mesh or make_mesh()
     if ROWS % mesh.size:
         raise InputError(

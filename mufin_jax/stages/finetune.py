@@ -46,7 +46,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     loader = new_loader(model.config, dataset, mesh)
     lists = Shortlist.load(context.folders["retrieve"] / "train")
     batches = Batches(config, dataset, loader, lists.labels, context.seed)
-    steps = config.epochs * batches.per_epoch
+    steps = batches.steps(config.epochs, config.least_steps)
     setup = set_up(
         model, loader, config.optimizer, steps, "finetune", out, context.kept, config.fit.cache_gb,
         has_table=config.classifiers != "labels",

@@ -42,7 +42,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         return
     loader = new_loader(model_config, dataset, mesh)
     batches = Batches(config, dataset, loader, seed)
-    steps = config.epochs * batches.per_epoch
+    steps = batches.steps(config.epochs, config.least_steps)
     model = new_model(model_config, dataset, mesh, seed)
     setup = set_up(
         model, loader, config.optimizer, steps, "pretrain", out, context.kept, config.fit.cache_gb,

@@ -64,6 +64,10 @@ class EpochBatches(abc.ABC):
         self.per_epoch = divide_up(len(usable), self.size)
         self._order = functools.lru_cache(2)(self._make_order)
 
+    def steps(self, epochs: int, least: int) -> int:
+        """Return the steps of so many passes over the usable items, and so many at least."""
+        return max(epochs * self.per_epoch, least)
+
     def read_from(self, loader: Loader) -> None:
         """Read the same batches, of the same shapes, from another loader from now on."""
         self.loader = loader.padded_to(self.loader.sizes)

@@ -35,6 +35,7 @@ class FinetuneConfig:
 
     Attributes:
         epochs: passes over the training points.
+        least_steps: steps at least; a small catalogue is passed over more often.
         batch_size: datapoints a step.
         positives: relevant labels drawn for each datapoint.
         negatives: labels drawn for each datapoint from its shortlist.
@@ -54,6 +55,7 @@ class FinetuneConfig:
     """
 
     epochs: int = 20
+    least_steps: int = 0
     batch_size: int = 200
     positives: int = 2
     negatives: int = 12
@@ -72,6 +74,8 @@ class FinetuneConfig:
         """Reject counts below 1 and invalid margins."""
         counts = ("epochs", "batch_size", "positives", "negatives", "negatives_from")
         check_counts("finetune", self, *counts)
+        if self.least_steps < 0:
+            raise InputError(f"finetune.least_steps={self.least_steps}: expected a number >= 0")
         if not -1 < self.margin < 1:
             raise InputError(f"finetune.margin={self.margin}: expected a cosine between -1 and 1")
         if not 0.001 <= self.temperature <= 10:

@@ -28,7 +28,8 @@ class OptimizerConfig:
         warmup: steps of linear warm-up from zero; counted in steps, at most half of all.
         weight_decay: of matrices; biases, norms and the label table have none.
         clip: largest global norm of the gradients of the parts that train; 0 disables clipping.
-        image_encoder: which blocks of E_V train: none, the last one, all.
+        image_encoder: which blocks of E_V train: none, the last one, all; or auto: none where the
+            encoder starts from a checkpoint, else all.
         text_encoder: which blocks of E_T train.
         self_attention: whether A_S trains.
         encoder_rate: own learning rate of the encoders (the authors' code: 1e-5 in Module IV).
@@ -40,8 +41,8 @@ class OptimizerConfig:
     warmup: int = 1000
     weight_decay: float = 0.01
     clip: float = 0.0
-    image_encoder: Training = "last"
-    text_encoder: Training = "full"
+    image_encoder: Training | Literal["auto"] = "last"
+    text_encoder: Training | Literal["auto"] = "full"
     self_attention: Literal["full", "frozen"] = "full"
     encoder_rate: float | None = None
     attention_rate: float | None = None

@@ -16,6 +16,7 @@ class PretrainConfig:
     Attributes:
         epochs: passes over the labels (or datapoints) that have a training pair. With 0 the model
             keeps its initial weights, as ready vectors require.
+        least_steps: steps at least; a small catalogue is passed over more often.
         batch_size: labels a step, or datapoints in batches over datapoints.
         positives: |P_l|, datapoints drawn for each label (or labels drawn for each datapoint).
         loss: the paper's hinge, or softmax: the contrastive loss (InfoNCE) over all negatives of
@@ -42,6 +43,7 @@ class PretrainConfig:
     """
 
     epochs: int = 200
+    least_steps: int = 0
     batch_size: int = 1024
     positives: int = 2
     loss: Literal["hinge", "softmax"] = "hinge"
@@ -63,7 +65,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Reject counts below 1, invalid margins and options that the loss does not have."""
-        for name in ("epochs", "mined_negatives", "random_others"):
+        for name in ("epochs", "least_steps", "mined_negatives", "random_others"):
             if (found := getattr(self, name)) < 0:
                 raise InputError(f"pretrain.{name}={found}: expected a number >= 0")
         counts = ("positives", "negatives", "refresh_epochs", "cluster_size")

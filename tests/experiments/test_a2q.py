@@ -159,7 +159,7 @@ def test_generated_data_have_no_validation_part(tmp_path, capsys, monkeypatch):
 def test_a_checkpoint_for_ready_vectors_is_rejected(kind, lacks, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
     handlers = list(logging.getLogger().handlers)
-    golden = GOLDEN / {"text": "distilbert", "image": "vit"}[kind]
+    golden = GOLDEN / {"text": "minilm", "image": "vit"}[kind]
     flags = [f"--workdir={tmp_path / 'run'}", *TINY, f"--model.{kind}-checkpoint={golden}"]
     assert main(a2q.PRESETS, flags) == 2
     logging.getLogger().handlers[:] = handlers

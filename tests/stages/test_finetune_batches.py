@@ -110,6 +110,14 @@ def test_without_a_training_pair_there_is_no_batch(dataset):
         batches(dataclasses.replace(dataset, train=train))
 
 
+def test_a_small_catalogue_gets_the_least_steps_and_a_large_one_its_passes(dataset):
+    make = batches(dataset)
+    assert make.per_epoch == 4
+    assert [make.steps(3, least) for least in (0, 12, 13, 50)] == [12, 12, 13, 50]
+    with pytest.raises(InputError, match=r"finetune.least_steps=-1: expected a number >= 0"):
+        FinetuneConfig(least_steps=-1)
+
+
 def test_draws_are_those_of_all_earlier_versions(dataset):
     points, drawn = batches(dataset)._draw(5)
     assert points.tolist() == [21, 13, 24, 14, 5, 18, 1, 0]
