@@ -7,6 +7,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.training.epoch_batches import check_counts
 from mufin_jax.training.loop import FitConfig
 from mufin_jax.training.optimizer import OptimizerConfig
+from mufin_jax.training.temperature import LOWEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +86,11 @@ class PretrainConfig:
             raise InputError(
                 f"pretrain.learn_temperature with pretrain.loss={self.loss}: the hinge has no "
                 "temperature; choose --pretrain.loss=softmax"
+            )
+        if self.learn_temperature and self.temperature <= LOWEST:
+            raise InputError(
+                f"pretrain.temperature={self.temperature} with pretrain.learn_temperature: a "
+                f"learned temperature stays above {LOWEST}; expected a larger one to start from"
             )
 
     @property

@@ -188,7 +188,14 @@ def test_a_training_that_was_killed_learns_the_same_temperature_and_weights_to_t
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": 0.0}, {"mined_negatives": -1}, {"learn_temperature": True}]
+    "wrong",
+    [
+        {"temperature": 0.0},
+        {"mined_negatives": -1},
+        {"learn_temperature": True},
+        # It would have no gradient, and never change.
+        {"temperature": 0.01, "learn_temperature": True, "loss": "softmax"},
+    ],
 )
 def test_settings_that_cannot_be_meant_are_rejected(wrong):
     with pytest.raises(InputError, match=f"pretrain.{next(iter(wrong))}"):
