@@ -17,6 +17,7 @@ from mufin_jax.evaluation import metrics
 from mufin_jax.evaluation.metrics import Csr
 from mufin_jax.prediction.mix import Weights
 from mufin_jax.prediction.part_ranking import Candidates
+from mufin_jax.runtime.signals import until_stopped
 
 GRID = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 """Weights that the search tries."""
@@ -108,6 +109,9 @@ def fit_weights(judged: Judged, names: Sequence[str]) -> Fit:
     Args:
         judged: validation points with their candidates.
         names: the parts that may get a weight, at least one.
+
+    Raises:
+        Stopped: after a signal.
     """
     alone = {name: judged.objective(Weights({name: 1.0})) for name in names}
     best = max(alone, key=lambda name: alone[name])
@@ -116,7 +120,7 @@ def fit_weights(judged: Judged, names: Sequence[str]) -> Fit:
     for _ in range(_ROUNDS):
         before = value
         for change in _changes(names, shifts):
-            for new in change(weights):
+            for new in until_stopped(change(weights), "select"):
                 if any(new.parts.values()) and (tried := judged.objective(new)) > value + GAIN:
                     weights, value = new, tried
         if value == before:
@@ -142,5 +146,11 @@ def _first(scores: Float[np.ndarray, "b c"], k: int) -> Int[np.ndarray, "b k"]:
     if scores.shape[1] <= 4 * k:
         return np.argsort(-scores, axis=1, kind="stable")[:, :k]
     some = np.sort(np.argpartition(-scores, 2 * k, axis=1)[:, : 2 * k], axis=1)
-    order = np.argsort(-np.take_along_axis(scores, some, 1), axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(some, order, 1)
+    taken = np.take_along_axis(scores, some, 1)
+    order = np.argsort(-taken, axis=1, kind="stable")[:, :k]
+    first = np.take_along_axis(some, order, 1)
+    # Where scores that were not taken may tie with the k-th, their places decide, too.
+    last = np.take_along_axis(taken, order[:, -1:], 1)[:, 0]
+    tied = np.flatnonzero(last == taken.min(axis=1))
+    first[tied] = np.argsort(-scores[tied], axis=1, kind="stable")[:, :k]
+    return first

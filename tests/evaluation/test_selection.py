@@ -8,6 +8,8 @@ from mufin_jax.evaluation.rankings import evaluate_ranking
 from mufin_jax.evaluation.selection import Judged, fit_weights
 from mufin_jax.prediction.mix import Mix, Weights
 from mufin_jax.prediction.part_ranking import Candidates
+from mufin_jax.runtime.distributed.processes import THIS_RUN
+from mufin_jax.runtime.errors import Stopped
 
 POINTS, LABELS, WIDTH = 40, 30, 25
 
@@ -72,3 +74,24 @@ def test_points_without_a_relevant_label_decide_nothing(made):
     empty = csr_matrix(truth.shape, dtype=np.float32)
     fit = fit_weights(Judged.judge(found, empty, dropped), ["z", "v"])
     assert fit.objective == 0 and fit.points == 0 and fit.weights.parts == {"z": 1.0}
+
+
+def test_candidates_that_tie_come_in_the_order_of_their_labels():
+    """A part that knows one label of many candidates: the measure must not depend on luck."""
+    width = 300
+    labels = np.tile(np.arange(width, dtype=np.int32), (5, 1))
+    value = (labels == 250).astype(np.float32)
+    found = Candidates(labels, {"t": value}, labels >= 0, np.zeros(5, bool))
+    truth = csr_matrix((labels > 0) & (labels < 10), dtype=np.float32)
+    judged = Judged.judge(found, truth, csr_matrix(truth.shape))
+    ranking, _ = found.ranked(value, 10)
+    wanted = evaluate_ranking(ranking, truth, None, truth)
+    mean = np.mean([wanted[name] for name in ("P@1", "nDCG@5", "R@10")])
+    assert judged.objective(Weights({"t": 1.0})) == pytest.approx(mean)
+    assert wanted["R@10"] > 80
+
+
+def test_a_signal_stops_the_search(made, monkeypatch):
+    monkeypatch.setattr(THIS_RUN.stop, "is_set", lambda: True)
+    with pytest.raises(Stopped, match="select: stopped by a signal"):
+        fit_weights(Judged.judge(*made), ["z", "v"])
