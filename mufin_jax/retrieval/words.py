@@ -19,6 +19,7 @@ from mufin_jax.data.sparse import load_csr
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage import files
+from mufin_jax.runtime.storage.disk import disk_errors
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -73,10 +74,11 @@ class TitleWords:
 
     def save(self, folder: Path) -> None:
         """Write `words.json`, `labels.npz` and, last, their manifest."""
-        folder.mkdir(parents=True, exist_ok=True)
         words = {"vocabulary": list(self.vocabulary), "weights": self.weights.tolist()}
-        files.save_json(folder / "words.json", words)
-        scipy.sparse.save_npz(folder / "labels.npz", self.labels)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            files.save_json(folder / "words.json", words)
+            scipy.sparse.save_npz(folder / "labels.npz", self.labels)
         files.seal(folder)
 
     @classmethod
@@ -87,15 +89,27 @@ class TitleWords:
             InputError: if a file is missing or damaged, or is not of so many labels.
         """
         files.check_seal(folder)
-        words = files.load_json(folder / "words.json")
-        vocabulary, weights = words["vocabulary"], np.array(words["weights"], float)
-        labels = load_csr(folder / "labels.npz", num_labels)
+        with files.damaged(f"{folder}: not words of titles ({{reason}}); {files.MAKE_ANEW}"):
+            words = files.load_json(folder / "words.json")
+            vocabulary, weights = words["vocabulary"], np.array(words["weights"], float)
+            labels = load_csr(folder / "labels.npz", num_labels)
+            _check(vocabulary, weights, labels)
         if labels.shape != (num_labels, len(vocabulary)) or len(weights) != len(vocabulary):
             raise InputError(
                 f"{folder}: {labels.shape} titles x words, expected {num_labels} x "
                 f"{len(vocabulary)}; {files.MAKE_ANEW}"
             )
         return cls(vocabulary, weights, labels)
+
+
+def _check(vocabulary: object, weights: np.ndarray, labels: csr_matrix) -> None:
+    """Raise ValueError unless words are distinct texts, and all numbers are finite."""
+    if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
+        raise ValueError("the vocabulary is no list of texts")
+    if len(set(vocabulary)) < len(vocabulary):
+        raise ValueError("a word stands there twice")
+    if not (np.isfinite(weights).all() and np.isfinite(labels.data).all()):
+        raise ValueError("a number is not finite")
 
 
 def _vectorizer(**options: object) -> "TfidfVectorizer":

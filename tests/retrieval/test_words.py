@@ -5,6 +5,7 @@ import pytest
 
 from mufin_jax.retrieval.words import TitleWords
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage import files
 
 LABELS = ["red lamp", "blue lamp", "", "chair"]
 
@@ -45,3 +46,26 @@ def test_titles_without_any_word_score_nothing(tmp_path):
     empty.save(tmp_path / "words")
     for some in (empty, TitleWords.load(tmp_path / "words", 2)):
         assert some.scores(["lamp", ""]).toarray().tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"vocabulary": ["lamp"] * 6}, "a word stands there twice"),
+        ({"vocabulary": [1, 2, 3, 4, 5, 6]}, "no list of texts"),
+        ({"vocabulary": 3}, "no list of texts"),
+        ({"weights": [float("inf")] * 6}, "a number is not finite"),
+        ({"weights": "heavy"}, "ValueError"),
+        ({}, "KeyError"),
+    ],
+)
+def test_words_that_are_none_are_rejected_in_one_line(words, tmp_path, changes, reason):
+    """Their checksums are right: somebody has made the file so."""
+    folder = tmp_path / "words"
+    words.save(folder)
+    content = files.load_json(folder / "words.json") | changes if changes else {}
+    files.save_json(folder / "words.json", content)
+    files.seal(folder)
+    with pytest.raises(InputError, match=f"not words of titles .*{reason}") as caught:
+        TitleWords.load(folder, len(LABELS))
+    assert str(caught.value).startswith(str(folder)) and "\n" not in str(caught.value)
