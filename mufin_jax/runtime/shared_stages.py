@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.run_folder import flatten
 from mufin_jax.runtime.storage.disk import disk_errors
 from mufin_jax.runtime.storage.files import jsonable, load_json
 
@@ -35,7 +36,8 @@ def link_stages(
         settings: The settings of the run's stages, by name, in their order.
         others: Folders of other runs, the preferred one first.
         unrecorded: Gives what a stage of another run was made with and did not record, from its
-            folder, the stage's name, and the stage's settings in this run.
+            folder, the stage's name, and the stage's settings in this run; nested settings under
+            names joined by dots.
 
     Raises:
         DiskError: A link cannot be made.
@@ -44,8 +46,8 @@ def link_stages(
     def made_with(run: Path, stage: str, wanted: Any) -> bool:
         if not (run / stage / "done.json").is_file():
             return False
-        made = {**unrecorded(run, stage, wanted), **load_json(run / stage / "settings.json")}
-        return made == jsonable(wanted)
+        recorded = flatten(load_json(run / stage / "settings.json"))
+        return {**unrecorded(run, stage, wanted), **recorded} == flatten(jsonable(wanted))
 
     def link() -> None:
         alike = list(others)

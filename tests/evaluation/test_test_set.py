@@ -1,13 +1,14 @@
 """Claims about a predictor on a test set."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import sparse
 
 from mufin_jax.data.strings import Strings
-from mufin_jax.evaluation.test_set import evaluate, rank_test, time_blocks
+from mufin_jax.evaluation.test_set import evaluate, rank_test, time_blocks, time_single
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.errors import InputError
 
@@ -39,6 +40,16 @@ def test_lists_are_longer_by_the_labels_that_the_filter_can_remove(dataset):
     rank_test(predictor, dataclasses.replace(dataset, test=test))
     time_blocks(predictor, dataclasses.replace(dataset, test=test))
     assert predictor.extras == [3, 3]
+
+
+def test_single_points_are_timed_with_what_parts_know_of_them(dataset):
+    """A warm point costs a walk, a title its words: without them, the time would be too short."""
+    predictor, asked = Ranks(), []
+    predictor.ranking = SimpleNamespace(known_of=lambda side, rows: (side.name, *rows))
+    predictor.batch = lambda side, rows: (None, None)
+    predictor.rank = lambda pool, bags, count, known=None: asked.append(known)
+    assert time_single(predictor, dataset, 2) >= 0
+    assert asked == [("test", 0), ("test", 0), ("test", 1), ("test", 1)]
 
 
 def test_a_data_set_without_test_points_is_rejected(dataset):

@@ -68,6 +68,16 @@ def test_a_run_keeps_stages_it_began_and_shares_no_unfinished_ones(tmp_path):
     assert ends(own) == {} and sorted(p.name for p in own.iterdir()) == ["prepare"]
 
 
+def test_a_run_shares_a_stage_whose_nested_settings_an_older_version_did_not_record(tmp_path):
+    first = begun(tmp_path / "first", prepare={"text": {"width": 8}})
+    own = begun(tmp_path / "own")
+    now = {"prepare": {"of": {"text": {"width": 8, "pooling": "mean"}}}}
+    link_stages(own, now, [first], lambda *_: {"of.text.pooling": "cls"})
+    assert ends(own) == {}
+    link_stages(own, now, [first], lambda *_: {"of.text.pooling": "mean"})
+    assert ends(own) == {"prepare": "first"}
+
+
 def test_links_survive_moving_and_broken_links_are_replaced(tmp_path):
     first = begun(tmp_path / "all" / "first", prepare=0, pretrain=1)
     (first / "precomputed").mkdir()
