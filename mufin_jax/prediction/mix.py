@@ -7,6 +7,7 @@ Its sum is scaled and shifted, so that it can be compared with the sums of train
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,16 @@ def load_mixes(path: Path) -> dict[str, Mix]:
     facts: dict[str, Any] = files.load_sealed(path)
     try:
         return {
-            name: Mix(Weights(**sides["warm"]), Weights(**sides["cold"]))
+            name: Mix(_checked(Weights(**sides["warm"])), _checked(Weights(**sides["cold"])))
             for name, sides in facts.items()
         }
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: not weights ({error!r}); {files.MAKE_ANEW}") from error
+
+
+def _checked(weights: Weights) -> Weights:
+    """Return weights of a file; raise TypeError or ValueError unless all are finite numbers."""
+    for number in (*weights.parts.values(), weights.untrained_scale, weights.untrained_offset):
+        if not math.isfinite(number):
+            raise ValueError(f"a weight is {number}")
+    return weights

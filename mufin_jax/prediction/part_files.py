@@ -23,6 +23,7 @@ from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.prediction.mix import Mix, load_mixes, save_mixes
 from mufin_jax.prediction.part_ranking import PartRanking
 from mufin_jax.prediction.parts import (
+    PARTS,
     Classifiers,
     KnownWalk,
     Nearest,
@@ -240,12 +241,20 @@ def load_ranking(
     Raises:
         InputError: if a file is missing or damaged.
     """
-    facts, mix = load_sealed(folder / "parts.json"), load_mixes(folder / "mixes.json")["all"]
+    facts, mixes = load_sealed(folder / "parts.json"), load_mixes(folder / "mixes.json")
     try:
         names: list[PartName] = facts.pop("names")
-        config = PartConfig(**facts)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder}/parts.json: not parts ({error!r}); {MAKE_ANEW}") from error
+        config, mix = PartConfig(**facts), mixes["all"]
+        for name in (*names, *mix.names):
+            if name not in PARTS or name not in names:
+                raise ValueError(f"part {name!r}")
+        if not mix.names:
+            raise ValueError("no part has a weight")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder}: parts.json and mixes.json hold no parts with weights ({error!r:.200}); "
+            f"{MAKE_ANEW}"
+        ) from error
     chosen: list[PartName] = names if every else [name for name in names if name in mix.names]
     pairs = TrainingPairs.read(dataset)
     parts = load_parts(folder, chosen, pairs, heads, cache, config)

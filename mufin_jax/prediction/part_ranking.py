@@ -94,7 +94,7 @@ class PartRanking:
         return {self.label_ids[int(label)]: int(label) for label in np.flatnonzero(self.trained)}
 
     @functools.cached_property
-    def _own_of_sides(self) -> dict[str, Int64[np.ndarray, " n"]]:
+    def _own_of_sides(self) -> dict[str, tuple[Strings, Int64[np.ndarray, " n"]]]:
         return {}
 
     def known(self, titles: Sequence[str], ids: Sequence[str | None]) -> Known:
@@ -104,10 +104,12 @@ class PartRanking:
 
     def known_of(self, side: Side, rows: Int[np.ndarray, " b"]) -> Known:
         """Return what is known of items of a side of a prepared folder."""
-        if side.name not in self._own_of_sides:
+        ids, trained = self._own_of_sides.get(side.name, (None, None))
+        if trained is None or ids is not side.ids:  # sides of other folders have the same names
             own = own_labels(side.ids, self.label_ids)
-            self._own_of_sides[side.name] = np.where(self.trained[own], own, -1)
-        return Known(side.titles.at(rows), self._own_of_sides[side.name][rows])
+            trained = np.where(self.trained[own], own, -1)
+            self._own_of_sides[side.name] = side.ids, trained
+        return Known(side.titles.at(rows), trained[rows])
 
     def rank(
         self, query: Query, k: int

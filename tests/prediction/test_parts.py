@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from small import SIZES
 
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.strings import Strings
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import describe_once, embed_once
 from mufin_jax.prediction.build import build_predictor
@@ -22,12 +23,13 @@ from mufin_jax.prediction.part_files import (
     load_ranking,
     save_ranking,
 )
-from mufin_jax.prediction.part_ranking import candidates
+from mufin_jax.prediction.part_ranking import PartRanking, candidates
 from mufin_jax.prediction.parts import PARTS, Known, Query
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import save_sealed
 
 L, B = SIZES["label"], SIZES["test"]
 CONFIG = PartConfig(neighbours=5, vote_temperature=0.2, stand_ins=3, stand_in_temperature=0.3)
@@ -209,6 +211,43 @@ def test_damaged_files_of_parts_are_rejected(made, fewer):
     with pytest.raises(InputError, match=r"parts\.json"):
         load_ranking(made.folder, fewer, heads, cache)
     path.write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    "names, mixes, reason",
+    [
+        (["z", "q"], {"all": {"z": 1.0}}, "part 'q'"),
+        (["z"], {"all": {"v": 1.0}}, "part 'v'"),
+        (["z"], {"all": {"z": float("inf")}}, "not weights"),  # JSON holds null
+        (["z"], {"all": {"z": "heavy"}}, "not weights"),
+        (["z"], {"all": ["z"]}, "not weights"),
+        (["z"], {"all": {"z": 0.0}}, "no part has a weight"),
+        (["z"], {"content": {"z": 1.0}}, "KeyError"),
+        (3, {"all": {"z": 1.0}}, "TypeError"),
+    ],
+)
+def test_parts_and_weights_that_are_none_are_rejected_in_one_line(
+    made, fewer, tmp_path, names, mixes, reason
+):
+    """Their checksums are right: somebody has made the files so."""
+    sides = {name: {"warm": {"parts": one}, "cold": {"parts": one}} for name, one in mixes.items()}
+    save_sealed(tmp_path / "mixes.json", sides)
+    save_sealed(tmp_path / "parts.json", {"names": names} | dataclasses.asdict(CONFIG))
+    heads, cache = made.predictor.model.heads(), made.predictor.cache
+    with pytest.raises(InputError, match=reason) as caught:
+        load_ranking(tmp_path, fewer, heads, cache)
+    assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
+
+
+def test_items_of_two_sides_of_the_same_name_are_known_by_their_own_ids(made, fewer):
+    """Whoever ranks the test points of two folders must not get the second by the first's ids."""
+    mix = Mix(Weights({"g": 1.0}), Weights({"z": 1.0}))
+    ranking = PartRanking(made.parts, mix, made.pairs.trained, fewer.labels.ids)
+    label = dataclasses.replace(fewer.labels, name="test")
+    strangers = dataclasses.replace(label, ids=Strings.pack(f"new{n}" for n in range(L)))
+    rows = np.arange(3)
+    assert (ranking.known_of(strangers, rows).own == -1).all()
+    assert (ranking.known_of(label, rows).own == rows).all()
 
 
 @pytest.mark.parametrize("field", ["neighbours", "stand_ins", "vote_temperature"])
