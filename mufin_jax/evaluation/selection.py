@@ -27,6 +27,10 @@ SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
 """Scales of labels without a training pair."""
 GAIN = 0.02
 """A change that gains less than this, in percent, is not made: a part more costs time."""
+KNOW_ALL = ("z", "mu", "c")
+"""The parts that have a value for each label."""
+FILL = (1e-3, 1e-4, 1e-5, 1e-6)
+"""Weights of a part that fills up lists."""
 _ROUNDS = 10
 _PLACES = 10
 
@@ -126,8 +130,26 @@ def fit_weights(judged: Judged, names: Sequence[str]) -> Fit:
         if value == before:
             break
     kept = {name: weight for name, weight in weights.parts.items() if weight}
+    weights = _filled(judged, dataclasses.replace(weights, parts=kept), value, alone)
     points = int(np.count_nonzero(judged.positives))
-    return Fit(dataclasses.replace(weights, parts=kept), value, alone, points)
+    return Fit(weights, judged.objective(weights), alone, points)
+
+
+def _filled(judged: Judged, weights: Weights, value: float, alone: dict[str, float]) -> Weights:
+    """Return weights with a tiny one for a part that knows all labels, if no other part does.
+
+    The votes and the walks know few labels of a query. Without this weight, the places after those
+    would stay free. It must not lower the objective.
+    """
+    knows_all = [name for name in KNOW_ALL if name in alone]
+    if not knows_all or set(knows_all) & set(weights.parts):
+        return weights
+    best = max(knows_all, key=lambda name: alone[name])
+    for tiny in FILL:
+        new = dataclasses.replace(weights, parts=weights.parts | {best: tiny})
+        if judged.objective(new) >= value:
+            return new
+    return weights
 
 
 def _changes(names: Sequence[str], shifts: bool):

@@ -95,3 +95,16 @@ def test_a_signal_stops_the_search(made, monkeypatch):
     monkeypatch.setattr(THIS_RUN.stop, "is_set", lambda: True)
     with pytest.raises(Stopped, match="select: stopped by a signal"):
         fit_weights(Judged.judge(*made), ["z", "v"])
+
+
+def test_a_part_that_knows_all_labels_fills_lists_up_and_lowers_nothing():
+    """The vote names one label a query, the right one."""
+    labels = np.tile(np.arange(6, dtype=np.int32), (8, 1))
+    truth = np.zeros((8, 6), np.float32)
+    truth[np.arange(8), np.arange(8) % 6] = 1
+    z = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    found = Candidates(labels, {"v": truth, "z": z}, labels >= 0, np.ones(8, bool))
+    judged = Judged.judge(found, csr_matrix(truth), csr_matrix(truth.shape))
+    fit = fit_weights(judged, ["z", "v"])
+    assert fit.weights.parts == {"v": 1.0, "z": 1e-3} and fit.objective == fit.alone["v"] == 100
+    assert fit_weights(judged, ["v"]).weights.parts == {"v": 1.0}
