@@ -19,9 +19,11 @@ from mufin_jax.encoders.naming import LINEAR, NORM, POSITIONS, WORDS, Naming
 from mufin_jax.encoders.pooled_text import PooledTextConfig
 from mufin_jax.encoders.post_norm_text import PostNormText
 from mufin_jax.encoders.roberta import LATER_POSITIONS, PADDING
+from mufin_jax.runtime.errors import InputError
 
 FARTHEST = 128
 """Tokens apart; from here on, all distances share one number."""
+_LEAST_BUCKETS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,11 @@ class MpnetConfig(PooledTextConfig):
         """Reject sizes that make no network."""
         super().__post_init__()
         check_size(self, "buckets")
+        if self.buckets < _LEAST_BUCKETS:
+            raise InputError(
+                f"MpnetConfig: buckets={self.buckets}; expected at least {_LEAST_BUCKETS}, two for "
+                "each direction"
+            )
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "MpnetConfig":

@@ -174,6 +174,7 @@ def test_the_defaults_have_their_published_number_of_weights(make, count):
     ("make", "message"),
     [
         (lambda: BertConfig(types=0), "types=0"),
+        (lambda: MpnetConfig(buckets=3), "buckets=3; expected at least 4"),
         (lambda: ModernBertConfig(width=15, heads=3), "heads=3; expected heads of an even width"),
         (lambda: ModernBertConfig(near_theta=0.0), "near_theta=0.0; expected above 0"),
         (lambda: BertConfig.from_hf({"hidden_act": "relu"}), "'relu'; expected 'gelu'"),
