@@ -123,8 +123,9 @@ def ask(
 ) -> Int[np.ndarray, "b k"]:
     """Return the labels of some test points, best first, seen only by their texts or images.
 
-    The model is the same trained model, and labels keep both modalities. A point without the
-    modality gets an empty list. If test points are questions, their given answers are ranked.
+    The model is the same trained model, and labels keep both modalities. Where the score has parts,
+    these know which label a point is, but not the title of a point seen by its images. A point
+    without the modality gets an empty list. If test points are questions, their given answers are ranked.
 
     Raises:
         Missing: if the model, or the data, have only one modality, or the model fuses both into one
@@ -147,11 +148,15 @@ def ask(
     _, real = loader.slots(dataset.test, rows)
     asked = np.flatnonzero(real.any(1))
     for block, pool, bags in _read(predictor, loader, rows[asked], by):
+        shown = rows[asked[block]]
         if questions is not None:
-            given = questions.answers[rows[asked[block]]]
+            given = questions.answers[shown]
             found, _ = rank_answers(given, score_answers(predictor, pool, bags, given))
         else:
-            found, _ = predictor.rank(pool, bags, len(block), extra)
+            known = predictor.ranking and predictor.ranking.known_of(dataset.test, shown)
+            if known and by == "images":
+                known = known._replace(titles=[""] * len(block))
+            found, _ = predictor.rank(pool, bags, len(block), extra, known=known)
         labels[asked[block], : found.shape[1]] = found
     return labels
 
