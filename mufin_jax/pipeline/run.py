@@ -74,6 +74,7 @@ def run(
         link_stages(experiment.folder, wanted, others, unrecorded)
         for name, settings in wanted.items():  # before hours of work begin
             held.check(name, settings, runner.unrecorded(name, settings))
+        processes.once("unwanted stages are checked", runner.reject_unwanted)
         if "prepare" in names and not held.finished("prepare"):
             check = functools.partial(check_checkpoints, experiment.prepare, experiment.model)
             processes.once("the checkpoints are checked", check)
@@ -118,6 +119,21 @@ class _Runner:
         with self.held.timed(name):
             STAGES[name].run(self.experiment, context(self.experiment, name, self.mesh))
         self.held.mark_finished(name)
+
+    def reject_unwanted(self) -> None:
+        """Reject a folder with a stage that the experiment does not have: it would be served.
+
+        Raises:
+            InputError: if there is one.
+        """
+        for name in STAGES.keys() - stages_of(self.experiment):
+            folder = self.held.workdir / name
+            if (folder / "settings.json").exists():
+                raise InputError(
+                    f"{folder}: these settings have no stage {name}; expected those that the "
+                    "folder was made with: give them, choose another --workdir, or delete it and "
+                    "the folders of later stages"
+                )
 
     def unrecorded(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return what an older version did not record of a stage."""

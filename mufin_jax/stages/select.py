@@ -33,7 +33,7 @@ from mufin_jax.prediction.part_files import (
     save_ranking,
 )
 from mufin_jax.prediction.part_ranking import Candidates, PartRanking, candidates
-from mufin_jax.prediction.parts import WALKS, PartName, Query
+from mufin_jax.prediction.parts import PARTS, WALKS, PartName, Query
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import fetch
@@ -64,10 +64,14 @@ class SelectConfig:
     part: PartConfig = dataclasses.field(default_factory=PartConfig)
 
     def __post_init__(self) -> None:
-        """Reject counts below 1, and a part that is named twice."""
+        """Reject counts below 1, unknown parts, and a part that is named twice."""
         for name in ("candidates", "points"):
             if getattr(self, name) < 1:
                 raise InputError(f"select.{name}={getattr(self, name)}: expected at least 1")
+        if unknown := [name for name in self.parts if name not in PARTS]:
+            raise InputError(
+                f"select.parts has {unknown[0]!r:.80}: expected some of {' '.join(PARTS)}"
+            )
         if len(set(self.parts)) < len(self.parts):
             raise InputError(f"select.parts={' '.join(self.parts)}: expected each part once")
 

@@ -14,6 +14,7 @@ from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.pipeline.run import run
 from mufin_jax.prediction.mix import load_mixes
 from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.report.cross_attention import ask
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.select import SelectConfig
 
@@ -82,6 +83,23 @@ def test_each_part_has_a_row_of_its_own(experiment):
     assert rows["part z"] != rows["part v"]
 
 
+@pytest.mark.parametrize("by", ["text", "images"])
+def test_points_seen_by_one_modality_are_known_but_for_titles_that_are_not_seen(experiment, by):
+    predictor, given = Predictor.load(experiment.folder), []
+    test, rows = predictor.dataset.test, np.arange(3)
+
+    def rank(pool, bags, count, extra, known):
+        given.append((count, known))
+        return np.full((count, 1), -1), None
+
+    predictor.rank = rank
+    ask(predictor, rows, by)
+    wanted = predictor.ranking.known_of(test, rows)
+    ((count, known),) = given
+    assert count == 3 and (known.own == wanted.own).all()
+    assert known.titles == (wanted.titles if by == "text" else [""] * 3)
+
+
 def test_the_stage_gives_the_same_files_when_it_runs_again(experiment, tmp_path):
     again = dataclasses.replace(experiment, workdir=tmp_path / "run")
     minute.begun(experiment.folder, tmp_path / "run", "evaluate")
@@ -101,6 +119,17 @@ def test_a_run_without_parts_has_no_such_stage(experiment):
         run(dataclasses.replace(experiment, select=SelectConfig()), "evaluate")
 
 
+def test_a_run_without_parts_rejects_a_folder_with_parts(experiment, tmp_path):
+    """Otherwise evaluate would measure the parts, and record that it measured the paper's mix."""
+    minute.begun(experiment.folder, tmp_path / "run", "evaluate")
+    shutil.copytree(experiment.folder / "select", tmp_path / "run" / "select")
+    plain = dataclasses.replace(experiment, workdir=tmp_path / "run", select=SelectConfig())
+    for stage in ("evaluate", "all"):
+        with pytest.raises(InputError, match=r"select: these settings have no stage select"):
+            run(plain, stage)
+    assert not (tmp_path / "run" / "evaluate").exists()
+
+
 def test_parts_require_validation_points(tmp_path):
     plain = dataclasses.replace(minute.MINUTE, workdir=tmp_path / "run", select=SELECT)
     with pytest.raises(InputError, match="add --prepare"):
@@ -116,3 +145,10 @@ def test_invalid_settings_are_rejected():
     ):
         with pytest.raises(InputError, match=message):
             SelectConfig(**fields)
+
+
+def test_unknown_parts_are_rejected():
+    config = SelectConfig()
+    object.__setattr__(config, "parts", ("z", "q"))  # tests check the types of arguments
+    with pytest.raises(InputError, match="select.parts has 'q': expected some of z mu c v g sg t"):
+        config.__post_init__()
