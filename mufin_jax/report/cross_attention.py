@@ -125,7 +125,8 @@ def ask(
 
     The model is the same trained model, and labels keep both modalities. Where the score has parts,
     these know which label a point is, but not the title of a point seen by its images. A point
-    without the modality gets an empty list. If test points are questions, their given answers are ranked.
+    without the modality gets an empty list. If test points are questions, their given answers are
+    ranked.
 
     Raises:
         Missing: if the model, or the data, have only one modality, or the model fuses both into one

@@ -150,5 +150,7 @@ def test_invalid_settings_are_rejected():
 def test_unknown_parts_are_rejected():
     config = SelectConfig()
     object.__setattr__(config, "parts", ("z", "q"))  # tests check the types of arguments
-    with pytest.raises(InputError, match="select.parts has 'q': expected some of z mu c v g sg t"):
+    with pytest.raises(
+        InputError, match=r"select\.parts has 'q': expected some of z mu c v g sg t"
+    ):
         config.__post_init__()
