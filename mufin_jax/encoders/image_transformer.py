@@ -1,6 +1,6 @@
-"""What ViT, CLIP's image encoder and SigLIP share: patches become tokens, which pass the blocks.
+"""What ViT, DINOv2, CLIP's image encoder and SigLIP share: patches become tokens, through blocks.
 
-Each of the three adds only how it pools the last block's tokens into one vector, its `head`.
+Each of them adds only how it pools the last block's tokens into one vector, its `head`.
 """
 
 import abc
@@ -65,6 +65,8 @@ class ImageTransformer(nnx.Module):
 
     in_front: ClassVar[int] = 1
     """How many tokens stand in front of the patches: 1 for CLS, or 0."""
+    block: ClassVar[type[PreNormBlock]] = PreNormBlock
+    """The class of the blocks."""
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class ImageTransformer(nnx.Module):
         self.positions = nnx.Param(embedding(rngs.params(), (tokens, config.width)))
         self.norm_before = layer_norm(config, rngs) if norm_before else None
         self.blocks = nnx.List(
-            PreNormBlock(config, rngs, qkv_bias, activation) for _ in range(config.depth)
+            self.block(config, rngs, qkv_bias, activation) for _ in range(config.depth)
         )
 
     def __call__(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i outputs"]:

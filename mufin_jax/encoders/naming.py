@@ -61,7 +61,7 @@ class Naming:
     def parameters(self, config: Any) -> Iterable[tuple[str, str, Convert]]:
         """Yield (modern name, name here, how the values change) of every possible parameter."""
         for theirs, ours, layer in self.table:
-            for numbers in self.blocks(config) if "{}" in ours else ((),):
+            for numbers in self.blocks(config) if "{" in ours else ((),):
                 for their_end, our_end, convert in layer:
                     yield (
                         theirs.format(*numbers) + their_end,

@@ -43,6 +43,10 @@ class EncoderKind:
 ENCODERS = {
     "vit": EncoderKind("image", "vit:ViT", ("vit",)),
     "resnet": EncoderKind("image", "resnet:ResNet", ("resnet",)),
+    "efficientnet_lite": EncoderKind(
+        "image", "efficientnet_lite:EfficientNetLite", ("efficientnet_lite",)
+    ),
+    "dinov2": EncoderKind("image", "dinov2:Dinov2", ("dinov2",)),
     "clip_image": EncoderKind("image", "clip_image:ClipImage", ("clip", "clip_vision_model")),
     "siglip": EncoderKind("image", "siglip:Siglip", ("siglip", "siglip_vision_model")),
     "distilbert": EncoderKind("text", "distilbert:DistilBert", ("distilbert",)),

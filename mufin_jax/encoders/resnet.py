@@ -16,13 +16,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mufin_jax.encoders.checks import check_computed, check_size, reject_unless
+from mufin_jax.encoders.convolution import BATCH_NORM, Convolution, kernel_of
 from mufin_jax.encoders.layers import compute_dtype, run_blocks
-from mufin_jax.encoders.naming import Layer, Naming, same
+from mufin_jax.encoders.naming import Layer, Naming
 from mufin_jax.runtime.errors import InputError
 
 _MOST = 65_536
 _REDUCTION = 4
-_EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,11 +112,8 @@ def _units(config: ResNetConfig) -> Iterable[tuple[int, ...]]:
 
 
 _CONVOLUTION: Layer = (
-    (".convolution.weight", ".kernel", lambda x: x.transpose(2, 3, 1, 0)),
-    (".normalization.weight", ".scale", same),
-    (".normalization.bias", ".bias", same),
-    (".normalization.running_mean", ".mean", same),
-    (".normalization.running_var", ".variance", same),
+    (".convolution.weight", ".kernel", kernel_of),
+    *((f".normalization{theirs}", ours, convert) for theirs, ours, convert in BATCH_NORM),
 )
 NAMING = Naming(
     prefix="resnet.",
@@ -216,30 +213,3 @@ class Unit(nnx.Module):
         for number, convolution in enumerate(self.convolutions):
             added = convolution(jax.nn.relu(added) if number else added)
         return jax.nn.relu(added + (x if self.shortcut is None else self.shortcut(x)))
-
-
-class Convolution(nnx.Module):
-    """A convolution and the batch norm after it, folded into its kernel and a shift."""
-
-    def __init__(
-        self, inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs, scale: float = 1.0
-    ):
-        self.stride = stride
-        draw = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        self.kernel = nnx.Param(draw(rngs.params(), (size, size, inputs, outputs)))
-        self.scale, self.bias = nnx.Param(jnp.full(outputs, scale)), nnx.Param(jnp.zeros(outputs))
-        self.mean, self.variance = (
-            nnx.BatchStat(make(outputs, jnp.float32)) for make in (jnp.zeros, jnp.ones)
-        )
-
-    def __call__(self, x: Float[Array, "i h w c"]) -> Float[Array, "i y x d"]:
-        """Convolve and normalise, in the dtype of x."""
-        factor = self.scale[...] * jax.lax.rsqrt(self.variance[...] + _EPSILON)
-        kernel = (self.kernel[...] * factor[None, None, None]).astype(x.dtype)
-        shift = (self.bias[...] - self.mean[...] * factor).astype(x.dtype)
-        edge = kernel.shape[0] // 2
-        convolved = jax.lax.conv_general_dilated(
-            x, kernel, (self.stride, self.stride), ((edge, edge), (edge, edge)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
-        return convolved + shift[None, None, None]

@@ -1,4 +1,4 @@
-"""ResNet, CLIP and SigLIP: they agree with Hugging Face's and keep the rules of all encoders."""
+"""ResNet, EfficientNet-Lite, DINOv2, CLIP and SigLIP: agreement with their references."""
 
 import dataclasses
 
@@ -16,6 +16,8 @@ from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.clip_image import ClipImageConfig
 from mufin_jax.encoders.clip_text import ClipTextConfig
+from mufin_jax.encoders.dinov2 import Dinov2Config
+from mufin_jax.encoders.efficientnet_lite import EfficientNetLiteConfig
 from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.pretrained import (
     image_processing,
@@ -27,13 +29,16 @@ from mufin_jax.encoders.resnet import ResNetConfig
 from mufin_jax.encoders.siglip import SiglipConfig
 from mufin_jax.runtime.errors import InputError
 
-IMAGES = ["resnet_basic", "resnet_bottleneck", "clip", "siglip"]
+IMAGES = ["resnet_basic", "resnet_bottleneck", "efficientnet_lite"]
+IMAGES += ["dinov2", "dinov2_giant", "clip", "siglip"]
 SIZES = {"width": 12, "heads": 3, "mlp": 20, "patch": 4, "image_size": 12}
 TINY = {
     "basic": ResNetConfig(6, (6, 8, 10), (1, 3, 2)),
     "bottleneck": ResNetConfig(5, (8, 12), (1, 3), bottleneck=True),
     "clip": ClipImageConfig(depth=3, projection=10, **SIZES),
     "siglip": SiglipConfig(depth=3, **SIZES),
+    "dinov2": Dinov2Config(depth=3, gated=True, layer_scale=0.5, **SIZES),
+    "lite": EfficientNetLiteConfig(6, (6, 8, 10), (1, 3, 2), (3, 5, 3), (1, 2, 1), (1, 2, 6), 9),
 }
 TEXT = ClipTextConfig(vocab=29, width=12, depth=3, heads=3, mlp=20, max_positions=8, projection=10)
 TITLES = ["A red chair", "lamp 42", "the Lamp's chair  and table", "red"]
@@ -51,7 +56,7 @@ def images():
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_image_encoders_agree_with_hugging_face(name):
+def test_image_encoders_agree_with_their_references(name):
     # "other" is not square and has another size than the network's.
     expected = np.load(GOLDEN / name / "expected.npz")
     encode = jax.jit(load_image_encoder(GOLDEN / name))
@@ -97,7 +102,7 @@ def test_a_packed_text_has_the_vector_that_it_has_alone():
     assert not packed[2].any() and np.abs(packed[:2]).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["basic", "siglip"])
+@pytest.mark.parametrize("name", ["basic", "siglip", "lite"])
 def test_nothing_in_the_trunk_trains_where_the_last_block_trains(name, images):
     encoder = shaken_encoder(TINY[name])
     graphdef, state = nnx.split(encoder)
@@ -119,8 +124,12 @@ def test_nothing_in_the_trunk_trains_where_the_last_block_trains(name, images):
     ("name", "how", "close"),
     [
         ("bottleneck", {"layers": "scan", "remat": True}, 1e-5),
+        ("lite", {"layers": "scan", "remat": True}, 1e-5),
         ("text", {"layers": "scan", "remat": True}, 1e-5),
-        *((name, {"dtype": "bfloat16"}, 0.05) for name in ("basic", "clip", "siglip", "text")),
+        *(
+            (name, {"dtype": "bfloat16"}, 0.05)
+            for name in ("basic", "clip", "siglip", "text", "dinov2")
+        ),
     ],
 )
 def test_vectors_are_float32_and_the_same_in_every_way_to_compute_them(name, how, close, images):
@@ -163,6 +172,8 @@ def test_a_deep_new_resnet_keeps_the_size_of_its_input(images):
     [
         (ResNetConfig.resnet_18, 11_176_512),
         (ResNetConfig.resnet_101, 42_500_160),
+        (EfficientNetLiteConfig.lite0, 4_652_008 - 1_281_000),  # without the classifier
+        (Dinov2Config, 86_580_480 - 768),  # without the token of masked patches
         (ClipImageConfig, 87_849_216),
         (ClipTextConfig, 63_428_096),
         (SiglipConfig, 92_884_224),
@@ -180,6 +191,12 @@ def test_the_defaults_have_their_published_number_of_weights(make, count):
         (lambda: ResNetConfig(widths=(4, 0), depths=(1, 1)), "widths=0; expected at least 1"),
         (lambda: ResNetConfig(widths=(4, 8), depths=(1,)), r"depths=\(1,\); expected one of each"),
         (lambda: ResNetConfig(depths=(1, 1, 1, 10**9)), "depths=1000000000"),
+        (
+            lambda: EfficientNetLiteConfig(depths=(1, 1)),
+            "7 widths, 2 depths, .*expected one of each",
+        ),
+        (lambda: EfficientNetLiteConfig(kernels=(2,) * 7), "kernels has 2; expected odd numbers"),
+        (lambda: Dinov2Config.from_hf({"hidden_act": "relu"}), "hidden_act is 'relu'"),
         (lambda: ClipImageConfig(patch=50), "isn't a multiple of patch=50"),
         (lambda: ClipTextConfig(projection=0), "projection=0"),
         (lambda: SiglipConfig(heads=5), "isn't a multiple of heads=5"),

@@ -284,6 +284,8 @@ _LOADERS = {
     "visual_bert": [load_text_encoder],
     "xlm_roberta": [load_text_encoder, Tokenizer.load],
     "modernbert": [load_text_encoder],
+    "efficientnet_lite": [load_image_encoder],
+    "dinov2": [load_image_encoder],
 }
 
 
@@ -341,6 +343,8 @@ KINDS = {
     "visual_bert": _checkpoint("visual_bert"),
     "xlm_roberta": _checkpoint("xlm_roberta"),
     "modernbert": _checkpoint("modernbert"),
+    "efficientnet_lite": _checkpoint("efficientnet_lite"),
+    "dinov2": _checkpoint("dinov2"),
 }
 
 

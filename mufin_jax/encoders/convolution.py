@@ -1,0 +1,81 @@
+"""A convolution with its batch norm, which ResNet and EfficientNet-Lite are made of.
+
+Batch norms apply a checkpoint's running statistics, which never train: a batch of MUFIN holds
+pictures of whichever points and labels were drawn, and their statistics are no property of a
+picture.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from mufin_jax.encoders.naming import Layer, same
+
+
+def kernel_of(values: np.ndarray) -> np.ndarray:
+    """Return torch's (output, input, row, column) as (row, column, input, output)."""
+    return values.transpose(2, 3, 1, 0)
+
+
+BATCH_NORM: Layer = (
+    (".weight", ".scale", same),
+    (".bias", ".bias", same),
+    (".running_mean", ".mean", same),
+    (".running_var", ".variance", same),
+)
+"""How a batch norm of torch is read into a `Convolution`."""
+
+
+class Convolution(nnx.Module):
+    """A convolution and the batch norm after it, folded into its kernel and a shift.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        size: Rows and columns of the kernel, an odd number.
+        stride: Pixels from one output to the next.
+        rngs: Source of the initial weights.
+        scale: The batch norm's initial factor.
+        epsilon: Added to the variance.
+        padding: centre: half of the kernel on each side, as torch has it; same: as little as
+            possible, the odd pixel at the end, as TensorFlow has it.
+        groups: Parts of the channels that do not see each other.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        stride: int,
+        rngs: nnx.Rngs,
+        scale: float = 1.0,
+        *,
+        epsilon: float = 1e-5,
+        padding: Literal["centre", "same"] = "centre",
+        groups: int = 1,
+    ):
+        self.stride, self.epsilon, self.padding, self.groups = stride, epsilon, padding, groups
+        draw = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        self.kernel = nnx.Param(draw(rngs.params(), (size, size, inputs // groups, outputs)))
+        self.scale, self.bias = nnx.Param(jnp.full(outputs, scale)), nnx.Param(jnp.zeros(outputs))
+        self.mean, self.variance = (
+            nnx.BatchStat(make(outputs, jnp.float32)) for make in (jnp.zeros, jnp.ones)
+        )
+
+    def __call__(self, x: Float[Array, "i h w c"]) -> Float[Array, "i y x d"]:
+        """Convolve and normalise, in the dtype of x."""
+        factor = self.scale[...] * jax.lax.rsqrt(self.variance[...] + self.epsilon)
+        kernel = (self.kernel[...] * factor[None, None, None]).astype(x.dtype)
+        shift = (self.bias[...] - self.mean[...] * factor).astype(x.dtype)
+        edge = kernel.shape[0] // 2
+        convolved = jax.lax.conv_general_dilated(
+            x, kernel, (self.stride, self.stride),
+            "SAME" if self.padding == "same" else ((edge, edge), (edge, edge)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=self.groups,
+        )  # fmt: skip
+        return convolved + shift[None, None, None]
