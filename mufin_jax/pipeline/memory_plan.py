@@ -50,6 +50,7 @@ class RunSizes:
         search: how labels are searched: "scann", "sharded" or "exact" (see `IndexConfig`).
         points: number of training points that are indexed for the floor `frozen_neighbours`.
         points_search: how they are searched.
+        mined: number of vectors that Module I mines negatives among; 0 if it does not.
     """
 
     num_labels: int
@@ -66,6 +67,7 @@ class RunSizes:
     search: str = "scann"
     points: int = 0
     points_search: str = "exact"
+    mined: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,9 @@ def plan(sizes: RunSizes) -> MemoryPlan:
             Part("model", 4 * s.parameters, 0, PHASES),
             Part("its gradients and moments", 12 * s.trained, 0, tuned),
             Part("two batches", 2 * s.batch // s.devices, AHEAD * s.batch, tuned),
+            Part(
+                "vectors to mine among", s.mined * vector // s.devices, s.mined * vector, tuned[:1]
+            ),
             Part("label bags and classifiers", cache, 0, served),
             Part("index: entries, codes", on_devices, codes, ("retrieve", *served)),
             Part("index: while it is built", 0, built, ("retrieve", "index")),

@@ -66,6 +66,7 @@ def sizes_of(
     optimizers: tuple[OptimizerConfig, OptimizerConfig],
     index: IndexConfig,
     frozen_neighbours: bool = False,
+    mined_side: str | None = None,
 ) -> RunSizes:
     """Return the sizes that a memory plan is computed from.
 
@@ -79,6 +80,7 @@ def sizes_of(
         optimizers: of Module I and of Module IV.
         index: how labels are searched.
         frozen_neighbours: whether evaluate also indexes the training points.
+        mined_side: the side that Module I mines negatives from: "labels", "points" or None.
     """
     labels, train = dataset.labels, dataset.train
     mufin = _without_weights(dataset, _as_named(model, dataset), mesh)
@@ -104,6 +106,7 @@ def sizes_of(
         search=index.search_over(entries, model.dim, mesh),
         points=points,
         points_search=index.search_over(points, model.dim, mesh),
+        mined={"labels": len(labels), "points": len(train), None: 0}[mined_side],
     )
 
 

@@ -191,5 +191,6 @@ class _Runner:
             optimizers=(i.optimizer, iv.optimizer),
             index=experiment.retrieve.index,
             frozen_neighbours=experiment.evaluate.frozen_neighbours,
+            mined_side=i.mined_side,
         )
         foresee(sizes, ahead, self.mesh)

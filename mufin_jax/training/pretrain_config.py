@@ -98,6 +98,13 @@ class PretrainConfig:
         """Whether batches depend on the embeddings of the last refresh."""
         return self.hard_limit < 1 or self.batches == "clustered" or self.mined_negatives > 0
 
+    @property
+    def mined_side(self) -> str | None:
+        """The side whose items are mined as negatives: "labels", "points", or None."""
+        if not self.mined_negatives:
+            return None
+        return "points" if self.batches_over == "labels" else "labels"
+
     def shapes(self, anchors: int) -> tuple[int, int]:
         """Return the labels and the datapoints of a step with so many anchors."""
         others = anchors * (self.positives + self.mined_negatives) + self.random_others

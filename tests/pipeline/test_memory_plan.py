@@ -180,8 +180,17 @@ def test_the_sizes_match_the_data_and_the_model(dataset, mesh):
         optimizers=(frozen, frozen),
         index=IndexConfig(),
         frozen_neighbours=True,
+        mined_side="points",
     )
     assert (sizes.points, fewer.points) == (0, SIZES["train"])
     assert fewer.points_search == "exact"
+    assert (sizes.mined, fewer.mined) == (0, SIZES["train"])
     blocks = 2 * (4 * 6 * 7 + 2 * 6)  # two attention blocks: four maps, a norm
     assert fewer.trained == blocks and fewer.rows == 8 and fewer.batch < sizes.batch * 2
+
+
+def test_vectors_that_negatives_are_mined_among_are_held_by_module_1_alone():
+    plan = memory_plan.plan(dataclasses.replace(A2Q, devices=2, mined=1000))
+    mined = part(plan, "vectors to mine among")
+    assert (mined.device, mined.host) == (500 * 4 * 192, 1000 * 4 * 192)
+    assert mined.phases == ("pretrain",)
