@@ -26,6 +26,7 @@ CATALOGUE = dataclasses.replace(
         epochs=20,
         least_steps=1500,
         loss="softmax",
+        mined_negatives=2,
         optimizer=dataclasses.replace(
             MINIATURE.pretrain.optimizer, image_encoder="auto", text_encoder="auto"
         ),

@@ -1,13 +1,14 @@
 """Fitting the weights of the parts of a score on validation points.
 
 The objective is the mean of P@1, nDCG@5 and R@10 over the points, filtered as test points are. The
-search starts from the best single part and changes one weight at a time, over a fixed grid, as
-long as the objective grows. So the mix is never below its best part on these points. It uses no
-random draw: the same points give the same weights.
+search starts from the best single part and changes one weight at a time, to the best value of a
+fixed grid, as long as the objective grows by more than the standard error of that growth. So the
+mix is never below its best part on these points, and few points add few parts. It uses no random
+draw: the same points give the same weights.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -71,23 +72,22 @@ class Judged:
 
     def objective(self, weights: Weights) -> float:
         """Return the mean of P@1, nDCG@5 and R@10 in percent, over points with a positive."""
-        scores = weights.scores(self.found.values, self.found.trained)
-        return self._measured(np.where(self.counts, scores, -np.inf))
+        values = self.by_point(weights)
+        return float(values.mean()) if len(values) else 0.0
 
-    def _measured(self, scores: Float[np.ndarray, "b c"]) -> float:
+    def by_point(self, weights: Weights) -> Float[np.ndarray, " p"]:
+        """Return the mean of P@1, nDCG@5 and R@10 of each point that has a positive, in percent."""
+        scores = weights.scores(self.found.values, self.found.trained)
+        scores = np.where(self.counts, scores, -np.inf)
         scored = self.positives > 0
-        if not scored.any():
-            return 0.0
         order = _first(scores, _PLACES)
         hits = np.take_along_axis(self.hits, order, 1)[scored]
         hits = np.pad(hits, ((0, 0), (0, _PLACES - hits.shape[1])))
         positives = self.positives[scored]
         discounts = 1 / np.log2(np.arange(5) + 2)
         ideal = np.cumsum(discounts)[np.minimum(positives, 5) - 1]
-        precision = hits[:, 0].mean()
-        ndcg = (hits[:, :5] @ discounts / ideal).mean()
-        recall = (hits.sum(1) / positives).mean()
-        return float(100 * (precision + ndcg + recall) / 3)
+        ndcg, recall = hits[:, :5] @ discounts / ideal, hits.sum(1) / positives
+        return 100 * (hits[:, 0] + ndcg + recall) / 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,23 +119,34 @@ def fit_weights(judged: Judged, names: Sequence[str]) -> Fit:
     """
     alone = {name: judged.objective(Weights({name: 1.0})) for name in names}
     best = max(alone, key=lambda name: alone[name])
-    weights, value = Weights({best: 1.0}), alone[best]
+    weights = Weights({best: 1.0})
     shifts = bool((judged.hits & ~judged.found.trained).any())
     for _ in range(_ROUNDS):
-        before = value
+        before = weights
         for change in _changes(names, shifts):
-            for new in until_stopped(change(weights), "select"):
-                if any(new.parts.values()) and (tried := judged.objective(new)) > value + GAIN:
-                    weights, value = new, tried
-        if value == before:
+            weights = _best(judged, weights, until_stopped(change(weights), "select"))
+        if weights == before:
             break
     kept = {name: weight for name, weight in weights.parts.items() if weight}
-    weights = _filled(judged, dataclasses.replace(weights, parts=kept), value, alone)
+    weights = _filled(judged, dataclasses.replace(weights, parts=kept), alone)
     points = int(np.count_nonzero(judged.positives))
     return Fit(weights, judged.objective(weights), alone, points)
 
 
-def _filled(judged: Judged, weights: Weights, value: float, alone: dict[str, float]) -> Weights:
+def _best(judged: Judged, weights: Weights, others: Iterable[Weights]) -> Weights:
+    """Return the best of other weights if it is better beyond chance, else these weights."""
+    before = judged.by_point(weights)
+    found, gain = weights, np.zeros_like(before)
+    for new in others:
+        if any(new.parts.values()):
+            tried = judged.by_point(new) - before
+            if tried.sum() > gain.sum():
+                found, gain = new, tried
+    error = gain.std() / max(len(gain), 1) ** 0.5 if len(gain) else 0.0
+    return found if gain.sum() > max(GAIN, error) * len(gain) else weights
+
+
+def _filled(judged: Judged, weights: Weights, alone: dict[str, float]) -> Weights:
     """Return weights with a tiny one for a part that knows all labels, if no other part does.
 
     The votes and the walks know few labels of a query. Without this weight, the places after those
@@ -144,7 +155,7 @@ def _filled(judged: Judged, weights: Weights, value: float, alone: dict[str, flo
     knows_all = [name for name in KNOW_ALL if name in alone]
     if not knows_all or set(knows_all) & set(weights.parts):
         return weights
-    best = max(knows_all, key=lambda name: alone[name])
+    best, value = max(knows_all, key=lambda name: alone[name]), judged.objective(weights)
     for tiny in FILL:
         new = dataclasses.replace(weights, parts=weights.parts | {best: tiny})
         if judged.objective(new) >= value:

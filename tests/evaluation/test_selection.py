@@ -5,7 +5,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from mufin_jax.evaluation.rankings import evaluate_ranking
-from mufin_jax.evaluation.selection import Judged, fit_weights
+from mufin_jax.evaluation.selection import GRID, Judged, fit_weights
 from mufin_jax.prediction.mix import Mix, Weights
 from mufin_jax.prediction.part_ranking import Candidates
 from mufin_jax.runtime.distributed.processes import THIS_RUN
@@ -50,6 +50,19 @@ def test_the_mix_is_not_below_its_best_part_and_gains_from_two_that_know_somethi
     assert fit.objective == judged.objective(fit.weights)
     assert {"z", "v"} <= set(fit.weights.parts)
     assert fit == fit_weights(judged, ["z", "v", "t"])
+
+
+def test_a_gain_within_its_own_error_adds_no_part(made):
+    """Of the part t, which knows nothing, some weight helps some points by luck."""
+    found, truth, dropped = made
+    judged = Judged.judge(found, truth, dropped)
+    alone = judged.by_point(Weights({"v": 1.0}))
+    by_luck = max(
+        (judged.by_point(Weights({"v": 1.0, "t": weight})) - alone for weight in GRID),
+        key=np.mean,
+    )
+    assert 0 < by_luck.mean() < by_luck.std() / len(by_luck) ** 0.5
+    assert fit_weights(judged, ["v", "t"]).weights.parts == {"v": 1.0}
 
 
 def test_a_single_part_is_its_own_mix(made):
