@@ -10,9 +10,11 @@ from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from mufin_jax.data.dataset import Side
 from mufin_jax.data.own_labels import own_labels
 from mufin_jax.data.strings import Strings
+from mufin_jax.model.heads import Embedding
 from mufin_jax.prediction.mix import Mix
-from mufin_jax.prediction.parts import Known, Part, Query
+from mufin_jax.prediction.parts import WIDTH, Known, Part, Query
 from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.runtime.distributed.padding import next_multiple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,22 @@ class PartRanking:
         named = {name: self.parts[name] for name in self.mix.names}
         found = candidates(named, query, k, self.trained)
         return found.ranked(found.mixed(self.mix), k)
+
+    def warm_up(self, points: Embedding, x: Float32[np.ndarray, "b d"], k: int) -> None:
+        """Compile what `rank` needs for so many datapoints, whatever they are.
+
+        Args:
+            points: embeddings of the shapes that are served.
+            x: unit vectors, which the indices are asked for.
+            k: as for `rank`.
+        """
+        query = Query(points, x, Known([""] * len(x), np.full(len(x), -1)))
+        for name in self.mix.names:
+            answer = self.parts[name].ask(query)
+            answer.shortlist(k)
+            if name == "c":
+                for width in range(WIDTH, next_multiple(len(self.mix.names) * k, WIDTH) + 1, WIDTH):
+                    answer.at(np.full((len(x), width), -1, np.int32))
 
 
 def candidates(

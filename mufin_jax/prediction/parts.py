@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
+import scipy.sparse
 from jaxtyping import Float32, Int32, Int64
 from scipy.sparse import csr_matrix
 
@@ -34,7 +35,7 @@ PARTS: tuple[PartName, ...] = get_args(PartName)
 WALKS: tuple[PartName, ...] = ("g", "sg")
 """The parts that read who was bought with whom, from the query on."""
 
-_WIDTH = 128
+WIDTH = 128
 """Candidates that classifiers score come in multiples of this: few shapes to compile."""
 
 
@@ -132,7 +133,7 @@ class _Classified:
 
     def at(self, labels: Int32[np.ndarray, "b c"]) -> Float32[np.ndarray, "b c"]:
         part, count = self.part, labels.shape[1]
-        spare = next_multiple(count, _WIDTH) - count
+        spare = next_multiple(count, WIDTH) - count
         wide = np.pad(labels, ((0, 0), (0, spare)), constant_values=-1)
         return scoring.classify(part.heads, self.query.points, part.cache, wide)[:, :count]
 
@@ -196,6 +197,11 @@ class Vote:
         return _Rows(csr_matrix(votes @ self.pairs))
 
 
+def _walked(walk: Walk, rows: csr_matrix) -> csr_matrix:
+    """Return the scores of the walk, made in blocks of bounded memory."""
+    return csr_matrix(scipy.sparse.vstack([scores for _, scores in walk.blocks(rows)]))
+
+
 @dataclasses.dataclass(frozen=True)
 class KnownWalk:
     """g: the walk from the label that is the datapoint itself; a cold datapoint has none."""
@@ -204,7 +210,7 @@ class KnownWalk:
 
     def ask(self, query: Query) -> Answer:
         """Return what the part says of the labels."""
-        return _Rows(self.walk.scores(one_hot(query.known.own, self.walk.num_labels)))
+        return _Rows(_walked(self.walk, one_hot(query.known.own, self.walk.num_labels)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +233,7 @@ class SoftWalk:
         """Return what the part says of the labels."""
         nearest = shortlist_points(self.index, query.x, self.stand_ins)
         rows = softmax_rows(nearest, self.temperature, self.walk.num_labels)
-        return _Rows(self.walk.scores(rows))
+        return _Rows(_walked(self.walk, rows))
 
 
 @dataclasses.dataclass(frozen=True)

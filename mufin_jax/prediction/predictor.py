@@ -266,8 +266,7 @@ class Predictor:
     ) -> None:
         """Compile what queries of common shapes need: the first answer is as fast as the next.
 
-        Without it, each shape is compiled when a query first has it. Programs that the compile
-        cache holds are read from there.
+        Programs that the compile cache holds are read from there.
 
         Args:
             points: items in a batch, at most.
@@ -277,8 +276,7 @@ class Predictor:
         """
         for pool in shapes.pools(self.loader.descriptors, images):
             list(self._encoder.describe(pool))
-        rng = np.random.default_rng(0)
-        x = rng.normal(size=(points, self.model.dim)).astype(np.float32)
+        x = np.random.default_rng(0).normal(size=(points, self.model.dim)).astype(np.float32)
         x /= np.linalg.norm(x, axis=1, keepdims=True)
         k = self.config.shortlist + extra
         for power in range((points - 1).bit_length() + 1):
@@ -287,7 +285,10 @@ class Predictor:
             lists = shortlist_points(self.index, x[:size], k)
             for slots in shapes.up_to(titles + images, shapes.slots):
                 empty = np.zeros((size, slots), np.int32)
-                self.rank(Pool(None, None), Bags(empty, empty > 0), size, extra, lists)
+                bags = Bags(empty, empty > 0)
+                self.rank(Pool(None, None), bags, size, extra, lists)
+                if self.ranking:
+                    self.ranking.warm_up(self.embed(Pool(None, None), bags), x[:size], k)
         machine.give_back_memory()
 
     def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:

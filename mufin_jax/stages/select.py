@@ -51,8 +51,8 @@ class SelectConfig:
     """Which parts a score has, and on how many points their weights are fitted.
 
     Attributes:
-        parts: of the score: z, mu, c, v, g, sg, t (docs/recipe.md). None: the paper's mix of c
-            and a, without this stage.
+        parts: of the score: z, mu, c, v, g, sg, t (docs/recipe.md). Empty: the paper's mix
+            of c and a, without this stage.
         candidates: labels that each part lists.
         points: validation points that the weights are fitted on, at most.
         part: how the parts look for labels.
@@ -84,6 +84,11 @@ def select(config: SelectConfig, context: StageContext) -> None:
         Stopped: after a signal; the same call resumes.
     """
     dataset, out = Dataset.load(context.prepared), context.out
+    if dataset.questions is not None:
+        raise InputError(
+            f"{context.prepared}: the test points are questions with given answers, which the "
+            "parts of a score do not rank; leave out --select.parts"
+        )
     validation = dataset.validation
     if validation is None or not len(validation):
         raise InputError(

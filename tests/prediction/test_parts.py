@@ -203,6 +203,20 @@ def test_a_predictor_with_parts_ranks_items_like_the_items_of_a_side(made, fewer
     assert labels[2, 0] == again[0].label
 
 
+def test_predictions_by_parts_compile_nothing_after_warm_up(made, fewer, compilations):
+    weights = Weights({"z": 1.0, "c": 1.0, "v": 1.0, "sg": 1.0})
+    save_ranking(made.folder, PARTS, CONFIG, {"all": Mix(weights, weights)})
+    one, heads = made.predictor, made.predictor.model.heads()
+    ranking = load_ranking(made.folder, fewer, heads, one.cache)
+    served = Predictor(one.model, one.index, one.cache, fewer, one.config, ranking)
+    served.warm_up(points=20, images=0, titles=2)
+    compilations.clear()
+    for count in (1, 7, 20):
+        titles = [["red lamp", "chair"][: 1 + row % 2] for row in range(count)]
+        served.predict([{"titles": some} for some in titles], 3)
+    assert compilations == []
+
+
 def test_damaged_files_of_parts_are_rejected(made, fewer):
     path = made.folder / "parts.json"
     kept = path.read_bytes()
