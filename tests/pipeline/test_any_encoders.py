@@ -11,6 +11,10 @@ from small import CONFIG, weights
 
 from mufin_jax.data.loader import Loader
 from mufin_jax.encoders.clip_text import ClipTextConfig
+from mufin_jax.encoders.dinov2 import Dinov2Config
+from mufin_jax.encoders.efficientnet_lite import EfficientNetLiteConfig
+from mufin_jax.encoders.modernbert import ModernBertConfig
+from mufin_jax.encoders.mpnet import MpnetConfig
 from mufin_jax.encoders.resnet import ResNetConfig
 from mufin_jax.encoders.siglip import SiglipConfig
 from mufin_jax.model.embed_side import describe_once
@@ -22,10 +26,16 @@ from mufin_jax.training.optimizer import OptimizerConfig, trains
 
 RESNET = ResNetConfig(4, (6, 9), (1, 2), bottleneck=True)
 SIGLIP = SiglipConfig(width=12, depth=2, heads=2, mlp=10, patch=4, image_size=8)
+LITE = EfficientNetLiteConfig(4, (6, 9), (1, 2), (3, 5), (1, 2), (1, 2), 12)
+DINO = Dinov2Config(width=12, depth=2, heads=2, mlp=10, patch=4, image_size=8, gated=True)
+TEXT = {"width": 12, "depth": 2, "heads": 2, "mlp": 10, "max_positions": 16}
+MODERN = ModernBertConfig(**TEXT, neighbours=2, pooling="cls", normalise=True)
 CLIP = ClipTextConfig(width=12, depth=2, heads=2, mlp=10, max_positions=16, projection=7)
 MODELS = {
     "ResNet": dataclasses.replace(CONFIG, image=RESNET),
     "SigLIP and CLIP": dataclasses.replace(CONFIG, image=SIGLIP, text=CLIP),
+    "EfficientNet-Lite and ModernBERT": dataclasses.replace(CONFIG, image=LITE, text=MODERN),
+    "DINOv2 and MPNet": dataclasses.replace(CONFIG, image=DINO, text=MpnetConfig(**TEXT)),
 }
 
 

@@ -1,5 +1,6 @@
 """Preparation as a whole: from a raw folder to an opened data set."""
 
+import dataclasses
 import errno
 import json
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.sparse
+from places import GOLDEN
 from raw_folders import (
     LABEL,
     SIDES,
@@ -30,6 +32,7 @@ from mufin_jax.data.preparation import prepare as prepare_module
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.record_images import load_split
 from mufin_jax.data.sparse import load_csr
+from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 from mufin_jax.runtime.storage.files import save_sealed
@@ -94,6 +97,22 @@ def test_images_and_titles_are_stored_once_in_order_of_first_mention(shuffled, t
         for i, uid in enumerate(side.ids):
             wanted, _ = dataset.tokenizer.encode([f"title of {uid}"], dataset.texts.shape[1])
             np.testing.assert_array_equal(dataset.texts[side.text[i]], wanted[0])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "prompt"), [(None, "query: "), ("passage", "passage: "), ("", "")]
+)
+def test_a_prepared_folder_puts_its_prompt_in_front_of_old_and_new_titles(
+    shuffled, tmp_path, wanted, prompt
+):
+    e5 = GOLDEN / "xlm_roberta"
+    config = dataclasses.replace(CONFIG, records=False, tokenizer=str(e5), prompt=wanted)
+    dataset = prepared(shuffled[0], tmp_path, config)
+    assert dataset.tokenizer.prompt == prompt
+    title = dataset.train.titles[0]
+    expected, _ = Tokenizer.load(e5, "").encode([f"{prompt}{title}"], 8)
+    np.testing.assert_array_equal(dataset.texts[dataset.train.text[0]], expected[0])
+    np.testing.assert_array_equal(dataset.tokenizer.encode([title], 8)[0], expected)
 
 
 def test_records_contain_the_same_items(shuffled, tmp_path):
