@@ -26,7 +26,6 @@ CATALOGUE = dataclasses.replace(
         epochs=20,
         least_steps=1500,
         loss="softmax",
-        mined_negatives=2,
         optimizer=dataclasses.replace(
             MINIATURE.pretrain.optimizer, image_encoder="auto", text_encoder="auto"
         ),
@@ -35,12 +34,14 @@ CATALOGUE = dataclasses.replace(
     finetune=dataclasses.replace(
         MINIATURE.finetune,
         epochs=5,
-        least_steps=100,
+        least_steps=600,
+        batch_size=256,
         loss="softmax",
         classifiers="sum",
         optimizer=dataclasses.replace(
             MINIATURE.finetune.optimizer,
             rate=1e-3,
+            attention_rate=1e-4,
             table_rate=1e-2,
             image_encoder="frozen",
             text_encoder="frozen",
