@@ -1,5 +1,6 @@
 """The slow tests of a day: always the same for one day, and all of them within some days."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -88,3 +89,10 @@ def test_pytest_runs_a_part_of_a_group_and_prints_the_day(tmp_path, monkeypatch)
     some = ran("20261130")
     assert len(some) == 2 and some[1] - some[0] == 3
     assert ran("20261130") == some and ran("") == list(range(6))
+
+
+def test_the_tests_of_a_file_run_in_one_process(request):
+    """Otherwise each process makes the file's fixtures again: --dist=loadgroup reads the name."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("this run has one process")
+    assert request.node.nodeid.endswith("@test_rotation")

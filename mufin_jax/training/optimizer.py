@@ -12,9 +12,12 @@ import jax
 import optax
 from flax import nnx
 
-from mufin_jax.encoders.freezing import Training, trainable
+from mufin_jax.encoders.freezing import trainable
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import temperature
+
+TrainingOption = Literal["frozen", "last", "full", "auto"]
+"""Which blocks of an encoder train; "auto" is settled when a run begins."""
 
 _DESCRIBING = ("image_encoder", "text_encoder", "image_reduce", "text_reduce")
 
@@ -41,8 +44,8 @@ class OptimizerConfig:
     warmup: int = 1000
     weight_decay: float = 0.01
     clip: float = 0.0
-    image_encoder: Training | Literal["auto"] = "last"
-    text_encoder: Training | Literal["auto"] = "full"
+    image_encoder: TrainingOption = "last"
+    text_encoder: TrainingOption = "full"
     self_attention: Literal["full", "frozen"] = "full"
     encoder_rate: float | None = None
     attention_rate: float | None = None

@@ -237,7 +237,7 @@ CASES = [
     Case("value missing", flags("--pretrain.epochs"), "--pretrain.epochs: expected a value after it"),
     Case("no whole number", flags("--pretrain.epochs=x"), "--pretrain.epochs: 'x' is not a whole number"),
     Case("no number", flags(f"{PRETRAIN}.rate=fast"), "optimizer.rate: 'fast' is not a number"),
-    Case("no choice", flags(f"{PRETRAIN}.image-encoder=all"), "encoder=all: expected one of frozen, last, full"),
+    Case("no choice", flags(f"{PRETRAIN}.image-encoder=all"), "encoder=all: expected one of frozen, last, full, auto"),
     # Invalid values.
     Case("negative rate", flags(f"{PRETRAIN}.rate=-1"), "rate=-1.0: expected a positive learning rate"),
     Case("rate of zero", flags(f"{PRETRAIN}.rate=0"), "rate=0.0: expected a positive learning rate"),

@@ -30,7 +30,7 @@ from mufin_jax.runtime.errors import InputError
         (["--finetune.margin=x"], "--finetune.margin: 'x' is not a number; see --help"),
         (["--stage=train"],
          "--stage=train: expected one of prepare, pretrain, retrieve, initialize, finetune, "
-         "evaluate, report, all"),
+         "select, evaluate, report, all"),
         (["--prepare.filter=all"], "--prepare.filter=all: expected one of given, self, reciprocal"),
         (["--pretrain.epochs"], "--pretrain.epochs: expected a value after it; see --help"),
     ],

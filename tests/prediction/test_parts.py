@@ -218,6 +218,8 @@ def test_predictions_by_parts_compile_nothing_after_warm_up(made, fewer, compila
 
 
 def test_damaged_files_of_parts_are_rejected(made, fewer):
+    weights = Weights({"z": 1.0})
+    save_ranking(made.folder, PARTS, CONFIG, {"all": Mix(weights, weights)})
     path = made.folder / "parts.json"
     kept = path.read_bytes()
     path.write_bytes(kept.replace(b'"neighbours": 5', b'"neighbours": 6'))

@@ -153,6 +153,7 @@ def test_the_loss_is_the_mean_of_both_ways_worked_out_pair_by_pair_on_one_device
     assert one.metrics[0]["loss"] == pytest.approx(np.mean(ways), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_learns_the_same_temperature_and_weights_to_the_bit(
     dataset, one_device, tmp_path, monkeypatch
 ):
