@@ -289,7 +289,7 @@ def test_the_page_is_self_contained_and_names_no_folder(reported):
     workdir = reported[0]
     text = (workdir / "report" / "index.html").read_text("utf-8")
     elements = check_contained(text)
-    assert sum(tag == "h2" for tag, _ in elements.found) == 11
+    assert sum(tag == "h2" for tag, _ in elements.found) == 12
     assert len(text) < 3_000_000
     assert str(workdir) not in text and str(workdir.parent) not in text
     for words in (
