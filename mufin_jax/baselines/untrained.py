@@ -27,12 +27,11 @@ from mufin_jax.evaluation import metrics
 from mufin_jax.evaluation.metrics import DEPTH, Csr, remove, spare_places
 from mufin_jax.evaluation.rankings import evaluate_ranking
 from mufin_jax.retrieval.walk import Walk, one_hot
+from mufin_jax.retrieval.words import TitleWords
 from mufin_jax.runtime.signals import until_stopped
 
 NEIGHBOURS = 20
 
-COMMON_WORD = 10_000
-"""Words in more titles than this are left out: they tell little and cost most of the time."""
 
 PRODUCTS = 1 << 24
 """Bound on the multiplications of a block of similarities, and so on its memory (~0.5 GB)."""
@@ -177,21 +176,9 @@ def tfidf(
     train_titles: list[str], test_titles: list[str], label_titles: list[str]
 ) -> tuple[csr_matrix, csr_matrix, csr_matrix]:
     """Return unit rows of word weights for the three sides; words only in tests are left out."""
-    # scikit-learn takes a second to import, and only evaluation needs it.
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    words = TfidfVectorizer(max_df=COMMON_WORD)
-    sides = (train_titles, test_titles, label_titles)
-    try:
-        words.fit(until_stopped(train_titles + label_titles, "the floors"))
-    except ValueError:  # the titles contain no word
-        empty = [csr_matrix((len(titles), 1), dtype=np.float32) for titles in sides]
-        return empty[0], empty[1], empty[2]
-    train, test, labels = (
-        csr_matrix(words.transform(until_stopped(titles, "the floors")), dtype=np.float32)
-        for titles in sides
-    )
-    return train, test, labels
+    work = "the floors"
+    words = TitleWords.build(train_titles, label_titles, work)
+    return words.rows(train_titles, work), words.rows(test_titles, work), words.labels
 
 
 def _blocks(test: csr_matrix, *by_word: csr_matrix) -> Iterator[slice]:

@@ -43,24 +43,30 @@ class TitleWords:
         self.vocabulary, self.weights, self.labels = vocabulary, weights, labels
 
     @classmethod
-    def build(cls, train_titles: Iterable[str], label_titles: Iterable[str]) -> "TitleWords":
-        """Count the words of the training and label titles."""
+    def build(
+        cls, train_titles: Iterable[str], label_titles: Iterable[str], work: str = "the words"
+    ) -> "TitleWords":
+        """Count the words of the training and label titles; a signal stops the named work."""
         train, labels = list(train_titles), list(label_titles)
         words = _vectorizer(max_df=COMMON_WORD)
         try:
-            words.fit(until_stopped(train + labels, "the words"))
+            words.fit(until_stopped(train + labels, work))
         except ValueError:  # the titles contain no word
             return cls([], np.zeros(0), csr_matrix((len(labels), 0), dtype=np.float32))
-        rows = csr_matrix(words.transform(until_stopped(labels, "the words")), dtype=np.float32)
+        rows = csr_matrix(words.transform(until_stopped(labels, work)), dtype=np.float32)
         return cls(list(words.get_feature_names_out()), np.asarray(words.idf_, float), rows)
 
     def scores(self, titles: Iterable[str]) -> csr_matrix:
         """Return the cosines of titles with those of all labels that share a word, as CSR rows."""
+        return csr_matrix(self.rows(titles) @ self._by_word)
+
+    def rows(self, titles: Iterable[str], work: str = "the words") -> csr_matrix:
+        """Return unit rows of word weights; words that the vocabulary lacks are left out."""
         titles = list(titles)
         if not len(self.vocabulary):
-            return csr_matrix((len(titles), len(self.labels.indptr) - 1), dtype=np.float32)
-        rows = csr_matrix(self._words.transform(titles), dtype=np.float32)
-        return csr_matrix(rows @ self._by_word)
+            return csr_matrix((len(titles), 0), dtype=np.float32)
+        found = self._words.transform(until_stopped(titles, work))
+        return csr_matrix(found, dtype=np.float32)
 
     @functools.cached_property
     def _by_word(self) -> csr_matrix:
