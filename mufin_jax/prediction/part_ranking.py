@@ -16,6 +16,9 @@ from mufin_jax.prediction.parts import WIDTH, Known, Part, Query
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.padding import next_multiple
 
+_LAST = np.iinfo(np.int32).max
+"""Stands for no label where labels are sorted."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
@@ -37,6 +40,24 @@ class Candidates:
         """Return the candidates of some datapoints."""
         values = {name: value[rows] for name, value in self.values.items()}
         return Candidates(self.labels[rows], values, self.trained[rows], self.warm[rows])
+
+    def among(self, labels: Int32[np.ndarray, "b w"]) -> "Candidates":
+        """Return what is known of some of the candidates.
+
+        Args:
+            labels: of each datapoint, all of them candidates: a `union` of lists.
+        """
+        rows = np.arange(len(labels))[:, None] << 32  # keys grow within rows and from row to row
+        own, asked = (rows | np.where(some < 0, _LAST, some) for some in (self.labels, labels))
+        # A free place may be looked for in a row that has none: what is found there is not real.
+        place = np.minimum(np.searchsorted(own.ravel(), asked.ravel()), own.size - 1)
+        real = labels >= 0
+
+        def take(array: np.ndarray) -> np.ndarray:
+            return np.where(real, array.ravel()[place].reshape(labels.shape), array.dtype.type(0))
+
+        values = {name: take(value) for name, value in self.values.items()}
+        return Candidates(labels, values, take(self.trained), self.warm)
 
     @classmethod
     def joined(cls, blocks: Sequence["Candidates"]) -> "Candidates":
@@ -154,18 +175,26 @@ def candidates(
         k: the length of a part's own list.
         trained: whether each label has a training pair.
     """
+    return listed_candidates(parts, query, k, trained)[0]
+
+
+def listed_candidates(
+    parts: Mapping[str, Part], query: Query, k: int, trained: Bool[np.ndarray, " l"]
+) -> tuple[Candidates, dict[str, Shortlist]]:
+    """Return what `candidates` returns, and the lists of the parts by name."""
     answers = {name: part.ask(query) for name, part in parts.items()}
-    labels = union([answer.shortlist(k) for answer in answers.values()])
+    lists = {name: answer.shortlist(k) for name, answer in answers.items()}
+    labels = union(list(lists.values()))
     values = {name: answer.at(labels) for name, answer in answers.items()}
-    return Candidates(labels, values, trained[labels] & (labels >= 0), query.known.own >= 0)
+    known = trained[labels] & (labels >= 0)
+    return Candidates(labels, values, known, query.known.own >= 0), lists
 
 
-def union(lists: list[Shortlist]) -> Int32[np.ndarray, "b c"]:
+def union(lists: Sequence[Shortlist]) -> Int32[np.ndarray, "b c"]:
     """Return the distinct labels of several lists of each datapoint, ascending, then -1."""
-    last = np.iinfo(np.int32).max
     joined = np.concatenate([one.labels for one in lists], axis=1)
-    joined = np.sort(np.where(joined < 0, last, joined), axis=1)
-    joined[:, 1:][joined[:, 1:] == joined[:, :-1]] = last
+    joined = np.sort(np.where(joined < 0, _LAST, joined), axis=1)
+    joined[:, 1:][joined[:, 1:] == joined[:, :-1]] = _LAST
     joined.sort(axis=1)
-    width = max(int((joined < last).sum(1).max(initial=0)), 1)
-    return np.where(joined < last, joined, -1)[:, :width].astype(np.int32)
+    width = max(int((joined < _LAST).sum(1).max(initial=0)), 1)
+    return np.where(joined < _LAST, joined, -1)[:, :width].astype(np.int32)

@@ -8,7 +8,6 @@ leaves (`build.py`), so a query passes one encoder once.
 A warm server compiles nothing: queries are padded to few shapes (`shapes.py`).
 """
 
-import copy
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
@@ -110,7 +109,11 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, workdir: str | Path, mesh: Mesh | None = None, config: PredictConfig | None = None
+        cls,
+        workdir: str | Path,
+        mesh: Mesh | None = None,
+        config: PredictConfig | None = None,
+        every_part: bool = False,
     ) -> "Predictor":
         """Load the predictor of a run whose stage finetune is done.
 
@@ -122,6 +125,7 @@ class Predictor:
             mesh: the devices; all of them by default.
             config: shortlist and mix; by default those that the run was measured with or, before
                 evaluate is done, those of its settings during finetune.
+            every_part: load the parts without a weight, too; they do not rank.
 
         Raises:
             InputError: if the folder holds no finished run.
@@ -140,13 +144,8 @@ class Predictor:
         found = cls.load_parts(folder, model, dataset, config or measured_with(workdir))
         if (workdir / "select" / "done.json").exists():
             whole = Dataset.load(workdir / "prepare", hold_out=False)
-            found.ranking = load_ranking(workdir / "select", whole, found._heads, found.cache)
-        return found
-
-    def with_papers_mix(self) -> "Predictor":
-        """Return this predictor without parts: it scores by the paper's mix of c and a."""
-        found = copy.copy(self)
-        found.ranking = None
+            selected, heads = workdir / "select", found._heads
+            found.ranking = load_ranking(selected, whole, heads, found.cache, every_part)
         return found
 
     def predict(self, items: Sequence[dict], k: int = 5) -> list[list[Prediction]]:

@@ -19,13 +19,12 @@ from mufin_jax.baselines.untrained import floor_rankings
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.questions import Questions
 from mufin_jax.evaluation import outfits
-from mufin_jax.evaluation.part_rows import rank_parts
+from mufin_jax.evaluation.part_rows import rank_rows
 from mufin_jax.evaluation.rankings import drop
 from mufin_jax.evaluation.summary import CONTENT, MODULE_1, PAPER_MIX
 from mufin_jax.evaluation.test_set import measure, rank_test, time_blocks, time_single
 from mufin_jax.evaluation.warm_cold import by_kind
 from mufin_jax.prediction.mix import load_mixes
-from mufin_jax.prediction.part_files import load_ranking
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
@@ -80,7 +79,7 @@ def evaluate(config: EvaluateConfig, context: StageContext) -> None:
     dataset = Dataset.load(context.prepared)
     if not len(dataset.test):
         raise InputError(f"{context.prepared}: no test points to evaluate on; bring a test split")
-    predictor = Predictor.load(context.workdir, context.mesh, context.predict)
+    predictor = Predictor.load(context.workdir, context.mesh, context.predict, True)
     if dataset.questions is None:
         measured = _rank_labels(config, predictor, dataset, context)
     else:
@@ -102,15 +101,21 @@ def _rank_labels(
 ) -> Measured:
     """Measure how a predictor ranks all labels."""
     test = dataset.test
-    labels, scores = rank_test(predictor, dataset)
+    module_1 = Shortlist.load(context.folders["retrieve"] / "test")
+    own = {"MUFIN on Module I's shortlists": module_1} if config.own_shortlists else {}
+    if predictor.ranking is not None:
+        content = load_mixes(context.folders["select"] / "mixes.json")["content"]
+        found, scores = rank_rows(
+            predictor, dataset, "MUFIN", {CONTENT: content}, own | {PAPER_MIX: None}
+        )
+    else:
+        labels, scores = rank_test(predictor, dataset)
+        found = {"MUFIN": labels}
+        found |= {name: rank_test(predictor, dataset, lists)[0] for name, lists in own.items()}
+    labels = found.pop("MUFIN")
+    rankings = {"MUFIN": labels, MODULE_1: module_1.labels} | found
     batched = time_blocks(predictor, dataset)
     alone = time_single(predictor, dataset, config.timed_points)
-    module_1 = Shortlist.load(context.folders["retrieve"] / "test")
-    rankings = {"MUFIN": labels, MODULE_1: module_1.labels}
-    if config.own_shortlists:
-        rankings["MUFIN on Module I's shortlists"], _ = rank_test(predictor, dataset, module_1)
-    if predictor.ranking is not None:
-        rankings |= _rank_parts(predictor, dataset, context)
     untrained = {}
     if config.frozen_neighbours:
         untrained["frozen_neighbours"] = _frozen_neighbours(dataset, context)
@@ -132,18 +137,6 @@ def _rank_labels(
         }
 
     return Measured(labels, scores, result)
-
-
-def _rank_parts(
-    predictor: Predictor, dataset: Dataset, context: StageContext
-) -> dict[str, Int[np.ndarray, "b k"]]:
-    """Rank the test points by each part alone, by content alone, and by the paper's mix."""
-    selected = context.folders["select"]
-    whole = Dataset.load(context.prepared, hold_out=False)
-    every = load_ranking(selected, whole, predictor.model.heads(), predictor.cache, every=True)
-    content = load_mixes(selected / "mixes.json")["content"]
-    paper, _ = rank_test(predictor.with_papers_mix(), dataset)
-    return {PAPER_MIX: paper} | rank_parts(predictor, every, dataset, {CONTENT: content})
 
 
 def _frozen_neighbours(dataset: Dataset, context: StageContext) -> Int[np.ndarray, "b k"]:

@@ -18,6 +18,7 @@ class Ranks(Predictor):
 
     def __init__(self):
         self.extras = []
+        self.ranking = None
 
     def rank_side(self, side, extra=0, lists=None):
         self.extras.append(extra)
@@ -40,6 +41,14 @@ def test_lists_are_longer_by_the_labels_that_the_filter_can_remove(dataset):
     rank_test(predictor, dataclasses.replace(dataset, test=test))
     time_blocks(predictor, dataclasses.replace(dataset, test=test))
     assert predictor.extras == [3, 3]
+
+
+def test_blocks_are_timed_when_all_is_compiled(dataset):
+    """The pass that gives all rows of parts ranks more candidates, which compiles other shapes."""
+    predictor = Ranks()
+    predictor.ranking = SimpleNamespace()
+    time_blocks(predictor, dataset)
+    assert predictor.extras == [0, 0]
 
 
 def test_single_points_are_timed_with_what_parts_know_of_them(dataset):

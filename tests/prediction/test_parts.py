@@ -23,7 +23,7 @@ from mufin_jax.prediction.part_files import (
     load_ranking,
     save_ranking,
 )
-from mufin_jax.prediction.part_ranking import PartRanking, candidates
+from mufin_jax.prediction.part_ranking import PartRanking, candidates, listed_candidates, union
 from mufin_jax.prediction.parts import PARTS, Known, Query
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.config import IndexConfig
@@ -180,6 +180,18 @@ def test_candidates_are_the_union_of_the_parts_own_lists(made):
     assert (found.warm == (OWN >= 0)).all()
     trained = made.pairs.trained[found.labels] & (found.labels >= 0)
     np.testing.assert_array_equal(found.trained, trained)
+
+
+def test_candidates_among_those_of_all_parts_are_those_of_some_parts(made):
+    whole, lists = listed_candidates(made.parts, made.query, 2, made.pairs.trained)
+    some = ("z", "g", "t")
+    found = whole.among(union([lists[name] for name in some]))
+    wanted = candidates({n: made.parts[n] for n in some}, made.query, 2, made.pairs.trained)
+    for name in ("labels", "trained", "warm"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), name)
+    assert found.labels.shape[1] < whole.labels.shape[1]
+    for name in some:
+        np.testing.assert_allclose(found.values[name], wanted.values[name], rtol=1e-6)
 
 
 def test_a_predictor_with_parts_ranks_items_like_the_items_of_a_side(made, fewer):

@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation.part_rows import rank_rows
 from mufin_jax.evaluation.summary import CONTENT, MODULE_1, PAPER_MIX
+from mufin_jax.evaluation.test_set import rank_test
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.pipeline.run import run
-from mufin_jax.prediction.mix import load_mixes
+from mufin_jax.prediction.mix import Mix, Weights, load_mixes
+from mufin_jax.prediction.part_ranking import candidates
+from mufin_jax.prediction.parts import Query
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report.cross_attention import ask
+from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.select import SelectConfig
 
@@ -81,6 +87,40 @@ def test_each_part_has_a_row_of_its_own(experiment):
     named = {f"part {name}" for name in SELECT.parts}
     assert named | {"MUFIN", PAPER_MIX, CONTENT, MODULE_1} <= set(rows)
     assert rows["part z"] != rows["part v"]
+
+
+def test_one_pass_over_the_test_points_gives_the_rows_of_separate_rankings(experiment):
+    every, served = (Predictor.load(experiment.folder, every_part=part) for part in (True, False))
+    assert every.ranking is not None and served.ranking is not None
+    dataset, ranking = every.dataset, every.ranking
+    assert set(ranking.parts) == set(SELECT.parts) and served.ranking.parts.keys() < set(
+        SELECT.parts
+    )
+    content = load_mixes(experiment.folder / "select" / "mixes.json")["content"]
+    given = Shortlist.load(experiment.folder / "retrieve" / "test")
+    seen, embed = [], every.embed
+    every.embed = lambda *read: seen.append(1) or embed(*read)
+    rows, scores = rank_rows(
+        every, dataset, "served", {CONTENT: content}, {"own": None, "given": given}
+    )
+    assert len(seen) == 1  # the test points are one block
+    labels, wanted = rank_test(served, dataset)
+    np.testing.assert_array_equal(rows.pop("served"), labels)
+    np.testing.assert_allclose(scores, wanted, atol=1e-6)
+    served.ranking = None
+    np.testing.assert_array_equal(rows.pop("own"), rank_test(served, dataset)[0])
+    np.testing.assert_array_equal(rows.pop("given"), rank_test(served, dataset, given)[0])
+    ((places, pool, bags),) = served.read(dataset.test)
+    points = served.embed(pool, bags)
+    query = Query(
+        points, fetch(points.vector)[: len(places)], ranking.known_of(dataset.test, places)
+    )
+    k = labels.shape[1]
+    found = candidates(ranking.parts, query, k, ranking.trained)
+    mixes = {f"part {name}": Mix(*[Weights({name: 1.0})] * 2) for name in SELECT.parts}
+    assert rows.keys() == mixes.keys() | {CONTENT}
+    for name, mix in (mixes | {CONTENT: content}).items():
+        np.testing.assert_array_equal(rows[name], found.ranked(found.mixed(mix), k)[0], name)
 
 
 @pytest.mark.parametrize("by", ["text", "images"])
