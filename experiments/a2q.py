@@ -24,7 +24,7 @@ from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.retrieve import RetrieveConfig
-from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
 # Table 5 and appendix D of the paper, as for MM-AmazonTitles-300K.

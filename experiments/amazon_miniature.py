@@ -17,7 +17,7 @@ from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
-from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
 _RATES = OptimizerConfig(rate=3e-3, warmup=60, image_encoder="full", text_encoder="full")

@@ -10,7 +10,8 @@ from mufin_jax.runtime.imports import lazy_face
 
 if TYPE_CHECKING:
     from mufin_jax.training.finetune_batches import FinetuneConfig
-    from mufin_jax.training.loop import FitConfig, fit
+    from mufin_jax.training.fit_config import FitConfig
+    from mufin_jax.training.loop import fit
     from mufin_jax.training.losses import cosine_margin_loss, hinge_loss, softmax_loss
     from mufin_jax.training.optimizer import OptimizerConfig
     from mufin_jax.training.pretrain_config import PretrainConfig
@@ -32,7 +33,8 @@ __getattr__, __dir__ = lazy_face(
     __name__,
     {
         "finetune_batches": ["FinetuneConfig"],
-        "loop": ["FitConfig", "fit"],
+        "fit_config": ["FitConfig"],
+        "loop": ["fit"],
         "losses": ["cosine_margin_loss", "hinge_loss", "softmax_loss"],
         "optimizer": ["OptimizerConfig"],
         "pretrain_config": ["PretrainConfig"],

@@ -19,7 +19,7 @@ from mufin_jax.runtime.distributed.padding import padded_size, usual_size
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import mining
 from mufin_jax.training.epoch_batches import EpochBatches, check_counts
-from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
 STAGE = 4

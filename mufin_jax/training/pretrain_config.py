@@ -5,7 +5,7 @@ from typing import Literal
 
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training.epoch_batches import check_counts
-from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 from mufin_jax.training.temperature import LOWEST
 

@@ -35,7 +35,8 @@ from mufin_jax.runtime.logs import MetricsWriter, set_up_logging
 from mufin_jax.runtime.run_folder import Run
 from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.training.loop import FitConfig, fit
+from mufin_jax.training.fit_config import FitConfig
+from mufin_jax.training.loop import fit
 
 ROWS, WIDTH = 64, 3
 

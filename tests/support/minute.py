@@ -31,7 +31,7 @@ from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.report import ReportConfig
 from mufin_jax.stages.retrieve import RetrieveConfig
-from mufin_jax.training.loop import FitConfig
+from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
 _RATES = OptimizerConfig(rate=3e-3, warmup=2, image_encoder="full", text_encoder="full")

@@ -8,7 +8,8 @@ import numpy as np
 
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.training.loop import FitConfig, fit
+from mufin_jax.training.fit_config import FitConfig
+from mufin_jax.training.loop import fit
 
 STEPS, SEGMENT = 23, 6
 

@@ -14,8 +14,9 @@ from mufin_jax.runtime.errors import InputError, NonFinite, Stopped
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.signals import unsaved
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.training import loop
-from mufin_jax.training.loop import FitConfig, fit
+from mufin_jax.training import loop, saving
+from mufin_jax.training.fit_config import FitConfig
+from mufin_jax.training.loop import fit
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,7 @@ def test_the_first_checkpoint_comes_soon_and_the_intervals_grow(
             "negative_cosine": jnp.zeros(()),
         }
 
-    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(saving.time, "monotonic", lambda: clock[0])
     loop.fit(
         {"weight": jnp.zeros(1)}, step, float, float, name="toy", steps=200,
         config=FitConfig(checkpoint_every=1000, checkpoint_seconds=10.0),

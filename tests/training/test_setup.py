@@ -9,7 +9,8 @@ from mufin_jax.model import label_table
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.training.loop import FitConfig, fit
+from mufin_jax.training.fit_config import FitConfig
+from mufin_jax.training.loop import fit
 from mufin_jax.training.optimizer import OptimizerConfig, by_part
 from mufin_jax.training.setup import TrainState
 
