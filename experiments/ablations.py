@@ -3,15 +3,17 @@
     python -m experiments.ablations                                 the built-in miniature, all rows
     python -m experiments.ablations --data=DIR --workdir=runs/table4
     python -m experiments.ablations --rows=alpha_1,p_i_bag --seeds=0
+    python -m experiments.ablations --recipe [--data=DIR]           the recipe's levers instead
 
 Rows that differ in Module IV alone share Modules I and II: of the nine runs of a seed, three train
 Module I and six Module IV; of the preset `paper`, four and seven. The paper's figures are of
-MM-AmazonTitles-300K, one seed.
+MM-AmazonTitles-300K, one seed. With --recipe the rows are those of recipe_ablations.py.
 """
 
 import dataclasses
 import sys
 
+from experiments import recipe_ablations
 from experiments.amazon_miniature import MINIATURE
 from experiments.amazon_paper import PAPER
 from mufin_jax.pipeline.cli import main
@@ -51,7 +53,7 @@ TABLE_4 = {
 
 @dataclasses.dataclass(frozen=True)
 class Ablations(Comparison):
-    """Run the rows of table 4; what is finished is skipped."""
+    """Run the rows of table 4, or with --recipe those of the recipe; finished runs are skipped."""
 
     TABLE = TABLE_4
 
@@ -75,4 +77,6 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
+    if "--recipe" in sys.argv[1:]:
+        sys.exit(main(recipe_ablations.PRESETS, kind=recipe_ablations.RecipeAblations))
     sys.exit(main(PRESETS, kind=Ablations))

@@ -20,8 +20,10 @@ from typing import Any, ClassVar
 import jax
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation.summary import CONTENT
 from mufin_jax.evaluation.tables import table
 from mufin_jax.evaluation.test_set import measure
+from mufin_jax.evaluation.warm_cold import KINDS, SHOWN
 from mufin_jax.pipeline.cli import Command
 from mufin_jax.pipeline.experiment import Experiment, StageName
 from mufin_jax.pipeline.run import run
@@ -35,6 +37,10 @@ from mufin_jax.runtime.storage.files import load_json, replacing, save_json
 COLUMNS = ("P@1", "P@5", "nDCG@5", "R@10")
 """The metrics of the paper's table 4, in percent."""
 
+FURTHER = tuple(f"{metric} {of}" for of in ("content", *KINDS) for metric in SHOWN)
+"""Columns that a table has if one of its runs has these figures: of the mix without the walks (in
+runs whose score has parts), and of warm and of cold test points (where there are both)."""
+
 _TO_THE_END: tuple[StageName, ...] = ("all",)
 _TO_SHORTLISTS: tuple[StageName, ...] = ("prepare", "pretrain", "retrieve")
 
@@ -44,7 +50,8 @@ class Row:
     """A row of the table.
 
     Attributes:
-        settings: the differences from the experiment: part of it -> field -> value.
+        settings: the differences from the experiment: part of it -> field -> value. The value of a
+            field that has fields itself may be such a mapping, too.
         paper: the published metrics of the row, if any.
         shortlists_alone: rank by the similarities of Module II, without Modules III and IV.
     """
@@ -55,11 +62,16 @@ class Row:
 
     def of(self, experiment: Experiment) -> Experiment:
         """Return the experiment with this row's settings."""
-        parts = {
-            part: dataclasses.replace(getattr(experiment, part), **fields)
-            for part, fields in self.settings.items()
-        }
-        return dataclasses.replace(experiment, **parts)
+        return _changed(experiment, self.settings)
+
+
+def _changed(config: Any, settings: Mapping[str, Any]) -> Any:
+    """Return a dataclass with other values of some fields, and of fields of its fields."""
+    fields = {
+        name: _changed(getattr(config, name), value) if isinstance(value, Mapping) else value
+        for name, value in settings.items()
+    }
+    return dataclasses.replace(config, **fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +148,24 @@ def _reject_questions(workdir: Path) -> None:
 
 
 def metrics_of(workdir: Path, row: Row) -> dict[str, float]:
-    """Return the metrics of a row's finished run."""
+    """Return the metrics of a row's finished run, with those of `FURTHER` that it has."""
     if row.shortlists_alone:
         lists = Shortlist.load(workdir / "retrieve" / "test")
         return measure(lists.labels, Dataset.load(workdir / "prepare"))
-    return load_json(workdir / "evaluate" / "metrics.json")["rows"]["MUFIN"]
+    result = load_json(workdir / "evaluate" / "metrics.json")
+    further = {"content": result["rows"].get(CONTENT)}
+    if all(kind in result for kind in KINDS):
+        further |= {kind: result[kind]["rows"]["MUFIN"] for kind in KINDS}
+    return result["rows"]["MUFIN"] | {
+        f"{metric} {of}": values[metric] for of, values in further.items() if values
+        for metric in SHOWN
+    }  # fmt: skip
+
+
+def columns_of(found: Found) -> tuple[str, ...]:
+    """Return the metrics that the tables show: `COLUMNS`, and those of `FURTHER` that a run has."""
+    known = {name for seeds in found.values() for values in seeds.values() for name in values}
+    return (*COLUMNS, *(name for name in FURTHER if name in known))
 
 
 def differences(found: Found, name: str, metric: str = "P@1") -> list[float]:
@@ -154,10 +179,10 @@ def comparison_table(rows: Mapping[str, Row], found: Found, experiment: Experime
 
     A row with the settings of the first row, because the preset has them already, is marked so.
     """
-    first, lines = next(iter(rows)), {}
+    first, lines, shown = next(iter(rows)), {}, columns_of(found)
     difference = f"P@1 - {first}"
     for name, row in rows.items():
-        line = {c: spread([values[c] for values in found[name].values()]) for c in COLUMNS}
+        line = {c: cell for c in shown if (cell := spread(_values(found[name], c)))}
         if name != first:
             same = row.of(experiment) == rows[first].of(experiment) and not row.shortlists_alone
             line[difference] = "same settings" if same else spread(differences(found, name), "+")
@@ -167,12 +192,18 @@ def comparison_table(rows: Mapping[str, Row], found: Found, experiment: Experime
             for head, value in published.items()
             if value is not None
         }
-    columns = (*COLUMNS, difference, "paper: P@1", f"paper: {difference}")
+    published = ("paper: P@1", f"paper: {difference}")
+    columns = (*shown, difference, *(c for c in published if any(c in lines[n] for n in lines)))
     seeds = len(found[first])
     return table(lines, columns) + (
         f"\nmean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}; differences are taken "
         "seed by seed"
     )
+
+
+def _values(seeds: Mapping[int, Mapping[str, float]], metric: str) -> list[float]:
+    """Return a metric of the seeds that have it."""
+    return [values[metric] for values in seeds.values() if metric in values]
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
@@ -206,14 +237,13 @@ def _write(rows: Mapping[str, Row], found: Found, folder: Path) -> None:
     save_json(folder / "table.json", whole)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    heads = [head for c in COLUMNS for head in (c, f"{c} sd", f"{c} paper")]
+    shown = columns_of(found)
+    heads = [head for c in shown for head in (c, f"{c} sd", f"{c} paper")]
     moves = f"P@1 - {first}"
     writer.writerow(["row", "seeds", *heads, moves, f"{moves} sd", f"{moves} paper"])
     for name, row in rows.items():
-        seeds = found[name].values()
-        cells = [
-            cell for c in COLUMNS for cell in (*_moments([v[c] for v in seeds]), row.paper.get(c))
-        ]
+        seeds = found[name]
+        cells = [cell for c in shown for cell in (*_moments(_values(seeds, c)), row.paper.get(c))]
         moved = *_moments(differences(found, name)), _published_difference(row, rows)
         writer.writerow([name, len(seeds), *cells, *moved])
     with replacing(folder / "table.csv") as file:

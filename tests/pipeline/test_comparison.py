@@ -12,13 +12,23 @@ import numpy as np
 import pytest
 from places import SUPPORT
 
-from experiments import ablations, amazon
+from experiments import ablations, amazon, recipe_ablations
 from experiments.ablations import TABLE_4, Ablations
+from experiments.recipe_ablations import RECIPE, RecipeAblations
 from experiments.siamesexml import siamesexml
+from mufin_jax.evaluation.summary import CONTENT
 from mufin_jax.model.label_table import load_table
 from mufin_jax.pipeline.cli import main, parse
-from mufin_jax.pipeline.comparison import Row, comparison_table, differences, spread
+from mufin_jax.pipeline.comparison import (
+    Row,
+    comparison_table,
+    differences,
+    metrics_of,
+    spread,
+)
 from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.pipeline.stage_table import STAGES
+from mufin_jax.prediction.parts import PARTS
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
@@ -26,6 +36,7 @@ from mufin_jax.runtime.shared_stages import link_stages
 from mufin_jax.runtime.storage.files import load_json, save_json
 
 SCRIPT = str(SUPPORT / "minute_rows.py")
+NONE = "\N{EN DASH}"
 
 
 def begun(workdir: Path, **stages) -> Path:
@@ -159,6 +170,53 @@ def test_a_report_has_means_spreads_and_paired_differences():
     assert "-1.50 ± 0.71" in lines[3] and lines[3].endswith("-2.50")
     assert "same settings" in lines[4]
     assert spread([]) == "" and spread([1.234]) == "1.23" and spread([-1.0], "+") == "-1.00"
+
+
+def test_rows_of_the_recipe_that_differ_in_the_score_share_all_that_trains():
+    command = parse(recipe_ablations.PRESETS, ["--data=DIR", "--recipe"], RecipeAblations)
+    full = command.experiment
+    assert command.preset == "catalogue" and full.select.parts == PARTS
+    trained = list(STAGES)[: list(STAGES).index("select")]
+
+    def settings(experiment: Experiment) -> list:
+        return [STAGES[stage].settings(experiment) for stage in trained]
+
+    of_scores = {f"no_{name}" for name in PARTS} | {"catalogue", "content", "no_selection"}
+    alike = {name for name, row in RECIPE.items() if settings(row.of(full)) == settings(full)}
+    assert alike == of_scores
+    assert RECIPE["no_mu"].of(full).select.parts == ("z", "c", "v", "g", "sg", "t")
+    assert len({str(row.of(full)) for row in RECIPE.values()}) == len(RECIPE)
+
+
+def test_a_row_changes_fields_of_fields_and_leaves_the_others():
+    row = Row({"finetune": {"optimizer": {"rate": 0.5}, "epochs": 7}})
+    changed = row.of(Experiment())
+    plain = Experiment().finetune
+    assert changed.finetune == dataclasses.replace(
+        plain, epochs=7, optimizer=dataclasses.replace(plain.optimizer, rate=0.5)
+    )
+
+
+def test_a_table_shows_content_and_warm_and_cold_where_a_run_has_them(tmp_path):
+    def measured(value: float) -> dict:
+        return dict.fromkeys(("P@1", "P@5", "nDCG@5", "R@10"), value)
+
+    def run(name: str, result: dict) -> dict:
+        (tmp_path / name / "evaluate").mkdir(parents=True)
+        save_json(tmp_path / name / "evaluate" / "metrics.json", result)
+        return metrics_of(tmp_path / name, Row())
+
+    kinds = {kind: {"rows": {"MUFIN": measured(v)}} for kind, v in (("warm", 7.0), ("cold", 3.0))}
+    full = run("full", {"rows": {"MUFIN": measured(5.0), CONTENT: measured(4.0)}, **kinds})
+    alone = run("alone", {"rows": {"MUFIN": measured(1.0)}, "cold": kinds["cold"]})
+    assert full["P@1 content"] == 4.0 and full["R@10 warm"] == 7.0
+    assert alone == measured(1.0)  # no parts, and test points of one kind
+    rows, found = {"full": Row(), "alone": Row()}, {"full": {0: full}, "alone": {0: alone}}
+    head, _, one, other, *_ = comparison_table(rows, found, Experiment()).splitlines()
+    assert "P@1 content" in head and "R@10 cold" in head and "paper" not in head
+    assert one.split()[1:] == ["5.00"] * 4 + ["4.00"] * 2 + ["7.00"] * 2 + ["3.00"] * 2 + [NONE]
+    assert other.split()[1:5] == ["1.00"] * 4 and other.split()[5:11] == [NONE] * 6
+    assert "content" not in comparison_table(rows, {"full": {}, "alone": {0: alone}}, Experiment())
 
 
 @pytest.mark.parametrize(
