@@ -45,6 +45,9 @@ RECIPE = {
     "no_selection": Row({"select": {"parts": ()}}),  # the paper's 0.7 c + 0.3 a
     "no_self_attention": Row({"model": {"self_attention": "none"}}),
     "no_cross_attention": Row({"model": {"cross_attention": "none"}}),
+    "modality_dropout": Row(
+        {"pretrain": {"modality_dropout": 0.2}, "finetune": {"modality_dropout": 0.2}}
+    ),
 }
 
 

@@ -91,6 +91,13 @@ class Experiment:
                 "initialize.eta=zero with finetune.classifiers=table: free vectors of zero would "
                 "stay zero; choose --finetune.classifiers=sum"
             )
+        for stage, config in (("pretrain", self.pretrain), ("finetune", self.finetune)):
+            if config.modality_dropout and self.model.modalities == "joint":
+                raise InputError(
+                    f"{stage}.modality_dropout={config.modality_dropout} with "
+                    "model.modalities=joint: the model makes one descriptor of a title and its "
+                    f"pictures; expected --{stage}.modality-dropout=0"
+                )
 
     @property
     def folder(self) -> Path:

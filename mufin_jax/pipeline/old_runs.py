@@ -20,6 +20,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "batches_over": "labels",
         "mined_negatives": 0,
         "random_others": 0,
+        "modality_dropout": 0.0,
         "optimizer.self_attention": "full",
     },
     "initialize": {"eta": "xavier"},
@@ -27,8 +28,10 @@ ADDED: dict[str, dict[str, Any]] = {
         "loss": "cosine",
         "least_steps": 0,
         "temperature": 0.07,
+        "modality_dropout": 0.0,
         "optimizer.self_attention": "full",
     },
+    "evaluate": {"missing_pictures": []},
 }
 """Settings that a stage did not have in older versions, and the values that it acted by."""
 

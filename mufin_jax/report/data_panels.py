@@ -8,12 +8,13 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.outfits import OUTFIT_METRICS, PAPER_FITB, POLYVORE_QUESTIONS
 from mufin_jax.evaluation.rankings import METRICS
 from mufin_jax.evaluation.tables import MM_AMAZON_LABELS, PAPER_TABLE_2
-from mufin_jax.evaluation.warm_cold import columns_by_kind, explanation
+from mufin_jax.evaluation.warm_cold import SHOWN, columns_by_kind, explanation
 from mufin_jax.report import figures, tables
 from mufin_jax.report.panel import Missing, Panel
 from mufin_jax.report.tables import Rankings
 
 PAPER = "Mittal et al., CVPR 2022"
+MISSING_PICTURES = "Missing pictures"
 WARM_AND_COLD = "Results of warm and of cold test points"
 
 
@@ -58,6 +59,24 @@ def warm_and_cold(metrics: Mapping[str, Any]) -> Panel:
         "Propensities are those of the whole training set."
     )
     return Panel("warm_cold", WARM_AND_COLD, caption, {"warm_cold": table}, shown="warm_cold")
+
+
+def missing_pictures(metrics: Mapping[str, Any]) -> Panel:
+    """Make the curve of missing pictures."""
+    table = [
+        {"share": one["share"], "points": one["points"]}
+        | {f"{name}: {m}": row[m] for name, row in one["rows"].items() for m in SHOWN}
+        for one in metrics["missing_pictures"]
+    ]
+    caption = (
+        "Percent, of all test points, while a share of them shows no pictures. The points are "
+        "chosen by a hash of their ids; those without a title keep their pictures. Labels keep "
+        "theirs."
+    )
+    return Panel(
+        "missing_pictures", MISSING_PICTURES, caption, {"missing_pictures": table},
+        lambda: figures.shares(table), "missing_pictures",
+    )  # fmt: skip
 
 
 def _answers(metrics: Mapping[str, Any], rows: dict[str, Mapping[str, Any]]) -> Panel:

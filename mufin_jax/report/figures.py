@@ -74,6 +74,25 @@ def bars(
     return figure
 
 
+def shares(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw every column but the number of points over the share of points without pictures."""
+    figure = blank(2.4)
+    axis = figure.subplots()
+    order = sorted(rows, key=lambda row: row["share"])
+    names = [name for name in rows[0] if name not in ("share", "points")]
+    for number, name in enumerate(names):
+        colour, marker = SERIES[number % len(SERIES)]
+        axis.plot(
+            [100 * row["share"] for row in order], [row[name] for row in order], color=colour,
+            marker=marker, linewidth=1.2, markersize=4, label=name,
+        )  # fmt: skip
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("test points without pictures, %")
+    axis.set_ylabel("%")
+    figure.legend(loc="outside upper left", ncols=2)
+    return figure
+
+
 def volume_bins(rows: Sequence[Mapping[str, Any]], series: Mapping[str, str]) -> Figure:
     """Draw what each popularity bin adds to R@10, and its number of labels."""
     figure = blank(2.7)

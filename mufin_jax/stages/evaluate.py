@@ -19,12 +19,13 @@ from mufin_jax.baselines.untrained import floor_rankings
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.questions import Questions
 from mufin_jax.evaluation import outfits
+from mufin_jax.evaluation.missing_pictures import check_shares, curve, rank_without_pictures
 from mufin_jax.evaluation.part_rows import rank_rows
 from mufin_jax.evaluation.rankings import drop
 from mufin_jax.evaluation.summary import CONTENT, MODULE_1, PAPER_MIX
 from mufin_jax.evaluation.test_set import measure, rank_test, time_blocks, time_single
 from mufin_jax.evaluation.warm_cold import by_kind
-from mufin_jax.prediction.mix import load_mixes
+from mufin_jax.prediction.mix import Mix, load_mixes
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
@@ -43,14 +44,18 @@ class EvaluateConfig:
         own_shortlists: also score the shortlists made by Module I's encoders.
         frozen_neighbours: also measure kNN on the vectors of the untrained model, which describes
             all items once more.
+        missing_pictures: also rank the test points while such shares of them show no pictures, as
+            in `0 0.25 0.5 0.75 1`.
     """
 
     timed_points: int = 50
     own_shortlists: bool = True
     frozen_neighbours: bool = True
+    missing_pictures: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject a time of no predictions."""
+        """Reject a time of no predictions, and shares outside [0, 1]."""
+        check_shares(self.missing_pictures)
         if self.timed_points < 1:
             raise InputError(f"evaluate.timed_points={self.timed_points}: expected at least 1")
 
@@ -82,6 +87,11 @@ def evaluate(config: EvaluateConfig, context: StageContext) -> None:
     predictor = Predictor.load(context.workdir, context.mesh, context.predict, True)
     if dataset.questions is None:
         measured = _rank_labels(config, predictor, dataset, context)
+    elif config.missing_pictures:
+        raise InputError(
+            "evaluate.missing_pictures: expected none, as the test points are questions with given "
+            "answers, and the curve is of rankings of labels"
+        )
     else:
         measured = _rank_answers(dataset.questions, predictor, dataset, context)
 
@@ -103,17 +113,17 @@ def _rank_labels(
     test = dataset.test
     module_1 = Shortlist.load(context.folders["retrieve"] / "test")
     own = {"MUFIN on Module I's shortlists": module_1} if config.own_shortlists else {}
+    mixes: dict[str, Mix] = {}
     if predictor.ranking is not None:
-        content = load_mixes(context.folders["select"] / "mixes.json")["content"]
-        found, scores = rank_rows(
-            predictor, dataset, "MUFIN", {CONTENT: content}, own | {PAPER_MIX: None}
-        )
+        mixes = {CONTENT: load_mixes(context.folders["select"] / "mixes.json")["content"]}
+        found, scores = rank_rows(predictor, dataset, "MUFIN", mixes, own | {PAPER_MIX: None})
     else:
         labels, scores = rank_test(predictor, dataset)
         found = {"MUFIN": labels}
         found |= {name: rank_test(predictor, dataset, lists)[0] for name, lists in own.items()}
     labels = found.pop("MUFIN")
     rankings = {"MUFIN": labels, MODULE_1: module_1.labels} | found
+    hidden = rank_without_pictures(predictor, dataset, config.missing_pictures, mixes)
     batched = time_blocks(predictor, dataset)
     alone = time_single(predictor, dataset, config.timed_points)
     untrained = {}
@@ -134,6 +144,7 @@ def _rank_labels(
             "labels": dataset.num_labels,
             "points_without_positive": drop(labels, test.pairs, test.filter).without_positive,
             **by_kind(whole, dataset),
+            **({"missing_pictures": curve(hidden, dataset)} if hidden else {}),
         }
 
     return Measured(labels, scores, result)

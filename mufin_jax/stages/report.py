@@ -130,6 +130,11 @@ def _panels(config: ReportConfig, context: StageContext) -> list[Panel]:
         makers[1:1] = [
             ("warm_cold", data_panels.WARM_AND_COLD, lambda: data_panels.warm_and_cold(metrics))
         ]
+    if "missing_pictures" in metrics:
+        makers.append(
+            ("missing_pictures", data_panels.MISSING_PICTURES,
+             lambda: data_panels.missing_pictures(metrics))
+        )  # fmt: skip
     bar = progress(iterable=makers, desc="report", unit="panel", leave=False)
     panels = [panel_or_reason(*maker) for maker in until_stopped(bar, "report")]
     if config.figures:

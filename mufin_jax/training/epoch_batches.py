@@ -11,10 +11,12 @@ import functools
 import numpy as np
 from jaxtyping import Int
 
+from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Loader
+from mufin_jax.data.loader import Loader, SideRows
 from mufin_jax.runtime.distributed.padding import divide_up, spare_rows
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.training.modality_dropout import drop_modalities
 
 
 def check_counts(stage: str, config: object, *names: str) -> None:
@@ -52,8 +54,10 @@ class EpochBatches(abc.ABC):
         seed: int,
         usable: Int[np.ndarray, "k"],
         batch_size: int,
+        modality_dropout: float = 0.0,
     ):
         self.dataset, self.loader, self.seed, self.usable = dataset, loader, seed, usable
+        self.modality_dropout = modality_dropout
         self.size = min(batch_size, len(usable))
         if self.size < self.fewest:
             raise InputError(
@@ -75,6 +79,14 @@ class EpochBatches(abc.ABC):
     @abc.abstractmethod
     def ids(self, step: int) -> dict[str, list[str]]:
         """Return the ids of what the batch of a step is drawn from: {"points": ids, ...}."""
+
+    def _read(self, step: int, groups: list[SideRows]) -> tuple[Pool, list[Bags]]:
+        """Return what the loader makes of a batch, in which items may lack a modality."""
+        pool, bags = self.loader.batch(groups)
+        if self.modality_dropout:
+            address = (self.seed, self.stage, step)
+            bags = drop_modalities(bags, groups, self.loader, self.modality_dropout, address)
+        return pool, bags
 
     def _items(self, step: int) -> Int[np.ndarray, "b"]:
         """Return the items of a batch; the last one of an epoch is filled up with its first."""

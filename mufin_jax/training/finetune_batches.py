@@ -20,6 +20,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import mining
 from mufin_jax.training.epoch_batches import EpochBatches, check_counts
 from mufin_jax.training.fit_config import FitConfig
+from mufin_jax.training.modality_dropout import check_probability
 from mufin_jax.training.optimizer import OptimizerConfig
 
 STAGE = 4
@@ -47,6 +48,8 @@ class FinetuneConfig:
         margin: gamma of the cosine embedding loss.
         temperature: of the softmax; scores are divided by it.
         drop_best: never draw the best-scored negative of a shortlist (the authors' code).
+        modality_dropout: probability that an item of a batch loses all its pictures, or all its
+            texts; an item with one modality keeps it.
         classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1), for labels
             never seen in training, where labels without a training point are never negatives; "sum"
             for w = unit(z + eta) (SiameseXML).
@@ -64,6 +67,7 @@ class FinetuneConfig:
     margin: float = 0.5
     temperature: float = 0.07
     drop_best: bool = False
+    modality_dropout: float = 0.0
     classifiers: Literal["table", "labels", "sum"] = "table"
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(rate=5e-5)
@@ -76,6 +80,7 @@ class FinetuneConfig:
         check_counts("finetune", self, *counts)
         if self.least_steps < 0:
             raise InputError(f"finetune.least_steps={self.least_steps}: expected a number >= 0")
+        check_probability("finetune", self.modality_dropout)
         if not -1 < self.margin < 1:
             raise InputError(f"finetune.margin={self.margin}: expected a cosine between -1 and 1")
         if not 0.001 <= self.temperature <= 10:
@@ -156,7 +161,7 @@ class Batches(EpochBatches):
             self.unseen[self.relevance.indices] = False
         self.table_size = padded_rows(dataset.num_labels)
         usable = np.flatnonzero(np.diff(self.relevance.indptr))
-        super().__init__(dataset, loader, seed, usable, config.batch_size)
+        super().__init__(dataset, loader, seed, usable, config.batch_size, config.modality_dropout)
         first = [self._draw(step) for step in range(EXPECTED)]
         labels = [np.unique(drawn[drawn >= 0]) for _, drawn in first]
         self.usual_labels = usual_size([len(some) for some in labels], loader.mesh_size)
@@ -172,7 +177,7 @@ class Batches(EpochBatches):
         labels = np.unique(drawn[real])
         chosen = np.where(real, np.searchsorted(labels, drawn), 0)
         ids, rows = pad_labels(labels, self.table_size, self.loader.mesh_size, self.usual_labels)
-        pool, (point_bags, label_bags) = self.loader.batch(self._shown(points, rows))
+        pool, (point_bags, label_bags) = self._read(step, self._shown(points, rows))
         first = np.arange(real.shape[1]) < self.config.positives
         others = None
         if self.config.loss == "softmax":

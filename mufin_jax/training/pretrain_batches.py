@@ -83,7 +83,7 @@ class Batches(EpochBatches):
         self.items = "labels" if self.over == "labels" else "datapoints"
         self.usable_others = np.unique(relevance.indices)
         usable = np.flatnonzero(np.diff(relevance.indptr))
-        super().__init__(dataset, loader, seed, usable, config.batch_size)
+        super().__init__(dataset, loader, seed, usable, config.batch_size, config.modality_dropout)
         expected = (self._shown(*self._draw(step)[:2]) for step in range(EXPECTED))
         self.loader = loader.padded_to(loader.usual_sizes(expected))
 
@@ -95,7 +95,7 @@ class Batches(EpochBatches):
         # An item drawn for two anchors is one candidate, not two.
         first = np.zeros(len(others), bool)
         first[np.unique(np.where(real, others, -1), return_index=True)[1]] = True
-        pool, (labels, points) = self.loader.batch(self._shown(anchors, others))
+        pool, (labels, points) = self._read(step, self._shown(anchors, others))
         counted = real & first & (row < self.size)
         negatives = ~related & counted
         if self.config.loss == "softmax":

@@ -6,6 +6,7 @@ from typing import Literal
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training.epoch_batches import check_counts
 from mufin_jax.training.fit_config import FitConfig
+from mufin_jax.training.modality_dropout import check_probability
 from mufin_jax.training.optimizer import OptimizerConfig
 from mufin_jax.training.temperature import LOWEST
 
@@ -39,6 +40,8 @@ class PretrainConfig:
             it in the last refresh that are not related to it. Random ones before the first refresh.
         random_others: further items of the other side in each batch, drawn uniformly.
         cluster_size: labels (or datapoints) in a cluster, for clustered batches.
+        modality_dropout: probability that an item of a batch loses all its pictures, or all its
+            texts; an item with one modality keeps it.
         optimizer: rates, and which parts train.
         fit: logs and checkpoints.
     """
@@ -61,6 +64,7 @@ class PretrainConfig:
     mined_negatives: int = 0
     random_others: int = 0
     cluster_size: int = 16
+    modality_dropout: float = 0.0
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
 
@@ -76,6 +80,7 @@ class PretrainConfig:
                 f"pretrain.batch_size={self.batch_size}: expected at least 2 labels, as a label's "
                 "negatives are drawn for the batch's other labels"
             )
+        check_probability("pretrain", self.modality_dropout)
         if not 0 < self.margin < 2:
             raise InputError(f"pretrain.margin={self.margin}: expected a number between 0 and 2")
         if not 0.001 <= self.temperature <= 10:

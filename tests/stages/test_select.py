@@ -37,6 +37,7 @@ def experiment(tmp_path_factory) -> Experiment:
         pretrain=dataclasses.replace(minute.MINUTE.pretrain, epochs=1),
         finetune=dataclasses.replace(minute.MINUTE.finetune, epochs=1),
         select=SELECT,
+        evaluate=dataclasses.replace(minute.MINUTE.evaluate, missing_pictures=(0.0, 1.0)),
     )
     run(found, "all")
     return found
@@ -121,6 +122,18 @@ def test_one_pass_over_the_test_points_gives_the_rows_of_separate_rankings(exper
     assert rows.keys() == mixes.keys() | {CONTENT}
     for name, mix in (mixes | {CONTENT: content}).items():
         np.testing.assert_array_equal(rows[name], found.ranked(found.mixed(mix), k)[0], name)
+
+
+def test_the_curve_of_missing_pictures_starts_at_the_rows_of_all_test_points(experiment):
+    result = json.loads((experiment.folder / "metrics.json").read_text())
+    whole, without = result["missing_pictures"]
+    assert (whole["share"], whole["points"], without["share"]) == (0.0, 0, 1.0)
+    assert without["points"] > 10
+    for name in ("MUFIN", CONTENT):
+        assert whole["rows"][name] == {m: result["rows"][name][m] for m in ("P@1", "R@10")}
+    assert without["rows"] != whole["rows"]
+    page = (experiment.folder / "report" / "index.html").read_text()
+    assert "Missing pictures" in page
 
 
 @pytest.mark.parametrize("by", ["text", "images"])
