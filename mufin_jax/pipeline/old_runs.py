@@ -7,6 +7,13 @@ from typing import Any
 from mufin_jax.runtime.run_folder import flatten
 from mufin_jax.runtime.storage.files import jsonable, load_json
 
+_NO_VALIDATION = {
+    "validate.every": 0,
+    "validate.patience": 0,
+    "validate.points": 1000,
+    "validate.labels": 20_000,
+}
+
 ADDED: dict[str, dict[str, Any]] = {
     "prepare": {"split": "given", "validation_share": 0.0, "prompt": None},
     "pretrain": {
@@ -22,6 +29,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "random_others": 0,
         "modality_dropout": 0.0,
         "optimizer.self_attention": "full",
+        **_NO_VALIDATION,
     },
     "initialize": {"eta": "xavier"},
     "finetune": {
@@ -30,6 +38,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "temperature": 0.07,
         "modality_dropout": 0.0,
         "optimizer.self_attention": "full",
+        **_NO_VALIDATION,
     },
     "evaluate": {"missing_pictures": []},
 }

@@ -47,17 +47,7 @@ def run(
         Held: another run uses the folder.
         Stopped: after a signal; the same call resumes.
     """
-    if stage != "all" and stage not in STAGES:
-        raise InputError(f"stage={stage!r}: expected all or one of {', '.join(STAGES)}")
-    if experiment.data is not None and not experiment.data.is_dir():
-        raise InputError(f"--data={experiment.data}: no such folder")
-    if stage != "all" and not STAGES[stage].wanted(experiment):
-        raise InputError(f"stage={stage}: the settings name no parts; add, say, --select.parts z v")
-    if experiment.select.parts and not experiment.prepare.validation_share:
-        raise InputError(
-            f"--select.parts {' '.join(experiment.select.parts)}: their weights are fitted on "
-            "validation points, and there are none; add --prepare.validation-share=0.1"
-        )
+    _check(experiment, stage)
     experiment = experiment.resolved()
     mesh = mesh or make_mesh()
     if ROWS % mesh.size:
@@ -85,6 +75,33 @@ def run(
         path = experiment.folder / "metrics.json"
         known = processes.decide(lambda: held.finished("evaluate") and path.exists())
         return load_json(path) if known else None
+
+
+def _check(experiment: Experiment, stage: StageName) -> None:
+    """Reject what can be seen to be wrong before anything is read.
+
+    Raises:
+        InputError: an unknown stage, no data folder, or settings that contradict each other.
+    """
+    if stage != "all" and stage not in STAGES:
+        raise InputError(f"stage={stage!r}: expected all or one of {', '.join(STAGES)}")
+    if experiment.data is not None and not experiment.data.is_dir():
+        raise InputError(f"--data={experiment.data}: no such folder")
+    if stage != "all" and not STAGES[stage].wanted(experiment):
+        raise InputError(f"stage={stage}: the settings name no parts; add, say, --select.parts z v")
+    if experiment.prepare.validation_share:
+        return
+    if experiment.select.parts:
+        raise InputError(
+            f"--select.parts {' '.join(experiment.select.parts)}: their weights are fitted on "
+            "validation points, and there are none; add --prepare.validation-share=0.1"
+        )
+    for name in ("pretrain", "finetune"):
+        if every := getattr(experiment, name).validate.every:
+            raise InputError(
+                f"--{name}.validate.every={every}: the best step is chosen on validation points, "
+                "and there are none; add --prepare.validation-share=0.1"
+            )
 
 
 def _through(stages: Sequence[str], name: str) -> Sequence[str]:

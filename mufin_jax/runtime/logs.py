@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.storage.disk import disk_errors
-from mufin_jax.runtime.storage.files import replacing
+from mufin_jax.runtime.storage.files import replacing, sync
 
 
 class _AboveBars(logging.Handler):
@@ -75,7 +75,8 @@ def progress(**options: Any) -> tqdm:
 class MetricsWriter:
     """Appends metrics to `metrics.jsonl` and to TensorBoard events in `tensorboard/`.
 
-    Steps that changed nothing go to `skipped.jsonl`, which exists only if there are any.
+    Steps that changed nothing go to `skipped.jsonl`, and validations to `validation.jsonl`. These
+    files exist only if there are any.
 
     With several processes, all have the same metrics, and process 0 writes them.
     """
@@ -83,6 +84,7 @@ class MetricsWriter:
     def __init__(self, folder: Path):
         self.folder = folder
         self._path, self._skipped = folder / "metrics.jsonl", folder / "skipped.jsonl"
+        self._validations = folder / "validation.jsonl"
         self._after = 0
         self._events: Any = None
 
@@ -92,7 +94,7 @@ class MetricsWriter:
         Call it before the first `write`; each step then stands in the file once.
         """
         self._after = step
-        for path in (self._path, self._skipped):
+        for path in (self._path, self._skipped, self._validations):
             if processes.is_main() and path.exists():
                 kept = [line for line in path.read_bytes().splitlines(True) if _upto(line, step)]
                 with replacing(path) as file:
@@ -105,9 +107,26 @@ class MetricsWriter:
         values = {name: float(value) for name, value in metrics.items()}
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
         _append(self._path, {"step": step, **plain})
+        self._event(step, {k: v for k, v in values.items() if math.isfinite(v)})
+
+    def validation(self, step: int, objective: float) -> None:
+        """Add {"step": step, "objective": objective} to `validation.jsonl`, durably."""
+        if processes.is_main():
+            _append(self._validations, {"step": step, "objective": objective})
+            sync(self._validations)
+            self._event(step, {"validation": objective})
+
+    def validations(self) -> list[tuple[int, float]]:
+        """Return the steps that were validated, each with its objective."""
+        if not self._validations.exists():
+            return []
+        lines = map(json.loads, self._validations.read_bytes().splitlines())
+        return [(line["step"], line["objective"]) for line in lines]
+
+    def _event(self, step: int, values: Mapping[str, float]) -> None:
         if self._events is None:
             self._events = _Events(self.folder / "tensorboard", self._after + 1)
-        self._events.write(step, {k: v for k, v in values.items() if math.isfinite(v)})
+        self._events.write(step, values)
 
     @staticmethod
     def get_ready() -> None:

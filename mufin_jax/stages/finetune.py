@@ -15,6 +15,7 @@ import dataclasses
 from pathlib import Path
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation.validation import ByShortlists
 from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.label_table import LabelTable, Rows, as_combined, load_table, save_table
 from mufin_jax.model.mufin import Mufin
@@ -22,13 +23,15 @@ from mufin_jax.model.saved import load_model, new_loader, save_model
 from mufin_jax.prediction.build import build_predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages.context import StageContext
+from mufin_jax.training.early_stopping import Validate
 from mufin_jax.training.finetune_batches import Batches, FinetuneConfig
-from mufin_jax.training.finetune_step import make_step, place
+from mufin_jax.training.finetune_step import make_scores, make_step, place
 from mufin_jax.training.loop import fit
-from mufin_jax.training.setup import set_up
+from mufin_jax.training.setup import Setup, TrainState, set_up
 
 
 def finetune(config: FinetuneConfig, context: StageContext) -> None:
@@ -54,7 +57,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     loader = setup.loader
     batches.read_from(loader)
     step = make_step(config, setup.graphdef, setup.optimizer, steps, mesh)
-
+    validate = _validate(config, context, dataset, setup, lists)
     state = fit(
         # Only the loop holds the initial state, and drops it when it resumes.
         setup.state(_load_table(config, initialized / "table", dataset, model)),
@@ -67,6 +70,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
         checkpoints=Checkpoints(out / "checkpoints"),
         writer=MetricsWriter(out),
         ids=batches.ids,
+        validate=validate,
     )
     model = setup.model(state)
     save_model(model, out / "model")
@@ -81,6 +85,27 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     )  # fmt: skip
     if learns_to_describe:
         processes.once("finetune is complete", described.unlink)
+
+
+def _validate(
+    config: FinetuneConfig,
+    context: StageContext,
+    dataset: Dataset,
+    setup: Setup,
+    lists: Shortlist,
+) -> Validate[TrainState] | None:
+    """Return how states are compared on validation points; None where they are not."""
+    if not config.validate.every:
+        return None
+    measure = ByShortlists(
+        dataset, setup.loader, lists, context.predict.mix, config.validate, context.seed
+    )
+    scores = make_scores(config, setup.graphdef, setup.mesh)
+
+    def objective(state: TrainState) -> float:
+        return measure(lambda batch: fetch(scores(state, setup.frozen, place(batch, setup.mesh))))
+
+    return Validate(config.validate, objective)
 
 
 def _load_table(

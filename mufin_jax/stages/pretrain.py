@@ -12,18 +12,20 @@ TensorBoard events; `vectors.npy` (float32 (p, D), the descriptor vectors) where
 import numpy as np
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation.validation import ByVectors
 from mufin_jax.model.saved import new_loader, new_model, save_model
 from mufin_jax.retrieval.sharded import MeshSearch
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages.context import StageContext
+from mufin_jax.training.early_stopping import Validate
 from mufin_jax.training.loop import fit
 from mufin_jax.training.pretrain_batches import Batches
 from mufin_jax.training.pretrain_config import PretrainConfig
 from mufin_jax.training.pretrain_step import make_step
 from mufin_jax.training.refresh import Refreshes
-from mufin_jax.training.setup import TrainState, set_up
+from mufin_jax.training.setup import Setup, TrainState, set_up
 
 
 def pretrain(config: PretrainConfig, context: StageContext) -> None:
@@ -75,5 +77,20 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         refresh=refresh if config.mines else None,
         refresh_every=every if config.mines else None,
         plateau=batches.plateau(),
+        validate=_validate(config, dataset, setup, seed),
     )
     save_model(setup.model(state), out / "model")
+
+
+def _validate(
+    config: PretrainConfig, dataset: Dataset, setup: Setup, seed: int
+) -> Validate[TrainState] | None:
+    """Return how states are compared on validation points; None where they are not."""
+    if not config.validate.every:
+        return None
+    measure = ByVectors(dataset, setup.loader, config.validate, seed)
+
+    def objective(state: TrainState) -> float:
+        return measure(setup.model(state))
+
+    return Validate(config.validate, objective)

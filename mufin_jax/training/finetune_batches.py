@@ -18,6 +18,7 @@ from mufin_jax.model.label_table import padded_rows
 from mufin_jax.runtime.distributed.padding import padded_size, usual_size
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import mining
+from mufin_jax.training.early_stopping import ValidateConfig
 from mufin_jax.training.epoch_batches import EpochBatches, check_counts
 from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.modality_dropout import check_probability
@@ -54,6 +55,7 @@ class FinetuneConfig:
             never seen in training, where labels without a training point are never negatives; "sum"
             for w = unit(z + eta) (SiameseXML).
         optimizer: rates, and which parts train.
+        validate: when the model is validated, and when training ends early.
         fit: logs and checkpoints.
     """
 
@@ -72,6 +74,7 @@ class FinetuneConfig:
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(rate=5e-5)
     )
+    validate: ValidateConfig = dataclasses.field(default_factory=ValidateConfig)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:

@@ -1,11 +1,13 @@
 """The step of Module IV: adapt each datapoint to the labels drawn for it, and compare with their w.
 
 The weights of the model and the rows of the label table that the batch names are differentiated
-together. The optimizer updates the weights; the rows are updated in place, alone.
+together. The optimizer updates the weights; the rows are updated in place, alone. Validation takes
+the same scores without a step.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -41,22 +43,14 @@ def make_step(
     """Return the jitted step of Module IV: (state, frozen, batch) -> (state, metrics)."""
     rates = config.optimizer
     table_rate = schedule(rates.table_rate or rates.rate, rates.warmup, steps)
-    combine = label_table.add if config.classifiers == "sum" else label_table.combine
 
     def loss_of(
         train: Weights, rows: Rows | None, frozen: Weights, batch: Batch
     ) -> tuple[jax.Array, jax.Array]:
         model: Mufin = nnx.merge(graphdef, train, frozen)
-        vectors = model.describe(batch.pool)
-        points, labels = model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
-        memory, z = jax.lax.with_sharding_constraint(
-            (model.memory(labels), labels.vector), replicated(mesh)
-        )
-        x2 = model.adapt(points, jax.tree.map(lambda leaf: leaf[batch.chosen], memory))
-        w = z if rows is None else combine(rows, z)
-        similarities = jnp.einsum("bcd,bcd->bc", x2, w[batch.chosen])
+        similarities, x1, w = _classified(config, model, rows, batch, mesh)
         if config.loss == "softmax":
-            loss = _softmax(config, similarities, points.vector @ w.T, batch)
+            loss = _softmax(config, similarities, x1 @ w.T, batch)
         else:
             loss = losses.cosine_margin_loss(
                 similarities, batch.positives, batch.negatives, config.margin
@@ -84,6 +78,39 @@ def make_step(
         return dataclasses.replace(new, table=table), metrics
 
     return step
+
+
+def make_scores(
+    config: FinetuneConfig, graphdef: nnx.GraphDef[Mufin], mesh: Mesh
+) -> Callable[[TrainState, Weights, Batch], Float[Array, "b c"]]:
+    """Return the jitted scores c of a batch's datapoints with the labels drawn for them.
+
+    They are of (state, frozen, batch); the state is not donated.
+    """
+
+    @jax.jit
+    def scores(state: TrainState, frozen: Weights, batch: Batch) -> Float[Array, "b c"]:
+        model: Mufin = nnx.merge(graphdef, state.train, frozen)
+        table = state.table
+        rows = None if table is None else label_table.gather(table.rows, batch.ids, mesh)
+        return _classified(config, model, rows, batch, mesh)[0]
+
+    return scores
+
+
+def _classified(
+    config: FinetuneConfig, model: Mufin, rows: Rows | None, batch: Batch, mesh: Mesh
+) -> tuple[Float[Array, "b c"], Float[Array, "b d"], Float[Array, "u d"]]:
+    """Return c = x2_l·w_l of each datapoint with its labels, x1 of it, and w of all labels."""
+    combine = label_table.add if config.classifiers == "sum" else label_table.combine
+    vectors = model.describe(batch.pool)
+    points, labels = model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
+    memory, z = jax.lax.with_sharding_constraint(
+        (model.memory(labels), labels.vector), replicated(mesh)
+    )
+    x2 = model.adapt(points, jax.tree.map(lambda leaf: leaf[batch.chosen], memory))
+    w = z if rows is None else combine(rows, z)
+    return jnp.einsum("bcd,bcd->bc", x2, w[batch.chosen]), points.vector, w
 
 
 def _softmax(

@@ -20,6 +20,7 @@ from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.signals import stop_requested, unsaved
 from mufin_jax.runtime.storage import orbax
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
+from mufin_jax.training.early_stopping import Validate, Validations
 from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.follower import Follower
 from mufin_jax.training.nonfinite import Skips
@@ -48,8 +49,11 @@ def fit(
     refresh: Callable[[int, S], None] | None = None,
     refresh_every: int | None = None,
     plateau: float | None = None,
+    validate: Validate[S] | None = None,
 ) -> S:
     """Train to `steps`, from the newest checkpoint if there is one, and return the last state.
+
+    With validation it is the best state, and training may end early.
 
     Args:
         state: the initial state; its buffers are donated to the steps.
@@ -68,6 +72,7 @@ def fit(
             again with the same i after a restart; batches made afterwards may depend on it.
         refresh_every: steps between two refreshes.
         plateau: the loss when all similarities are equal; staying there gives a warning.
+        validate: how states are compared on validation points.
 
     Raises:
         NonFinite: if more than `MOST_SKIPPED` steps in a row, or a weight, are not finite.
@@ -81,7 +86,9 @@ def fit(
     skips, segment = Skips(name, writer, ids), refresh_every or steps
     saver = Saver(name, steps, start, config, checkpoints, skips)
     with Follower(name, steps, done, config, plateau, writer) as follow:
-        while done < steps:
+        validations = Validations(validate, steps, done, writer, saver)
+        validations(done, state)
+        while done < steps and not validations.over:
             first = done - done % segment
             if refresh is not None:
                 if 0 < done == first:  # a resumed run never needs a refresh before this one
@@ -96,7 +103,10 @@ def fit(
                 skips(done, metrics)
                 follow(done, metrics)
                 saver.after(done, state, stop_requested())
-    return state
+                validations(done, state)
+                if validations.over:
+                    break
+        return validations.best_state(done, state, checkpoints)
 
 
 def _resume(state: S, checkpoints: Checkpoints) -> tuple[int | None, S]:

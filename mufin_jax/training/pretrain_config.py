@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.training.early_stopping import ValidateConfig
 from mufin_jax.training.epoch_batches import check_counts
 from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.modality_dropout import check_probability
@@ -43,6 +44,7 @@ class PretrainConfig:
         modality_dropout: probability that an item of a batch loses all its pictures, or all its
             texts; an item with one modality keeps it.
         optimizer: rates, and which parts train.
+        validate: when the model is validated, and when training ends early.
         fit: logs and checkpoints.
     """
 
@@ -66,6 +68,7 @@ class PretrainConfig:
     cluster_size: int = 16
     modality_dropout: float = 0.0
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    validate: ValidateConfig = dataclasses.field(default_factory=ValidateConfig)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """When training saves its state: at intervals, on a signal, in all processes at the same step."""
 
+import dataclasses
 import logging
 import time
 
@@ -49,6 +50,10 @@ class Saver:
         self.checkpoints, self.skips = checkpoints, skips
         self._saved, self._saved_at, self._patience = start, time.monotonic(), FIRST_SECONDS
         self._agree = _Agreement()
+
+    def keep(self, step: int | None) -> None:
+        """Keep the checkpoint of this step, instead of another one, whatever is saved later."""
+        self.checkpoints = dataclasses.replace(self.checkpoints, pinned=step)
 
     def now(self, step: int, state: object) -> None:
         """Save the state after a step, unless a checkpoint holds it.

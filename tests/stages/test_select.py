@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import minute
 import numpy as np
 import pytest
@@ -22,20 +23,23 @@ from mufin_jax.report.cross_attention import ask
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages.select import SelectConfig
+from mufin_jax.training.early_stopping import ValidateConfig, best_step
 
 SELECT = SelectConfig(parts=("z", "mu", "c", "v", "sg", "t"), candidates=20)
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory) -> Experiment:
-    """A finished run with parts."""
+    """A finished run with parts, whose modules keep their best states."""
+    every = ValidateConfig(every=1)
     found = dataclasses.replace(
         minute.MINUTE,
         workdir=tmp_path_factory.mktemp("select") / "run",
         prepare=dataclasses.replace(minute.MINUTE.prepare, validation_share=0.3),
-        pretrain=dataclasses.replace(minute.MINUTE.pretrain, epochs=1),
-        finetune=dataclasses.replace(minute.MINUTE.finetune, epochs=1),
+        pretrain=dataclasses.replace(minute.MINUTE.pretrain, epochs=1, validate=every),
+        finetune=dataclasses.replace(minute.MINUTE.finetune, epochs=1, validate=every),
         select=SELECT,
         evaluate=dataclasses.replace(minute.MINUTE.evaluate, missing_pictures=(0.0, 1.0)),
     )
@@ -54,6 +58,19 @@ def test_a_run_with_parts_fits_weights_that_are_not_below_the_best_part(experime
         assert ("sg" in fit["alone"]) == name.startswith("all")
     mixes = load_mixes(experiment.folder / "select" / "mixes.json")
     assert mixes["all"].cold.parts == facts["all/cold"]["weights"]["parts"]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_module_leaves_its_best_state_on_validation_points(experiment, stage):
+    folder = experiment.folder / stage
+    lines = map(json.loads, (folder / "validation.jsonl").read_text().splitlines())
+    found = {line["step"]: line["objective"] for line in lines}
+    assert list(found) == list(range(max(found) + 1)) and len(found) > 2
+    best = Checkpoints(folder / "checkpoints").restore(step=best_step(found))
+    left = Checkpoints(folder / "model" / "weights").restore()
+    assert best is not None and left is not None
+    for part in ("self_attention", "text_encoder"):
+        jax.tree.map(np.testing.assert_array_equal, best[1]["train"][part], left[1][part])
 
 
 def test_nothing_but_the_parts_is_left(experiment):
@@ -183,9 +200,14 @@ def test_a_run_without_parts_rejects_a_folder_with_parts(experiment, tmp_path):
     assert not (tmp_path / "run" / "evaluate").exists()
 
 
-def test_parts_require_validation_points(tmp_path):
+@pytest.mark.parametrize("what", ["select", "pretrain", "finetune"])
+def test_parts_and_the_best_step_require_validation_points(tmp_path, what):
     plain = dataclasses.replace(minute.MINUTE, workdir=tmp_path / "run", select=SELECT)
-    with pytest.raises(InputError, match="add --prepare"):
+    if what != "select":
+        module = dataclasses.replace(getattr(plain, what), validate=ValidateConfig(every=9))
+        plain = dataclasses.replace(minute.MINUTE, workdir=plain.workdir, **{what: module})
+    said = "--select.parts" if what == "select" else f"--{what}.validate.every=9"
+    with pytest.raises(InputError, match=f"{said}.*add --prepare"):
         run(plain, "all")
     assert not (tmp_path / "run" / "prepare").exists()  # it is said before any work
 

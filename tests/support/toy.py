@@ -42,7 +42,7 @@ class Toy:
         self.offset = np.load(path)
         self.refreshes.append(at)
 
-    def run(self, refresh=True, plateau=None, steps=STEPS, **intervals):
+    def run(self, refresh=True, plateau=None, steps=STEPS, validate=None, **intervals):
         intervals = {"log_every": 4, "checkpoint_every": 5, "threads": 2} | intervals
         self.folder.mkdir(exist_ok=True)
         return fit(
@@ -59,6 +59,7 @@ class Toy:
             refresh=self.refresh if refresh else None,
             refresh_every=SEGMENT if refresh else None,
             plateau=plateau,
+            validate=validate,
         )
 
 

@@ -57,12 +57,14 @@ class Checkpoints:
     folder: Path
     keep: int = 2
     """How many steps are kept, the newest ones."""
+    pinned: int | None = None
+    """A step that is kept in addition to these."""
 
     def save(self, step: int, state: Any, facts: dict[str, Any]) -> None:
         """Save a state and facts durably, then delete steps that are no longer needed.
 
-        Those are steps beyond `keep`, and later ones, which a run that resumed before them has
-        abandoned.
+        Those are steps beyond `keep` but for the pinned one, and later ones, which a run that
+        resumed before them has abandoned.
 
         Args:
             step: The number of the step.
@@ -97,7 +99,7 @@ class Checkpoints:
             os.replace(unfinished, finished)
             files.sync(self.folder)
             kept = [other for other in self._steps() if other <= step][: self.keep]
-            for other in set(self._steps()) - set(kept):
+            for other in set(self._steps()) - {*kept, self.pinned}:
                 shutil.rmtree(self.folder / str(other))
 
         with disk_errors(self.folder, needed):
