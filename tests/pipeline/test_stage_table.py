@@ -119,7 +119,7 @@ def older(finished: Path) -> Path:
         for group in groups:
             part = part[group]
         del part[name]
-        save_json(path, settings)
+        save_json(path, {key: value for key, value in settings.items() if value != {}})
     return finished
 
 
