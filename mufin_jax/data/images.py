@@ -6,27 +6,28 @@ one exception `BadImage`.
 """
 
 import io
-import re
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from mufin_jax.data.image_parts import (
+    BadImage,
+    check_exif,
+    check_parts,
+    jpeg_shape,
+    without_notes,
+)
 from mufin_jax.encoders.processing import ImageProcessing
-from mufin_jax.runtime.errors import InputError, reason
+from mufin_jax.runtime.errors import reason
+
+__all__ = ["BadImage", "decode_jpeg", "encode_jpeg", "read_image"]
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 10_000_000
 MAX_PIXELS = 16_000_000
-MAX_PARTS = 4096
-"""Chunks of a PNG, or segments of a JPEG before its pixels: Pillow takes microseconds for each."""
-MAX_SCANS = 100
-"""Passes of a progressive JPEG over its pixels; encoders write about ten."""
-MAX_EXIF = 64_000_000
-"""Bytes to which the entries of EXIF unfold: each copies its own, and they may overlap."""
 JPEG_QUALITY = 92
 
 _RESAMPLE = {
@@ -45,11 +46,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE = (255, 255, 255)
-_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")  # of a JPEG, among its pixels
-
-
-class BadImage(InputError):
-    """A picture that is broken, too large, or in a format that is not read."""
 
 
 def read_image(
@@ -82,7 +78,8 @@ def read_image(
         if isinstance(source, Image.Image):
             return _to_square(_checked(source, max_pixels).copy(), processing)
         data = _bytes(source, max_bytes)
-        _check_parts(data)
+        check_parts(data)
+        data = without_notes(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _checked(image, max_pixels)
             # A JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the target leaves room to resample.
@@ -110,7 +107,7 @@ def decode_jpeg(encoded: bytes, shape: tuple[int, ...] | None = None) -> UInt8[n
       BadImage: if the bytes are not such a JPEG, or not of the expected shape.
     """
     try:
-        found = _jpeg_shape(encoded)
+        found = jpeg_shape(encoded)
         if shape is not None and found != shape:
             raise ValueError(f"it is {found}, expected {shape}")
         try:
@@ -123,16 +120,6 @@ def decode_jpeg(encoded: bytes, shape: tuple[int, ...] | None = None) -> UInt8[n
         raise BadImage(f"a prepared JPEG cannot be decoded ({error})") from None
 
 
-def _jpeg_shape(encoded: bytes) -> tuple[int, int, int]:
-    """Return the shape that the header of a JPEG announces; no pixel is decoded yet."""
-    for name, start, size in _segments(encoded):
-        # Start of frame: FFC0 to FFCF without tables (C4), an extension (C8) and conditions (CC).
-        if name and 0xC0 <= name[0] <= 0xCF and name[0] not in (0xC4, 0xC8, 0xCC) and size >= 5:
-            height, width = struct.unpack_from(">xHH", encoded, start)
-            return height, width, 3
-    raise ValueError("no frame")
-
-
 def _bytes(source: Path | bytes, max_bytes: int) -> bytes:
     if isinstance(source, Path):
         with source.open("rb") as file:
@@ -142,93 +129,6 @@ def _bytes(source: Path | bytes, max_bytes: int) -> bytes:
     if not source:
         raise BadImage("an empty file")
     return source
-
-
-def _check_parts(data: bytes) -> None:
-    """Reject what Pillow would walk through for minutes, or copy until memory is full."""
-    exif, profiles, jpeg = b"", 0, data.startswith(b"\xff\xd8")
-    count = 0
-    for name, start, size in _segments(data) if jpeg else _chunks(data):
-        count += name != b"IDAT"  # as many as the pixels take
-        if count > MAX_PARTS:
-            raise BadImage(f"more than {MAX_PARTS:,} parts before or beside its pixels")
-        if name == b"iCCP":  # each unfolds to a megabyte
-            profiles += 1
-            if profiles > 1:
-                raise BadImage("more than one colour profile")
-        elif name == b"\xe2" and data.startswith(b"MPF\0", start):  # of pictures in one file
-            _check_exif(data[start + 4 : start + size])
-        elif name == b"\xe1" and data.startswith(b"Exif\0\0", start):  # Pillow joins these
-            exif += data[start + (6 if exif else 0) : start + size]
-        elif name == b"\xda" and _scans(data, start + size) > MAX_SCANS:
-            raise BadImage(f"more than {MAX_SCANS} passes over its pixels")
-    _check_exif(exif)
-
-
-def _scans(data: bytes, place: int) -> int:
-    """Return how many scans a JPEG has; counting stops soon after the number that is allowed.
-
-    The pixels of the first scan begin at `place`. What follows the end of the picture does not
-    count.
-    """
-    scans = 1
-    for _ in range(MAX_PARTS):
-        found = _MARKER.search(data, place)
-        if found is None or data[found.end() - 1] == 0xD9 or found.end() + 2 > len(data):
-            return scans
-        place, marker = found.end(), data[found.end() - 1]
-        scans += marker == 0xDA
-        if scans > MAX_SCANS:
-            return scans
-        if marker not in (0x01, 0xD8):  # these have no content
-            place += struct.unpack_from(">H", data, place)[0]
-    return MAX_SCANS + 1
-
-
-def _segments(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield marker, start and size of a JPEG's segments and fill bytes, up to the first scan.
-
-    Pillow and libjpeg skip what stands between segments, and so must this.
-    """
-    place = 2
-    while place + 4 <= len(data):
-        marker = data[place + 1 : place + 2]
-        if data[place] != 0xFF or marker in b"\0\xff":
-            yield b"", place, 1
-            place += 1
-            continue
-        place += 2
-        size = 0 if 0xD0 <= marker[0] <= 0xD9 else struct.unpack_from(">H", data, place)[0]
-        yield marker, place + 2, size - 2
-        if marker == b"\xda":
-            return
-        place += size
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, start and size of a PNG's chunks; nothing for other formats."""
-    place = 8 if data.startswith(b"\x89PNG\r\n\x1a\n") else len(data)
-    while place + 8 <= len(data):
-        size, name = struct.unpack_from(">I4s", data, place)
-        yield name, place + 8, size
-        place += 12 + size if name != b"IEND" else len(data)
-
-
-def _check_exif(exif: bytes) -> None:
-    """Reject EXIF whose entries claim the same bytes over and over."""
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = "<" if exif.startswith(b"II") else ">"
-    claimed = 0
-    try:
-        (start,) = struct.unpack_from(f"{order}4xI", exif)
-        (count,) = struct.unpack_from(f"{order}H", exif, start)
-        for entry in range(start + 4, start + 4 + 12 * count, 12):
-            # No type takes more than 8 bytes, and no entry gets more than there are.
-            claimed += min(len(exif), 8 * struct.unpack_from(f"{order}2xI", exif, entry)[0])
-    except struct.error:
-        pass  # cut short, and so is Pillow's walk
-    if claimed > MAX_EXIF:
-        raise BadImage(f"EXIF that unfolds to {claimed:,} bytes")
 
 
 def _checked(image: Image.Image, max_pixels: int) -> Image.Image:
@@ -275,7 +175,7 @@ def _middle(sides: tuple[int, int], size: int, edge: int) -> tuple[float, float,
 def _orientation(image: Image.Image) -> int:
     try:
         raw = image.info.get("Raw profile type exif", "")  # how ImageMagick writes it: in hex
-        _check_exif(image.info.get("exif") or bytes.fromhex("".join(raw.split("\n")[3:])))
+        check_exif(image.info.get("exif") or bytes.fromhex("".join(raw.split("\n")[3:])))
         return image.getexif().get(_ORIENTATION, 1)
     except BadImage:
         raise

@@ -20,6 +20,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import damaged, save_array
 from mufin_jax.runtime.storage.npy import NpyWriter
+from mufin_jax.runtime.storage.text import load_text
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _AT_ONCE = 8192
@@ -111,7 +112,7 @@ class Tokenizer:
         with damaged(f"{path} is not a tokenizer ({{reason}}): expected tokenizer.json"):
             if path.suffix == ".txt":
                 return cls(_from_vocabulary(path), prompt or "")
-            backend = tokenizers.Tokenizer.from_file(str(path))
+            backend = tokenizers.Tokenizer.from_str(load_text(path))
             unknown = getattr(backend.model, "unk_token", None)
             if unknown is not None and backend.model.token_to_id(unknown) is None:
                 raise ValueError("its vocabulary lacks its unk_token")  # Rust would panic
@@ -134,30 +135,45 @@ class Tokenizer:
         Returns:
           ids, padded with 0 to s = max_tokens; and the number of real tokens of each.
         """
+        ids, lengths, _ = self.encode_and_count(titles, max_tokens)
+        return ids, lengths
+
+    def encode_and_count(
+        self, titles: Sequence[str], max_tokens: int
+    ) -> tuple[Int32[np.ndarray, "t s"], Int32[np.ndarray, " t"], int]:
+        """Return what `encode` returns, and how many titles lost their end."""
         self.backend.enable_truncation(max_tokens)
         prompted = [_clean(self.prompt + title if title else title) for title in titles]
         encodings = self.backend.encode_batch_fast(prompted)
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
         ids = np.zeros((len(titles), max_tokens), np.int32)
         lengths = np.zeros(len(titles), np.int32)
         for row, encoding in enumerate(encodings):
             lengths[row] = len(encoding.ids)
             ids[row, : lengths[row]] = encoding.ids
-        return ids, lengths
+        return ids, lengths, cut
 
 
-def write_texts(tokenizer: Tokenizer, titles: Sequence[str], max_tokens: int, folder: Path) -> None:
-    """Write texts.npy (t, max_tokens) and text_lengths.npy (t,), a chunk at a time."""
-    lengths = [np.zeros(0, np.int32)]
+def write_texts(tokenizer: Tokenizer, titles: Sequence[str], max_tokens: int, folder: Path) -> int:
+    """Write texts.npy (t, max_tokens) and text_lengths.npy (t,), a chunk at a time.
+
+    Returns:
+        How many titles are longer than `max_tokens` and were cut.
+    """
+    lengths, cut = [np.zeros(0, np.int32)], 0
     with (
         NpyWriter(folder / "texts.npy", (max_tokens,), np.int32) as writer,
         tqdm(total=len(titles), desc="titles", unit=" titles", disable=None) as progress,
     ):
         for start in until_stopped(range(0, len(titles), _AT_ONCE), "prepare"):
-            ids, counts = tokenizer.encode(titles[start : start + _AT_ONCE], max_tokens)
+            part = titles[start : start + _AT_ONCE]
+            ids, counts, more = tokenizer.encode_and_count(part, max_tokens)
             writer.append(ids)
             lengths.append(counts)
+            cut += more
             progress.update(len(counts))
     save_array(folder / "text_lengths.npy", np.concatenate(lengths))
+    return cut
 
 
 def _clean(title: str) -> str:
@@ -176,14 +192,14 @@ def _known_words(
 
 
 def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
-    words = path.read_text("utf-8").splitlines()
+    words = load_text(path).splitlines()
     missing = [token for token in (UNK, CLS, SEP) if token not in words]
     if missing:
         raise InputError(f"{path} lacks {missing}: expected a BERT vocab.txt, one token a line")
     settings = path.with_name("tokenizer_config.json")
     lowercase = True
     if settings.is_file():
-        lowercase = json.loads(settings.read_text("utf-8")).get("do_lower_case", True)
+        lowercase = json.loads(load_text(settings)).get("do_lower_case", True)
     return _assemble({word: i for i, word in enumerate(words)}, lowercase)
 
 

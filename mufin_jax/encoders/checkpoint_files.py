@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mufin_jax.runtime.errors import InputError, reason
+from mufin_jax.runtime.storage.text import load_text
 
 
 def resolve(checkpoint: str | Path) -> Path:
@@ -71,7 +72,7 @@ def parsed(path: Path, parse: Callable[[Any], Any], form: type = dict) -> Any:
         InputError: The file is missing, isn't JSON or has another form, or `parse` rejects it.
     """
     try:
-        if isinstance(values := json.loads(path.read_text(encoding="utf-8")), form):
+        if isinstance(values := json.loads(load_text(path)), form):
             return parse(values)
         raise InputError(f"expected a JSON {'object' if form is dict else 'list'}")
     except FileNotFoundError:

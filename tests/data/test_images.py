@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from raw_folders import picture
 
-from mufin_jax.data.images import MAX_PARTS, BadImage, decode_jpeg, encode_jpeg, read_image
+from mufin_jax.data.image_parts import MAX_PARTS
+from mufin_jax.data.images import BadImage, decode_jpeg, encode_jpeg, read_image
 from mufin_jax.encoders.processing import ImageProcessing
 
 PAD = ImageProcessing(size=16, fit="pad")

@@ -9,11 +9,11 @@ from mufin_jax.runtime.imports import lazy_face
 
 if TYPE_CHECKING:
     from mufin_jax.data.preparation.beam import Beam
+    from mufin_jax.data.preparation.config import PrepareConfig
     from mufin_jax.data.preparation.overlap import Overlap, overlap_filter
-    from mufin_jax.data.preparation.prepare import PrepareConfig
 
 __all__ = ["Beam", "Overlap", "PrepareConfig", "overlap_filter"]
 __getattr__, __dir__ = lazy_face(
     __name__,
-    {"beam": ["Beam"], "overlap": ["Overlap", "overlap_filter"], "prepare": ["PrepareConfig"]},
+    {"beam": ["Beam"], "config": ["PrepareConfig"], "overlap": ["Overlap", "overlap_filter"]},
 )

@@ -114,6 +114,9 @@ def drop_empty(catalogue: Catalogue, bags: dict[str, Bag], tally: Tally) -> None
     """
     for name in SIDES:
         side = catalogue.sides[name]
+        if not len(side):
+            reason = side.no_items or f"there is no {name} item: {tally.summary() or 'no entry'}"
+            raise InputError(f"{side.file}: {reason}")
         titled = np.array([bool(title) for title in side.titles], bool)
         empty = side.kept & ~titled & (bags[name].counts() == 0)
         for item in np.flatnonzero(empty):
@@ -121,12 +124,16 @@ def drop_empty(catalogue: Catalogue, bags: dict[str, Bag], tally: Tally) -> None
             tally.note("empty item", side.file, int(side.rows[item]), reason)
         side.kept &= ~empty
         if not side.kept.any():
+            found = f"; found the fields {side.fields.shown()}" if side.fields else ""
             raise InputError(
                 f"{side.file}: none of the {len(side):,} {name} items has a title or a usable "
-                f"image: {tally.summary()}"
+                f"image{f': {tally.summary()}' if tally.counts else ''}{found}"
             )
     if not compact_pairs(catalogue, catalogue.relevance["train"], "train").nnz:
-        raise InputError("no training point has a label: check the relevance and the label ids")
+        read = catalogue.relevance["train"].nnz
+        reason = f"{read:,} pairs were read, all with items that are left out" if read else ""
+        reason = reason or "no relevant pair was read: check the relevance and the label ids"
+        raise InputError(f"no training point has a label: {reason}")
 
 
 def compact_pairs(

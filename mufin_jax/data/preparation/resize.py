@@ -94,7 +94,7 @@ def resize_images(
             if isinstance(result, BadImage):
                 file, row = mentions.place(int(first[seen[number]]))
                 tally.bad("images", "broken image", file, row, str(result))
-                tally.check()
+                tally.check(so_far=number + 1 < len(seen))
                 continue
             row_of[seen[number]] = rows
             rows += 1

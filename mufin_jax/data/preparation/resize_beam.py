@@ -27,7 +27,7 @@ from mufin_jax.data.preparation.beam import Beam
 from mufin_jax.data.preparation.resize_one import Resizer, Results
 from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.files import SourceFolder
-from mufin_jax.data.readers.jsonlines import ImageFiles
+from mufin_jax.data.readers.image_files import ImageFiles
 from mufin_jax.data.strings import Strings
 from mufin_jax.runtime.distributed.padding import divide_up
 from mufin_jax.runtime.storage.files import save_array

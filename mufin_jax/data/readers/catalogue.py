@@ -14,6 +14,7 @@ import scipy.sparse
 from jaxtyping import Bool, Int64
 
 from mufin_jax.data.questions import Questions
+from mufin_jax.data.readers.fields import FieldCounts
 
 SIDES = ("train", "test", "label")
 
@@ -45,6 +46,8 @@ class RawSide:
         image_keys: keys of the catalogue's ImageSource, or rows of its image vectors.
         categories: one name an item, if the form has categories.
         texts: the texts of each item, if an item can have several; otherwise its text is its title.
+        fields: how many items have which field, if the form has fields.
+        no_items: why there is no item, if the reader knows.
     """
 
     file: str
@@ -56,6 +59,8 @@ class RawSide:
     image_keys: Int64[np.ndarray, " i"]
     categories: list[str] | None = None
     texts: list[list[str]] | None = None
+    fields: FieldCounts | None = None
+    no_items: str = ""
 
     def __len__(self) -> int:
         """Return the number of items, unusable ones included."""

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from mufin_jax.data.images import BadImage
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import check_stop
+from mufin_jax.runtime.storage.text import MARK, check_utf8
 
 MAX_LINE = 64 * 2**20
 MAX_BLANK = 1_000_000
@@ -61,7 +62,9 @@ class SourceFolder:
         """
         try:
             relative = PurePosixPath(name)
-            if relative.is_absolute() or name.startswith("~") or "\\" in name:
+            if "\\" in name:
+                raise BadImage('a path with "\\": expected "/" between folders')
+            if relative.is_absolute() or name.startswith("~"):
                 raise BadImage("not a path relative to the data folder")
             if ".." in relative.parts or "\0" in name:
                 raise BadImage("a path that leads out of the data folder")
@@ -80,12 +83,13 @@ class SourceFolder:
 def lines(path: Path, trailing_blanks: bool = False) -> Iterator[tuple[int, bytes]]:
     """Yield 1-based row numbers and lines without their ends; unpack .gz files.
 
-    Blank lines at the end are left out, unless `trailing_blanks` is set.
+    Byte-order marks in front of lines are dropped. Blank lines at the end are left out, unless
+    `trailing_blanks` is set.
 
     Raises:
         InputError: if a line is longer than 64 MB, if a million blank lines precede a line with
-            text, if an archive unpacks to more than a hundred times its size, or if the file cannot
-            be read.
+            text, if an archive unpacks to more than a hundred times its size, or if the file is
+            UTF-16 or cannot be read.
     """
     blank = unpacked = 0
     try:
@@ -95,6 +99,8 @@ def lines(path: Path, trailing_blanks: bool = False) -> Iterator[tuple[int, byte
             while line := file.readline(MAX_LINE + 1):
                 check_stop("prepare")
                 row += 1
+                if row == 1:
+                    check_utf8(path, line[:4])
                 if len(line) > MAX_LINE:
                     raise InputError(f"{path}:{row}: expected lines of at most {MAX_LINE:,} bytes")
                 unpacked += len(line)
@@ -102,7 +108,7 @@ def lines(path: Path, trailing_blanks: bool = False) -> Iterator[tuple[int, byte
                     raise InputError(
                         f"{path}:{row}: unpacks to more than {most:,} bytes: unpack it yourself"
                     )
-                line = line.rstrip(b"\r\n")
+                line = line.removeprefix(MARK).rstrip(b"\r\n")
                 if not trailing_blanks and not line.strip():
                     blank += 1
                     if blank > MAX_BLANK:

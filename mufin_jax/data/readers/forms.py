@@ -8,6 +8,7 @@ from mufin_jax.data.readers.catalogue import Catalogue
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.text import load_text
 
 # Vectors come first: their folder may also hold the repository's titles.
 READERS = (vectors, repository, jsonlines, outfits)
@@ -53,7 +54,7 @@ def load_ceiling(path: Path) -> dict[str, float] | None:
     if file is None:
         return None
     try:
-        found = json.loads(file.read_text("utf-8")).items()
+        found = json.loads(load_text(file)).items()
         return {name: float(score) for name, score in found if not isinstance(score, str)}
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise InputError(f'{file} is invalid ({error}): expected {{"P@1": percent}}') from None

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 from scipy.sparse import coo_matrix, csr_matrix
 
 from mufin_jax.data.readers.files import SourceFolder, lines
 from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.readers.values import whole_number
 from mufin_jax.data.sparse import load_csr
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import damaged
@@ -21,6 +23,52 @@ def from_rows(rows: Iterable[Sequence[int] | np.ndarray], num_columns: int) -> c
         indptr.append(indptr[-1] + len(indices[-1]))
     flat = np.concatenate(indices) if indices else np.zeros(0, np.int64)
     return _ones(flat, np.asarray(indptr), (len(indptr) - 1, num_columns))
+
+
+class CountsFromOne:
+    """Sees all numbers of labels (points, vectors) in a file: do they count from 1, not 0?
+
+    They seem to if number 0 never occurs, and the number after the last one does. All labels are
+    then shifted by one, and few or none of them are unknown.
+    """
+
+    def __init__(self, size: int):
+        """Start without a number; valid numbers are below `size`."""
+        self._size = size
+        self._used = bytearray(size + 1)
+
+    def see(self, number: int) -> None:
+        """Take a number; one out of range is ignored, except `size` itself."""
+        if 0 <= number <= self._size:
+            self._used[number] = 1
+
+    def see_all(self, numbers: Int64[np.ndarray, " k"]) -> None:
+        """Take some numbers."""
+        used = np.frombuffer(self._used, np.uint8)
+        used[numbers[(numbers >= 0) & (numbers <= self._size)]] = 1
+
+    def warn(self, tally: Tally, where: str, nearly_all: bool = True) -> None:
+        """Add a warning to the tally if the numbers seem to count from 1.
+
+        Args:
+            tally: takes the warning.
+            where: the file.
+            nearly_all: also warn if number 0 is never used, and nearly all others are: then the
+                last label may have no pair.
+        """
+        used = self._used
+        if used[0] or self._size < 2:
+            return
+        if used[-1]:
+            tally.warnings.append(
+                f"{where}: number 0 is never used, and {self._size:,} is, though the last one is "
+                f"{self._size - 1:,}: if the numbers count from 1, subtract 1 from each"
+            )
+        elif nearly_all and used[-2] and 10 * sum(used) >= 9 * (self._size - 1) >= 90:
+            tally.warnings.append(
+                f"{where}: number 0 is never used, and nearly all others are, up to the last one "
+                f"({self._size - 1:,}): if the numbers count from 1, subtract 1 from each"
+            )
 
 
 def read_relevance(
@@ -42,7 +90,7 @@ def read_relevance(
     rows: list[np.ndarray] = []
     bad = 0
     tally.seen("relevance rows", shape[0])
-    numbered = lines(path, trailing_blanks=True)
+    numbered, counts_from_one = lines(path, trailing_blanks=True), CountsFromOne(shape[1])
     _check_header(name, next(numbered, (1, b""))[1], shape)
     for number, line in numbered:
         if len(rows) == shape[0]:
@@ -61,6 +109,7 @@ def read_relevance(
                 "relevance rows", "bad line", name, number, "expected `label:value label:value ...`"
             )
             pairs, labels = np.zeros((0, 2)), np.zeros(0, np.int64)
+        counts_from_one.see_all(labels)
         known = (labels >= 0) & (labels < shape[1])
         if not known.all():
             bad += 1
@@ -74,6 +123,7 @@ def read_relevance(
         rows.append(labels[known & (pairs[:, 1] > 0)])
     if len(rows) < shape[0]:
         raise InputError(f"{name} has {len(rows):,} rows, but its header gives {shape[0]:,}")
+    counts_from_one.warn(tally, name)
     return from_rows(rows, shape[1])
 
 
@@ -83,20 +133,26 @@ def read_pairs(
     """Read a filter file: one `point label` pair of row numbers a line."""
     name = source.name(path)
     pairs = []
+    numbers = CountsFromOne(shape[0]), CountsFromOne(shape[1])
     for number, line in lines(path):
+        if not line.strip():
+            continue
         tally.seen("filter pairs", 1)
-        try:
-            point, label = (int(part) for part in line.split())
-        except ValueError:
+        point, label = (whole_number(part) for part in [*line.split(), b""][:2])
+        if len(line.split()) != 2 or point is None or label is None:
             tally.bad(
                 "filter pairs", "bad line", name, number, "expected `point label`, two row numbers"
             )
             continue
+        numbers[0].see(point)
+        numbers[1].see(label)
         if 0 <= point < shape[0] and 0 <= label < shape[1]:
             pairs.append((point, label))
         else:
             reason = f"pair ({point}, {label}) outside {shape[0]:,} points x {shape[1]:,} labels"
             tally.bad("filter pairs", "unknown pair", name, number, reason)
+    for seen, what in zip(numbers, ("points", "labels"), strict=True):
+        seen.warn(tally, f"{name}, {what}", nearly_all=False)
     points, labels = np.array(pairs, np.int64).reshape(-1, 2).T
     matrix = coo_matrix((np.ones(len(points), np.float32), (points, labels)), shape)
     matrix = csr_matrix(matrix)
@@ -123,7 +179,9 @@ def _ones(indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]):
 
 def _check_header(name: str, line: bytes, shape: tuple[int, int]) -> None:
     try:
-        rows, columns = (int(part) for part in line.split())
+        rows, columns = (whole_number(part) for part in line.split())
+        if rows is None or columns is None:
+            raise ValueError
     except ValueError:
         raise InputError(
             f"{name}:1: expected a header `rows columns`, found {line[:40]!r}"

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from mufin_jax.data.readers.files import SourceFolder, decode, lines
 from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.readers.values import clean_id
 
 T = TypeVar("T")
 
@@ -65,23 +66,23 @@ def read_outfits(file: str, found: list[Any], tally: Tally) -> list[Outfit]:
     known: set[str] = set()
 
     def parse(row: int, entry: Any) -> Outfit:
-        set_id, members = _field(entry, "set_id", str | int), _field(entry, "items", list)
+        set_id, members = _id(entry, "set_id"), _field(entry, "items", list)
         if len(members) > MOST_ITEMS:
             raise ValueError(f"{len(members)} items: expected at most {MOST_ITEMS}")
         named = {}
         for member in members:
-            index = str(_field(member, "index", str | int))
+            index = _id(member, "index")
             if index in named:
                 raise ValueError(f"index {index} occurs twice")
-            named[index] = str(_field(member, "item_id", str | int))
+            named[index] = _id(member, "item_id")
         if not named:
             raise ValueError("no items")
-        if str(set_id) in known:
+        if set_id in known:
             raise ValueError(f"set_id {set_id} occurs in an earlier entry")
-        known.add(str(set_id))
+        known.add(set_id)
         first = {item: index for index, item in reversed(named.items())}
         items = list(dict.fromkeys(named.values()))
-        return Outfit(row, str(set_id), items, [first[item] for item in items], named)
+        return Outfit(row, set_id, items, [first[item] for item in items], named)
 
     return list(_usable("outfits", file, enumerate(found, 1), parse, tally))
 
@@ -103,7 +104,7 @@ def read_questions(
                 f"{sum(own)} answers are from the question's outfit {_set_of(asked[0])}: expected 1"
             )
         right = own.index(True)
-        return Question(row, offered[right], list(dict.fromkeys(items)), answers, right)
+        return Question(row, offered[right].strip(), list(dict.fromkeys(items)), answers, right)
 
     return list(_usable("questions", file, enumerate(found, 1), parse, tally))
 
@@ -125,7 +126,8 @@ def read_judged(
             raise ValueError(f"{len(items)} distinct items: expected two or more")
         return Judged(items, mark == "1")
 
-    return list(_usable("outfits to judge", source.name(path), lines(path), parse, tally))
+    filled = ((row, line) for row, line in lines(path) if line.strip())
+    return list(_usable("outfits to judge", source.name(path), filled, parse, tally))
 
 
 def _usable(
@@ -155,13 +157,21 @@ def _resolve(names: list[Any], item_of: dict[str, str]) -> list[str]:
     if len(names) > MOST_ITEMS:
         raise ValueError(f"{len(names)} items: expected at most {MOST_ITEMS}")
     for name in names:
-        if not isinstance(name, str) or name not in item_of:
+        if not isinstance(name, str) or name.strip() not in item_of:
             raise ValueError(f"names {_shown(name)}, which is not an item of test.json")
-    return [item_of[name] for name in names]
+    return [item_of[name.strip()] for name in names]
 
 
 def _set_of(name: str) -> str:
-    return name.rpartition("_")[0]
+    return name.strip().rpartition("_")[0]
+
+
+def _id(entry: Any, field: str) -> str:
+    """Return a field that is an id, as text without blanks around it."""
+    value = clean_id(_field(entry, field, str | int | float))
+    if value is None:
+        raise ValueError(f"expected `{field}`, found {_shown(entry[field])}")
+    return value
 
 
 def _field(entry: Any, field: str, kind: Any) -> Any:

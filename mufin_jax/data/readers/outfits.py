@@ -28,7 +28,7 @@ from mufin_jax.data.questions import Questions, pack
 from mufin_jax.data.readers import matrices
 from mufin_jax.data.readers.catalogue import Catalogue, RawSide
 from mufin_jax.data.readers.files import SourceFolder
-from mufin_jax.data.readers.jsonlines import ImageFiles
+from mufin_jax.data.readers.image_files import ImageFiles
 from mufin_jax.data.readers.outfit_lines import (
     Judged,
     Outfit,
@@ -38,6 +38,7 @@ from mufin_jax.data.readers.outfit_lines import (
     read_questions,
 )
 from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.readers.values import unescaped
 from mufin_jax.runtime.errors import InputError
 
 FORM = "outfits"
@@ -169,7 +170,7 @@ class _Garments:
 
     def __init__(self, source: SourceFolder, ids: list[str], images: ImageFiles, tally: Tally):
         path = source.require(METADATA)
-        metadata = _load(source, path, dict)
+        metadata = {name.strip(): facts for name, facts in _load(source, path, dict).items()}
         rows = {item: row for row, item in enumerate(metadata, 1)}
         self.file, self.ids, self.images = source.name(path), ids, images
         self.rows = [rows.get(item, 0) for item in ids]
@@ -183,9 +184,13 @@ class _Garments:
                 tally.bad("items", "bad metadata", self.file, row, f"item {item} is {kind}")
                 facts = {}
             title = _text(facts, "title") or _text(facts, "url_name")
+            if unescaped(title) != title:
+                title = unescaped(title).strip()
+                reason = f"item {item}: HTML entities such as &amp; became characters"
+                tally.count("HTML entities", self.file, row, reason)
             picture = _text(facts, "image") or (f"images/{item}.jpg" if pictured else "")
             self.titles.append(title)
-            self.categories.append(_text(facts, "semantic_category"))
+            self.categories.append(unescaped(_text(facts, "semantic_category")))
             self.keys.append([images.add(picture)] if picture else [])
 
     def side(self) -> RawSide:

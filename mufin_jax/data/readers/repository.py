@@ -22,6 +22,7 @@ from mufin_jax.data.readers import matrices
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue, NoImages, RawSide
 from mufin_jax.data.readers.files import SourceFolder, decode, lines
 from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.readers.values import clean_id, unescaped
 from mufin_jax.runtime.errors import InputError
 
 FORM = "repository"
@@ -137,7 +138,7 @@ def read_categories(source: SourceFolder, label: RawSide) -> None:
     path = source.find("categories.txt")
     if path is None:
         return
-    names = [decode(line).strip() for _, line in lines(path, trailing_blanks=True)]
+    names = [unescaped(decode(line)).strip() for _, line in lines(path, trailing_blanks=True)]
     if len(names) != len(label):
         raise InputError(
             f"{source.name(path)} has {len(names):,} lines, but there are {len(label):,} labels"
@@ -167,15 +168,22 @@ def read_titles(
     ids, titles, kept = [], [], np.ones(len(numbered), bool)
     for i, (row, line) in enumerate(numbered):
         uid, arrow, title = (f"{path.stem}-{row}", "->", line) if bare else line.partition("->")
-        if not arrow or not uid.strip():
+        uid, plain = clean_id(uid) or "", unescaped(title)
+        if plain != title:
+            reason = "HTML entities such as &amp; became characters"
+            tally.count("HTML entities", name, row, reason)
+        if not line.strip() and not bare:  # it keeps its place, which relevance counts
+            tally.count("blank line", name, row, "left out")
+            kept[i] = False
+        elif not arrow or not uid:
             tally.bad("lines", "bad line", name, row, "expected `UID->title`")
             kept[i] = False
-        elif uid.strip() in known:
-            tally.bad("lines", "repeated id", name, row, f"{uid.strip()} occurs in an earlier line")
+        elif uid in known:
+            tally.bad("lines", "repeated id", name, row, f"{uid} occurs in an earlier line")
             kept[i] = False
-        known.add(uid.strip())
-        ids.append(uid.strip())
-        titles.append(title.strip())
+        known.add(uid)
+        ids.append(uid)
+        titles.append(plain.strip())
     rows = np.array([row for row, _ in numbered], np.int64)
     none = np.zeros(0, np.int64)
     return RawSide(name, rows, ids, titles, kept, np.zeros(len(ids) + 1, np.int64), none)
@@ -187,8 +195,9 @@ def note_urls(source: SourceFolder, tally: Tally) -> None:
     if path is None:
         return
     reason = "not downloaded: download the pictures and write them to images/img.bin"
-    for row, _ in lines(path):
-        tally.note("image by URL", source.name(path), row, reason)
+    for row, line in lines(path):
+        if line.strip():
+            tally.note("image by URL", source.name(path), row, reason)
 
 
 def _read_offsets(

@@ -6,8 +6,20 @@ from typing import Any
 from mufin_jax.runtime.errors import TooManyBadRows
 
 LISTED = 10_000
+EXAMPLES = 100
+"""Of a kind that is only counted, this many are listed."""
 HOPELESS = 100_000
 """Reading stops after so many bad members if most are bad: an archive may hold billions."""
+REMEDIES = {
+    "broken image": "Replace these pictures, or correct their paths",
+    "bad line": "Correct these lines",
+    "repeated id": "Give every item an id of its own",
+    "unknown label": "Correct these ids or numbers, or add the labels",
+    "unknown pair": "Correct these numbers, which count from 0",
+    "unknown vector": "Correct these numbers, which count from 0",
+    "bad metadata": "Complete the items' metadata",
+}
+"""What to do about a kind of defect."""
 _LONGEST = 300
 
 
@@ -18,6 +30,7 @@ class Tally:
         max_bad: the largest tolerated share of bad members of any population (lines, images ...).
         counts: defects by kind.
         listed: the first `LISTED` defects.
+        warnings: sentences about the data as a whole, for the log and the report.
     """
 
     def __init__(self, max_bad: float):
@@ -25,18 +38,23 @@ class Tally:
         self.max_bad = max_bad
         self.counts: Counter[str] = Counter()
         self.listed: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
         self._seen: Counter[str] = Counter()
         self._bad: dict[str, Counter[str]] = defaultdict(Counter)
         self._first: dict[str, str] = {}
 
-    def note(self, kind: str, file: str, row: int, reason: str) -> None:
+    def note(self, kind: str, file: str, row: int, reason: str, most: int = LISTED) -> None:
         """Record something that users should know but that makes no row bad."""
         # Reasons quote the data, which may contain line breaks and unprintable characters.
         reason = " ".join(reason.encode("utf-8", "replace").decode("utf-8").split())[:_LONGEST]
         self.counts[kind] += 1
         self._first.setdefault(kind, f"{file}:{row}: {reason}")
-        if len(self.listed) < LISTED:
+        if len(self.listed) < LISTED and self.counts[kind] <= most:
             self.listed.append({"kind": kind, "file": file, "row": row, "reason": reason})
+
+    def count(self, kind: str, file: str, row: int, reason: str) -> None:
+        """Record something that may be true of most rows: the first `EXAMPLES` are listed."""
+        self.note(kind, file, row, reason, EXAMPLES)
 
     def seen(self, population: str, number: int) -> None:
         """Add to the size of a population; `bad` counts its bad members."""
@@ -52,10 +70,13 @@ class Tally:
         bad = self._bad[population]
         bad[kind] += 1
         if bad[kind] > max(HOPELESS, self._seen[population] / 2):
-            self.check()
+            self.check(so_far=True)
 
-    def check(self) -> None:
+    def check(self, so_far: bool = False) -> None:
         """Stop if more than `max_bad` of any population is bad.
+
+        Args:
+            so_far: some members are still to be looked at; the message then tells so.
 
         Raises:
             TooManyBadRows: with the most frequent kind and its first file and row.
@@ -65,9 +86,10 @@ class Tally:
             if bad.total() > self.max_bad * total:
                 worst, times = min(bad.items(), key=lambda item: (-item[1], item[0]))
                 raise TooManyBadRows(
-                    f"{bad.total():,} of {total:,} {population} are bad, more than the tolerated "
-                    f"{self.max_bad:.0%}; most often ({times:,} times) {worst}, first at "
-                    f"{self._first[worst]}. Fix the data, or raise max_bad"
+                    f"{bad.total():,} of {total:,} {population} are bad{' so far' * so_far}, more "
+                    f"than the tolerated {self.max_bad:.0%}; most often ({times:,} times) {worst}, "
+                    f"first at {self._first[worst]}. {REMEDIES.get(worst, 'Fix the data')}, or "
+                    "raise --prepare.max-bad"
                 )
 
     def summary(self) -> str:
@@ -76,8 +98,9 @@ class Tally:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report: counts by kind, the list, and how many defects it leaves out."""
-        return {
+        report = {
             "counts": dict(sorted(self.counts.items())),
             "listed": self.listed,
             "not_listed": self.counts.total() - len(self.listed),
         }
+        return report | ({"warnings": self.warnings} if self.warnings else {})

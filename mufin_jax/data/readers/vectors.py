@@ -13,6 +13,7 @@ import numpy as np
 from mufin_jax.data.readers import repository
 from mufin_jax.data.readers.catalogue import Catalogue, RawSide
 from mufin_jax.data.readers.files import SourceFolder
+from mufin_jax.data.readers.matrices import CountsFromOne
 from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
@@ -109,13 +110,16 @@ def _read_map(
             f"{path.name} has {len(lists):,} entries, but {side.file} has {len(side):,} items"
         )
     keys: list[int] = []
+    counts_from_one = CountsFromOne(num_vectors)
     tally.seen("images", num_vectors)
     for item, rows in enumerate(lists):
         for row in rows[:max_images]:
+            counts_from_one.see(row)
             if 0 <= row < num_vectors:
                 keys.append(first + row)
             else:
                 reason = f"vector {row} of {num_vectors:,}"
                 tally.bad("images", "unknown vector", path.name, item, reason)
         side.image_offsets[item + 1] = len(keys)
+    counts_from_one.warn(tally, path.name, nearly_all=False)
     side.image_keys = np.array(keys, np.int64)

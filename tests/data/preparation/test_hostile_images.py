@@ -40,7 +40,7 @@ def bombs() -> list[dict[str, Any]]:
 
 def test_bombs_are_rejected_in_a_tenth_of_a_second_and_a_few_megabytes(bombs):
     rejected = [bomb for bomb in bombs if bomb["kind"] == "rejected"]
-    assert len(rejected) == 34
+    assert len(rejected) == 31
     for bomb in rejected:
         assert bomb["message"], f"{bomb['name']} was read"
         # The best of ten tries, in CPU seconds: a busy machine changes nothing.
@@ -54,7 +54,7 @@ def test_odd_pictures_take_bounded_time_and_memory(bombs):
     assert len(odd) == len(hostile_images.BOUNDED) > 5
     for name, bomb in odd.items():
         assert bomb["seconds"] < 10 and bomb["bytes"] < 150e6, bomb
-        assert bool(bomb["message"]) == name.startswith("zTXt"), bomb
+        assert not bomb["message"], f"{name} was rejected"
 
 
 def test_a_prepared_jpeg_of_another_size_is_rejected_before_it_is_decoded():

@@ -166,7 +166,6 @@ def test_a_bad_entry_is_left_out_and_reported_with_file_and_place(
         ("1 21_1", "1 distinct items: expected two or more"),
         ("1 21_1 99_1", "names '99_1', which is not an item of test.json"),
         ("1 " + "21_1 " * 65, "65 items: expected at most 64"),
-        (" ", "begins with '': expected 0 or 1"),
     ],
 )
 def test_a_bad_outfit_to_judge_is_left_out_and_reported(tmp_path, line, message):

@@ -1,0 +1,74 @@
+"""What is odd about a catalogue as a whole: no pictures, no titles, titles that are cut."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mufin_jax.data.preparation.items import Items
+from mufin_jax.data.readers.catalogue import Catalogue, RawSide
+from mufin_jax.data.readers.tally import Tally
+
+CUT_SHARE = 0.05
+"""A larger share of cut titles is a warning."""
+
+
+def warn_of(
+    catalogue: Catalogue,
+    items: Mapping[str, Items],
+    counts: Mapping[str, int],
+    cut: int,
+    max_tokens: int,
+    tally: Tally,
+) -> None:
+    """Add warnings about the catalogue as a whole to the tally.
+
+    Args:
+        catalogue: what was read.
+        items: the kept items, by side.
+        counts: the numbers of texts, images, and pairs of each matrix.
+        cut: how many distinct texts are longer than `max_tokens`.
+        max_tokens: the most tokens of a text.
+        tally: takes the warnings.
+    """
+    lacking: dict[str, dict[str, list[str]]] = {}
+    for name, side in catalogue.sides.items():
+        for kind in lacking_kinds(side, items[name], counts.get(f"{name}_relevance", 1)):
+            alike = side.fields.alike(kind) if side.fields else {}
+            hint = _hint(alike, side.fields.items) if side.fields and alike else ""
+            lacking.setdefault(kind, {}).setdefault(hint, []).append(name)
+    for kind, sides in lacking.items():
+        for hint, names in sides.items():
+            everywhere = sum(map(len, sides.values())) == len(SIDES_OF[kind])
+            # Queries often have no pictures, and photos no titles; points always have labels.
+            if hint or everywhere or kind == "relations":
+                what = f"no {' or '.join(names)} item has {NOUNS[kind]}"
+                tally.warnings.append(f"{what}{hint}")
+    texts = counts["texts"]
+    if cut > CUT_SHARE * texts:
+        tally.warnings.append(
+            f"{cut:,} of {texts:,} titles ({cut / texts:.0%}) are longer than max_tokens="
+            f"{max_tokens} and lose their end; raise --prepare.max-tokens"
+        )
+
+
+SIDES_OF = {
+    "title": ("train", "test", "label"),
+    "images": ("train", "test", "label"),
+    "relations": ("train", "test"),
+}
+NOUNS = {"title": "a title", "images": "a picture", "relations": "a relevant label"}
+
+
+def lacking_kinds(side: RawSide, items: Items, pairs: int) -> list[str]:
+    """Return what no kept item of a side has: "title", "images", "relations"."""
+    found = []
+    if not any(side.texts_of(int(i)) for i in np.flatnonzero(side.kept)):
+        found.append("title")
+    if not len(items.image_rows):
+        found.append("images")
+    return found + ["relations"] * (not pairs)
+
+
+def _hint(alike: Mapping[str, int], number: int) -> str:
+    shown = ", ".join(f"{name[:40]} (in {count:,} of {number:,})" for name, count in alike.items())
+    return f"; unread fields that look alike: {shown:.200}"

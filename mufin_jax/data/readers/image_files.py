@@ -1,0 +1,30 @@
+"""Pictures that are files of the data folder."""
+
+from pathlib import Path
+
+from mufin_jax.data.readers.files import SourceFolder
+
+
+class ImageFiles:
+    """Image files by number; each distinct path has one number."""
+
+    def __init__(self, source: SourceFolder):
+        """Start without a path."""
+        self._source = source
+        self._numbers: dict[str, int] = {}
+        self._names: list[str] = []
+
+    def add(self, name: str) -> int:
+        """Return the key of a path."""
+        key = self._numbers.setdefault(name, len(self._names))
+        if key == len(self._names):
+            self._names.append(name)
+        return key
+
+    def name(self, key: int) -> str:
+        """Return the path as the data give it."""
+        return self._names[key]
+
+    def read(self, key: int) -> Path:
+        """Return the file; raise BadImage if it is not in the data folder."""
+        return self._source.image(self._names[key])

@@ -1,0 +1,215 @@
+"""Products and what is bought with them: the split by hash, and ids to numbers of labels.
+
+Every id that no product has is counted. If no relation is left, the error tells why.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import scipy.sparse
+
+from mufin_jax.data.readers import matrices
+from mufin_jax.data.readers.catalogue import RawSide
+from mufin_jax.data.readers.fields import FieldCounts
+from mufin_jax.data.readers.image_files import ImageFiles
+from mufin_jax.data.readers.products import Product
+from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.readers.values import similar_id
+from mufin_jax.runtime.errors import InputError
+
+
+@dataclasses.dataclass
+class ProductFile:
+    """The products of a file.
+
+    Attributes:
+        name: the file's name, for messages.
+        items: one a line; unusable ones are not `kept`.
+        fields: which fields the items have.
+        no_items: if there are no items, a sentence that tells why.
+    """
+
+    name: str
+    items: list[Product]
+    fields: FieldCounts
+    no_items: str = ""
+
+
+def is_test(asin: str) -> bool:
+    """Return whether a product of an unsplit catalogue is a test point: one in five, by hash."""
+    return int(hashlib.sha1(asin.encode("utf-8", "replace")).hexdigest()[:8], 16) % 5 == 0
+
+
+def split_by_hash(file: ProductFile, tally: Tally) -> dict[str, ProductFile]:
+    """Split into sides: points have a label; labels are bought with a training point.
+
+    Products whose relations match nothing are counted: they become neither point nor label.
+
+    Raises:
+        InputError: if no product has a relation to another one; the message tells why.
+    """
+    products = [item for item in file.items if item.kept]
+    uids = {item.uid for item in products}
+    related = [item for item in products if item.relevant]
+    matched = [item for item in related if not uids.isdisjoint(item.relevant or ())]
+    if not matched:
+        tally.check()
+        raise InputError(_no_relation(file, products, related))
+    similar = uids  # are looked through once: every further search would take as long
+    for item in related:
+        if uids.isdisjoint(item.relevant or ()):
+            reason = f"none of its {len(item.relevant or ())} related ids is a product: "
+            reason, similar = reason + _first(item, similar), set[str]()
+            tally.count("product without a match", file.name, item.row, reason)
+    train = [item for item in matched if not is_test(item.uid)]
+    test = [item for item in matched if is_test(item.uid)]
+    bought = {uid for item in train for uid in item.relevant or ()}
+    labels = [item for item in products if item.uid in bought]
+    kept = [item for item in test if not bought.isdisjoint(item.relevant or ())]
+    for item in test:
+        if bought.isdisjoint(item.relevant or ()):
+            reason = f"what {item.uid} relates to is bought with no training product"
+            tally.count("test product without a label", file.name, item.row, reason)
+    fifth = (
+        f"of {len(matched):,} products with a relation to another product, one in five is a test "
+        "point, by a hash of its id; expected more products, or a file for each side"
+    )
+    why = {
+        "train": f"no product falls into the training part: {fifth}",
+        "test": f"no product falls into the test fifth: {fifth}"
+        if not test
+        else f"none of the {len(test):,} products of the test fifth has a label: nothing that they "
+        "relate to is bought with a training product; expected more relations, or a file for each "
+        "side",
+    }
+    parts = {"train": train, "test": kept, "label": labels}
+    return {
+        name: ProductFile(file.name, items, file.fields, why.get(name, why["train"]))
+        for name, items in parts.items()
+    }
+
+
+def side_of(file: ProductFile, images: ImageFiles, tally: Tally, max_images: int) -> RawSide:
+    """Return the products of a file as a side; their pictures get numbers in `images`."""
+    keys: list[int] = []
+    offsets = [0]
+    for item in file.items:
+        local = [name for name in item.images if "://" not in name]
+        if len(local) < len(item.images):
+            reason = "not downloaded: download the pictures and give their paths in `images`"
+            for _ in range(len(item.images) - len(local)):
+                tally.note("image by URL", file.name, item.row, reason)
+        if len(local) > max_images:
+            reason = f"{len(local) - max_images} images beyond the first {max_images} left out"
+            tally.note("more images than max_images", file.name, item.row, reason)
+        keys += [images.add(name) for name in local[:max_images]]
+        offsets.append(len(keys))
+    categories = [item.category for item in file.items]
+    return RawSide(
+        file.name,
+        np.array([item.row for item in file.items], np.int64),
+        [item.uid for item in file.items],
+        [item.title for item in file.items],
+        np.array([item.kept for item in file.items], bool),
+        np.array(offsets, np.int64),
+        np.array(keys, np.int64),
+        [name or "" for name in categories] if any(categories) else None,
+        fields=file.fields,
+        no_items=file.no_items,
+    )
+
+
+def relevance_of(
+    files: Mapping[str, ProductFile], sides: Mapping[str, RawSide], tally: Tally, complete: bool
+) -> dict[str, scipy.sparse.csr_matrix]:
+    """Return `also_buy` ids or `target_ind` numbers of both sides of points as matrices.
+
+    Args:
+        files: by "train", "test" and "label".
+        sides: the same.
+        tally: takes unknown labels.
+        complete: there is a label file: a row without any known label is bad. Without one,
+            also_buy can name products outside the catalogue; these are only counted.
+
+    Raises:
+        InputError: if no training point has a relation.
+    """
+    train = files["train"]
+    if complete and not any(item.relevant for item in train.items):
+        tally.check()
+        raise InputError(
+            f"{train.name}: no item has `also_buy` or `target_ind`, and there is no trn_X_Y.txt; "
+            f"found the fields {train.fields.shown()}{_instead(train)}"
+        )
+    label = sides["label"]
+    numbers: dict[str, int] = {}
+    for i, uid in enumerate(label.ids):
+        if label.kept[i]:
+            numbers.setdefault(uid, i)
+    return {
+        name: _rows(files[name], numbers, len(label), tally, complete) for name in ("train", "test")
+    }
+
+
+def _rows(
+    file: ProductFile, numbers: dict[str, int], num_labels: int, tally: Tally, complete: bool
+) -> scipy.sparse.csr_matrix:
+    rows = []
+    counts_from_one = matrices.CountsFromOne(num_labels)
+    tally.seen("also_buy rows", len(file.items))
+    for item in file.items:
+        found = []
+        for name in item.relevant or ():
+            if isinstance(name, str):
+                found.append(numbers.get(name, -1))
+            else:
+                counts_from_one.see(name)
+                found.append(name if 0 <= name < num_labels else -1)
+        row = [number for number in found if number >= 0]
+        if len(row) < len(found):
+            reason = f"{len(found) - len(row)} unknown labels, the first "
+            unknown = next(n for n, i in zip(item.relevant or (), found, strict=True) if i < 0)
+            if complete and not row:
+                reason += _quoted(unknown, numbers) if not rows else repr(unknown)
+                tally.bad("also_buy rows", "unknown label", file.name, item.row, reason)
+            else:
+                tally.note("unknown label", file.name, item.row, reason + repr(unknown))
+        rows.append(row)
+    counts_from_one.warn(tally, f"{file.name}: `target_ind`")
+    return matrices.from_rows(rows, num_labels)
+
+
+def _no_relation(file: ProductFile, products: Sequence[Product], related: Sequence[Product]) -> str:
+    """Return why no product of a file has a relation to another one."""
+    if not products:
+        return f"{file.name}: none of its {len(file.items):,} lines is a usable product"
+    if not related:
+        return (
+            f"{file.name}: none of the {len(products):,} products has ids in `also_buy`; found the "
+            f"fields {file.fields.shown()}{_instead(file)}"
+        )
+    number = sum(len(item.relevant or ()) for item in related)
+    first = _first(related[0], [item.uid for item in products])
+    return (
+        f"{file.name}: none of the {number:,} ids in `also_buy` is the id of a product; the first, "
+        f"in line {related[0].row}, is {first}; the first product's id is {products[0].uid[:60]!r}"
+    )
+
+
+def _first(item: Product, uids: Iterable[str]) -> str:
+    return _quoted((item.relevant or [""])[0], uids)
+
+
+def _quoted(wanted: str | int, uids: Iterable[str]) -> str:
+    """Return an id in quotes, and the known id that it resembles."""
+    similar = similar_id(wanted, uids) if isinstance(wanted, str) else None
+    shown = repr(wanted[:60]) if isinstance(wanted, str) else repr(wanted)
+    return f"{shown} (there is {similar[:60]!r})" if similar else shown
+
+
+def _instead(file: ProductFile) -> str:
+    """Return a hint at unread fields that may hold the relations."""
+    alike = [name[:40] for name in file.fields.alike("relations")]
+    return f"; if the relations are in {alike[0]}, rename it to also_buy" if alike else ""
