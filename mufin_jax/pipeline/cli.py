@@ -23,7 +23,7 @@ from mufin_jax.runtime.imports import swift_imports
 from mufin_jax.runtime.logs import set_up_logging
 
 with swift_imports():
-    from mufin_jax.data.preparation.prepare import Overlap
+    from mufin_jax.data.preparation.overlap import Overlap
     from mufin_jax.evaluation.summary import summary
     from mufin_jax.pipeline.experiment import ABOUT, Experiment, StageName
     from mufin_jax.pipeline.run import run
