@@ -67,6 +67,7 @@ def sizes_of(
     index: IndexConfig,
     frozen_neighbours: bool = False,
     mined_side: str | None = None,
+    mufin: Mufin | None = None,
 ) -> RunSizes:
     """Return the sizes that a memory plan is computed from.
 
@@ -81,9 +82,10 @@ def sizes_of(
         index: how labels are searched.
         frozen_neighbours: whether evaluate also indexes the training points.
         mined_side: the side that Module I mines negatives from: "labels", "points" or None.
+        mufin: the `abstract_model`, if it is at hand.
     """
     labels, train = dataset.labels, dataset.train
-    mufin = _without_weights(dataset, _as_named(model, dataset), mesh)
+    mufin = mufin or abstract_model(dataset, model, mesh)
     descriptors = _descriptors(labels, model)
     entries = descriptors + len(np.unique(train.pairs.indices))
     steps = [(min(c, len(labels)), min(b, len(train))) for c, b in (pretrain, finetune)]
@@ -156,9 +158,9 @@ def _as_named(config: ModelConfig, dataset: Dataset) -> ModelConfig:
     return config
 
 
-def _without_weights(dataset: Dataset, config: ModelConfig, mesh: Mesh) -> Mufin:
+def abstract_model(dataset: Dataset, config: ModelConfig, mesh: Mesh) -> Mufin:
     """Return the model with the shapes of its weights, and no memory behind them."""
-    sizes = ModelSizes.of(config, dataset)
+    sizes = ModelSizes.of(_as_named(config, dataset), dataset)
     return abstract_module(lambda rngs: sizes.build(mesh, rngs))
 
 

@@ -12,9 +12,10 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.model.label_table import ROWS
 from mufin_jax.pipeline.checkpoints import check_checkpoints
 from mufin_jax.pipeline.experiment import Experiment, StageName
-from mufin_jax.pipeline.memory_survey import HOLDS, foresee, sizes_of
+from mufin_jax.pipeline.memory_survey import HOLDS, abstract_model, foresee, sizes_of
 from mufin_jax.pipeline.old_runs import unrecorded
 from mufin_jax.pipeline.stage_table import STAGES, context, stages_of
+from mufin_jax.pipeline.time_plan import log_time_plan
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
@@ -184,7 +185,7 @@ class _Runner:
         return False
 
     def _foresee(self, ahead: Sequence[str]) -> None:
-        """Check the prepared data, log the memory plan, and reject a run that cannot work.
+        """Check the prepared data, log the plans, and reject a run that cannot work.
 
         Raises:
             InputError: if the data are damaged, a stage cannot fit, or Module IV requires more
@@ -198,6 +199,7 @@ class _Runner:
         i, iv = experiment.pretrain, experiment.finetune
         if "finetune" in ahead:
             check_depth(iv, experiment.retrieve.shortlist, dataset.num_labels)
+        mufin = abstract_model(dataset, experiment.model, self.mesh)
         sizes = sizes_of(
             dataset,
             experiment.model,
@@ -209,5 +211,8 @@ class _Runner:
             index=experiment.retrieve.index,
             frozen_neighbours=experiment.evaluate.frozen_neighbours,
             mined_side=i.mined_side,
+            mufin=mufin,
         )
         foresee(sizes, ahead, self.mesh)
+        modules = (i if "pretrain" in ahead else None, iv if "finetune" in ahead else None)
+        log_time_plan(*modules, mufin, dataset, self.mesh)
