@@ -23,6 +23,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _NOTES = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _EXIF_NOTE = b"Raw profile type exif\0"  # how ImageMagick writes EXIF: a text in hex
 _LONGEST_NOTE = 2**20
+LINK_OUT = "a link that leads out of the data folder: name its folder by --prepare.images"
+"""Why a linked picture is not read."""
 
 
 class BadImage(InputError):
@@ -47,7 +49,9 @@ def check_parts(data: bytes) -> None:
             exif += data[start + (6 if exif else 0) : start + size]
         elif name == b"\xda" and _scans(data, start + size) > MAX_SCANS:
             raise BadImage(f"more than {MAX_SCANS} passes over its pixels")
-    check_exif(exif)
+    if data[:4] in (b"II+\0", b"MM\0+"):
+        raise BadImage("a TIFF for more than 4 GB")
+    check_exif(data if data[:4] in (b"II*\0", b"MM\0*") else exif)  # a TIFF has the form of EXIF
 
 
 def _scans(data: bytes, place: int) -> int:

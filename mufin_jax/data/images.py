@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, features
 
 from mufin_jax.data.image_parts import (
     BadImage,
@@ -23,9 +23,18 @@ from mufin_jax.data.image_parts import (
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import reason
 
-__all__ = ["BadImage", "decode_jpeg", "encode_jpeg", "read_image"]
+__all__ = ["FORMATS", "BadImage", "decode_jpeg", "encode_jpeg", "read_image"]
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    *(["AVIF"] if features.check("avif") else []),
+)
+"""Formats that are read; AVIF, where the installed Pillow reads it."""
 MAX_BYTES = 10_000_000
 MAX_PIXELS = 16_000_000
 JPEG_QUALITY = 92
@@ -55,7 +64,7 @@ def read_image(
     max_bytes: int = MAX_BYTES,
     max_pixels: int = MAX_PIXELS,
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Decode a JPEG, PNG or WebP and bring it to training size.
+    """Decode a picture in one of `FORMATS` and bring it to training size.
 
     The first frame of an animation is taken, EXIF rotation is applied, and any colour mode becomes
     8-bit RGB, transparency on white. `processing.fit` decides how a picture becomes square: "pad"
@@ -88,7 +97,7 @@ def read_image(
     except BadImage:
         raise
     except Image.UnidentifiedImageError:
-        raise BadImage("not a JPEG, PNG or WebP picture") from None
+        raise BadImage("not a JPEG, PNG or WebP picture, nor one of GIF, BMP, TIFF, AVIF") from None
     except Exception as error:  # decoders raise a dozen types on broken bytes
         raise BadImage(f"cannot be decoded ({type(error).__name__}: {reason(error)})") from None
 

@@ -15,7 +15,13 @@ _NO_VALIDATION = {
 }
 
 ADDED: dict[str, dict[str, Any]] = {
-    "prepare": {"split": "given", "validation_share": 0.0, "prompt": None},
+    "prepare": {
+        "split": "given",
+        "validation_share": 0.0,
+        "prompt": None,
+        "columns": [],
+        "images": None,
+    },
     "pretrain": {
         "model.text.pooling": "mean",
         "model.text.normalise": False,

@@ -9,6 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.readers.product_files import is_product_file
 from mufin_jax.model.label_table import ROWS
 from mufin_jax.pipeline.checkpoints import check_checkpoints
 from mufin_jax.pipeline.experiment import Experiment, StageName
@@ -86,8 +87,9 @@ def _check(experiment: Experiment, stage: StageName) -> None:
     """
     if stage != "all" and stage not in STAGES:
         raise InputError(f"stage={stage!r}: expected all or one of {', '.join(STAGES)}")
-    if experiment.data is not None and not experiment.data.is_dir():
-        raise InputError(f"--data={experiment.data}: no such folder")
+    data = experiment.data
+    if data is not None and not data.is_dir() and not is_product_file(data):
+        raise InputError(f"--data={data}: no such folder, nor a file of products such as .csv")
     if stage != "all" and not STAGES[stage].wanted(experiment):
         raise InputError(f"stage={stage}: the settings name no parts; add, say, --select.parts z v")
     if experiment.prepare.validation_share:

@@ -1,6 +1,7 @@
 """Claims about single pictures: orientation, colour, fit, and what is rejected."""
 
 import io
+import struct
 import tracemalloc
 import zlib
 
@@ -10,7 +11,7 @@ from PIL import Image
 from raw_folders import picture
 
 from mufin_jax.data.image_parts import MAX_PARTS
-from mufin_jax.data.images import BadImage, decode_jpeg, encode_jpeg, read_image
+from mufin_jax.data.images import FORMATS, BadImage, decode_jpeg, encode_jpeg, read_image
 from mufin_jax.encoders.processing import ImageProcessing
 
 PAD = ImageProcessing(size=16, fit="pad")
@@ -103,10 +104,36 @@ def test_a_picture_far_wider_than_high_keeps_a_row():
     assert (read_image(encoded(Image.new("RGB", (400, 1), RED)), PAD) == RED).any()
 
 
-@pytest.mark.parametrize("form", ["GIF", "TIFF", "BMP", "ICO"])
+@pytest.mark.parametrize("form", ["ICO", "PPM", "JPEG2000"])
 def test_other_formats_are_rejected(form):
     with pytest.raises(BadImage, match="not a JPEG, PNG or WebP"):
         read_image(encoded(Image.new("RGB", (16, 16), RED), form), PAD)
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("GIF", {"save_all": True, "append_images": [Image.new("RGB", (32, 16), BLUE)]}),
+        ("BMP", {}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("AVIF", {"quality": 100}),
+    ],
+)
+def test_gif_bmp_tiff_and_avif_are_read(form, options):
+    if form not in FORMATS:
+        pytest.skip("this Pillow reads no AVIF")
+    pixels = read_image(encoded(Image.new("RGB", (32, 16), RED), form, **options), PAD)
+    assert (pixels[:4] == WHITE).all() and (abs(pixels[4:12].astype(int) - RED) < 4).all()
+
+
+def test_a_tiff_whose_tags_claim_the_same_bytes_over_and_over_is_rejected():
+    entries = b"".join(struct.pack("<HHII", 1000 + n, 7, 5 * 10**6, 8) for n in range(30_000))
+    block = b"II*\0\x08\0\0\0" + struct.pack("<H", 30_000) + entries
+    with pytest.raises(BadImage, match="EXIF that unfolds to"):
+        read_image(block + bytes(9 * 10**6 - len(block)), PAD)
+    with pytest.raises(BadImage, match="a TIFF for more than 4 GB"):
+        read_image(b"II+\0" + bytes(99), PAD)
 
 
 def test_a_bomb_is_rejected_before_it_unfolds():

@@ -5,9 +5,11 @@
 A process of its own reads them: Python cannot catch a crash in compiled code.
 """
 
+import csv
 import dataclasses
 import faulthandler
 import gzip
+import importlib
 import io
 import json
 import math
@@ -178,6 +180,8 @@ def damaged(name: str, data: bytes, other: bytes, rng: np.random.Generator) -> b
         ".npy": lambda: npy(data, rng),
         ".safetensors": lambda: safetensors(data, rng),
         ".txt": lambda: retold(data, rng, WORDS),
+        ".csv": lambda: retold(data, rng, [*WORDS, '"', ",", "\n", '",\n"']),
+        ".parquet": lambda: mutated(data, other, rng),
         ".bin": lambda: retold(data, rng, WORDS),
     }
     return ways.get(Path(name).suffix, lambda: retold(data, rng, JSON_TOKENS))()
@@ -240,6 +244,30 @@ def _archives(folder: Path) -> None:
         gzip.compress((folder / "products.jsonl").read_bytes())
     )
     (folder / "products.jsonl").unlink()
+
+
+def _wide(ending: str) -> Callable[[Path], None]:
+    """Return what writes the products of `_archives` as one file with another ending."""
+
+    def make(folder: Path) -> None:
+        _archives(folder)
+        path = folder / "products.jsonl.gz"
+        rows = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+        path.unlink()
+        cells = [{k: "|".join(v) if isinstance(v, list) else v for k, v in r.items()} for r in rows]
+        if ending == ".json":
+            (folder / "products.json").write_text(json.dumps({"total": 40, "products": rows}))
+        elif ending == ".csv":
+            with (folder / "products.csv").open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(cells[0]))
+                writer.writeheader()
+                writer.writerows(cells)
+        else:
+            parquet = importlib.import_module("pyarrow.parquet")
+            table = importlib.import_module("pyarrow").Table.from_pylist(rows)
+            parquet.write_table(table, folder / "products.parquet")
+
+    return make
 
 
 def _prepare(folder: Path, out: Path) -> None:
@@ -345,6 +373,9 @@ KINDS = {
     "modernbert": _checkpoint("modernbert"),
     "efficientnet_lite": _checkpoint("efficientnet_lite"),
     "dinov2": _checkpoint("dinov2"),
+    "json in one array": Kind(_wide(".json"), _prepare, most=0.5),
+    "csv": Kind(_wide(".csv"), _prepare, most=0.5),
+    "parquet": Kind(_wide(".parquet"), _prepare, most=0.5),
 }
 
 

@@ -1,10 +1,12 @@
 """`PrepareConfig`: the settings of the stage `prepare`."""
 
 import dataclasses
+from pathlib import Path
 
 from mufin_jax.data import images as pictures
 from mufin_jax.data.preparation.cold_split import Split
 from mufin_jax.data.preparation.overlap import Overlap
+from mufin_jax.data.readers.fields import Columns
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
 from mufin_jax.runtime.errors import InputError
 
@@ -26,6 +28,11 @@ class PrepareConfig:
     """Divides each channel after that."""
     max_images: int = 15
     """The most images of an item; the first ones are kept."""
+    images: Path | None = None
+    """A folder for the pictures that the data folder lacks, or links to."""
+    columns: tuple[str, ...] = ()
+    """Other names of the fields of products: id=NAME, title=NAME, images=NAME, related=NAME,
+    category=NAME; and separator=TEXT, between the values of a list in one cell."""
     max_bytes: int = pictures.MAX_BYTES
     """Pictures whose file is larger are left out."""
     max_pixels: int = pictures.MAX_PIXELS
@@ -82,7 +89,7 @@ class PrepareConfig:
             raise InputError(
                 f"validation_share is {self.validation_share}: expected a share from 0 to 0.5"
             )
-        _ = self.processing
+        _ = self.processing, Columns.parse(self.columns)
 
     @property
     def processing(self) -> ImageProcessing:

@@ -42,7 +42,9 @@ def warn_of(
             # Queries often have no pictures, and photos no titles; points always have labels.
             if hint or everywhere or kind == "relations":
                 what = f"no {' or '.join(names)} item has {NOUNS[kind]}"
-                tally.warnings.append(f"{what}{hint}")
+                urls = tally.counts["image by URL"] if kind == "images" else 0
+                given = f": {urls:,} are given as URLs, which are not downloaded" if urls else ""
+                tally.warnings.append(f"{what}{given}{hint}")
     texts = counts["texts"]
     if cut > CUT_SHARE * texts:
         tally.warnings.append(

@@ -47,6 +47,7 @@ from mufin_jax.data.preparation.resize_one import Worker, resize_in_threads
 from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.preparation.validation import save_validation
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue
+from mufin_jax.data.readers.fields import Columns
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.forms import load_catalogue, load_ceiling
 from mufin_jax.data.readers.tally import Tally
@@ -82,7 +83,7 @@ def prepare(
 
     Args:
         config: the settings.
-        source: a folder in one of the forms of `readers`.
+        source: a folder in one of the forms of `readers`, or a file of products.
         out: the output folder; its other files are left alone.
         processing: a checkpoint's own preprocessing, instead of the config's image fields.
 
@@ -95,15 +96,21 @@ def prepare(
     if out.resolve() == source.resolve():
         raise InputError(f"{out} is both the catalogue and the output: name another output folder")
     beam = Beam(config.beam_runner, config.beam_options) if config.beam_runner else None
-    tally = Tally(config.max_bad)
+    tally, columns = Tally(config.max_bad), Columns.parse(config.columns)
     out = out.absolute()  # Beam's workers have another working directory
     try:
         # An earlier preparation stays until the new catalogue has been read.
-        catalogue = load_catalogue(source, tally, config.max_images, config.max_bytes)
+        catalogue = load_catalogue(
+            source, tally, config.max_images, config.max_bytes, columns, config.images
+        )
         ceiling, left_out = load_ceiling(source), {}
         if config.split == "cold":  # the ceiling is that of a test with all labels
             ceiling, left_out = None, drop_test_products(catalogue)
-        worker = resize_in_threads if beam is None else BeamWorker(beam, SourceFolder(source))
+        worker = (
+            resize_in_threads
+            if beam is None
+            else BeamWorker(beam, SourceFolder(source, columns, config.images))
+        )
         with filling(out, functools.partial(_clear, out)):
             out.mkdir(parents=True, exist_ok=True)
             _clear(out)
@@ -171,7 +178,8 @@ def _write(
         _log.warning("%s", warning)
     if tally.counts:
         _log.warning("%s; see %s", tally.summary(), out / REPORT)
-    later = {"split": "given", "validation_share": 0.0}  # manifests of older versions lack them
+    # Manifests of older versions lack these.
+    later = {"split": "given", "validation_share": 0.0, "columns": (), "images": None}
     settings = dataclasses.asdict(config)
     settings = {name: settings[name] for name in settings if settings[name] != later.get(name, ...)}
     content = {

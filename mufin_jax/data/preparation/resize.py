@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from mufin_jax.data.image_parts import LINK_OUT
 from mufin_jax.data.images import BadImage
 from mufin_jax.data.preparation.resize_one import Resizer, Worker
 from mufin_jax.data.preparation.spool import JpegSpool
@@ -93,7 +94,8 @@ def resize_images(
         for number, result in enumerate(until_stopped(results, "prepare")):
             if isinstance(result, BadImage):
                 file, row = mentions.place(int(first[seen[number]]))
-                tally.bad("images", "broken image", file, row, str(result))
+                kind = "linked image" if str(result).endswith(LINK_OUT) else "broken image"
+                tally.bad("images", kind, file, row, str(result))
                 tally.check(so_far=number + 1 < len(seen))
                 continue
             row_of[seen[number]] = rows

@@ -1,18 +1,60 @@
 """The names of fields: those that are read, and others that look alike and are not."""
 
+import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-READ = {
-    "id": ("ASIN", "asin", "uid"),
-    "title": ("title",),
-    "images": ("images",),
-    "relations": ("also_buy", "target_ind", "target_rel"),
-    "category": ("category",),
-}
-"""The fields of a product that are read, by what they mean."""
-NAMES = frozenset(name for names in READ.values() for name in names)
+from mufin_jax.runtime.errors import InputError
+
+_OPTIONS = {"id", "title", "images", "related", "category", "separator"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which fields of a product are read; of several names, the first that has a value.
+
+    Attributes:
+        id, title, images, related, category: names of fields.
+        separator: between the values of a list in one cell; if None, the first of | ; , that occurs
+            in it (in pictures, the first of | ;).
+        given: the names that the user chose.
+    """
+
+    id: tuple[str, ...] = ("ASIN", "asin", "uid", "parent_asin", "id")
+    title: tuple[str, ...] = ("title",)
+    images: tuple[str, ...] = ("images", "imageURLHighRes", "imageURL", "imUrl", "image")
+    related: tuple[str, ...] = ("also_buy", "related", "bought_together")
+    category: tuple[str, ...] = ("category",)
+    separator: str | None = None
+    given: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, options: Sequence[str]) -> "Columns":
+        """Return the columns of options such as "id=sku" and "separator=;".
+
+        Raises:
+            InputError: if an option has another form.
+        """
+        chosen: dict[str, str] = {}
+        for option in options:
+            name, equals, value = option.partition("=")
+            if not equals or not value or name not in _OPTIONS or name in chosen:
+                raise InputError(
+                    f"columns: {option!r}: expected id=NAME, title=NAME, images=NAME, "
+                    "related=NAME, category=NAME or separator=TEXT, each once"
+                )
+            chosen[name] = value
+        separator = chosen.pop("separator", None)
+        names = {name: (value,) for name, value in chosen.items()}
+        return cls(**names, separator=separator, given=tuple(chosen.values()))  # type: ignore
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All names that are read."""
+        named = (*self.id, *self.title, *self.images, *self.related, *self.category)
+        return frozenset((*named, "target_ind", "target_rel"))
+
 
 _ALIKE = {
     "title": re.compile(r"title|name|product|headline|text", re.IGNORECASE),
@@ -30,12 +72,14 @@ class FieldCounts:
     Attributes:
         items: the number of items.
         counts: items by field; after a thousand fields, further ones are left out.
+        read: the names of the fields that are read.
     """
 
-    def __init__(self):
+    def __init__(self, read: frozenset[str]):
         """Start at zero."""
         self.items = 0
         self.counts: Counter[str] = Counter()
+        self.read = read
 
     def add(self, names: Iterable[str]) -> None:
         """Count the fields of one more item that have a value."""
@@ -52,7 +96,7 @@ class FieldCounts:
         """
         ranked = sorted(self.counts.items(), key=lambda entry: (-entry[1], entry[0]))
         pattern = _ALIKE[kind]
-        return {name: n for name, n in ranked if name not in NAMES and pattern.search(name)}
+        return {name: n for name, n in ranked if name not in self.read and pattern.search(name)}
 
     def shown(self) -> str:
         """Return the names of the first fields, for messages."""

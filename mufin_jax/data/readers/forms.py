@@ -3,33 +3,52 @@
 import json
 from pathlib import Path
 
-from mufin_jax.data.readers import jsonlines, outfits, repository, vectors
+from mufin_jax.data.readers import outfits, product_files, repository, vectors
 from mufin_jax.data.readers.catalogue import Catalogue
+from mufin_jax.data.readers.fields import Columns
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.text import load_text
 
 # Vectors come first: their folder may also hold the repository's titles.
-READERS = (vectors, repository, jsonlines, outfits)
+READERS = (vectors, repository, product_files, outfits)
 
 
-def load_catalogue(path: Path, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
+def load_catalogue(
+    path: Path,
+    tally: Tally,
+    max_images: int,
+    max_bytes: int,
+    columns: Columns | None = None,
+    pictures: Path | None = None,
+) -> Catalogue:
     """Recognise the form of a folder by its files, and load the catalogue.
 
     Args:
-        path: the folder.
+        path: the folder, or the one file that has all products.
         tally: takes unusable rows.
         max_images: the most images of an item; further images are left out.
         max_bytes: the largest encoded image.
+        columns: which fields of products are read.
+        pictures: another folder for the pictures that the data folder lacks.
 
     Raises:
         InputError: if no reader knows the form, or the files do not fit together.
         TooManyBadRows: if more lines are unusable than the tally tolerates.
     """
-    source = SourceFolder(path)
+    source = SourceFolder(path, columns, pictures)
+    if source.file is not None and not product_files.recognises(source):
+        raise InputError(f"{path}: expected a folder, or a file {' or '.join(product_files.ROWS)}")
     for reader in READERS:
+        if source.file is not None and reader is not product_files:
+            continue
         if reader.recognises(source):
+            if source.columns.given and reader is not product_files:
+                raise InputError(
+                    f"{path} has the form {reader.FORM}, which has no columns to name: leave "
+                    "--prepare.columns out"
+                )
             catalogue = reader.read(source, tally, max_images, max_bytes)
             tally.check()
             return catalogue
@@ -38,7 +57,8 @@ def load_catalogue(path: Path, tally: Tally, max_images: int, max_bytes: int) ->
     raise InputError(
         f"{path} holds {shown or 'nothing'}: expected raw_data/{{train,test,label}}.raw.txt with "
         "{trn,tst}_X_Y.txt, or {trn,tst,lbl}.raw.txt with <split>_embs_imgs_*.npy, "
-        "or products.jsonl, or {trn,tst,lbl}.jsonl, or polyvore_item_metadata.json"
+        "or products.jsonl (.json, .csv, .tsv, .parquet, .gz), or {trn,tst,lbl}.jsonl, "
+        "or polyvore_item_metadata.json"
     )
 
 

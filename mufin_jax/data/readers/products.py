@@ -1,80 +1,75 @@
-"""One line of a JSON catalogue: parsed strictly and checked field by field."""
+"""One product of a catalogue: its fields, checked one by one."""
 
 import dataclasses
-import json
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from mufin_jax.data.readers.fields import NAMES, READ
-from mufin_jax.data.readers.files import decode
+from mufin_jax.data.readers.fields import Columns
+from mufin_jax.data.readers.json_rows import Repeated, reject_odd
 from mufin_jax.data.readers.values import clean_id, unescaped, whole_number
 
 T = TypeVar("T")
+_SINGLE = {"imUrl", "image"}  # fields of one picture, which need no list
+_SIZES = ("path", "large", "hi_res", "thumb", "url")  # of a picture: the first that there is
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class Product:
-    """One checked line.
+    """One checked product.
 
     Attributes:
         row: its 1-based number in the file.
         uid, title: stripped; the title is "" if there is none.
-        images: paths and URLs as the line gives them.
+        images: paths and URLs as the data give them.
         relevant: ids (also_buy), or label numbers (target_ind), or None without either.
         category: its name, or None.
-        kept: False if the line is unusable.
+        kept: False if it is unusable.
         fields: the names of its fields that have a value.
-        nulls: how many values of its lists are null, and left out.
+        nulls: how many values of its lists are null or blank, and left out.
         entities: whether its title or category had HTML entities.
     """
 
     row: int
     uid: str = ""
     title: str = ""
-    images: list[str] = dataclasses.field(default_factory=list)
-    relevant: list[str] | list[int] | None = None
+    images: Sequence[str] = ()
+    relevant: Sequence[str] | Sequence[int] | None = None
     category: str | None = None
     kept: bool = True
-    fields: list[str] = dataclasses.field(default_factory=list)
+    fields: Sequence[str] = ()
     nulls: int = 0
     entities: bool = False
 
 
-def parse_product(row: int, line: bytes) -> Product:
-    """Parse and check one line.
-
-    Raises:
-        ValueError: with the reason why the line is unusable.
-        RecursionError: if the line is nested too deeply.
-    """
-    found = json.loads(
-        decode(line), object_pairs_hook=_object, parse_constant=_Odd, parse_int=_integer
-    )
-    if not isinstance(found, dict):
-        raise ValueError(f"expected a JSON object, found {type(found).__name__}")
-    return product_of(row, found)
-
-
-def product_of(row: int, found: dict[str, Any]) -> Product:
+def product_of(row: int, found: Any, columns: Columns) -> Product:
     """Check the fields of one product; fields that are not read may hold anything.
+
+    Args:
+        row: its number in the file.
+        found: the product.
+        columns: the names of the fields.
 
     Raises:
         ValueError: with the reason why the product is unusable.
     """
-    if isinstance(found, _Repeated) and not found.repeated.isdisjoint(NAMES):
+    if not isinstance(found, dict):
+        raise ValueError(f"expected a JSON object, found {type(found).__name__}")
+    names = columns.names
+    if isinstance(found, Repeated) and not found.repeated.isdisjoint(names):
         raise ValueError("a key occurs twice in one object")
-    for name in NAMES & found.keys():
-        _reject_odd(found[name])
-    uid = next((found[key] for key in READ["id"] if found.get(key) is not None), None)
-    uid = clean_id(uid)
+    for name in names & found.keys():
+        reject_odd(found[name])
+    uid = clean_id(_first(found, columns.id)[1])
     if uid is None:
-        raise ValueError("expected a non-empty `ASIN` (or `uid`)")
-    images, nulls = _list_of(found, "images", _text, "str")
-    relevant, more = _relations(found)
-    title, category = found.get("title") or "", found.get("category")
-    if not isinstance(title, str):
-        raise ValueError(f"expected `title` to be a string, found {type(title).__name__}")
+        others = ", ".join(columns.id[1:])
+        raise ValueError(
+            f"expected a non-empty `{columns.id[0]}`{f' (or {others})' if others else ''}"
+        )
+    name, images = _first(found, columns.images)
+    images, nulls = _list_of(name, _pictures(name, images), _path, "str")
+    relevant, more = _relations(found, columns)
+    title = _title(*_first(found, columns.title))
+    category = _first(found, columns.category)[1]
     category = category if isinstance(category, str) else None
     plain = unescaped(title), None if category is None else unescaped(category)
     return Product(
@@ -90,49 +85,85 @@ def product_of(row: int, found: dict[str, Any]) -> Product:
     )
 
 
-def _relations(found: dict[str, Any]) -> tuple[list[str] | list[int] | None, int]:
+def _first(found: dict[str, Any], names: Sequence[str]) -> tuple[str, Any]:
+    """Return the first field that has a value, and the value; otherwise the first name and None."""
+    for name in names:
+        if found.get(name) not in (None, "", [], {}):
+            return name, found[name]
+    return names[0], None
+
+
+def _title(name: str, value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(part, str | None) for part in value):
+        value = " ".join(part for part in value if part)
+    if not isinstance(value, str | None):
+        raise ValueError(f"expected `{name}` to be a string, found {type(value).__name__}")
+    return value or ""
+
+
+def _pictures(name: str, value: Any) -> Any:
+    """Return the pictures of a field as a list, if it has one of the published forms."""
+    if isinstance(value, str) and name in _SINGLE:
+        return [value]
+    if isinstance(value, dict):  # as tables hold Amazon's: a list of each size
+        lists = [value[size] for size in _SIZES if isinstance(value.get(size), list)]
+        return [next((one for one in sizes if one), None) for sizes in zip(*lists, strict=False)]
+    return value
+
+
+def _path(value: Any) -> str | None:
+    """Return the path or URL of a picture; of several sizes, the large one."""
+    if isinstance(value, dict):
+        sizes = (value.get(size) for size in _SIZES)
+        return next((one for one in sizes if isinstance(one, str) and one), None)
+    return value if isinstance(value, str) else None
+
+
+def _relations(found: dict[str, Any], columns: Columns) -> tuple[Sequence[Any] | None, int]:
     """Return the ids or numbers of relevant labels, and how many are null."""
-    if found.get("also_buy") is not None:
-        return _list_of(found, "also_buy", clean_id, "str")
+    name, related = _first(found, columns.related)
+    if isinstance(related, dict):  # Amazon's of 2014: lists by kind
+        name, related = f"{name}.also_bought", related.get("also_bought")
+    if related is not None:
+        return _list_of(name, related, clean_id, "str")
     if found.get("target_ind") is None:
-        return None, 0
-    values = found["target_ind"]
-    if isinstance(values, list) and isinstance(found.get("target_rel"), list):
-        if len(found["target_rel"]) != len(values):
+        return ([] if any(found.get(name) is not None for name in columns.related) else None), 0
+    values, weights = found["target_ind"], found.get("target_rel")
+    if isinstance(values, list) and isinstance(weights, list):
+        if len(weights) != len(values):
             raise ValueError("`target_ind` and `target_rel` differ in length")
-        pairs = list(zip(values, found["target_rel"], strict=True))
+        pairs = list(zip(values, weights, strict=True))
         sound = [pair for pair in pairs if None not in pair]
-        weights, _ = _list_of({"target_rel": [w for _, w in sound]}, "target_rel", _number, "float")
-        labels, _ = _list_of({"target_ind": [i for i, _ in sound]}, "target_ind", _label, "int")
+        weights, _ = _list_of("target_rel", [w for _, w in sound], _number, "float")
+        labels, _ = _list_of("target_ind", [i for i, _ in sound], _label, "int")
         relevant = [label for label, weight in zip(labels, weights, strict=True) if weight > 0]
         return relevant, len(pairs) - len(sound)
-    _list_of(found, "target_rel", _number, "float")
-    return _list_of(found, "target_ind", _label, "int")
+    _list_of("target_rel", weights, _number, "float")
+    return _list_of("target_ind", values, _label, "int")
 
 
 def _list_of(
-    found: dict[str, Any], key: str, read: Callable[[Any], T | None], kind: str
+    name: str, values: Any, read: Callable[[Any], T | None], kind: str
 ) -> tuple[list[T], int]:
     """Return a field's values without nulls and blanks, and the number of these.
 
     Args:
-        found: the object.
-        key: the field; if it is absent or null, there are no values.
-        read: returns a value, or None if it is of another kind.
+        name: the field.
+        values: its value; None if there is none.
+        read: returns an entry, or None if it is of another kind.
         kind: the kind's name, for messages.
     """
-    values = found.get(key)
     if values is None:
         return [], 0
     if not isinstance(values, list):
-        raise ValueError(f"expected `{key}` to be a list of {kind}, found {type(values).__name__}")
+        raise ValueError(f"expected `{name}` to be a list of {kind}, found {type(values).__name__}")
     given = [value for value in values if value is not None and not _blank(value)]
     checked = []
     for value in given:
         one = read(value)
         if one is None:
             raise ValueError(
-                f"expected `{key}` to be a list of {kind}, found {type(value).__name__} in it"
+                f"expected `{name}` to be a list of {kind}, found {type(value).__name__} in it"
             )
         checked.append(one)
     return checked, len(values) - len(given)
@@ -142,51 +173,9 @@ def _blank(value: Any) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
 def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _label(value: Any) -> int | None:
     return whole_number(value) if isinstance(value, int | float) else None
-
-
-class _Odd:
-    """A value that is not JSON, or too long: an error only in a field that is read."""
-
-    def __init__(self, name: str):
-        self.reason = f"{name} is not JSON"
-
-
-class _Repeated(dict[str, Any]):
-    """An object in which keys occur twice."""
-
-    repeated: set[str]
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    counts = Counter(name for name, _ in pairs)
-    twice = _Repeated(found)
-    twice.repeated = {name for name, count in counts.items() if count > 1}
-    return twice
-
-
-def _integer(digits: str) -> Any:
-    if len(digits) <= 400:
-        return int(digits)
-    odd = _Odd("")
-    odd.reason = f"a number of {len(digits):,} digits is beyond the limit of 400"
-    return odd
-
-
-def _reject_odd(value: Any) -> None:
-    """Raise ValueError if a value, or an entry of a list, is not JSON."""
-    for one in value if isinstance(value, list) else [value]:
-        if isinstance(one, _Odd):
-            raise ValueError(one.reason)

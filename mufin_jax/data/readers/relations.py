@@ -212,4 +212,6 @@ def _quoted(wanted: str | int, uids: Iterable[str]) -> str:
 def _instead(file: ProductFile) -> str:
     """Return a hint at unread fields that may hold the relations."""
     alike = [name[:40] for name in file.fields.alike("relations")]
-    return f"; if the relations are in {alike[0]}, rename it to also_buy" if alike else ""
+    if not alike:
+        return ""
+    return f"; if the relations are in {alike[0]}, set --prepare.columns related={alike[0]}"

@@ -12,6 +12,7 @@ HOPELESS = 100_000
 """Reading stops after so many bad members if most are bad: an archive may hold billions."""
 REMEDIES = {
     "broken image": "Replace these pictures, or correct their paths",
+    "linked image": "Name the folder of the pictures by --prepare.images=DIR",
     "bad line": "Correct these lines",
     "repeated id": "Give every item an id of its own",
     "unknown label": "Correct these ids or numbers, or add the labels",

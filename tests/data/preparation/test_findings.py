@@ -31,7 +31,7 @@ def report_of(items, tmp_path, config=CONFIG) -> dict:
     return json.loads((tmp_path / "out" / "prepare_report.json").read_text())
 
 
-@pytest.mark.parametrize("field", ["imageURL", "imUrl", "imageURLHighRes", "picture", "photos"])
+@pytest.mark.parametrize("field", ["ImageUrl", "imgs", "picture", "photos", "thumbnails"])
 def test_a_catalogue_without_pictures_is_a_warning_that_names_fields_that_look_alike(
     field, tmp_path, caplog
 ):
@@ -39,6 +39,13 @@ def test_a_catalogue_without_pictures_is_a_warning_that_names_fields_that_look_a
     wanted = f"no train or test or label item has a picture; unread fields that look alike: {field}"
     assert warnings == [f"{wanted} (in 40 of 40)"]
     assert wanted in caplog.text
+
+
+def test_pictures_that_are_only_urls_are_a_warning(tmp_path):
+    items = products(imageURLHighRes=["https://shop/1.jpg"], imageURL=["https://shop/2.jpg"])
+    warnings = report_of(items, tmp_path)["warnings"]
+    assert warnings[0].startswith("no train or test or label item has a picture: ")
+    assert "are given as URLs, which are not downloaded" in warnings[0]
 
 
 def test_a_side_without_titles_is_a_warning_only_if_a_field_looks_alike(tmp_path):

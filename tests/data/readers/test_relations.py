@@ -85,7 +85,7 @@ def test_filters_and_headers_that_numpy_saved_as_floats_are_read(tmp_path):
          "the first, in line 1, is 'P001x'; the first product's id is 'P0'"),
         (lambda p: p.update(alsoBought=p.pop("also_buy")),
          "none of the 40 products has ids in `also_buy`; found the fields ASIN, title, alsoBought; "
-         "if the relations are in alsoBought, rename it"),
+         "if the relations are in alsoBought, set --prepare.columns related=alsoBought"),
         (lambda p: p.update(also_buy=None), "none of the 40 products has ids in `also_buy`"),
     ],
 )  # fmt: skip
@@ -120,11 +120,11 @@ def test_an_empty_test_fifth_is_told_in_its_own_words(tmp_path):
 
 
 def test_training_points_without_any_relation_name_the_fields_found(tmp_path):
-    points = [{"uid": "A", "title": "a", "bought_together": ["X"]}]
+    points = [{"uid": "A", "title": "a", "boughtWith": ["X"]}]
     folder = write_json_lines(
         tmp_path / "raw", trn=points, tst=points, lbl=[{"uid": "X", "title": "x"}]
     )
-    message = r"trn\.jsonl: no item has .*found the fields uid, title, bought_together; if the rel"
+    message = r"trn\.jsonl: no item has .*found the fields uid, title, boughtWith; if the rel"
     with pytest.raises(InputError, match=message):
         read_catalogue(folder)
 

@@ -1,0 +1,173 @@
+"""Catalogues of products: JSON in any layout, CSV, TSV and Parquet.
+
+    products.jsonl          one product a row: `ASIN`, `title`, `images` (paths in the folder),
+                            `also_buy`; or
+    {trn,tst,lbl}.jsonl     one file a side; row i of lbl is label i
+    {trn,tst}_X_Y.txt       the relevance; without it, `also_buy` (ids), or `target_ind` with
+                            `target_rel` (label numbers and values)
+    meta_*.jsonl.gz         Amazon's metadata of 2014, 2018 and 2023, as products.jsonl
+
+The form of MUFIN's supplement (App. B), of LF-AmazonTitles, and of shops' exports. `ROWS` has the
+endings of these files. `columns` has the names of the fields. The labels' `category` is kept if
+they have one.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mufin_jax.data.readers import repository
+from mufin_jax.data.readers.catalogue import Catalogue
+from mufin_jax.data.readers.fields import Columns, FieldCounts
+from mufin_jax.data.readers.files import SourceFolder
+from mufin_jax.data.readers.image_files import ImageFiles
+from mufin_jax.data.readers.json_rows import json_rows
+from mufin_jax.data.readers.products import Product, product_of
+from mufin_jax.data.readers.relations import ProductFile, relevance_of, side_of, split_by_hash
+from mufin_jax.data.readers.tables import csv_rows, parquet_rows
+from mufin_jax.data.readers.tally import Tally
+from mufin_jax.runtime.errors import InputError
+
+FORM = "json lines"
+Rows = Callable[[Path, Columns], Iterator[tuple[int, Any]]]
+
+
+def _json(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
+    del columns
+    return json_rows(path)
+
+
+ROWS: dict[str, Rows] = {
+    ".jsonl": _json,
+    ".json": _json,
+    ".jsonl.gz": _json,
+    ".json.gz": _json,
+    ".csv": csv_rows,
+    ".csv.gz": csv_rows,
+    ".tsv": csv_rows,
+    ".tsv.gz": csv_rows,
+    ".parquet": parquet_rows,
+}
+"""What reads the rows of a file, by the end of its name: the one table of file forms."""
+
+_FILES = {"train": "trn", "test": "tst", "label": "lbl"}
+_PRODUCTS = tuple(f"products{ending}" for ending in ROWS)
+_AMAZON = tuple(f"meta{part}{ending}" for part in ("_*", "data") for ending in (".jsonl", ".json"))
+
+
+def recognises(source: SourceFolder) -> bool:
+    """Return whether the folder has this form."""
+    if source.file is not None:
+        return is_product_file(source.file)
+    return _split_file(source, "label") is not None or bool(_product_files(source))
+
+
+def is_product_file(path: Path) -> bool:
+    """Return whether a file's name ends like one that can be read."""
+    return path.is_file() and _rows(path) is not None
+
+
+def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
+    """Read everything except the images' bytes; files by side take precedence over products.jsonl.
+
+    Args:
+        source: the folder.
+        tally: takes bad rows, unknown labels, bad paths and URLs.
+        max_images: the most images of an item; further images are left out.
+        max_bytes: the largest encoded image; checked when the image is read.
+
+    Raises:
+        InputError: if a file is missing or does not fit the others.
+    """
+    del max_bytes
+    images = ImageFiles(source)
+    if source.file is not None or _split_file(source, "label") is None:
+        found = [source.file] if source.file is not None else _product_files(source)
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise InputError(f"{source.path} has {names}: name the one to read by --data=FILE")
+        whole = _read_file(source, found[0], tally)
+        files = split_by_hash(whole, tally)
+        sides = {name: side_of(files[name], images, tally, max_images) for name in _FILES}
+        relevance = relevance_of(files, sides, tally, complete=False)
+        return Catalogue(FORM, sides, relevance, None, images)
+    paths = {name: _split_file(source, name) for name in _FILES}
+    for name, path in paths.items():
+        if path is None:
+            raise InputError(f"{source.path} lacks {_FILES[name]}.jsonl (or .json, or .gz)")
+    files = {name: _read_file(source, path, tally) for name, path in paths.items() if path}
+    sides = {name: side_of(files[name], images, tally, max_images) for name in _FILES}
+    if source.find("trn_X_Y.txt"):
+        relevance, filters = repository.read_pairs(source, sides, tally)
+    else:
+        relevance = relevance_of(files, sides, tally, complete=True)
+        filters = repository.read_filters(source, sides, tally)
+    return Catalogue(FORM, sides, relevance, filters, images)
+
+
+def _product_files(source: SourceFolder) -> list[Path]:
+    """Return products.jsonl or its like, or Amazon's metadata."""
+    path = source.find(*_PRODUCTS)
+    if path is not None:
+        return [path]
+    names = {found.name for form in _AMAZON for found in source.path.glob(f"{form}*")}
+    return [path for path in map(source.find, sorted(names)) if path and _rows(path)]
+
+
+def _split_file(source: SourceFolder, side: str) -> Path | None:
+    return source.find(*(_FILES[side] + ending for ending in ROWS))
+
+
+def _rows(path: Path) -> Rows | None:
+    """Return what reads a file: the longest ending counts."""
+    endings = [ending for ending in ROWS if path.name.endswith(ending)]
+    return ROWS[max(endings, key=len)] if endings else None
+
+
+def _read_file(source: SourceFolder, path: Path, tally: Tally) -> ProductFile:
+    """Read one item a row; unusable rows stay, not `kept`: relevance counts rows."""
+    columns, rows = source.columns, _rows(path)
+    items, fields, name = [], FieldCounts(columns.names), source.name(path.resolve())
+    known: set[str] = set()
+    for row, found in rows(path, columns) if rows else ():
+        if found is None:  # a blank line keeps its place, which relevance counts
+            tally.count("blank line", name, row, "left out")
+            items.append(Product(row, kept=False))
+            continue
+        tally.seen("lines", 1)
+        try:
+            if isinstance(found, ValueError):
+                raise found
+            item = product_of(row, found, columns)
+        except (ValueError, RecursionError) as error:
+            tally.bad("lines", "bad line", name, row, str(error)[:120])
+            item = Product(row, kept=False)
+        if item.kept:
+            _note(item, name, tally)
+            fields.add(item.fields)
+        if item.kept and item.uid in known:
+            reason = f"{item.uid} occurs in an earlier line"
+            tally.bad("lines", "repeated id", name, row, reason)
+            item.kept = False
+        known.add(item.uid)
+        item.fields = ()  # they are counted: memory need not hold them
+        items.append(item)
+    if not items:
+        raise InputError(f"{name} is empty: expected one JSON object a line")
+    for column in columns.given:
+        if fields.items and column not in fields.counts:
+            raise InputError(
+                f"{name}: no item has a value in {column[:40]!r}, which columns names; found the "
+                f"fields {fields.shown()}"
+            )
+    return ProductFile(name, items, fields)
+
+
+def _note(item: Product, file: str, tally: Tally) -> None:
+    """Count what was repaired in a product."""
+    if item.nulls:
+        reason = f"{item.nulls} null or blank values in the lists of {item.uid} are left out"
+        tally.count("null in a list", file, item.row, reason)
+    if item.entities:
+        reason = f"{item.uid}: HTML entities such as &amp; became characters"
+        tally.count("HTML entities", file, item.row, reason)
