@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32, Int64
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from tqdm import tqdm
 
@@ -135,17 +135,17 @@ class Tokenizer:
         Returns:
           ids, padded with 0 to s = max_tokens; and the number of real tokens of each.
         """
-        ids, lengths, _ = self.encode_and_count(titles, max_tokens)
+        ids, lengths, _ = self.encode_and_mark(titles, max_tokens)
         return ids, lengths
 
-    def encode_and_count(
+    def encode_and_mark(
         self, titles: Sequence[str], max_tokens: int
-    ) -> tuple[Int32[np.ndarray, "t s"], Int32[np.ndarray, " t"], int]:
-        """Return what `encode` returns, and how many titles lost their end."""
+    ) -> tuple[Int32[np.ndarray, "t s"], Int32[np.ndarray, " t"], Bool[np.ndarray, " t"]]:
+        """Return what `encode` returns, and which titles lost their end."""
         self.backend.enable_truncation(max_tokens)
         prompted = [_clean(self.prompt + title if title else title) for title in titles]
         encodings = self.backend.encode_batch_fast(prompted)
-        cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        cut = np.array([bool(encoding.overflowing) for encoding in encodings], bool)
         ids = np.zeros((len(titles), max_tokens), np.int32)
         lengths = np.zeros(len(titles), np.int32)
         for row, encoding in enumerate(encodings):
@@ -154,26 +154,28 @@ class Tokenizer:
         return ids, lengths, cut
 
 
-def write_texts(tokenizer: Tokenizer, titles: Sequence[str], max_tokens: int, folder: Path) -> int:
+def write_texts(
+    tokenizer: Tokenizer, titles: Sequence[str], max_tokens: int, folder: Path
+) -> Int64[np.ndarray, " cut"]:
     """Write texts.npy (t, max_tokens) and text_lengths.npy (t,), a chunk at a time.
 
     Returns:
-        How many titles are longer than `max_tokens` and were cut.
+        The numbers of the titles that are longer than `max_tokens` and were cut.
     """
-    lengths, cut = [np.zeros(0, np.int32)], 0
+    lengths, cut = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
     with (
         NpyWriter(folder / "texts.npy", (max_tokens,), np.int32) as writer,
         tqdm(total=len(titles), desc="titles", unit=" titles", disable=None) as progress,
     ):
         for start in until_stopped(range(0, len(titles), _AT_ONCE), "prepare"):
             part = titles[start : start + _AT_ONCE]
-            ids, counts, more = tokenizer.encode_and_count(part, max_tokens)
+            ids, counts, lost = tokenizer.encode_and_mark(part, max_tokens)
             writer.append(ids)
             lengths.append(counts)
-            cut += more
+            cut.append(start + np.flatnonzero(lost))
             progress.update(len(counts))
     save_array(folder / "text_lengths.npy", np.concatenate(lengths))
-    return cut
+    return np.concatenate(cut)
 
 
 def _clean(title: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from mufin_jax.data.preparation.items import Items
 from mufin_jax.data.readers.catalogue import Catalogue, RawSide
-from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.readers.tally import Fact, Tally
 
 CUT_SHARE = 0.05
 """A larger share of cut titles is a warning."""
@@ -16,7 +16,7 @@ def warn_of(
     catalogue: Catalogue,
     items: Mapping[str, Items],
     counts: Mapping[str, int],
-    cut: int,
+    cut: Fact,
     max_tokens: int,
     tally: Tally,
 ) -> None:
@@ -26,7 +26,7 @@ def warn_of(
         catalogue: what was read.
         items: the kept items, by side.
         counts: the numbers of texts, images, and pairs of each matrix.
-        cut: how many distinct texts are longer than `max_tokens`.
+        cut: how many distinct texts are longer than `max_tokens`, of how many.
         max_tokens: the most tokens of a text.
         tally: takes the warnings.
     """
@@ -45,10 +45,9 @@ def warn_of(
                 urls = tally.counts["image by URL"] if kind == "images" else 0
                 given = f": {urls:,} are given as URLs, which are not downloaded" if urls else ""
                 tally.warnings.append(f"{what}{given}{hint}")
-    texts = counts["texts"]
-    if cut > CUT_SHARE * texts:
+    if cut.share > CUT_SHARE:
         tally.warnings.append(
-            f"{cut:,} of {texts:,} titles ({cut / texts:.0%}) are longer than max_tokens="
+            f"{cut.number:,} of {cut.of:,} titles ({cut.share:.0%}) are longer than max_tokens="
             f"{max_tokens} and lose their end; raise --prepare.max-tokens"
         )
 

@@ -41,6 +41,7 @@ from mufin_jax.data.preparation.items import (
 )
 from mufin_jax.data.preparation.overlap import overlap_filter
 from mufin_jax.data.preparation.records import write_records
+from mufin_jax.data.preparation.report import as_rows, facts_of, pair_facts, screen, warnings_of
 from mufin_jax.data.preparation.resize import Bag, Wanted, copy_vectors, resize_images
 from mufin_jax.data.preparation.resize_beam import BeamWorker
 from mufin_jax.data.preparation.resize_one import Worker, resize_in_threads
@@ -50,7 +51,7 @@ from mufin_jax.data.readers.catalogue import SIDES, Catalogue
 from mufin_jax.data.readers.fields import Columns
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.forms import load_catalogue, load_ceiling
-from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.readers.tally import Fact, Tally
 from mufin_jax.data.tokenizer import Tokenizer, write_texts
 from mufin_jax.data.validation import FILTER, HELD_OUT, POINTS
 from mufin_jax.encoders.processing import ImageProcessing
@@ -172,12 +173,12 @@ def _write(
     if ceiling is not None:
         save_json(out / "ceiling.json", ceiling)
     warn_of(catalogue, items, counts, cut, config.max_tokens, tally)
+    facts = [*facts_of(catalogue, items, counts, tally), cut]
+    facts += pair_facts(catalogue, items, filters)
+    tally.warnings += warnings_of(facts, catalogue.questions is not None)
     report = {"form": catalogue.form, "kept": counts} | left_out | tally.as_dict()
-    save_json(out / REPORT, report | ({"titles_cut": cut} if cut else {}))
-    for warning in tally.warnings:
-        _log.warning("%s", warning)
-    if tally.counts:
-        _log.warning("%s; see %s", tally.summary(), out / REPORT)
+    save_json(out / REPORT, report | {"summary": as_rows(facts)})
+    _tell(facts, tally, out / REPORT)
     # Manifests of older versions lack these.
     later = {"split": "given", "validation_share": 0.0, "columns": (), "images": None}
     settings = dataclasses.asdict(config)
@@ -195,13 +196,23 @@ def _write(
     save_manifest(out, content, [name for name in _FILES if (out / name).is_file()])
 
 
+def _tell(facts: list[Fact], tally: Tally, path: Path) -> None:
+    """Log the summary, then the warnings."""
+    for line in screen(facts):
+        _log.info("%s", line)
+    for warning in tally.warnings:
+        _log.warning("%s", warning)
+    if tally.counts:
+        _log.warning("%s; see %s", tally.summary(), path)
+
+
 def _tokenize(
     config: PrepareConfig, catalogue: Catalogue, texts: list[str], out: Path
-) -> tuple[str, int]:
+) -> tuple[str, Fact]:
     """Load or train the tokenizer, and save it with the texts' tokens.
 
     Returns:
-        Its prompt, and how many texts are longer than `max_tokens`.
+        Its prompt, and how many texts are longer than `max_tokens` and are cut.
     """
     if config.tokenizer is not None:
         tokenizer = Tokenizer.load(config.tokenizer, config.prompt)
@@ -209,7 +220,10 @@ def _tokenize(
         tokenizer = train_tokenizer(catalogue, config.vocab_size)
         tokenizer.prompt = config.prompt or ""
     tokenizer.save(out / "tokenizer.json")
-    return tokenizer.prompt, write_texts(tokenizer, texts, config.max_tokens, out)
+    cut = write_texts(tokenizer, texts, config.max_tokens, out)
+    first = repr(texts[cut[0]][:60]) if len(cut) else ""
+    what = f"titles cut at {config.max_tokens} tokens"
+    return tokenizer.prompt, Fact(what, len(cut), len(texts), first)
 
 
 def _clear(out: Path) -> None:

@@ -5,7 +5,7 @@ Every id that no product has is counted. If no relation is left, the error tells
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -15,7 +15,7 @@ from mufin_jax.data.readers.catalogue import RawSide
 from mufin_jax.data.readers.fields import FieldCounts
 from mufin_jax.data.readers.image_files import ImageFiles
 from mufin_jax.data.readers.products import Product
-from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.readers.tally import Fact, Tally
 from mufin_jax.data.readers.values import similar_id
 from mufin_jax.runtime.errors import InputError
 
@@ -52,6 +52,7 @@ def split_by_hash(file: ProductFile, tally: Tally) -> dict[str, ProductFile]:
     """
     products = [item for item in file.items if item.kept]
     uids = {item.uid for item in products}
+    _tell_relations(tally, [file], uids)
     related = [item for item in products if item.relevant]
     matched = [item for item in related if not uids.isdisjoint(item.relevant or ())]
     if not matched:
@@ -148,9 +149,38 @@ def relevance_of(
     for i, uid in enumerate(label.ids):
         if label.kept[i]:
             numbers.setdefault(uid, i)
+    if complete:
+        _tell_relations(tally, [files["train"], files["test"]], numbers)
     return {
         name: _rows(files[name], numbers, len(label), tally, complete) for name in ("train", "test")
     }
+
+
+def _tell_relations(tally: Tally, files: Sequence[ProductFile], known: Container[str]) -> None:
+    """Add to the tally's facts: items without a relation, and relations that match nothing."""
+    missing: dict[str, str] = {}
+    first, total, lone, read, missed = "", 0, 0, 0, 0
+    for file in files:
+        for item in file.items:
+            if not item.kept:
+                continue
+            total += 1
+            if not item.relevant:
+                lone += 1
+                first = first or f"{file.name}:{item.row}: {item.uid}"
+            read += len(item.relevant or ())
+            for uid in item.relevant or ():
+                if isinstance(uid, str) and uid not in known:
+                    missed += 1
+                    if uid not in missing:
+                        missing[uid] = f"{file.name}:{item.row}: {uid!r}" if not missing else ""
+    unknown = (
+        f"{len(missing):,} ids, the first in {next(iter(missing.values()))}" if missing else ""
+    )
+    tally.facts += [
+        Fact("products without a relation", lone, total, first),
+        Fact("relations that match nothing", missed, read, unknown),
+    ]
 
 
 def _rows(

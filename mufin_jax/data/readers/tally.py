@@ -1,5 +1,6 @@
 """What preparation dropped or repaired: counted by kind, listed by file and row."""
 
+import dataclasses
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -24,6 +25,28 @@ REMEDIES = {
 _LONGEST = 300
 
 
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """A line of the report's summary.
+
+    Attributes:
+        what: what is counted.
+        number: how many.
+        of: how many there are in all; 0 if unknown.
+        first: the first example, with its place.
+    """
+
+    what: str
+    number: int
+    of: int = 0
+    first: str = ""
+
+    @property
+    def share(self) -> float:
+        """The number's share of all; 0 if that is unknown."""
+        return self.number / self.of if self.of else 0.0
+
+
 class Tally:
     """Counts and lists of defects; stops preparation when too much of the input is bad.
 
@@ -32,6 +55,7 @@ class Tally:
         counts: defects by kind.
         listed: the first `LISTED` defects.
         warnings: sentences about the data as a whole, for the log and the report.
+        facts: what readers tell about the data as a whole, for the report's summary.
     """
 
     def __init__(self, max_bad: float):
@@ -40,6 +64,7 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.listed: list[dict[str, Any]] = []
         self.warnings: list[str] = []
+        self.facts: list[Fact] = []
         self._seen: Counter[str] = Counter()
         self._bad: dict[str, Counter[str]] = defaultdict(Counter)
         self._first: dict[str, str] = {}
@@ -60,6 +85,14 @@ class Tally:
     def seen(self, population: str, number: int) -> None:
         """Add to the size of a population; `bad` counts its bad members."""
         self._seen[population] += number
+
+    def seen_of(self, population: str) -> int:
+        """Return the size of a population."""
+        return self._seen[population]
+
+    def first(self, kind: str) -> str:
+        """Return file, row and reason of the first defect of a kind."""
+        return self._first.get(kind, "")
 
     def bad(self, population: str, kind: str, file: str, row: int, reason: str) -> None:
         """Record a bad member of a population, such as "lines" or "images".
