@@ -12,6 +12,7 @@ import sys
 
 from experiments.amazon_catalogue import CATALOGUE
 from experiments.amazon_miniature import MINIATURE
+from mufin_jax.encoders.visual_bert import VisualBertConfig
 from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.comparison import Comparison, Row
 from mufin_jax.prediction.parts import PARTS, WALKS
@@ -45,6 +46,17 @@ RECIPE = {
     "no_selection": Row({"select": {"parts": ()}}),  # the paper's 0.7 c + 0.3 a
     "no_self_attention": Row({"model": {"self_attention": "none"}}),
     "no_cross_attention": Row({"model": {"cross_attention": "none"}}),
+    # An item is one descriptor: its pictures' vectors are tokens of the text encoder, next to those
+    # of the title.
+    "early_fusion": Row(
+        {
+            "model": {
+                "modalities": "joint",
+                "text": dataclasses.replace(VisualBertConfig.miniature(vocab=4096), depth=1),
+            }
+        }
+    ),
+    "prototypes": Row({"finetune": {"prototypes": True}}),
     "modality_dropout": Row(
         {"pretrain": {"modality_dropout": 0.2}, "finetune": {"modality_dropout": 0.2}}
     ),

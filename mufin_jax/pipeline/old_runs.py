@@ -43,6 +43,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "least_steps": 0,
         "temperature": 0.07,
         "modality_dropout": 0.0,
+        "prototypes": False,
         "optimizer.self_attention": "full",
         **_NO_VALIDATION,
     },

@@ -14,24 +14,41 @@ encoder trains.
 import dataclasses
 from pathlib import Path
 
-from mufin_jax.data.dataset import Dataset
+import numpy as np
+from jaxtyping import Array
+
+from mufin_jax.data.dataset import Dataset, training_pairs
+from mufin_jax.data.loader import Loader
 from mufin_jax.evaluation.validation import ByShortlists
-from mufin_jax.model.embed_side import describe_once
-from mufin_jax.model.label_table import LabelTable, Rows, as_combined, load_table, save_table
+from mufin_jax.model.embed_side import describe_once, embed_once
+from mufin_jax.model.label_table import (
+    ROWS,
+    LabelTable,
+    Rows,
+    as_combined,
+    load_table,
+    padded_rows,
+    save_table,
+)
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model, new_loader, save_model
 from mufin_jax.prediction.build import build_predictor
+from mufin_jax.retrieval.build import centroids
 from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed import processes
-from mufin_jax.runtime.distributed.mesh import fetch
+from mufin_jax.runtime.distributed.mesh import fetch, put_rows
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
+from mufin_jax.runtime.storage.npy import mapped, whole_npy
 from mufin_jax.stages.context import StageContext
 from mufin_jax.training.early_stopping import Validate
 from mufin_jax.training.finetune_batches import Batches, FinetuneConfig
 from mufin_jax.training.finetune_step import make_scores, make_step, place
 from mufin_jax.training.loop import fit
-from mufin_jax.training.setup import Setup, TrainState, set_up
+from mufin_jax.training.prototypes import CENTROIDS, absorbed, block_of, new_weights
+from mufin_jax.training.setup import Setup, TrainState, Weights, set_up
 
 
 def finetune(config: FinetuneConfig, context: StageContext) -> None:
@@ -53,15 +70,18 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     setup = set_up(
         model, loader, config.optimizer, steps, "finetune", out, context.kept, config.fit.cache_gb,
         has_table=config.classifiers != "labels",
+        prototypes=new_weights(model.dim, context.seed) if config.prototypes else None,
     )  # fmt: skip
-    loader = setup.loader
+    loader, read = setup.loader, setup.frozen
+    if config.prototypes:
+        read = read | {CENTROIDS: _centroids(setup, model, dataset, out)}
     batches.read_from(loader)
     step = make_step(config, setup.graphdef, setup.optimizer, steps, mesh)
-    validate = _validate(config, context, dataset, setup, lists)
+    validate = _validate(config, context, dataset, setup, read, lists)
     state = fit(
         # Only the loop holds the initial state, and drops it when it resumes.
         setup.state(_load_table(config, initialized / "table", dataset, model)),
-        lambda state, batch: step(state, setup.frozen, batch),
+        lambda state, batch: step(state, read, batch),
         batches,
         lambda batch: place(batch, mesh),
         name="finetune",
@@ -74,9 +94,13 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     )
     model = setup.model(state)
     save_model(model, out / "model")
-    rows = _save_table(config, state.table, out / "table")
+    table = state.table
+    if config.prototypes and table is not None:
+        table = _absorbed(table, state.train, read[CENTROIDS], model, loader, out)
+    rows = _save_table(config, table, out / "table")
     learns_to_describe = setup.learns_to_describe
-    del state, setup, batches  # the moments of all parameters make room for the label side
+    # The moments of all parameters make room for the label side.
+    del state, setup, batches, read, table
     described = out / "vectors.npy"
     vectors = describe_once(model, loader, described)
     build_predictor(
@@ -92,6 +116,7 @@ def _validate(
     context: StageContext,
     dataset: Dataset,
     setup: Setup,
+    read: Weights,
     lists: Shortlist,
 ) -> Validate[TrainState] | None:
     """Return how states are compared on validation points; None where they are not."""
@@ -103,9 +128,54 @@ def _validate(
     scores = make_scores(config, setup.graphdef, setup.mesh)
 
     def objective(state: TrainState) -> float:
-        return measure(lambda batch: fetch(scores(state, setup.frozen, place(batch, setup.mesh))))
+        return measure(lambda batch: fetch(scores(state, read, place(batch, setup.mesh))))
 
     return Validate(config.validate, objective)
+
+
+def _centroids(setup: Setup, model: Mufin, dataset: Dataset, out: Path) -> Array:
+    """Return the centroid of each label, 0 without a training pair, split as the table is.
+
+    Raises:
+        InputError: if x1 changes while Module IV trains.
+    """
+    if setup.learns_to_describe or setup.train.get("self_attention"):
+        raise InputError(
+            "finetune.prototypes: centroids are computed once, and an encoder or A_S trains; "
+            "freeze them with --finetune.optimizer.image-encoder=frozen, "
+            "--finetune.optimizer.text-encoder=frozen and "
+            "--finetune.optimizer.self-attention=frozen"
+        )
+    path = out / "centroids.npy"
+    if not processes.decide(path.exists):
+        vectors = describe_once(model, setup.loader, out / "vectors.npy")
+        x = embed_once(model, setup.loader, vectors, dataset.train, out / "x.npy")
+        points_of = training_pairs(dataset.train)[0].T.tocsr()
+        with whole_npy(path, (model.dim,), rows=dataset.num_labels) as writer:
+            for some in cut(dataset.num_labels, ROWS):
+                mu = np.zeros((some.stop - some.start, model.dim), np.float32)
+                labels, means = centroids(points_of[some], x)
+                mu[labels] = means
+                writer.append(mu)
+        processes.once("centroids are complete", (out / "x.npy").unlink)
+    return put_rows(mapped(path), model.mesh, padded_rows(dataset.num_labels))
+
+
+def _absorbed(
+    table: LabelTable, train: Weights, mu: Array, model: Mufin, loader: Loader, out: Path
+) -> LabelTable:
+    """Return the table with what the prototypes' block adds to each label."""
+    labels, path = loader.dataset.labels, out / "z.npy"
+    vectors = describe_once(model, loader, out / "vectors.npy")
+    z = put_rows(embed_once(model, loader, vectors, labels, path), model.mesh, len(mu))
+    rows = absorbed(table.rows, block_of(train, model.dim), z, mu, model.mesh)
+
+    def clear() -> None:
+        for file in (path, out / "centroids.npy"):
+            file.unlink(missing_ok=True)
+
+    processes.once("prototypes are absorbed", clear)
+    return dataclasses.replace(table, rows=rows)
 
 
 def _load_table(

@@ -54,6 +54,8 @@ class FinetuneConfig:
         classifiers: "table"; "labels" for w = z without a table (the paper's alpha = 1), for labels
             never seen in training, where labels without a training point are never negatives; "sum"
             for w = unit(z + eta) (SiameseXML).
+        prototypes: for classifiers "sum", z goes through a block that also reads the label's
+            centroid (`prototypes.py`); what makes x1 must be frozen.
         optimizer: rates, and which parts train.
         validate: when the model is validated, and when training ends early.
         fit: logs and checkpoints.
@@ -71,6 +73,7 @@ class FinetuneConfig:
     drop_best: bool = False
     modality_dropout: float = 0.0
     classifiers: Literal["table", "labels", "sum"] = "table"
+    prototypes: bool = False
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(rate=5e-5)
     )
@@ -81,6 +84,11 @@ class FinetuneConfig:
         """Reject counts below 1 and invalid margins."""
         counts = ("epochs", "batch_size", "positives", "negatives", "negatives_from")
         check_counts("finetune", self, *counts)
+        if self.prototypes and self.classifiers != "sum":
+            raise InputError(
+                f"finetune.prototypes with finetune.classifiers={self.classifiers}: expected "
+                "--finetune.classifiers=sum"
+            )
         if self.least_steps < 0:
             raise InputError(f"finetune.least_steps={self.least_steps}: expected a number >= 0")
         check_probability("finetune", self.modality_dropout)

@@ -19,11 +19,12 @@ from jaxtyping import Array, Float
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import Rows
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.runtime.distributed.mesh import by_row, put, replicated
+from mufin_jax.runtime.distributed.mesh import by_row, gather_rows, put, replicated
 from mufin_jax.training import losses
 from mufin_jax.training.finetune_batches import Batch, FinetuneConfig
 from mufin_jax.training.nonfinite import gradient_norm, is_finite, kept_unless_finite
 from mufin_jax.training.optimizer import schedule
+from mufin_jax.training.prototypes import CENTROIDS, Prototypes, block_of, without_prototypes
 from mufin_jax.training.setup import Step, TrainState, Weights, updated
 
 
@@ -45,10 +46,11 @@ def make_step(
     table_rate = schedule(rates.table_rate or rates.rate, rates.warmup, steps)
 
     def loss_of(
-        train: Weights, rows: Rows | None, frozen: Weights, batch: Batch
+        train: Weights, rows: Rows | None, frozen: Weights, batch: Batch, mu: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        model: Mufin = nnx.merge(graphdef, train, frozen)
-        similarities, x1, w = _classified(config, model, rows, batch, mesh)
+        model: Mufin = nnx.merge(graphdef, without_prototypes(train), frozen)
+        block = None if mu is None else block_of(train, model.dim)
+        similarities, x1, w = _classified(config, model, rows, batch, mesh, block, mu)
         if config.loss == "softmax":
             loss = _softmax(config, similarities, x1 @ w.T, batch)
         else:
@@ -64,10 +66,11 @@ def make_step(
         state: TrainState, frozen: Weights, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         table = state.table
+        frozen, mu = _centroids(frozen, batch, mesh)
         rows = None if table is None else label_table.gather(table.rows, batch.ids, mesh)
         (loss, cosine), (gradients, row_gradients) = jax.value_and_grad(
             loss_of, argnums=(0, 1), has_aux=True
-        )(state.train, rows, frozen, batch)
+        )(state.train, rows, frozen, batch, mu)
         norm = gradient_norm((gradients, row_gradients))
         metrics = {"loss": loss, "negative_cosine": cosine, "gradient": norm}
         weights = dataclasses.replace(state, table=None)
@@ -90,18 +93,35 @@ def make_scores(
 
     @jax.jit
     def scores(state: TrainState, frozen: Weights, batch: Batch) -> Float[Array, "b c"]:
-        model: Mufin = nnx.merge(graphdef, state.train, frozen)
-        table = state.table
+        frozen, mu = _centroids(frozen, batch, mesh)
+        model: Mufin = nnx.merge(graphdef, without_prototypes(state.train), frozen)
+        table, block = state.table, None if mu is None else block_of(state.train, model.dim)
         rows = None if table is None else label_table.gather(table.rows, batch.ids, mesh)
-        return _classified(config, model, rows, batch, mesh)[0]
+        return _classified(config, model, rows, batch, mesh, block, mu)[0]
 
     return scores
 
 
+def _centroids(frozen: Weights, batch: Batch, mesh: Mesh) -> tuple[Weights, Array | None]:
+    """Return what of the frozen arrays is the model's, and the centroids of a batch's labels."""
+    frozen = dict(frozen)
+    mu = frozen.pop(CENTROIDS, None)
+    return frozen, None if mu is None else gather_rows(mu, batch.ids, mesh)
+
+
 def _classified(
-    config: FinetuneConfig, model: Mufin, rows: Rows | None, batch: Batch, mesh: Mesh
+    config: FinetuneConfig,
+    model: Mufin,
+    rows: Rows | None,
+    batch: Batch,
+    mesh: Mesh,
+    block: Prototypes | None = None,
+    mu: Float[Array, "u d"] | None = None,
 ) -> tuple[Float[Array, "b c"], Float[Array, "b d"], Float[Array, "u d"]]:
-    """Return c = x2_l·w_l of each datapoint with its labels, x1 of it, and w of all labels."""
+    """Return c = x2_l·w_l of each datapoint with its labels, x1 of it, and w of all labels.
+
+    The block of prototypes and the labels' centroids are given together, or not at all.
+    """
     combine = label_table.add if config.classifiers == "sum" else label_table.combine
     vectors = model.describe(batch.pool)
     points, labels = model.embed(vectors, batch.points), model.embed(vectors, batch.labels)
@@ -109,7 +129,8 @@ def _classified(
         (model.memory(labels), labels.vector), replicated(mesh)
     )
     x2 = model.adapt(points, jax.tree.map(lambda leaf: leaf[batch.chosen], memory))
-    w = z if rows is None else combine(rows, z)
+    own = z if block is None or mu is None else block(z, mu)
+    w = own if rows is None else combine(rows, own)
     return jnp.einsum("bcd,bcd->bc", x2, w[batch.chosen]), points.vector, w
 
 

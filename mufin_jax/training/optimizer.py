@@ -14,7 +14,7 @@ from flax import nnx
 
 from mufin_jax.encoders.freezing import trainable
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.training import temperature
+from mufin_jax.training import prototypes, temperature
 
 TrainingOption = Literal["frozen", "last", "full", "auto"]
 """Which blocks of an encoder train; "auto" is settled when a run begins."""
@@ -113,7 +113,8 @@ def by_part(
     Args:
         config: the rates.
         steps: of the stage, for the schedule.
-        train: names of what trains; "temperature" gets an optimizer only if it is among them.
+        train: names of what trains; "temperature" and "prototypes" get an optimizer only if they
+            are among them.
     """
 
     def adamw(rate: float | None) -> optax.GradientTransformation:
@@ -131,8 +132,7 @@ def by_part(
         "self_attention": config.attention_rate,
         "cross_attention": config.attention_rate,
     }
-    if temperature.PART in train:
-        rates[temperature.PART] = None
+    rates |= dict.fromkeys({temperature.PART, prototypes.PART} & set(train))
     parts = optax.partition(
         {part: adamw(rate) for part, rate in rates.items()},
         lambda params: {

@@ -22,6 +22,7 @@ from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime.distributed.mesh import put, replicated
 from mufin_jax.training.frozen_features import precompute
 from mufin_jax.training.optimizer import OptimizerConfig, by_part, check_trains, describes, trains
+from mufin_jax.training.prototypes import PART, without_prototypes
 from mufin_jax.training.temperature import initial, without_temperature
 
 Weights = dict[str, Any]
@@ -98,7 +99,8 @@ class Setup:
 
     def model(self, state: TrainState) -> Mufin:
         """Return the model with the weights of a state."""
-        return nnx.merge(self.graphdef, without_temperature(state.train), self.frozen)
+        train = without_prototypes(without_temperature(state.train))
+        return nnx.merge(self.graphdef, train, self.frozen)
 
 
 def split(
@@ -126,6 +128,7 @@ def set_up(
     cache_gb: float | None,
     has_table: bool = False,
     temperature: float | None = None,
+    prototypes: Weights | None = None,
 ) -> Setup:
     """Split a model by what trains, and compute once what its frozen parts make.
 
@@ -143,6 +146,7 @@ def set_up(
         cache_gb: the most that one of them may take, as in `FitConfig`.
         has_table: whether a label table trains, too.
         temperature: the first value of a temperature that is learned, too.
+        prototypes: the first weights of the prototypes' block, if it trains, too.
 
     Raises:
         InputError: if nothing trains.
@@ -159,6 +163,8 @@ def set_up(
         loader = precompute(model, loader, config, kept, out / "precomputed.json", cache_gb)
     if temperature is not None:
         train |= put(initial(temperature), replicated(model.mesh))
+    if prototypes is not None:
+        train |= put({PART: prototypes}, replicated(model.mesh))
     return Setup(graphdef, train, frozen, by_part(config, steps, train), model.mesh, loader)
 
 

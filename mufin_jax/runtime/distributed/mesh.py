@@ -104,13 +104,15 @@ def one_ahead(items: Iterable[T], begin: Callable[[T], R]) -> Iterator[R]:
         yield last
 
 
-def put_rows(rows: np.ndarray, mesh: Mesh) -> Array:
+def put_rows(rows: np.ndarray, mesh: Mesh, size: int | None = None) -> Array:
     """Split the rows of an array over the devices, padded with zeros to a multiple of them.
+
+    Or they are padded to a `size`, which is such a multiple.
 
     If `rows` is a mapped file, each process reads only what its own devices hold. CPU devices share
     the memory of `rows` where its alignment allows: do not change it while the result lives.
     """
-    size = next_multiple(max(1, len(rows)), mesh.size)
+    size = size or next_multiple(max(1, len(rows)), mesh.size)
 
     def part(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(size)
