@@ -116,6 +116,7 @@ def trained(dataset, mesh, config):
     for i in range(2):
         state, values = step(state, frozen, place(make(i), mesh))
         metrics.append({name: float(value) for name, value in values.items()})
+    assert state.table is not None
     return metrics, np.array(state.table.rows.eta), jax.device_get(state.train.get(PART))
 
 
