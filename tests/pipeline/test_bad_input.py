@@ -96,6 +96,17 @@ def json_lines(harm: Callable[[Path], object], *more: str) -> Callable[[Path], F
     return make
 
 
+def replaced_in(name: str, old: str, new: str) -> Callable[[Path], None]:
+    """Damage: a text that stands differently in a file."""
+
+    def harm(raw: Path) -> None:
+        text = (raw / name).read_text()
+        assert old in text
+        (raw / name).write_text(text.replace(old, new))
+
+    return harm
+
+
 def huge_pictures(raw: Path) -> None:
     """Damage: files of a few kB that unpack to hundreds of MB."""
     huge = picture(1, (5000, 5000), "PNG")
@@ -288,6 +299,23 @@ CASES = [
         "2 of 20 lines are bad, more than the tolerated 5%; most often (2 times) bad line, first at products.jsonl:8", 65),
     Case("products file empty", json_lines(lambda raw: (raw / "products.jsonl").write_text("")), "products.jsonl is empty"),
     Case("huge pictures", json_lines(huge_pictures), "5000 x 5000 is more than 16,000,000 pixels", 65),
+    Case("ids of other case", json_lines(replaced_in("products.jsonl", '["B', '["b')), "none of the 20 ids in `also_buy` is the id of a product; the first, in line 1, is 'b1' (there is 'B1')"),
+    Case("relations under another name", json_lines(replaced_in("products.jsonl", "also_buy", "alsoBuy")), "if the relations are in alsoBuy, set --prepare.columns related=alsoBuy"),
+    Case("products in UTF-16", json_lines(lambda raw: (raw / "products.jsonl").write_text("{}", "utf-16")), "products.jsonl is UTF-16: expected UTF-8; convert it by `iconv -f UTF-16 -t UTF-8`"),
+    Case("paths with backslashes", json_lines(replaced_in("products.jsonl", "images/", "images\\\\")), 'a path with "\\": expected "/" between folders', 65),
+    Case("pictures behind a link", json_lines(lambda raw: (
+        (raw / "images").rename(raw.with_name("photos")), (raw / "images").symlink_to(raw.with_name("photos")))),
+        "most often (1 times) linked image", 65),
+    Case("no folder of pictures", json_lines(lambda raw: None, "--prepare.images=/no/such"), "/no/such is not a folder: expected the folder of the pictures"),
+    # Other forms of products.
+    Case("column that is none", json_lines(lambda raw: None, "--prepare.columns", "name=x"), "columns: 'name=x': expected id=NAME"),
+    Case("column that no product has", json_lines(lambda raw: None, "--prepare.columns", "title=label"), "no item has a value in 'label', which columns names; found the fields ASIN, title"),
+    Case("table without ids", made("products.csv", "name,price\nlamp,3\n"), "products.csv: no column is an id: expected ASIN, asin, uid, parent_asin, id, or --prepare.columns id=NAME; found the columns name, price"),
+    Case("table with a quote that is not closed", made("products.csv", 'id,title\n1,"oak\n' + "2,x\n" * 40_000), "products.csv:2: field larger than field limit"),
+    Case("table with two columns of a name", made("products.csv", "id,title,title\n1,2,3\n"), "two columns are named 'title'"),
+    Case("array cut short", made("products.json", '[{"ASIN": "A"},'), "products.json: value 1: the file ends before its last bracket"),
+    Case("array with an error", made("products.json", '[{"ASIN": "A"}, {"ASIN" "B"}]'), "products.json: value 2: not JSON"),
+    Case("text as Parquet", made("products.parquet", "id,title"), "products.parquet is not a Parquet file"),
     # Ready vectors.
     Case("NaN in vectors", vectors(saved("tst_embs_imgs_3_4.npy", np.full((9, 4), np.nan, np.float32))), "tst_embs_imgs_3_4.npy: row 0 holds NaN"),
     Case("vectors of whole numbers", vectors(saved("trn_embs_imgs_3_4.npy", np.ones((9, 4), int))), "holds int64 (9, 4): expected floats"),

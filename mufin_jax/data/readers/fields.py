@@ -1,6 +1,7 @@
 """The names of fields: those that are read, and others that look alike and are not."""
 
 import dataclasses
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -49,7 +50,7 @@ class Columns:
         names = {name: (value,) for name, value in chosen.items()}
         return cls(**names, separator=separator, given=tuple(chosen.values()))  # type: ignore
 
-    @property
+    @functools.cached_property
     def names(self) -> frozenset[str]:
         """All names that are read."""
         named = (*self.id, *self.title, *self.images, *self.related, *self.category)

@@ -1,5 +1,6 @@
 """Relevance and filter files: the repository's sparse text form, pair lists, and scipy's npz."""
 
+import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,12 +18,12 @@ from mufin_jax.runtime.storage.files import damaged
 
 def from_rows(rows: Iterable[Sequence[int] | np.ndarray], num_columns: int) -> csr_matrix:
     """Return a CSR matrix of ones from the column numbers of each row; repeats count once."""
-    indptr, indices = [0], []
+    indptr, indices = array.array("q", [0]), array.array("q")
     for row in rows:
-        indices.append(np.unique(np.asarray(row, np.int64)))
-        indptr.append(indptr[-1] + len(indices[-1]))
-    flat = np.concatenate(indices) if indices else np.zeros(0, np.int64)
-    return _ones(flat, np.asarray(indptr), (len(indptr) - 1, num_columns))
+        indices.extend(sorted(set(row.tolist() if isinstance(row, np.ndarray) else row)))
+        indptr.append(len(indices))
+    flat, ends = (np.array(numbers, np.int64) for numbers in (indices, indptr))
+    return _ones(flat, ends, (len(ends) - 1, num_columns))
 
 
 class CountsFromOne:

@@ -129,6 +129,7 @@ def _read_file(source: SourceFolder, path: Path, tally: Tally) -> ProductFile:
     columns, rows = source.columns, _rows(path)
     items, fields, name = [], FieldCounts(columns.names), source.name(path.resolve())
     known: set[str] = set()
+    shared: dict[str, str] = {}  # each id is one object, wherever it occurs
     for row, found in rows(path, columns) if rows else ():
         if found is None:  # a blank line keeps its place, which relevance counts
             tally.count("blank line", name, row, "left out")
@@ -149,6 +150,9 @@ def _read_file(source: SourceFolder, path: Path, tally: Tally) -> ProductFile:
             reason = f"{item.uid} occurs in an earlier line"
             tally.bad("lines", "repeated id", name, row, reason)
             item.kept = False
+        item.uid = shared.setdefault(item.uid, item.uid)
+        if item.relevant and isinstance(item.relevant[0], str):
+            item.relevant = tuple(shared.setdefault(uid, uid) for uid in item.relevant)
         known.add(item.uid)
         item.fields = ()  # they are counted: memory need not hold them
         items.append(item)

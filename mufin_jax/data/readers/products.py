@@ -54,11 +54,17 @@ def product_of(row: int, found: Any, columns: Columns) -> Product:
     """
     if not isinstance(found, dict):
         raise ValueError(f"expected a JSON object, found {type(found).__name__}")
-    names = columns.names
-    if isinstance(found, Repeated) and not found.repeated.isdisjoint(names):
+    if isinstance(found, Repeated) and not found.repeated.isdisjoint(columns.names):
         raise ValueError("a key occurs twice in one object")
-    for name in names & found.keys():
-        reject_odd(found[name])
+    try:
+        return _checked(row, found, columns)
+    except ValueError:
+        for name in columns.names & found.keys():
+            reject_odd(found[name])  # a better reason
+        raise
+
+
+def _checked(row: int, found: dict[str, Any], columns: Columns) -> Product:
     uid = clean_id(_first(found, columns.id)[1])
     if uid is None:
         others = ", ".join(columns.id[1:])
@@ -79,7 +85,7 @@ def product_of(row: int, found: Any, columns: Columns) -> Product:
         images,
         relevant,
         plain[1],
-        fields=[name for name, value in found.items() if value not in (None, "", [], {})],
+        fields=[name for name, value in found.items() if value or value == 0],
         nulls=nulls + more,
         entities=plain != (title, category),
     )
@@ -88,8 +94,9 @@ def product_of(row: int, found: Any, columns: Columns) -> Product:
 def _first(found: dict[str, Any], names: Sequence[str]) -> tuple[str, Any]:
     """Return the first field that has a value, and the value; otherwise the first name and None."""
     for name in names:
-        if found.get(name) not in (None, "", [], {}):
-            return name, found[name]
+        value = found.get(name)
+        if value or value == 0:
+            return name, value
     return names[0], None
 
 
@@ -127,7 +134,7 @@ def _relations(found: dict[str, Any], columns: Columns) -> tuple[Sequence[Any] |
     if related is not None:
         return _list_of(name, related, clean_id, "str")
     if found.get("target_ind") is None:
-        return ([] if any(found.get(name) is not None for name in columns.related) else None), 0
+        return (() if any(found.get(name) is not None for name in columns.related) else None), 0
     values, weights = found["target_ind"], found.get("target_rel")
     if isinstance(values, list) and isinstance(weights, list):
         if len(weights) != len(values):
@@ -144,7 +151,7 @@ def _relations(found: dict[str, Any], columns: Columns) -> tuple[Sequence[Any] |
 
 def _list_of(
     name: str, values: Any, read: Callable[[Any], T | None], kind: str
-) -> tuple[list[T], int]:
+) -> tuple[tuple[T, ...], int]:
     """Return a field's values without nulls and blanks, and the number of these.
 
     Args:
@@ -154,23 +161,20 @@ def _list_of(
         kind: the kind's name, for messages.
     """
     if values is None:
-        return [], 0
+        return (), 0
     if not isinstance(values, list):
         raise ValueError(f"expected `{name}` to be a list of {kind}, found {type(values).__name__}")
-    given = [value for value in values if value is not None and not _blank(value)]
     checked = []
-    for value in given:
+    for value in values:
+        if value is None or (isinstance(value, str) and not value.strip()):
+            continue
         one = read(value)
         if one is None:
             raise ValueError(
                 f"expected `{name}` to be a list of {kind}, found {type(value).__name__} in it"
             )
         checked.append(one)
-    return checked, len(values) - len(given)
-
-
-def _blank(value: Any) -> bool:
-    return isinstance(value, str) and not value.strip()
+    return tuple(checked), len(values) - len(checked)
 
 
 def _number(value: Any) -> float | None:

@@ -5,7 +5,7 @@ Every id that no product has is counted. If no relation is left, the error tells
 
 import dataclasses
 import hashlib
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -186,9 +186,24 @@ def _tell_relations(tally: Tally, files: Sequence[ProductFile], known: Container
 def _rows(
     file: ProductFile, numbers: dict[str, int], num_labels: int, tally: Tally, complete: bool
 ) -> scipy.sparse.csr_matrix:
-    rows = []
     counts_from_one = matrices.CountsFromOne(num_labels)
     tally.seen("also_buy rows", len(file.items))
+    rows = _known(file, numbers, num_labels, tally, complete, counts_from_one)
+    matrix = matrices.from_rows(rows, num_labels)
+    counts_from_one.warn(tally, f"{file.name}: `target_ind`")
+    return matrix
+
+
+def _known(
+    file: ProductFile,
+    numbers: dict[str, int],
+    num_labels: int,
+    tally: Tally,
+    complete: bool,
+    counts_from_one: matrices.CountsFromOne,
+) -> Iterator[list[int]]:
+    """Yield the numbers of each item's known labels; the tally takes the unknown ones."""
+    similar: Iterable[str] = numbers  # are looked through once
     for item in file.items:
         found = []
         for name in item.relevant or ():
@@ -202,13 +217,11 @@ def _rows(
             reason = f"{len(found) - len(row)} unknown labels, the first "
             unknown = next(n for n, i in zip(item.relevant or (), found, strict=True) if i < 0)
             if complete and not row:
-                reason += _quoted(unknown, numbers) if not rows else repr(unknown)
+                reason, similar = reason + _quoted(unknown, similar), ()
                 tally.bad("also_buy rows", "unknown label", file.name, item.row, reason)
             else:
                 tally.note("unknown label", file.name, item.row, reason + repr(unknown))
-        rows.append(row)
-    counts_from_one.warn(tally, f"{file.name}: `target_ind`")
-    return matrices.from_rows(rows, num_labels)
+        yield row
 
 
 def _no_relation(file: ProductFile, products: Sequence[Product], related: Sequence[Product]) -> str:

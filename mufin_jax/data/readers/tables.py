@@ -38,7 +38,7 @@ def csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
         itertools.chain([first], (line + "\n" for _, line in numbered)), delimiter=separator
     )
     header = _header(path, next(reader, []), columns)
-    row = reader.line_num
+    row, lists = reader.line_num, _lists(header, columns)
     try:
         for values in reader:
             number, row = row + skipped, reader.line_num
@@ -47,8 +47,11 @@ def csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
             if len(values) > len(header) or (len(values) < len(header) and not any(values)):
                 yield number, ValueError(f"{len(values)} values, expected {len(header)}")
                 continue
-            cells = itertools.zip_longest(header, values, fillvalue="")
-            yield number, {name: _cell(name, value, columns) for name, value in cells}
+            found = dict(zip(header, values, strict=False))
+            for name, usual in lists:
+                if found.get(name):
+                    found[name] = split_cell(found[name], columns.separator, usual)
+            yield number, found
     except csv.Error as error:
         raise InputError(
             f"{path}:{row + skipped}: {error}: is a quote not closed? Expected CSV"
@@ -74,13 +77,23 @@ def parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
         size, most = sum(g.total_byte_size for g in groups), _FREE + _TIMES * path.stat().st_size
         if size > most:
             raise InputError(f"{path} would unpack to {size:,} bytes: expected at most {most:,}")
-        _header(path, file.schema_arrow.names, columns)
+        lists = dict(_lists(_header(path, file.schema_arrow.names, columns), columns))
         batches = file.iter_batches(batch_size=4096)
         for batch in batches:
             for found in batch.to_pylist():
                 check_stop("prepare")
                 row += 1
-                yield row, {name: _cell(name, value, columns) for name, value in found.items()}
+                yield (
+                    row,
+                    {
+                        name: split_cell(value, columns.separator, lists[name])
+                        if name in lists and isinstance(value, str)
+                        else None
+                        if isinstance(value, float) and math.isnan(value)
+                        else value
+                        for name, value in found.items()
+                    },
+                )
 
 
 def _header(path: Path, names: list[str], columns: Columns) -> list[str]:
@@ -102,15 +115,10 @@ def _header(path: Path, names: list[str], columns: Columns) -> list[str]:
     return names
 
 
-def _cell(name: str, value: Any, columns: Columns) -> Any:
-    """Return a cell's value; a text in a column of lists is cut into a list."""
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    if not isinstance(value, str):
-        return value
-    if name in columns.related:
-        return split_cell(value, columns.separator, "|;,")
-    return split_cell(value, columns.separator, "|;") if name in columns.images else value
+def _lists(header: list[str], columns: Columns) -> list[tuple[str, str]]:
+    """Return the columns of a table that hold lists, and the separators that are usual in each."""
+    usual = dict.fromkeys(columns.images, "|;") | dict.fromkeys(columns.related, "|;,")
+    return [(name, usual[name]) for name in header if name in usual]
 
 
 def split_cell(text: str, separator: str | None, usual: str) -> list[str]:
