@@ -151,8 +151,9 @@ def _read_file(source: SourceFolder, path: Path, tally: Tally) -> ProductFile:
             tally.bad("lines", "repeated id", name, row, reason)
             item.kept = False
         item.uid = shared.setdefault(item.uid, item.uid)
-        if item.relevant and isinstance(item.relevant[0], str):
-            item.relevant = tuple(shared.setdefault(uid, uid) for uid in item.relevant)
+        ids = [uid for uid in item.relevant or () if isinstance(uid, str)]
+        if ids:
+            item.relevant = tuple(shared.setdefault(uid, uid) for uid in ids)
         known.add(item.uid)
         item.fields = ()  # they are counted: memory need not hold them
         items.append(item)

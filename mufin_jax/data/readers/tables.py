@@ -47,7 +47,7 @@ def csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
             if len(values) > len(header) or (len(values) < len(header) and not any(values)):
                 yield number, ValueError(f"{len(values)} values, expected {len(header)}")
                 continue
-            found = dict(zip(header, values, strict=False))
+            found: dict[str, Any] = dict(zip(header, values, strict=False))
             for name, usual in lists:
                 if found.get(name):
                     found[name] = split_cell(found[name], columns.separator, usual)
