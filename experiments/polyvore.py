@@ -80,7 +80,26 @@ RESNET_18 = dataclasses.replace(
 )
 """The paper's second row of table 3: MUFIN (ResNet-18, alpha = 1)."""
 
-PRESETS = {"miniature": MINIATURE, "paper": PAPER, "resnet18": RESNET_18}
+CATALOGUE = dataclasses.replace(
+    MINIATURE,
+    name="polyvore-catalogue",
+    model=dataclasses.replace(MINIATURE.model, cross_attention="residual"),
+    pretrain=dataclasses.replace(
+        MINIATURE.pretrain, loss="softmax", epochs=20, least_steps=1500, batch_size=64
+    ),
+    finetune=dataclasses.replace(
+        MINIATURE.finetune,
+        loss="softmax",
+        least_steps=600,
+        optimizer=dataclasses.replace(
+            _RATES, rate=1e-3, attention_rate=1e-3,
+            image_encoder="frozen", text_encoder="frozen", self_attention="frozen",
+        ),
+    ),
+)  # fmt: skip
+"""The recipe of docs/recipe.md for outfits: softmax losses, Module IV on frozen encoders."""
+
+PRESETS = {"miniature": MINIATURE, "catalogue": CATALOGUE, "paper": PAPER, "resnet18": RESNET_18}
 
 if __name__ == "__main__":
     sys.exit(main(PRESETS))

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Iterator
@@ -90,7 +91,8 @@ def wrong_options(text: str) -> list[str]:
         if re.search(r"^\s*hf |-m pytest ", line):  # options of others
             continue
         for option in _OPTION.finditer(line):
-            if option["flag"] not in known or not (option["value"] is None or accepted(option)):
+            given = option["value"] is not None
+            if option["flag"] not in known or (given and not accepted(option.group())):
                 wrong.append(option.group())
     return wrong
 
@@ -108,10 +110,11 @@ def options(config: type, prefix: str = "") -> Iterator[str]:
             yield f"--{prefix}no-{name.replace('_', '-')}"
 
 
-def accepted(option: re.Match[str]) -> bool:
-    """Return whether the command takes the option's value."""
+@functools.cache  # pages name the same options
+def accepted(option: str) -> bool:
+    """Return whether the command takes an option with its value."""
     try:
-        parse(PRESETS, [option.group()], Comparison)
+        parse(PRESETS, [option], Comparison)
     except InputError:
         return False
     return True

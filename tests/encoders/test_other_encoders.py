@@ -124,7 +124,8 @@ def test_nothing_in_the_trunk_trains_where_the_last_block_trains(name, images):
     ("name", "how", "close"),
     [
         ("bottleneck", {"layers": "scan", "remat": True}, 1e-5),
-        ("lite", {"layers": "scan", "remat": True}, 1e-5),
+        # Its vectors are means over few positions: one activation at ReLU6's bound shows more.
+        ("lite", {"layers": "scan", "remat": True}, 1e-4),
         ("text", {"layers": "scan", "remat": True}, 1e-5),
         *(
             (name, {"dtype": "bfloat16"}, 0.05)

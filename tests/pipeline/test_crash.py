@@ -11,6 +11,7 @@ from mufin_jax.runtime.storage.checkpoint import Checkpoints
 pytestmark = pytest.mark.apart
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # a minute on a quiet machine, five on a busy one
 def test_a_run_killed_in_three_stages_resumes_to_the_same_bits(minute_run, compiled, tmp_path):
     stages = ["prepare", "pretrain", "finetune"]  # the test below kills in all of them

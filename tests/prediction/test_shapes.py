@@ -72,7 +72,7 @@ def test_a_single_row_of_texts_is_hardly_padded(dataset):
     assert part.texts.tokens.shape == (1, 16) and vectors == TEXTS_A_ROW
 
 
-@pytest.mark.parametrize("backend", ["exact", "sharded"])
+@pytest.mark.parametrize("backend", ["exact", pytest.param("sharded", marks=pytest.mark.slow)])
 def test_a_thousand_predictions_compile_nothing_after_warm_up(
     backend, dataset, one_device, tmp_path, compilations
 ):

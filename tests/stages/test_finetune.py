@@ -79,6 +79,7 @@ def test_eight_devices_learn_what_one_learns(dataset, one_device, eight):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(rows)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_over_the_devices_trains_like_on_one(
     dataset, mesh, one_device
 ):

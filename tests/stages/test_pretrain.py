@@ -105,6 +105,7 @@ def test_a_batch_is_named_by_the_ids_that_the_data_give_its_items(dataset):
     assert {int(name.removeprefix("train")) for name in found["points"]} <= set(points)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_over_the_devices_trains_like_on_one(
     dataset, mesh, one_device
 ):

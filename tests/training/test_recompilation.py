@@ -53,6 +53,7 @@ class Watched:
         assert self.kept == 0
 
 
+@pytest.mark.slow
 def test_module_1_compiles_each_shape_once_and_donates_its_state(
     minute_run, two_devices, tmp_path, monkeypatch, compilations
 ):
@@ -66,6 +67,7 @@ def test_module_1_compiles_each_shape_once_and_donates_its_state(
     watched.check(most_shapes=3)
 
 
+@pytest.mark.slow
 def test_module_4_compiles_each_shape_once_and_donates_its_state(
     minute_run, two_devices, tmp_path, monkeypatch, compilations
 ):
