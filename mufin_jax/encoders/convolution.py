@@ -1,11 +1,12 @@
-"""A convolution with its batch norm, which ResNet and EfficientNet-Lite are made of.
+"""What ResNet and EfficientNet-Lite are made of: convolutions with a batch norm, and stages.
 
 Batch norms apply a checkpoint's running statistics, which never train: a batch of MUFIN holds
 pictures of whichever points and labels were drawn, and their statistics are no property of a
 picture.
 """
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from mufin_jax.encoders.layers import run_blocks
 from mufin_jax.encoders.naming import Layer, same
 
 
@@ -79,3 +81,22 @@ class Convolution(nnx.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=self.groups,
         )  # fmt: skip
         return convolved + shift[None, None, None]
+
+
+class Stage(nnx.Module):
+    """Units of one width; the first one may change the number of channels and shrink the picture.
+
+    Args:
+        units: In their order; all but the first are of one shape.
+        config: The encoder's, for how equal units are compiled.
+    """
+
+    def __init__(self, units: Iterable[nnx.Module], config: Any):
+        self.config, self.units = config, nnx.List(units)
+
+    def __call__(self, x: Float[Array, "i h w c"]) -> Float[Array, "i y x d"]:
+        """Apply one unit after the other."""
+        first, *like = self.units
+        for units in ([first], like):  # units of one shape, which may be compiled as one
+            x = run_blocks(units, self.config, x, lambda unit, x: unit(x))
+        return x

@@ -17,8 +17,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mufin_jax.encoders.checks import check_computed, check_size
-from mufin_jax.encoders.convolution import BATCH_NORM, Convolution, kernel_of
-from mufin_jax.encoders.layers import compute_dtype, run_blocks
+from mufin_jax.encoders.convolution import BATCH_NORM, Convolution, Stage, kernel_of
+from mufin_jax.encoders.layers import compute_dtype
 from mufin_jax.encoders.naming import Layer, Naming
 from mufin_jax.runtime.errors import InputError
 
@@ -154,7 +154,7 @@ class EfficientNetLite(nnx.Module):
         self.config, self.dtype = config, compute_dtype(config.dtype)
         self.stem = _convolution(config, 3, config.stem, rngs, size=3, stride=2)
         enters = (config.stem, *config.widths)
-        self.blocks = nnx.List([Stage(config, n, enters[n], rngs) for n in range(config.depth)])
+        self.blocks = nnx.List([_stage(config, n, enters[n], rngs) for n in range(config.depth)])
         self.projection = _convolution(config, config.widths[-1], config.head, rngs)
 
     def __call__(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i outputs"]:
@@ -177,24 +177,14 @@ class EfficientNetLite(nnx.Module):
         """Do nothing: a convolution takes pictures of any size."""
 
 
-class Stage(nnx.Module):
-    """Units of one width; the first one changes the number of channels and shrinks the picture."""
-
-    def __init__(self, config: EfficientNetLiteConfig, number: int, inputs: int, rngs: nnx.Rngs):
-        self.config, width = config, config.widths[number]
-        self.units = nnx.List(
-            Unit(
-                config, number, width if n else inputs, config.strides[number] if not n else 1, rngs
-            )
-            for n in range(config.depths[number])
-        )
-
-    def __call__(self, x: Float[Array, "i h w c"]) -> Float[Array, "i y x d"]:
-        """Apply one unit after the other."""
-        first, *like = self.units
-        for units in ([first], like):  # units of one shape, which may be compiled as one
-            x = run_blocks(units, self.config, x, lambda unit, x: unit(x))
-        return x
+def _stage(config: EfficientNetLiteConfig, number: int, inputs: int, rngs: nnx.Rngs) -> Stage:
+    """Return a stage whose first unit changes the number of channels and shrinks the picture."""
+    width, stride = config.widths[number], config.strides[number]
+    units = (
+        Unit(config, number, width if n else inputs, 1 if n else stride, rngs)
+        for n in range(config.depths[number])
+    )
+    return Stage(units, config)
 
 
 class Unit(nnx.Module):

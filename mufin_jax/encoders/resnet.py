@@ -16,8 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mufin_jax.encoders.checks import check_computed, check_size, reject_unless
-from mufin_jax.encoders.convolution import BATCH_NORM, Convolution, kernel_of
-from mufin_jax.encoders.layers import compute_dtype, run_blocks
+from mufin_jax.encoders.convolution import BATCH_NORM, Convolution, Stage, kernel_of
+from mufin_jax.encoders.layers import compute_dtype
 from mufin_jax.encoders.naming import Layer, Naming
 from mufin_jax.runtime.errors import InputError
 
@@ -139,7 +139,7 @@ class ResNet(nnx.Module):
         self.config, self.dtype = config, compute_dtype(config.dtype)
         self.stem = Convolution(3, config.stem, 7, 2, rngs)
         enters = (config.stem, *config.widths)
-        self.blocks = nnx.List([Stage(config, n, enters[n], rngs) for n in range(config.depth)])
+        self.blocks = nnx.List([_stage(config, n, enters[n], rngs) for n in range(config.depth)])
 
     def __call__(self, images: Float[Array, "i h w 3"]) -> Float[Array, "i outputs"]:
         """Encode normalised images of any size."""
@@ -163,23 +163,14 @@ class ResNet(nnx.Module):
         """Do nothing: a convolution takes pictures of any size."""
 
 
-class Stage(nnx.Module):
-    """Units of one width; the first one changes the number of channels and halves the picture."""
-
-    def __init__(self, config: ResNetConfig, number: int, inputs: int, rngs: nnx.Rngs):
-        width, stride = config.widths[number], 2 if number or config.stride_first else 1
-        self.config = config
-        self.units = nnx.List(
-            Unit(config, width if n else inputs, width, 1 if n else stride, rngs)
-            for n in range(config.depths[number])
-        )
-
-    def __call__(self, x: Float[Array, "i h w c"]) -> Float[Array, "i y x d"]:
-        """Apply one unit after the other."""
-        first, *like = self.units
-        for units in ([first], like):  # units of one shape, which may be compiled as one
-            x = run_blocks(units, self.config, x, lambda unit, x: unit(x))
-        return x
+def _stage(config: ResNetConfig, number: int, inputs: int, rngs: nnx.Rngs) -> Stage:
+    """Return a stage whose first unit changes the number of channels and halves the picture."""
+    width, stride = config.widths[number], 2 if number or config.stride_first else 1
+    units = (
+        Unit(config, width if n else inputs, width, 1 if n else stride, rngs)
+        for n in range(config.depths[number])
+    )
+    return Stage(units, config)
 
 
 class Unit(nnx.Module):
