@@ -80,12 +80,12 @@ RESNET_18 = dataclasses.replace(
 )
 """The paper's second row of table 3: MUFIN (ResNet-18, alpha = 1)."""
 
-CATALOGUE = dataclasses.replace(
+RECIPE = dataclasses.replace(
     MINIATURE,
-    name="polyvore-catalogue",
+    name="polyvore-recipe",
     model=dataclasses.replace(MINIATURE.model, cross_attention="residual"),
     pretrain=dataclasses.replace(
-        MINIATURE.pretrain, loss="softmax", epochs=20, least_steps=1500, batch_size=64
+        MINIATURE.pretrain, loss="softmax", epochs=8, least_steps=300, batch_size=64
     ),
     finetune=dataclasses.replace(
         MINIATURE.finetune,
@@ -99,7 +99,7 @@ CATALOGUE = dataclasses.replace(
 )  # fmt: skip
 """The recipe of docs/recipe.md for outfits: softmax losses, Module IV on frozen encoders."""
 
-PRESETS = {"miniature": MINIATURE, "catalogue": CATALOGUE, "paper": PAPER, "resnet18": RESNET_18}
+PRESETS = {"miniature": MINIATURE, "recipe": RECIPE, "paper": PAPER, "resnet18": RESNET_18}
 
 if __name__ == "__main__":
     sys.exit(main(PRESETS))
