@@ -65,6 +65,19 @@ def test_a_gain_within_its_own_error_adds_no_part(made):
     assert fit_weights(judged, ["v", "t"]).weights.parts == {"v": 1.0}
 
 
+@pytest.mark.parametrize(("helped", "taken"), [(3, False), (6, True)])
+def test_a_change_must_gain_two_standard_errors(helped, taken):
+    """Part t corrects some of 50 points and harms none: 3 are 1.8 standard errors, 6 are 2.6."""
+    labels = np.tile(np.arange(2, dtype=np.int32), (50, 1))
+    v, t = np.zeros((2, 50, 2), np.float32)
+    v[:, 0], t[:, 1] = 10, 0.01
+    v[:helped], t[:helped] = (0, 0.1), (1, 0)
+    truth = csr_matrix(labels == 0, dtype=np.float32)
+    found = Candidates(labels, {"v": v, "t": t}, labels >= 0, np.ones(50, bool))
+    fit = fit_weights(Judged.judge(found, truth, csr_matrix(truth.shape)), ["v", "t"])
+    assert ("t" in fit.weights.parts) == taken
+
+
 def test_a_single_part_is_its_own_mix(made):
     fit = fit_weights(Judged.judge(*made), ["t"])
     assert set(fit.weights.parts) == {"t"} and fit.objective >= fit.alone["t"]
