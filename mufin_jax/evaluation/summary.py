@@ -30,6 +30,8 @@ def summary(result: dict[str, Any]) -> str:
     if result["ceiling"] is not None:
         rows["ceiling: all attributes known"] = {metric: result["ceiling"]}
     lines = _of_answers(result, rows) if answers else _of_labels(result, rows)
+    if "refit" in result:
+        lines.append("a refit: trained on all training points, with weights fitted before")
     return "\n".join(lines + _advice(result["rows"], metric))
 
 

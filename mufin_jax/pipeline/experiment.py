@@ -52,6 +52,9 @@ class Experiment:
     """The raw data folder, in any of the forms of docs/data.md; built-in data without."""
     workdir: Path | None = None
     """The run's folder; runs/NAME by default."""
+    refit_of: Path | None = None
+    """A finished run with held-out validation points: train on them, too, for the steps that it
+    chose, and keep its weights of the parts (docs/recipe.md)."""
     miniature: Annotated[
         MiniatureConfig | AdsConfig | OutfitsConfig, tyro.conf.AvoidSubcommands
     ] = dataclasses.field(default_factory=MiniatureConfig)

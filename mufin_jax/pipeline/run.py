@@ -1,5 +1,6 @@
 """Run an experiment: each stage reads the folders of earlier stages and writes its own."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from mufin_jax.pipeline.checkpoints import check_checkpoints
 from mufin_jax.pipeline.experiment import Experiment, StageName
 from mufin_jax.pipeline.memory_survey import HOLDS, abstract_model, foresee, sizes_of
 from mufin_jax.pipeline.old_runs import unrecorded
+from mufin_jax.pipeline.refit import check_refit
 from mufin_jax.pipeline.stage_table import STAGES, context, stages_of
 from mufin_jax.pipeline.time_plan import log_time_plan
 from mufin_jax.runtime.distributed import processes
@@ -57,6 +59,9 @@ def run(
             f"{mesh.size} devices: the label table requires a number that divides {ROWS}, such as "
             "1, 2, 4 or 8; use fewer devices"
         )
+    if experiment.refit_of is not None:
+        others = (*others, experiment.refit_of)
+        processes.once("the run to refit is checked", lambda: _check_refit(experiment))
     with Run(experiment.folder) as held:
         use_compile_cache(experiment.folder)
         runner = _Runner(experiment, held, mesh)
@@ -105,6 +110,13 @@ def _check(experiment: Experiment, stage: StageName) -> None:
                 f"--{name}.validate.every={every}: the best step is chosen on validation points, "
                 "and there are none; add --prepare.validation-share=0.1"
             )
+
+
+def _check_refit(experiment: Experiment) -> None:
+    """Reject a refit of a folder that is no finished run with the same settings."""
+    plain = dataclasses.replace(experiment, refit_of=None)
+    stages = [name for name in stages_of(plain) if name not in ("evaluate", "report")]
+    check_refit(experiment, {n: STAGES[n].settings(plain) for n in stages}, unrecorded)
 
 
 def _through(stages: Sequence[str], name: str) -> Sequence[str]:
@@ -197,7 +209,8 @@ class _Runner:
         log.info("checking the prepared data against their checksums")
         check = functools.partial(Dataset.load, prepared, verify=True)
         processes.once("the prepared data are whole", check)
-        experiment, dataset = self.experiment, Dataset.load(prepared)
+        experiment = self.experiment
+        dataset = context(experiment, "pretrain", self.mesh).dataset()
         i, iv = experiment.pretrain, experiment.finetune
         if "finetune" in ahead:
             check_depth(iv, experiment.retrieve.shortlist, dataset.num_labels)

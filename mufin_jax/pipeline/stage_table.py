@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from jax.sharding import Mesh
 
 from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.pipeline.refit import chosen_steps, chosen_weights, refit_of
 from mufin_jax.stages.context import StageContext
 from mufin_jax.stages.evaluate import evaluate
 from mufin_jax.stages.finetune import finetune
@@ -96,11 +97,19 @@ STAGES: dict[str, Stage[Any]] = {
         prepare, lambda e: with_tokenizer(e.prepare, e.model),
         reads=_data_and_checkpoints, ignores=("beam_runner", "beam_options"),
     ),
-    "pretrain": Stage(pretrain, lambda e: e.pretrain, reads=_model, ignores=("fit",), draws=True),
+    "pretrain": Stage(
+        pretrain, lambda e: e.pretrain,
+        reads=lambda e: _model(e) | chosen_steps(e, "pretrain"), ignores=("fit",), draws=True,
+    ),
     "retrieve": Stage(retrieve, lambda e: e.retrieve),
     "initialize": Stage(initialize, lambda e: e.initialize, reads=_cross_attention, draws=True),
-    "finetune": Stage(finetune, lambda e: e.finetune, ignores=("fit",), draws=True),
-    "select": Stage(select, lambda e: e.select, draws=True, wanted=_has_parts),
+    "finetune": Stage(
+        finetune, lambda e: e.finetune,
+        reads=lambda e: chosen_steps(e, "finetune"), ignores=("fit",), draws=True,
+    ),
+    "select": Stage(
+        select, lambda e: e.select, reads=chosen_weights, draws=True, wanted=_has_parts
+    ),
     "evaluate": Stage(evaluate, lambda e: e.evaluate, reads=_scores),
     "report": Stage(report, lambda e: e.report, reads=_scores),
 }  # fmt: skip
@@ -125,4 +134,5 @@ def context(experiment: Experiment, stage: str, mesh: Mesh) -> StageContext:
         pooled=experiment.retrieve.pooled,
         predict=experiment.predict,
         source=experiment.miniature if experiment.data is None else experiment.data,
+        refit=refit_of(experiment),
     )

@@ -6,11 +6,25 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
+from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.synthetic.builtin import BuiltIn
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.retrieval.config import IndexConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Refit:
+    """What a refit on all training points takes from the run that held some out.
+
+    Attributes:
+        steps: after which a training stage ends, by its name; None after all.
+        selected: the folder of the run's stage select.
+    """
+
+    steps: Mapping[str, int | None]
+    selected: Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +48,7 @@ class StageContext:
         predict: how scores are made. Read by evaluate and report. Finetune notes it for those who
             load its predictor before evaluate has recorded what it measured with.
         source: the raw data folder, or built-in data. Read by prepare and report.
+        refit: for a refit on all training points, what was chosen before.
     """
 
     workdir: Path
@@ -46,6 +61,16 @@ class StageContext:
     pooled: bool = False
     predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
     source: Path | BuiltIn = dataclasses.field(default_factory=MiniatureConfig)
+    refit: Refit | None = None
+
+    def dataset(self) -> Dataset:
+        """Load the prepared data, with validation points held out unless it is a refit."""
+        return Dataset.load(self.prepared, hold_out=self.refit is None)
+
+    def steps(self, stage: str, steps: int) -> int:
+        """Return after how many of the steps of a stage it ends."""
+        chosen = self.refit.steps[stage] if self.refit is not None else None
+        return steps if chosen is None else min(chosen, steps)
 
     @property
     def prepared(self) -> Path:

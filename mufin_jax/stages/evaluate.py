@@ -81,7 +81,7 @@ def evaluate(config: EvaluateConfig, context: StageContext) -> None:
         InputError: if the data have no test points, or the run has no predictor.
         Stopped: after a signal.
     """
-    dataset = Dataset.load(context.prepared)
+    dataset = context.dataset()
     if not len(dataset.test):
         raise InputError(f"{context.prepared}: no test points to evaluate on; bring a test split")
     predictor = Predictor.load(context.workdir, context.mesh, context.predict, True)
@@ -100,6 +100,8 @@ def evaluate(config: EvaluateConfig, context: StageContext) -> None:
         with replacing(context.out / "test.npz", labels.nbytes + scores.nbytes) as file:
             np.savez(file, labels=labels, scores=scores)
         result = measured.result()
+        if context.refit is not None:  # its training knew the validation points
+            result["refit"] = {"steps": dict(context.refit.steps)}
         save_json(context.workdir / "metrics.json", result)
         save_json(context.out / "metrics.json", result)
 

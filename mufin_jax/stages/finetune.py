@@ -60,7 +60,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
         InputError: if the data cannot fill a batch.
         Stopped: after a signal; the same call resumes.
     """
-    dataset, out, mesh = Dataset.load(context.prepared), context.out, context.mesh
+    dataset, out, mesh = context.dataset(), context.out, context.mesh
     initialized = context.folders["initialize"]
     model = load_model(initialized / "model", mesh)
     loader = new_loader(model.config, dataset, mesh)
@@ -85,7 +85,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
         batches,
         lambda batch: place(batch, mesh),
         name="finetune",
-        steps=steps,
+        steps=context.steps("finetune", steps),
         config=config.fit,
         checkpoints=Checkpoints(out / "checkpoints"),
         writer=MetricsWriter(out),
@@ -120,7 +120,7 @@ def _validate(
     lists: Shortlist,
 ) -> Validate[TrainState] | None:
     """Return how states are compared on validation points; None where they are not."""
-    if not config.validate.every:
+    if not config.validate.every or context.refit is not None:
         return None
     measure = ByShortlists(
         dataset, setup.loader, lists, context.predict.mix, config.validate, context.seed

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mufin_jax.data.dataset import Dataset
 from mufin_jax.model import label_table
 from mufin_jax.model.heads import new_cross_attention
 from mufin_jax.model.label_table import Rows, TableConfig
@@ -53,7 +52,7 @@ class InitializeConfig:
 
 def initialize(config: InitializeConfig, context: StageContext) -> None:
     """Write the model and the label table that Module IV starts from (Module III)."""
-    dataset, out, mesh = Dataset.load(context.prepared), context.out, context.mesh
+    dataset, out, mesh = context.dataset(), context.out, context.mesh
     key = jax.random.fold_in(jax.random.key(context.seed), STAGE)
     model = load_model(context.folders["pretrain"] / "model", mesh)
     kind = context.model.cross_attention

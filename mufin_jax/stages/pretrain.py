@@ -37,7 +37,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         InputError: if the data cannot fill a batch.
         Stopped: after a signal; the same call resumes.
     """
-    dataset, model_config, out = Dataset.load(context.prepared), context.model, context.out
+    dataset, model_config, out = context.dataset(), context.model, context.out
     mesh, seed = context.mesh, context.seed
     if not config.epochs:
         save_model(new_model(model_config, dataset, mesh, seed), out / "model")
@@ -69,7 +69,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         batches,
         lambda batch: put(batch, by_row(mesh)),
         name="pretrain",
-        steps=steps,
+        steps=context.steps("pretrain", steps),
         config=config.fit,
         checkpoints=Checkpoints(out / "checkpoints"),
         writer=MetricsWriter(out),
@@ -77,18 +77,18 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         refresh=refresh if config.mines else None,
         refresh_every=every if config.mines else None,
         plateau=batches.plateau(),
-        validate=_validate(config, dataset, setup, seed),
+        validate=_validate(config, context, dataset, setup),
     )
     save_model(setup.model(state), out / "model")
 
 
 def _validate(
-    config: PretrainConfig, dataset: Dataset, setup: Setup, seed: int
+    config: PretrainConfig, context: StageContext, dataset: Dataset, setup: Setup
 ) -> Validate[TrainState] | None:
     """Return how states are compared on validation points; None where they are not."""
-    if not config.validate.every:
+    if not config.validate.every or context.refit is not None:
         return None
-    measure = ByVectors(dataset, setup.loader, config.validate, seed)
+    measure = ByVectors(dataset, setup.loader, config.validate, context.seed)
 
     def objective(state: TrainState) -> float:
         return measure(setup.model(state))

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.rankings import spare_places
 from mufin_jax.model.embed_side import describe_once, embed_blocks, embed_once
 from mufin_jax.model.saved import load_model, new_loader
@@ -63,7 +62,7 @@ def retrieve(config: RetrieveConfig, context: StageContext) -> None:
 
     Outputs of frozen encoders that Module I kept in the folder `kept` are not computed again.
     """
-    dataset = Dataset.load(context.prepared)
+    dataset = context.dataset()
     pretrained, out, mesh = context.folders["pretrain"], context.out, context.mesh
     model = load_model(pretrained / "model", mesh)
     loader = new_loader(model.config, dataset, mesh)

@@ -3,7 +3,8 @@
 Each part (`prediction/parts.py`) lists labels of its own, and every part scores the union of these
 lists. The weights are searched on the validation points, under the overlap filter of test points,
 for warm and cold queries apart (`evaluation/selection.py`). For the search, the parts know the
-pairs that trained; for serving, also those of the validation points: nothing is trained again.
+pairs that trained; for serving, also those of the validation points: nothing is trained again. A
+refit on all training points has none to fit on, and takes the weights that were fitted before.
 
 Reads: a prepared folder, Module IV's model and predictor. Writes: the files of the parts
 (`prediction/part_files.py`), `mixes.json` (the weights), `parts.json`, and `fits.json` (the
@@ -24,7 +25,7 @@ from mufin_jax.evaluation.selection import Fit, Judged, fit_weights
 from mufin_jax.evaluation.tables import table
 from mufin_jax.model.embed_side import describe_once, embed_once
 from mufin_jax.model.saved import load_model, new_loader
-from mufin_jax.prediction.mix import Mix, Weights
+from mufin_jax.prediction.mix import Mix, Weights, load_mixes
 from mufin_jax.prediction.part_files import (
     PartConfig,
     TrainingPairs,
@@ -39,7 +40,7 @@ from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
-from mufin_jax.runtime.storage.files import save_json
+from mufin_jax.runtime.storage.files import load_json, save_json
 from mufin_jax.runtime.storage.npy import mapped
 from mufin_jax.stages.context import StageContext
 
@@ -83,14 +84,13 @@ def select(config: SelectConfig, context: StageContext) -> None:
         InputError: if the prepared data have no validation points.
         Stopped: after a signal; the same call resumes.
     """
-    dataset, out = Dataset.load(context.prepared), context.out
+    dataset, out = context.dataset(), context.out
     if dataset.questions is not None:
         raise InputError(
             f"{context.prepared}: the test points are questions with given answers, which the "
             "parts of a score do not rank; leave out --select.parts"
         )
-    validation = dataset.validation
-    if validation is None or not len(validation):
+    if context.refit is None and not dataset.validation:
         raise InputError(
             f"{context.prepared}: found no validation points to fit the weights of the parts on; "
             "prepare with --prepare.validation-share=0.1"
@@ -108,23 +108,30 @@ def select(config: SelectConfig, context: StageContext) -> None:
     def build(folder: Path, pairs: TrainingPairs) -> None:
         build_parts(folder, config.parts, dataset, pairs, heads, x, z, w, context.index)
 
-    trained = TrainingPairs.read(dataset)
-    build(out / "fitting", trained)
-    parts = load_parts(out / "fitting", config.parts, trained, heads, predictor.cache, config.part)
-    ranking = PartRanking(parts, _NO_MIX, trained.trained, dataset.labels.ids)
-    found, rows = _validation_candidates(config, predictor, ranking, validation, context.seed)
-    fits = _fit(config.parts, found, validation, rows)
-    log.info("%s", _summary(fits))
-    for name in ("z", "w", "words"):  # these do not depend on which pairs are known
-        processes.once("a part", lambda name=name: _move(out / "fitting" / name, out / name))
+    def fit(validation: Validation) -> dict[tuple[str, str], Fit]:
+        trained = TrainingPairs.read(dataset)
+        fitting, cache = out / "fitting", predictor.cache
+        build(fitting, trained)
+        parts = load_parts(fitting, config.parts, trained, heads, cache, config.part)
+        ranking = PartRanking(parts, _NO_MIX, trained.trained, dataset.labels.ids)
+        found, rows = _validation_candidates(config, predictor, ranking, validation, context.seed)
+        fits = _fit(config.parts, found, validation, rows)
+        log.info("%s", _summary(fits))
+        for name in ("z", "w", "words"):  # these do not depend on which pairs are known
+            processes.once("a part", lambda name=name: _move(fitting / name, out / name))
+        return fits
+
+    if dataset.validation is not None:
+        fits = fit(dataset.validation)
+        mixes, facts = _mixes(fits), {"/".join(key): _facts(fit) for key, fit in fits.items()}
+    else:
+        assert context.refit is not None
+        before = context.refit.selected
+        mixes, facts = load_mixes(before / "mixes.json"), load_json(before / "fits.json")
     build(out, TrainingPairs.read(Dataset.load(context.prepared, hold_out=False)))
 
     def complete() -> None:
-        mixes = {
-            name: Mix(fits[name, "warm"].weights, fits[name, "cold"].weights)
-            for name in dict.fromkeys(name for name, _ in fits)
-        }
-        save_json(out / "fits.json", {"/".join(key): _facts(fit) for key, fit in fits.items()})
+        save_json(out / "fits.json", facts)
         save_ranking(out, config.parts, config.part, mixes)
         shutil.rmtree(out / "fitting", ignore_errors=True)
         for path in (own, out / "x.npy", out / "z.npy"):
@@ -178,6 +185,13 @@ def _fit(
             )
             fits[mix, kind] = fit_weights(judged, usable)
     return fits
+
+
+def _mixes(fits: dict[tuple[str, str], Fit]) -> dict[str, Mix]:
+    return {
+        name: Mix(fits[name, "warm"].weights, fits[name, "cold"].weights)
+        for name in dict.fromkeys(name for name, _ in fits)
+    }
 
 
 def _facts(fit: Fit) -> dict[str, Any]:

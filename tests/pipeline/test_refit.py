@@ -1,0 +1,123 @@
+"""A refit: all training points train, for the chosen steps, with the weights fitted before."""
+
+import dataclasses
+import json
+import shutil
+
+import minute
+import numpy as np
+import pytest
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.pipeline.refit import chosen_step
+from mufin_jax.pipeline.run import run
+from mufin_jax.prediction.mix import load_mixes
+from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.logs import MetricsWriter
+from mufin_jax.runtime.storage.files import save_json
+from mufin_jax.stages.select import SelectConfig
+from mufin_jax.training.early_stopping import ValidateConfig
+
+EVERY = ValidateConfig(every=1)
+PLAIN = dataclasses.replace(
+    minute.MINUTE,
+    prepare=dataclasses.replace(minute.MINUTE.prepare, validation_share=0.3),
+    pretrain=dataclasses.replace(minute.MINUTE.pretrain, validate=EVERY),
+    finetune=dataclasses.replace(minute.MINUTE.finetune, validate=EVERY),
+    select=SelectConfig(parts=("z", "v", "sg"), candidates=20),
+)
+
+
+def refit(folder, **changes) -> Experiment:
+    """The refit of the run next to it."""
+    of = folder / "run"
+    return dataclasses.replace(PLAIN, workdir=folder / "refit", refit_of=of, **changes)
+
+
+def record(folder, objectives):
+    """Leave what a run found at its validations."""
+    writer = MetricsWriter(folder)
+    for step, value in objectives.items():
+        writer.validation(step, value)
+    writer.close()
+
+
+def test_the_chosen_step_is_the_best_one_unless_it_is_the_last(tmp_path):
+    for name, objectives, chosen in (
+        ("none", {}, None),
+        ("best", {0: 1.0, 5: 3.0, 10: 3.0, 12: 2.0}, 5),
+        ("first", {0: 1.0, 5: 0.5}, 0),
+        ("last", {0: 1.0, 5: 3.0}, None),
+    ):
+        record(tmp_path / name, objectives)
+        assert chosen_step(tmp_path / name) == chosen, name
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, r"--refit-of=.*run: its stage prepare is not finished"),
+        ({"prepare": minute.MINUTE.prepare}, "hold none out"),
+        ({"refit_of": "itself"}, "the refit's own folder"),
+        ({"seed": 1}, "its pretrain was made with seed = 0, expected 1; give the settings"),
+    ],
+)
+def test_a_folder_that_is_no_such_run_is_rejected_before_any_work(tmp_path, changes, said):
+    if "seed" in changes:
+        from mufin_jax.pipeline.stage_table import STAGES
+
+        for stage in ("prepare", "pretrain"):
+            (tmp_path / "run" / stage).mkdir(parents=True)
+            save_json(tmp_path / "run" / stage / "done.json", {})
+            settings = STAGES[stage].settings(PLAIN.resolved())
+            save_json(tmp_path / "run" / stage / "settings.json", settings)
+    if "refit_of" in changes:
+        changes = {"refit_of": tmp_path / "refit"}
+    experiment = dataclasses.replace(refit(tmp_path), **changes)
+    if "prepare" in changes:
+        experiment = dataclasses.replace(
+            experiment, pretrain=minute.MINUTE.pretrain, finetune=minute.MINUTE.finetune,
+            select=SelectConfig(),
+        )  # fmt: skip
+    with pytest.raises(InputError, match=said):
+        run(experiment, "all")
+    assert not (tmp_path / "refit").exists()
+
+
+@pytest.mark.slow
+def test_a_refit_trains_on_all_points_and_serves_what_was_measured(tmp_path):
+    run(dataclasses.replace(PLAIN, workdir=tmp_path / "run"), "all")
+    path = tmp_path / "run" / "pretrain" / "validation.jsonl"
+    path.unlink()
+    record(path.parent, {0: 1.0, 1: 9.0, 2: 5.0})  # it was best after one step
+    result = run(refit(tmp_path), "all")
+    assert result is not None and result["refit"]["steps"]["pretrain"] == 1
+    made = tmp_path / "refit"
+    assert (made / "prepare").is_symlink() and not (made / "pretrain").is_symlink()
+    lines = (made / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 1
+    assert not (made / "pretrain" / "validation.jsonl").exists()
+    mixes = [load_mixes(at / "select" / "mixes.json") for at in (tmp_path / "run", made)]
+    assert mixes[0] == mixes[1]
+    entries = np.load(made / "select" / "points" / "entries.npy")
+    whole = Dataset.load(made / "prepare", hold_out=False)
+    assert len(entries) == np.count_nonzero(np.diff(whole.train.pairs.indptr))
+    # The index of Module II knows the centroids of labels that only validation points have.
+    offsets = [
+        np.load(at / "retrieve" / "index" / "offsets.npy")[-1] for at in (tmp_path / "run", made)
+    ]
+    assert offsets[1] > offsets[0]
+    predictor = Predictor.load(made)
+    measured = np.load(made / "evaluate" / "test.npz")
+    ((labels, scores),) = predictor.rank_side(predictor.dataset.test)
+    np.testing.assert_array_equal(labels, measured["labels"][:, : labels.shape[1]])
+    np.testing.assert_allclose(scores, measured["scores"][:, : labels.shape[1]], atol=1e-6)
+    # It resumes: with its last stages gone, the same call makes the same again.
+    for stage in ("select", "evaluate", "report"):
+        shutil.rmtree(made / stage)
+    again = run(refit(tmp_path), "all")
+    assert again is not None and again["rows"] == result["rows"]
+    with pytest.raises(InputError, match=r"its pretrain was made with refit\.steps = 1"):
+        run(dataclasses.replace(refit(tmp_path), refit_of=made, workdir=tmp_path / "third"), "all")
