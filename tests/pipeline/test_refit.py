@@ -87,6 +87,7 @@ def test_a_folder_that_is_no_such_run_is_rejected_before_any_work(tmp_path, chan
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_refit_trains_on_all_points_and_serves_what_was_measured(tmp_path):
     run(dataclasses.replace(PLAIN, workdir=tmp_path / "run"), "all")
     path = tmp_path / "run" / "pretrain" / "validation.jsonl"
