@@ -11,7 +11,7 @@ expect.
 
 import sys
 
-from experiments.amazon_catalogue import CATALOGUE
+from experiments.amazon_catalogue import CATALOGUE, FROZEN
 from experiments.amazon_clip import CLIP, CLIP_FROZEN
 from experiments.amazon_miniature import MINIATURE
 from experiments.amazon_paper import PAPER
@@ -22,6 +22,7 @@ from mufin_jax.pipeline.cli import main
 PRESETS = {
     "miniature": MINIATURE,
     "catalogue": CATALOGUE,
+    "catalogue-frozen": FROZEN,
     "paper": PAPER,
     "clip": CLIP,
     "clip-frozen": CLIP_FROZEN,

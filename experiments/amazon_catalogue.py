@@ -51,6 +51,26 @@ CATALOGUE = dataclasses.replace(
     select=SelectConfig(parts=PARTS),
 )
 
+FROZEN = dataclasses.replace(
+    CATALOGUE,
+    name="catalogue-frozen",
+    model=dataclasses.replace(CATALOGUE.model, dim=192, reduce="hidden"),
+    pretrain=dataclasses.replace(
+        CATALOGUE.pretrain,
+        least_steps=700,
+        batch_size=256,
+        batches_over="points",
+        random_others=256,
+        dropout=0.3,
+        optimizer=dataclasses.replace(CATALOGUE.pretrain.optimizer, rate=2e-3, warmup=70),
+    ),
+    finetune=dataclasses.replace(
+        CATALOGUE.finetune,
+        optimizer=dataclasses.replace(CATALOGUE.finetune.optimizer, reduce="frozen"),
+    ),
+)
+"""With checkpoints: frozen encoders, and what reduces their vectors trains."""
+
 PRESETS = {"miniature": CATALOGUE, "paper": CATALOGUE}
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import discard
+from mufin_jax.training.centring import centre
 from mufin_jax.training.frozen_features import use_precomputed
 
 TEMPERATURE = 0.03
@@ -76,6 +77,8 @@ def frozen_neighbours(
     loader = use_precomputed(model, new_loader(model.config, dataset, mesh), kept)
     own = scratch / "vectors.npy"
     known = processes.decide(described.exists)
+    if not known:
+        centre(model, loader)
     vectors = describe_once(model, loader, described if known else own)
     x = embed_once(model, loader, vectors, dataset.train, scratch / "x.npy")
     if not processes.decide((scratch / "index" / "index.json").exists):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, UInt8
+from jaxtyping import Bool, Float32, Int, Int32, UInt8
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Side
@@ -20,6 +20,7 @@ from mufin_jax.data.sources import ImageSource, Sources
 from mufin_jax.runtime.distributed.padding import grown
 
 Picture = UInt8[np.ndarray, "h w 3"]
+Vector = Float32[np.ndarray, " width"]
 
 
 class Part(NamedTuple):
@@ -96,9 +97,20 @@ class Descriptors(Protocol):
         ...
 
     def assemble(
-        self, titles: Sequence[Sequence[str]], pictures: Sequence[Sequence[Picture]]
+        self,
+        titles: Sequence[Sequence[str]],
+        pictures: Sequence[Sequence[Picture]],
+        text_vectors: Sequence[Sequence[Vector]] = (),
+        image_vectors: Sequence[Sequence[Vector]] = (),
     ) -> tuple[Pool, Bags]:
-        """Return the pool and the bags of items that are in no dataset, by their own content."""
+        """Return the pool and the bags of items that are in no dataset, by their own content.
+
+        Args:
+            titles: of each item; not read where the dataset has ready text vectors.
+            pictures: of each item; not read where the dataset has ready image vectors.
+            text_vectors: of each item, instead of titles.
+            image_vectors: of each item, instead of pictures.
+        """
         ...
 
     def samples(self, count: int, images: Sequence[int]) -> Iterator[Pool]:
@@ -134,6 +146,12 @@ def stacked(pictures: Sequence[Sequence[Picture]], size: int) -> UInt8[np.ndarra
     """Return the pictures of all items as one array."""
     flat = [picture for own in pictures for picture in own]
     return np.stack(flat) if flat else np.zeros((0, size, size, 3), np.uint8)
+
+
+def vectors_of(items: Sequence[Sequence[Vector]], width: int) -> Float32[np.ndarray, "v w"]:
+    """Return the vectors of all items as one array."""
+    flat = [vector for own in items for vector in own]
+    return np.stack(flat) if flat else np.zeros((0, width), np.float32)
 
 
 def by_item(

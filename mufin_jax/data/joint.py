@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int, Int32
 
 from mufin_jax.data.bags import Bags, JointTexts, Pool
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.data.descriptors import Part, Picture, by_item, image_part, stacked
+from mufin_jax.data.descriptors import Part, Picture, Vector, by_item, image_part, stacked
 from mufin_jax.data.layout import Layout, PoolSizes
 from mufin_jax.data.packing import text_width, unpacked
 from mufin_jax.data.sources import ImageSource, Pixels, Sources, Vectors
@@ -94,7 +94,11 @@ class JointItems:
         return width, {"descriptors": items, "texts": items, "images": pictures}
 
     def assemble(
-        self, titles: Sequence[Sequence[str]], pictures: Sequence[Sequence[Picture]]
+        self,
+        titles: Sequence[Sequence[str]],
+        pictures: Sequence[Sequence[Picture]],
+        text_vectors: Sequence[Sequence[Vector]] = (),
+        image_vectors: Sequence[Sequence[Vector]] = (),
     ) -> tuple[Pool, Bags]:
         """Return the pool and the bags of items that are in no dataset, by their own content.
 

@@ -8,7 +8,15 @@ from jaxtyping import Bool, Int
 
 from mufin_jax.data.bags import TEXTS_A_ROW, Bags, PackedTexts, Pool
 from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.data.descriptors import Part, Picture, by_item, image_part, stacked
+from mufin_jax.data.descriptors import (
+    Part,
+    Picture,
+    Vector,
+    by_item,
+    image_part,
+    stacked,
+    vectors_of,
+)
 from mufin_jax.data.layout import Layout, PoolSizes
 from mufin_jax.data.packing import count_rows, pack_texts, row_width, widths_of
 from mufin_jax.data.sources import ImageSource, Pixels, Sources, Tokens, Vectors
@@ -112,21 +120,35 @@ class SeparateDescriptors:
         }
 
     def assemble(
-        self, titles: Sequence[Sequence[str]], pictures: Sequence[Sequence[Picture]]
+        self,
+        titles: Sequence[Sequence[str]],
+        pictures: Sequence[Sequence[Picture]],
+        text_vectors: Sequence[Sequence[Vector]] = (),
+        image_vectors: Sequence[Sequence[Vector]] = (),
     ) -> tuple[Pool, Bags]:
         """Return the pool and the bags of items that are in no dataset, by their own content."""
         texts = images = None
         columns, first = [], 0
-        if self.sees_texts and self.dataset.text_vectors is None:
+        ready = self.dataset.text_vectors
+        if self.sees_texts and ready is not None:
+            texts = Vectors(vectors_of(text_vectors, ready.shape[1]))
+            first = len(texts.rows)
+            columns.append(by_item([len(own) for own in text_vectors], np.arange(first)))
+        elif self.sees_texts:
             flat = [title for own in titles for title in own]
             ids, lengths = self.dataset.tokenizer.encode(flat, self.dataset.texts.shape[1])
             tokens, places, homes = pack_texts(ids, lengths)
             texts, first = PackedTexts(tokens, places), TEXTS_A_ROW * len(tokens)
             columns.append(by_item([len(own) for own in titles], homes))
-        if self.sees_images and self.dataset.image_vectors is None:
-            images = Pixels(stacked(pictures, self.dataset.processing.size))
+        if self.sees_images:
+            ready = self.dataset.image_vectors
+            if ready is not None:
+                images, shown = Vectors(vectors_of(image_vectors, ready.shape[1])), image_vectors
+            else:
+                images = Pixels(stacked(pictures, self.dataset.processing.size))
+                shown = pictures
             homes = first + np.arange(len(images.rows))
-            columns.append(by_item([len(own) for own in pictures], homes))
+            columns.append(by_item([len(own) for own in shown], homes))
         slots = np.concatenate(columns, 1)
         return Pool(texts, images), Bags(np.maximum(slots, 0), slots >= 0)
 

@@ -35,7 +35,9 @@ class ModelConfig:
         modalities: what the model sees of an item: both, its text, or its images; or both through a
             joint encoder, to which E_V's vectors of the images are tokens: one descriptor an item.
         label_images: whether the labels' pictures are seen; without them, labels are text alone.
-        reduce: how 768 entries become D: adaptive max-pooling, or a learned linear map.
+        reduce: how 768 entries become D: adaptive max-pooling; a learned linear map; or a learned
+            map with a hidden layer, of vectors without their mean, for frozen encoders.
+        reduce_hidden: the width of that hidden layer.
         self_attention: A_S, or none: X1 = X0 (table 4).
         cross_attention: A_C; [x1; z1] through two linear maps; or none: x2_l = x1 (table 4); or
             residual: A_C without its norm and with O = 0 at first, which starts at x2_l = x1.
@@ -51,7 +53,8 @@ class ModelConfig:
     heads: int = 1
     modalities: Modalities = "both"
     label_images: bool = True
-    reduce: Literal["max_pool", "linear"] = "max_pool"
+    reduce: Literal["max_pool", "linear", "hidden"] = "max_pool"
+    reduce_hidden: int = 512
     self_attention: Literal["attention", "none"] = "attention"
     cross_attention: CrossAttention = "attention"
     image: ImageConfig = dataclasses.field(default_factory=ViTConfig.base_32)
@@ -66,6 +69,8 @@ class ModelConfig:
                 f"model.dim={self.dim} with model.heads={self.heads}: heads must divide dim; "
                 "choose, say, --model.heads=1"
             )
+        if self.reduce_hidden < 1:
+            raise InputError(f"model.reduce_hidden={self.reduce_hidden}: expected at least 1")
         if self.modalities == "images" and not self.label_images:
             raise InputError(
                 "model.modalities=images without model.label_images leaves labels empty; choose "

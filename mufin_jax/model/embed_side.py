@@ -8,6 +8,7 @@ few blocks: what is made of a whole side is written block after block, and mappe
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -28,6 +29,19 @@ from mufin_jax.runtime.storage.npy import forget, mapped, whole_npy
 
 describe = jax.jit(lambda model, pool: model.describe(pool))
 embed = jax.jit(lambda model, vectors, bags: model.embed(vectors, bags))
+_read = jax.jit(lambda model, pool: model.read(pool))
+_see = jax.jit(lambda model, images: model.see(images))
+
+
+def encode(
+    model: ItemEncoder, loader: Loader, kind: Literal["text", "image"], rows: Int[np.ndarray, "r"]
+) -> Float[np.ndarray, "r w"]:
+    """Return what the encoders make of some texts, or images, before it is reduced to D."""
+    if kind == "text":
+        pool, homes = loader.texts(rows)
+        return fetch(_read(model, put(pool, by_row(model.mesh))))[homes]
+    images, homes = loader.pictures(rows)
+    return fetch(_see(model, put(images, by_row(model.mesh))))[homes]
 
 
 @dataclasses.dataclass(frozen=True)

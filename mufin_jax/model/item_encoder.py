@@ -17,7 +17,10 @@ from mufin_jax.data.sources import ImageSource, TrunkStates, Vectors
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.model.pooling import pool_maximum
+from mufin_jax.model.reduction import Dropout, Reduction
 from mufin_jax.runtime.distributed.mesh import replicated
+
+Map = nnx.Linear | Reduction
 
 
 class ItemEncoder(nnx.Module):
@@ -26,8 +29,8 @@ class ItemEncoder(nnx.Module):
     Args:
         image_encoder: E_V; None when the model sees no images.
         text_encoder: E_T; None when the model sees no texts.
-        image_reduce: the linear map from E_V's vectors to D; None for adaptive max-pooling.
-        text_reduce: the linear map from E_T's vectors to D; None for adaptive max-pooling.
+        image_reduce: the map from E_V's vectors to D; None for adaptive max-pooling.
+        text_reduce: the map from E_T's vectors to D; None for adaptive max-pooling.
         dim: D.
         processing: how pixels are normalised before E_V.
         mesh: the devices that descriptors are encoded on.
@@ -37,8 +40,8 @@ class ItemEncoder(nnx.Module):
         self,
         image_encoder: Any,
         text_encoder: Any,
-        image_reduce: nnx.Linear | None,
-        text_reduce: nnx.Linear | None,
+        image_reduce: Map | None,
+        text_reduce: Map | None,
         *,
         dim: int,
         processing: ImageProcessing,
@@ -48,15 +51,20 @@ class ItemEncoder(nnx.Module):
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
         self.image_reduce, self.text_reduce = image_reduce, text_reduce
 
-    def describe(self, pool: Pool) -> Float[Array, "p d"]:
-        """Return the descriptor vectors X0 of a pool, texts first, on every device."""
+    def describe(self, pool: Pool, dropout: Dropout | None = None) -> Float[Array, "p d"]:
+        """Return the descriptor vectors X0 of a pool, texts first, on every device.
+
+        Args:
+            pool: the descriptors.
+            dropout: of the encoders' vectors, before they are reduced; None outside of training.
+        """
         if pool.known is not None:
             return pool.known.rows
         parts, together = [], isinstance(pool.texts, JointTexts)
         if self.text_encoder is not None and pool.texts is not None:
-            parts.append(self._reduce(self.read(pool), self.text_reduce))
+            parts.append(self._reduce(self.read(pool), self.text_reduce, dropout, 0))
         if self.image_encoder is not None and pool.images is not None and not together:
-            parts.append(self._reduce(self.see(pool.images), self.image_reduce))
+            parts.append(self._reduce(self.see(pool.images), self.image_reduce, dropout, 1))
         # Encoded where the descriptor lies, then gathered: the vectors of a batch are small.
         parts = [jax.lax.with_sharding_constraint(part, replicated(self.mesh)) for part in parts]
         return jnp.concatenate(parts)
@@ -104,7 +112,13 @@ class ItemEncoder(nnx.Module):
         """Return what the blocks of E_V below the last one make of pixels."""
         return self.image_encoder.trunk(self.processing.normalise(images.rows))
 
-    def _reduce(self, hidden: Float[Array, "p w"], linear: nnx.Linear | None) -> Array:
-        if linear is not None:
-            return linear(hidden)
+    def _reduce(
+        self, hidden: Float[Array, "p w"], reduce: Map | None, dropout: Dropout | None, draw: int
+    ) -> Array:
+        if isinstance(reduce, Reduction):
+            hidden = reduce.centred(hidden)
+        if dropout is not None:
+            hidden = dropout(hidden, draw)
+        if reduce is not None:
+            return reduce(hidden)
         return hidden if hidden.shape[-1] == self.dim else pool_maximum(hidden, self.dim)

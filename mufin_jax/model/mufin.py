@@ -8,6 +8,7 @@
 import dataclasses
 from typing import Any, cast
 
+import jax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -17,7 +18,8 @@ from mufin_jax.encoders.registry import new_encoder
 from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.model.config import ModelConfig, check_joint
 from mufin_jax.model.heads import Heads, new_cross_attention, new_self_attention
-from mufin_jax.model.item_encoder import ItemEncoder
+from mufin_jax.model.item_encoder import ItemEncoder, Map
+from mufin_jax.model.reduction import Reduction
 from mufin_jax.runtime.errors import InputError
 
 
@@ -78,8 +80,8 @@ class Mufin(ItemEncoder, Heads):
 
 def _new_image_encoder(
     config: ModelConfig, vector_width: int | None, rngs: nnx.Rngs
-) -> tuple[Any, nnx.Linear | None, int]:
-    """Return E_V, its linear map to D, and the width of E_V's vectors; None, None and 0 for none.
+) -> tuple[Any, Map | None, int]:
+    """Return E_V, its map to D, and the width of E_V's vectors; None, None and 0 for none.
 
     A joint model reduces no vectors of images: its text encoder reads them.
     """
@@ -89,14 +91,14 @@ def _new_image_encoder(
         encoder, width = new_encoder(config.image, rngs), config.image.outputs
     else:
         encoder, width = ReadyVectors(vector_width, rngs), vector_width
-    linear = config.reduce == "linear" and config.modalities != "joint"
-    return encoder, nnx.Linear(width, config.dim, rngs=rngs) if linear else None, width
+    reduced = config.modalities != "joint"
+    return encoder, _new_map(config, width, rngs, 0) if reduced else None, width
 
 
 def _new_text_encoder(
     config: ModelConfig, vocab: int, vector_width: int | None, image_width: int, rngs: nnx.Rngs
-) -> tuple[Any, nnx.Linear | None]:
-    """Return E_T and its linear map to D; None for what the model does not have."""
+) -> tuple[Any, Map | None]:
+    """Return E_T and its map to D; None for what the model does not have."""
     if config.modalities == "images":
         return None, None
     if vector_width is None:
@@ -115,5 +117,18 @@ def _new_text_encoder(
         width = config.text.outputs
     else:
         encoder, width = ReadyVectors(vector_width, rngs), vector_width
-    linear = config.reduce == "linear"
-    return encoder, nnx.Linear(width, config.dim, rngs=rngs) if linear else None
+    return encoder, _new_map(config, width, rngs, 1)
+
+
+def _new_map(config: ModelConfig, width: int, rngs: nnx.Rngs, draw: int) -> Map | None:
+    """Return the learned map from an encoder's vectors to D; None for adaptive max-pooling.
+
+    A `Reduction` has its own draws: it is the same in front of an encoder and of ready vectors.
+    """
+    if config.reduce == "linear":
+        return nnx.Linear(width, config.dim, rngs=rngs)
+    if config.reduce == "hidden":
+        stream = rngs["params" if "params" in rngs else "default"]
+        own = nnx.Rngs(jax.random.fold_in(stream.key[...], draw))
+        return Reduction(width, config.dim, config.reduce_hidden, rngs=own)
+    return None

@@ -22,6 +22,13 @@ def check_checkpoints(prepare: PrepareConfig, model: ModelConfig) -> None:
     Raises:
         InputError: A file is missing, unreadable, or doesn't fit the others or the settings.
     """
+    for kind in ("image", "text"):
+        ready, named = getattr(prepare, f"{kind}_vectors"), getattr(model, f"{kind}_checkpoint")
+        if ready and named:
+            raise InputError(
+                f"--prepare.{kind}-vectors={ready} with --model.{kind}-checkpoint={named}: ready "
+                "vectors need no encoder; leave one of the two out"
+            )
     if model.image_checkpoint and model.modalities != "text":
         check_checkpoint(model.image_checkpoint, "image")
         image_processing(model.image_checkpoint)

@@ -88,7 +88,8 @@ def main(
 
     Args:
         presets: experiments by name; "miniature" is the default without --data. With --data it is
-            "catalogue" or, where there is none, "paper".
+            "catalogue" or, where there is none, "paper". If the arguments name a checkpoint or
+            ready vectors, "catalogue-frozen" takes the place of "catalogue".
         argv: the arguments; those of the process by default.
         kind: the command, with its flags.
     """
@@ -123,6 +124,9 @@ def parse(
     preset = _value(arguments, "--preset") or (own if given else "miniature")
     if preset not in presets:
         raise InputError(f"--preset={preset}: expected one of {', '.join(presets)}")
+    frozen = f"{preset}-frozen"
+    if preset == "catalogue" and frozen in presets and _brings_encoders(arguments):
+        preset = frozen
     default = kind(presets[preset], preset=preset)
     message = io.StringIO()
     try:
@@ -136,6 +140,13 @@ def parse(
             raise
         raise InputError(one_line(message.getvalue(), [*_flags(default)])) from None
     return dataclasses.replace(command, experiment=_with_short_flags(command))
+
+
+def _brings_encoders(arguments: list[str]) -> bool:
+    """Return whether the arguments name a checkpoint, or ready vectors."""
+    flags = ("--model.text-checkpoint", "--model.image-checkpoint")
+    flags += ("--prepare.text-vectors", "--prepare.image-vectors")
+    return any(_value(arguments, flag) not in (None, "None") for flag in flags)
 
 
 def _with_short_flags(command: Command) -> Experiment:

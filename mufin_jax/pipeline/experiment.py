@@ -109,10 +109,10 @@ class Experiment:
 
     def resolved(self) -> "Experiment":
         """Return the experiment with each "auto" replaced by what it means here."""
-        model = self.model
+        model, data = self.model, self.prepare
         sees_checkpoint = {
-            "image_encoder": model.image_checkpoint is not None,
-            "text_encoder": model.text_checkpoint is not None,
+            "image_encoder": bool(model.image_checkpoint or data.image_vectors),
+            "text_encoder": bool(model.text_checkpoint or data.text_vectors),
         }
 
         def settle(optimizer: OptimizerConfig) -> OptimizerConfig:

@@ -31,7 +31,8 @@ def prepare(config: PrepareConfig, context: StageContext) -> None:
 
 def with_tokenizer(config: PrepareConfig, model: ModelConfig) -> PrepareConfig:
     """Return the settings of preparation; a text checkpoint brings its own tokenizer."""
-    if config.tokenizer or model.text_checkpoint is None or model.modalities == "images":
+    without = model.text_checkpoint is None or model.modalities == "images"
+    if config.tokenizer or config.text_vectors or without:
         return config
     return dataclasses.replace(config, tokenizer=model.text_checkpoint)
 

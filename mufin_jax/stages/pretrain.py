@@ -13,12 +13,14 @@ import numpy as np
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.validation import ByVectors
+from mufin_jax.model.reduction import MEAN
 from mufin_jax.model.saved import new_loader, new_model, save_model
 from mufin_jax.retrieval.sharded import MeshSearch
-from mufin_jax.runtime.distributed.mesh import by_row, put
+from mufin_jax.runtime.distributed.mesh import by_row, put, replicated
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages.context import StageContext
+from mufin_jax.training.centring import means
 from mufin_jax.training.early_stopping import Validate
 from mufin_jax.training.loop import fit
 from mufin_jax.training.pretrain_batches import Batches
@@ -51,7 +53,10 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         temperature=config.temperature if config.learn_temperature else None,
     )  # fmt: skip
     batches.read_from(setup.loader)
-    step = make_step(config, setup.graphdef, setup.optimizer)
+    if setup.learns_to_describe:
+        for name, mean in means(model, setup.loader).items():
+            setup.frozen[name][MEAN] = put(mean, replicated(mesh))
+    step = make_step(config, setup.graphdef, setup.optimizer, seed)
 
     def refresh(at: int, state: TrainState) -> None:
         if at == 0:  # nothing is learned yet: all positives count as hard

@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 
 from mufin_jax.encoders.freezing import trainable
+from mufin_jax.model.reduction import MEAN
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import prototypes, temperature
 
@@ -32,10 +33,12 @@ class OptimizerConfig:
         weight_decay: of matrices; biases, norms and the label table have none.
         clip: largest global norm of the gradients of the parts that train; 0 disables clipping.
         image_encoder: which blocks of E_V train: none, the last one, all; or auto: none where the
-            encoder starts from a checkpoint, else all.
+            encoder starts from a checkpoint or vectors are ready, else all.
         text_encoder: which blocks of E_T train.
+        reduce: whether the learned maps of the encoders' vectors to D train (`model.reduce`).
         self_attention: whether A_S trains.
         encoder_rate: own learning rate of the encoders (the authors' code: 1e-5 in Module IV).
+        reduce_rate: own learning rate of these maps; `encoder_rate` by default.
         attention_rate: own learning rate of A_S and A_C.
         table_rate: own learning rate of the label table (the authors' code: 1e-3).
     """
@@ -46,14 +49,16 @@ class OptimizerConfig:
     clip: float = 0.0
     image_encoder: TrainingOption = "last"
     text_encoder: TrainingOption = "full"
+    reduce: Literal["full", "frozen"] = "full"
     self_attention: Literal["full", "frozen"] = "full"
     encoder_rate: float | None = None
+    reduce_rate: float | None = None
     attention_rate: float | None = None
     table_rate: float | None = None
 
     def __post_init__(self) -> None:
         """Reject rates that cannot train."""
-        for name in ("rate", "encoder_rate", "attention_rate", "table_rate"):
+        for name in ("rate", "encoder_rate", "reduce_rate", "attention_rate", "table_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}={value}: expected a positive learning rate, such as 2e-4")
@@ -83,6 +88,8 @@ def trains(config: OptimizerConfig, depths: dict[str, int], cross: bool) -> nnx.
         part, rest = path[0], path[1:]
         if part in ("image_encoder", "text_encoder"):
             return trainable(rest, getattr(config, part), depths[part])
+        if part in ("image_reduce", "text_reduce"):
+            return config.reduce == "full" and rest[0] != MEAN
         if part == "self_attention" and config.self_attention == "frozen":
             return False
         return cross or part != "cross_attention"
@@ -127,8 +134,8 @@ def by_part(
     rates = {
         "image_encoder": config.encoder_rate,
         "text_encoder": config.encoder_rate,
-        "image_reduce": config.encoder_rate,
-        "text_reduce": config.encoder_rate,
+        "image_reduce": config.reduce_rate or config.encoder_rate,
+        "text_reduce": config.reduce_rate or config.encoder_rate,
         "self_attention": config.attention_rate,
         "cross_attention": config.attention_rate,
     }

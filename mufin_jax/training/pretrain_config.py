@@ -43,6 +43,8 @@ class PretrainConfig:
         cluster_size: labels (or datapoints) in a cluster, for clustered batches.
         modality_dropout: probability that an item of a batch loses all its pictures, or all its
             texts; an item with one modality keeps it.
+        dropout: share of the entries of the encoders' vectors that a step sets to zero, before they
+            are reduced to D.
         optimizer: rates, and which parts train.
         validate: when the model is validated, and when training ends early.
         fit: logs and checkpoints.
@@ -67,6 +69,7 @@ class PretrainConfig:
     random_others: int = 0
     cluster_size: int = 16
     modality_dropout: float = 0.0
+    dropout: float = 0.0
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     validate: ValidateConfig = dataclasses.field(default_factory=ValidateConfig)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
@@ -86,6 +89,8 @@ class PretrainConfig:
         check_probability("pretrain", self.modality_dropout)
         if not 0 < self.margin < 2:
             raise InputError(f"pretrain.margin={self.margin}: expected a number between 0 and 2")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"pretrain.dropout={self.dropout}: expected a share from 0 to below 1")
         if not 0.001 <= self.temperature <= 10:
             raise InputError(
                 f"pretrain.temperature={self.temperature}: expected a number from 0.001 to 10"

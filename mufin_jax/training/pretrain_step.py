@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mufin_jax.model.mufin import Mufin
+from mufin_jax.model.reduction import Dropout
 from mufin_jax.training import losses
 from mufin_jax.training.nonfinite import gradient_norm, kept_unless_finite
 from mufin_jax.training.pretrain_batches import Batch
@@ -18,13 +19,25 @@ from mufin_jax.training.temperature import temperature_of, without_temperature
 
 
 def make_step(
-    config: PretrainConfig, graphdef: nnx.GraphDef[Mufin], optimizer: optax.GradientTransformation
+    config: PretrainConfig,
+    graphdef: nnx.GraphDef[Mufin],
+    optimizer: optax.GradientTransformation,
+    seed: int = 0,
 ) -> Step[Batch]:
-    """Return the jitted step of Module I: (state, frozen, batch) -> (state, metrics)."""
+    """Return the jitted step of Module I: (state, frozen, batch) -> (state, metrics).
 
-    def loss_of(train: Weights, frozen: Weights, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    Args:
+        config: the settings.
+        graphdef: the model's structure.
+        optimizer: of the weights that train.
+        seed: of dropout.
+    """
+
+    def loss_of(
+        train: Weights, frozen: Weights, batch: Batch, dropout: Dropout | None
+    ) -> tuple[jax.Array, jax.Array]:
         model: Mufin = nnx.merge(graphdef, without_temperature(train), frozen)
-        vectors = model.describe(batch.pool)
+        vectors = model.describe(batch.pool, dropout)
         z = model.embed(vectors, batch.labels).vector
         x = model.embed(vectors, batch.points).vector
         # Over the global batch, whatever the number of devices. A row is an anchor.
@@ -47,7 +60,7 @@ def make_step(
         state: TrainState, frozen: Weights, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         (loss, cosine), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.train, frozen, batch
+            state.train, frozen, batch, _dropout(config.dropout, seed, state)
         )
         metrics = {"loss": loss, "negative_cosine": cosine, "gradient": gradient_norm(gradients)}
         if config.learn_temperature:
@@ -56,6 +69,14 @@ def make_step(
         return kept_unless_finite(metrics, new, state), metrics
 
     return step
+
+
+def _dropout(share: float, seed: int, state: TrainState) -> Dropout | None:
+    """Return the dropout of a step: a resumed run draws what it would have drawn."""
+    if not share:
+        return None
+    _, steps = optax.tree_utils.tree_get_all_with_path(state.opt, "count")[0]
+    return Dropout(jax.random.fold_in(jax.random.key(seed), steps), share)
 
 
 def _softmax(

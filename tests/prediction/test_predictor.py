@@ -310,6 +310,57 @@ def test_a_model_of_ready_vectors_answers_titles_and_rejects_pictures(dataset, m
         answering.predict([{"title": "red lamp", "images": [picture(1)]}], k=3)
 
 
+@pytest.fixture(scope="module")
+def ready(dataset):
+    """The small data with ready vectors of texts and of pictures."""
+    rng = np.random.default_rng(0)
+    return dataclasses.replace(
+        dataset,
+        text_vectors=rng.normal(size=(dataset.num_texts, 7)).astype(np.float32),
+        image_vectors=rng.normal(size=(len(dataset.images), 9)).astype(np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def answering(ready, dataset, mesh, tmp_path_factory):
+    model = new_model(dataset, mesh, CONFIG, vector_width=9, text_vector_width=7)
+    return build(tmp_path_factory.mktemp("ready"), model, None, ready)
+
+
+def test_ready_vectors_of_new_items_are_answered_as_those_of_a_side(answering, ready):
+    items = []
+    for i in range(len(ready.test)):
+        own = {"title": "a title", "text_vector": ready.text_vectors[ready.test.text[i]].tolist()}
+        own = own if ready.test.text[i] >= 0 else {}
+        shown = ready.image_vectors[ready.test.images_of(i)]
+        items.append(own | ({"image_vectors": shown} if len(shown) else {}))
+    labels, scores = rank(answering, ready.test)
+    answers = answering.predict(items, k=K)
+    assert [[one.label for one in answer] for answer in answers] == labels.tolist()
+    found = [[one.score for one in answer] for answer in answers]
+    np.testing.assert_allclose(found, scores, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({"title": "lamp"}, "knows ready vectors, not titles; expected text_vector of 7 numbers"),
+        ({"text_vector": [1.0] * 6}, "text_vector: expected finite numbers, 7 a vector"),
+        ({"text_vector": [np.nan] * 7}, "text_vector: expected finite numbers"),
+        ({"text_vector": "lamp"}, "text_vector: expected finite numbers"),
+        ({"image_vectors": [[1.0] * 9, [1.0] * 8]}, "image_vectors: expected finite numbers"),
+    ],
+)
+def test_vectors_of_another_form_are_rejected(answering, item, message):
+    with pytest.raises(InputError, match=message):
+        answering.predict([item])
+
+
+def test_a_model_of_titles_and_pictures_rejects_ready_vectors(predictor):
+    with pytest.raises(InputError, match="text_vector: the model reads no ready vectors; leave it"):
+        predictor.predict([{"text_vector": [1.0] * 7}])
+
+
 @pytest.mark.parametrize("wrong", [{"shortlist": 0}, {"mix": 1.5}, {"mix": -0.1}])
 def test_invalid_settings_are_rejected(wrong):
     with pytest.raises(InputError, match="a mix between 0 and 1"):

@@ -59,6 +59,11 @@ class PrepareConfig:
     validation_share: float = 0.0
     """Share of the training points that do not train: best steps and weights are selected by them.
     Half of those that are labels are made cold."""
+    text_vectors: str | None = None
+    """Ready vectors of the items' titles, by item id: a folder, or one npy file with its ids next
+    to it (docs/data.md). No title is then tokenized."""
+    image_vectors: str | None = None
+    """Ready vectors of the items' pictures, in the same form. No picture is then read."""
     max_bad: float = 0.05
     """The largest tolerated share of bad lines, or of broken images."""
     beam_runner: str | None = None

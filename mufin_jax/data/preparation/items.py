@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +106,19 @@ class ItemRecords:
     _OPENED = ("_items", "_spool")
 
 
-def drop_empty(catalogue: Catalogue, bags: dict[str, Bag], tally: Tally) -> None:
+def drop_empty(
+    catalogue: Catalogue,
+    bags: dict[str, Bag],
+    tally: Tally,
+    ready: Mapping[str, Int32[np.ndarray, " n"]] | None = None,
+) -> None:
     """Mark the items that have neither text nor image as not kept.
+
+    Args:
+        catalogue: the items.
+        bags: by side, the images of each.
+        tally: takes the empty items.
+        ready: by side, the row of each item's ready text vector or -1, instead of titles.
 
     Raises:
         InputError: if a side has no item left, or training has no relevant pair.
@@ -118,9 +129,12 @@ def drop_empty(catalogue: Catalogue, bags: dict[str, Bag], tally: Tally) -> None
             reason = side.no_items or f"there is no {name} item: {tally.summary() or 'no entry'}"
             raise InputError(f"{side.file}: {reason}")
         titled = np.array([bool(title) for title in side.titles], bool)
+        if ready is not None:
+            titled = ready[name] >= 0
         empty = side.kept & ~titled & (bags[name].counts() == 0)
         for item in np.flatnonzero(empty):
-            reason = f"{side.ids[item]} has neither a title nor a usable image"
+            text = "title" if ready is None else "text vector"
+            reason = f"{side.ids[item]} has neither a {text} nor a usable image"
             tally.note("empty item", side.file, int(side.rows[item]), reason)
         side.kept &= ~empty
         if not side.kept.any():

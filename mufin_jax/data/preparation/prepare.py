@@ -4,6 +4,7 @@ Writes (see `Dataset` for how the files are opened)
     texts.npy, text_lengths.npy     token ids int32 (t, max_tokens) of the distinct texts
     images.npy                      uint8 (i, size, size, 3), the distinct images; or
     image_vectors.npy               float32 (i, width), if the user has vectors
+    text_vectors.npy                float32 (t, width), instead of tokens, if the user has vectors
     records/                        the items as a TensorFlow Dataset, images as JPEG
     image_homes.npy                 int64 (i, 3): split, record and position of each image there
     {train,test,label}_items.npz    text, image_offsets, image_rows of each item
@@ -40,6 +41,7 @@ from mufin_jax.data.preparation.items import (
     train_tokenizer,
 )
 from mufin_jax.data.preparation.overlap import overlap_filter
+from mufin_jax.data.preparation.ready import ready_images, ready_texts
 from mufin_jax.data.preparation.records import write_records
 from mufin_jax.data.preparation.report import as_rows, facts_of, pair_facts, screen, warnings_of
 from mufin_jax.data.preparation.resize import Bag, Wanted, copy_vectors, resize_images
@@ -63,7 +65,7 @@ REPORT = "prepare_report.json"
 REJECTED = "prepare_rejected.json"
 """The report of a preparation that stopped because too much of the data was bad."""
 _FILES = (
-    *("texts.npy", "text_lengths.npy", "tokenizer.json", REPORT),
+    *("texts.npy", "text_lengths.npy", "text_vectors.npy", "tokenizer.json", REPORT),
     *("images.npy", "image_vectors.npy", "image_homes.npy"),
     *(f"{side}_{part}.npz" for side in SIDES for part in ("items", "ids", "titles")),
     *(f"{side}_{part}.npz" for side in SIDES[:2] for part in ("relevance", "filter")),
@@ -140,18 +142,22 @@ def _write(
     worker: Worker,
     beam: Beam | None,
 ) -> None:
-    if catalogue.vectors:
-        spool, bags = None, copy_vectors(catalogue, out / "image_vectors.npy")
+    spool, bags = _bags(config, catalogue, processing, out, tally, worker)
+    if config.text_vectors is None:
+        drop_empty(catalogue, bags, tally)
+        texts, text = distinct_texts(catalogue)
+        prompt, cut = _tokenize(config, catalogue, texts, out)
+        num_texts = len(texts)
     else:
-        spool = JpegSpool(out / _SPOOL)
-        bags = _images(config, catalogue, processing, out, tally, spool, worker)
-    drop_empty(catalogue, bags, tally)
-    texts, text = distinct_texts(catalogue)
-    prompt, cut = _tokenize(config, catalogue, texts, out)
+        vectors = out / "text_vectors.npy"
+        text = ready_texts(Path(config.text_vectors), catalogue, vectors, tally)
+        prompt, cut = "", 0
+        drop_empty(catalogue, bags, tally, text)
+        num_texts = len(np.load(vectors, mmap_mode="r", allow_pickle=False))
     items = {name: compact(catalogue, name, bags[name], text[name]) for name in SIDES}
     for name in SIDES:
         items[name].save(out, name)
-    if not catalogue.vectors:
+    if spool is not None:
         save_array(out / "image_homes.npy", image_homes(items))
     save_categories(catalogue, out)
     if catalogue.questions is not None:
@@ -162,8 +168,8 @@ def _write(
     counts |= save_pairs(catalogue, filters, out)
     if config.validation_share:
         counts |= save_validation(out, config.validation_share, catalogue.questions is not None)
-    counts["texts"] = len(texts)
-    rows = "image_vectors.npy" if catalogue.vectors else "image_homes.npy"
+    counts["texts"] = num_texts
+    rows = "image_vectors.npy" if spool is None else "image_homes.npy"
     counts["images"] = len(np.load(out / rows, mmap_mode="r", allow_pickle=False))
     if config.records:
         splits = {name: ItemRecords(out, name, spool) for name in SIDES}
@@ -181,6 +187,7 @@ def _write(
     _tell(facts, tally, out / REPORT)
     # Manifests of older versions lack these.
     later = {"split": "given", "validation_share": 0.0, "columns": (), "images": None}
+    later |= {"text_vectors": None, "image_vectors": None}
     settings = dataclasses.asdict(config)
     settings = {name: settings[name] for name in settings if settings[name] != later.get(name, ...)}
     content = {
@@ -232,6 +239,25 @@ def _clear(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
     for name in ("records", _SPOOL):
         shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _bags(
+    config: PrepareConfig,
+    catalogue: Catalogue,
+    processing: ImageProcessing,
+    out: Path,
+    tally: Tally,
+    worker: Worker,
+) -> tuple[JpegSpool | None, dict[str, Bag]]:
+    """Write the pictures or their vectors; return the JPEGs, if any, and the rows of each item."""
+    vectors = out / "image_vectors.npy"
+    if config.image_vectors is not None:
+        given = Path(config.image_vectors)
+        return None, ready_images(given, catalogue, vectors, tally, config.max_images)
+    if catalogue.vectors:
+        return None, copy_vectors(catalogue, vectors)
+    spool = JpegSpool(out / _SPOOL)
+    return spool, _images(config, catalogue, processing, out, tally, spool, worker)
 
 
 def _images(
