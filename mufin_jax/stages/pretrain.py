@@ -13,6 +13,7 @@ import numpy as np
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.validation import ByVectors
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.reduction import MEAN
 from mufin_jax.model.saved import new_loader, new_model, save_model
 from mufin_jax.retrieval.sharded import MeshSearch
@@ -54,8 +55,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     )  # fmt: skip
     batches.read_from(setup.loader)
     if setup.learns_to_describe:
-        for name, mean in means(model, setup.loader).items():
-            setup.frozen[name][MEAN] = put(mean, replicated(mesh))
+        _set_means(model, setup)
     step = make_step(config, setup.graphdef, setup.optimizer, seed)
 
     def refresh(at: int, state: TrainState) -> None:
@@ -85,6 +85,12 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         validate=_validate(config, context, dataset, setup),
     )
     save_model(setup.model(state), out / "model")
+
+
+def _set_means(model: Mufin, setup: Setup) -> None:
+    """Set the means that learned maps remove from what the encoders make before they train."""
+    for name, mean in means(model, setup.loader).items():
+        setup.frozen[name][MEAN] = put(mean, replicated(setup.mesh))
 
 
 def _validate(

@@ -64,3 +64,26 @@ def test_messages_in_ascii_boxes_are_read_too():
 
 def test_an_unknown_message_is_printed_unchanged():
     assert one_line("╭─ New ─╮\n│ Something else │\n╰────╯\n", []) == "New Something else"
+
+
+@pytest.mark.parametrize(
+    ("given", "frozen"),
+    [
+        ("--model.text-checkpoint=minilm", True),
+        ("--prepare.image-vectors=v", True),
+        ("--model.text-checkpoint=None", False),
+        ("--seed=1", False),
+    ],
+)
+def test_data_with_checkpoints_or_ready_vectors_freeze_the_encoders(given, frozen):
+    for preset in ([], ["--preset=catalogue"]):
+        found = parse(PRESETS, ["--data=shop", given, *preset]).experiment
+        assert found.name == ("catalogue-frozen" if frozen else "catalogue")
+        assert (found.model.reduce == "hidden") == frozen
+    assert parse(PRESETS, ["--data=shop", given, "--preset=paper"]).experiment.name != found.name
+
+
+def test_ready_vectors_are_frozen_as_checkpoints_are():
+    arguments = ["--data=shop", "--prepare.image-vectors=v"]
+    found = parse(PRESETS, arguments).experiment.resolved().pretrain.optimizer
+    assert (found.image_encoder, found.text_encoder) == ("frozen", "full")
