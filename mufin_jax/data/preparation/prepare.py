@@ -20,7 +20,9 @@ import dataclasses
 import functools
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -143,17 +145,7 @@ def _write(
     beam: Beam | None,
 ) -> None:
     spool, bags = _bags(config, catalogue, processing, out, tally, worker)
-    if config.text_vectors is None:
-        drop_empty(catalogue, bags, tally)
-        texts, text = distinct_texts(catalogue)
-        prompt, cut = _tokenize(config, catalogue, texts, out)
-        num_texts = len(texts)
-    else:
-        vectors = out / "text_vectors.npy"
-        text = ready_texts(Path(config.text_vectors), catalogue, vectors, tally)
-        prompt, cut = "", 0
-        drop_empty(catalogue, bags, tally, text)
-        num_texts = len(np.load(vectors, mmap_mode="r", allow_pickle=False))
+    text, num_texts, prompt, cut = _texts(config, catalogue, bags, out, tally)
     items = {name: compact(catalogue, name, bags[name], text[name]) for name in SIDES}
     for name in SIDES:
         items[name].save(out, name)
@@ -185,11 +177,6 @@ def _write(
     report = {"form": catalogue.form, "kept": counts} | left_out | tally.as_dict()
     save_json(out / REPORT, report | {"summary": as_rows(facts)})
     _tell(facts, tally, out / REPORT)
-    # Manifests of older versions lack these.
-    later = {"split": "given", "validation_share": 0.0, "columns": (), "images": None}
-    later |= {"text_vectors": None, "image_vectors": None}
-    settings = dataclasses.asdict(config)
-    settings = {name: settings[name] for name in settings if settings[name] != later.get(name, ...)}
     content = {
         "form": catalogue.form,
         "counts": counts,
@@ -198,7 +185,7 @@ def _write(
         "prompt": prompt,
         "filter": overlap,
         # The runner does not change the result.
-        "config": {name: settings[name] for name in settings if not name.startswith("beam_")},
+        "config": {name: own for name, own in _recorded(config) if not name.startswith("beam_")},
     }
     save_manifest(out, content, [name for name in _FILES if (out / name).is_file()])
 
@@ -211,6 +198,35 @@ def _tell(facts: list[Fact], tally: Tally, path: Path) -> None:
         _log.warning("%s", warning)
     if tally.counts:
         _log.warning("%s; see %s", tally.summary(), path)
+
+
+def _recorded(config: PrepareConfig) -> Iterator[tuple[str, Any]]:
+    """Yield the settings that a manifest records: older ones lack some, at their defaults."""
+    later: dict[str, Any] = {"split": "given", "validation_share": 0.0}
+    later |= {"columns": (), "images": None, "text_vectors": None, "image_vectors": None}
+    for name, value in dataclasses.asdict(config).items():
+        if value != later.get(name, ...):
+            yield name, value
+
+
+def _texts(
+    config: PrepareConfig, catalogue: Catalogue, bags: dict[str, Bag], out: Path, tally: Tally
+) -> tuple[dict[str, np.ndarray], int, str, Fact]:
+    """Drop empty items, and write the texts' tokens or their ready vectors.
+
+    Returns:
+        By side, the rows of each item's texts; the number of texts; the tokenizer's prompt; and how
+        many texts are cut.
+    """
+    if config.text_vectors is None:
+        drop_empty(catalogue, bags, tally)
+        texts, text = distinct_texts(catalogue)
+        return text, len(texts), *_tokenize(config, catalogue, texts, out)
+    vectors = out / "text_vectors.npy"
+    text = ready_texts(Path(config.text_vectors), catalogue, vectors, tally)
+    drop_empty(catalogue, bags, tally, text)
+    count = len(np.load(vectors, mmap_mode="r", allow_pickle=False))
+    return text, count, "", _cut(config, [], count)
 
 
 def _tokenize(
@@ -228,9 +244,13 @@ def _tokenize(
         tokenizer.prompt = config.prompt or ""
     tokenizer.save(out / "tokenizer.json")
     cut = write_texts(tokenizer, texts, config.max_tokens, out)
-    first = repr(texts[cut[0]][:60]) if len(cut) else ""
-    what = f"titles cut at {config.max_tokens} tokens"
-    return tokenizer.prompt, Fact(what, len(cut), len(texts), first)
+    return tokenizer.prompt, _cut(config, [texts[row] for row in cut], len(texts))
+
+
+def _cut(config: PrepareConfig, cut: list[str], count: int) -> Fact:
+    """Return how many of the texts are longer than `max_tokens` and are cut."""
+    first = repr(cut[0][:60]) if cut else ""
+    return Fact(f"titles cut at {config.max_tokens} tokens", len(cut), count, first)
 
 
 def _clear(out: Path) -> None:
