@@ -15,6 +15,7 @@ import mufin_jax
 from experiments import amazon
 from mufin_jax.pipeline.cli import parse
 from mufin_jax.pipeline.comparison import Comparison
+from mufin_jax.pipeline.embed import EmbedConfig
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.runtime.errors import InputError
 
@@ -85,7 +86,7 @@ def headings(text: str) -> set[str]:
 def wrong_options(text: str) -> list[str]:
     """Return the options that the main command does not have, or whose value it rejects."""
     own = {flag for flag in options(Comparison) if not flag.startswith("--experiment.")}
-    known = {"--help", *own, *options(Experiment)}
+    known = {"--help", *own, *options(Experiment), *options(EmbedConfig)}
     wrong = []
     for line in text.splitlines():
         if re.search(r"^\s*hf |-m pytest ", line):  # options of others

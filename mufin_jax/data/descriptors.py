@@ -20,7 +20,7 @@ from mufin_jax.data.sources import ImageSource, Sources
 from mufin_jax.runtime.distributed.padding import grown
 
 Picture = UInt8[np.ndarray, "h w 3"]
-Vector = Float32[np.ndarray, " width"]
+Vector = Float32[np.ndarray, "_"]
 
 
 class Part(NamedTuple):

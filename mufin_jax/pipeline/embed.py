@@ -15,14 +15,17 @@ from typing import Literal
 
 import numpy as np
 import tyro
+from jaxtyping import Int64
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.loader import Loader
 from mufin_jax.data.manifest import MANIFEST
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.readers.named_vectors import IDS
 from mufin_jax.encoders.pretrained import image_processing
 from mufin_jax.model.config import Modalities, ModelConfig
 from mufin_jax.model.embed_side import encode
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import new_loader, new_model
 from mufin_jax.pipeline.checkpoints import check_checkpoints
 from mufin_jax.runtime.blocks import cut
@@ -106,7 +109,14 @@ def embed(config: EmbedConfig) -> None:
                 bar.update(part.stop - part.start)
 
 
-def _write(file, ids, rows, model, loader, kind: Kind) -> None:
+def _write(
+    file: Path,
+    ids: Sequence[str],
+    rows: Int64[np.ndarray, " k"],
+    model: Mufin,
+    loader: Loader,
+    kind: Kind,
+) -> None:
     """Write one pair of files, the vectors last."""
     distinct, place = np.unique(rows, return_inverse=True)
     found = []
@@ -144,7 +154,7 @@ def _prepared(config: EmbedConfig) -> Dataset:
     return Dataset.load(folder)
 
 
-def _mentions(dataset: Dataset, kind: Kind) -> tuple[list[str], np.ndarray]:
+def _mentions(dataset: Dataset, kind: Kind) -> tuple[list[str], Int64[np.ndarray, " k"]]:
     """Return the id of each vector, and the number of its text or picture.
 
     An item of several sides counts where it is mentioned first.
