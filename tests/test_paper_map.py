@@ -86,12 +86,15 @@ def headings(text: str) -> set[str]:
 def wrong_options(text: str) -> list[str]:
     """Return the options that the main command does not have, or whose value it rejects."""
     own = {flag for flag in options(Comparison) if not flag.startswith("--experiment.")}
-    known = {"--help", *own, *options(Experiment), *options(EmbedConfig)}
+    known = {"--help", *own, *options(Experiment)}
+    embeds = {"--out", "--text-checkpoint", "--image-checkpoint"} & {*options(EmbedConfig)}
     wrong = []
     for line in text.splitlines():
         if re.search(r"^\s*hf |-m pytest ", line):  # options of others
             continue
         for option in _OPTION.finditer(line):
+            if option["flag"] in embeds:  # of another command
+                continue
             given = option["value"] is not None
             if option["flag"] not in known or (given and not accepted(option.group())):
                 wrong.append(option.group())

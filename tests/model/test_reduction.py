@@ -17,7 +17,7 @@ from mufin_jax.training.optimizer import OptimizerConfig, trains
 from mufin_jax.training.pretrain_config import PretrainConfig
 
 HIDDEN = dataclasses.replace(CONFIG, reduce="hidden", reduce_hidden=5)
-VECTORS = np.random.default_rng(0).normal(2, 1, size=(40, 7)).astype(np.float32)
+VECTORS = jnp.asarray(np.random.default_rng(0).normal(2, 1, size=(40, 7)), jnp.float32)
 
 
 def test_neither_an_offset_nor_the_scale_of_vectors_changes_the_result():

@@ -75,6 +75,7 @@ def folders(raw, written, tmp_path_factory):
     return out / "pixels", out / "vectors"
 
 
+@pytest.mark.slow
 def test_each_item_stands_once_with_all_of_its_pictures(written):
     ids = (written / "text" / "00000.ids.txt").read_text().split("\n")
     assert ids == ["train0", "train1", "train2", "train3", "train4", "train5", "train6", ""]
@@ -89,6 +90,7 @@ def test_each_item_stands_once_with_all_of_its_pictures(written):
     assert {(part.dtype.name, part.shape[1]) for part in texts} == {("float32", 24)}
 
 
+@pytest.mark.slow
 def test_the_command_resumes_where_it_was_stopped(raw, written, monkeypatch):
     last, kept = written / "text" / "00004.npy", written / "text" / "00001.npy"
     wanted, untouched = last.read_bytes(), kept.stat().st_mtime_ns
@@ -97,6 +99,7 @@ def test_the_command_resumes_where_it_was_stopped(raw, written, monkeypatch):
     assert last.read_bytes() == wanted and kept.stat().st_mtime_ns == untouched
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_rejected(raw, written):
     other = dataclasses.replace(settings(raw, written), part=8)
     with pytest.raises(InputError, match=r"was made with other settings"):
@@ -111,6 +114,7 @@ def test_a_command_without_a_checkpoint_or_for_outfits_is_rejected(raw, tmp_path
         embed(EmbedConfig(tmp_path / "outfits", tmp_path / "out", TEXT, prepare=SMALL))
 
 
+@pytest.mark.slow
 def test_ready_vectors_are_described_as_the_checkpoints_describe(folders, one_device, tmp_path):
     found = []
     for folder, config in zip(folders, (CHECKPOINTS, MODEL), strict=True):
