@@ -34,7 +34,9 @@ def test_60_hostile_paths_of_pictures_open_nothing_outside_and_are_counted(found
     assert pictures["names"] == len(set(hostile_paths.NAMES)) >= 60
     urls = sum("://" in name for name in hostile_paths.NAMES)
     assert pictures["image by URL"] == 3 * urls  # by each side
-    assert pictures["broken image"] == pictures["names"] - urls
+    blank = sum(not name.strip() for name in hostile_paths.NAMES)  # these count as absent
+    assert pictures["linked image"] == 5
+    assert pictures["broken image"] + 5 == pictures["names"] - urls - blank
     assert pictures["images"] == 1  # the valid one
 
 
