@@ -209,7 +209,10 @@ def main(root: Path) -> dict[str, Any]:
     config = PrepareConfig(image_size=8, vocab_size=64, max_tokens=8, records=False, max_bad=0.99)
     found["pictures"] = watch(lambda: prepare(config, raw, out), raw, out)
     report = json.loads((out / "prepare_report.json").read_text())
-    counts = {kind: report["counts"].get(kind, 0) for kind in ("broken image", "linked image", "image by URL")}
+    counts = {
+        kind: report["counts"].get(kind, 0)
+        for kind in ("broken image", "linked image", "image by URL")
+    }
     found["pictures"] |= {"names": len(names), **counts, "images": report["kept"]["images"]}
 
     for make, cases in ((repository, FILES), (vectors, VECTORS)):

@@ -177,7 +177,7 @@ def _list_of(
     return tuple(checked), len(values) - len(checked)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: Any) -> int | float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

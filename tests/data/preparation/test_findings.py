@@ -3,6 +3,7 @@
 import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 from raw_folders import (
@@ -143,5 +144,5 @@ def test_long_texts_in_a_png_are_skipped_unread(tmp_path):
     catalogue, _ = read_catalogue(raw)
     assert len(catalogue.sides["train"].image_keys)
     prepare(CONFIG, raw, tmp_path / "out")
-    (pixels,) = Dataset.load(tmp_path / "out").images[[0]]
+    (pixels,) = Dataset.load(tmp_path / "out").images[np.arange(1)]
     assert (pixels[4] == (255, 0, 0)).all()

@@ -142,6 +142,12 @@ def test_html_entities_become_characters_once_and_are_counted(tmp_path):
     assert "wool & silk" in catalogue.sides["label"].titles and tally.counts == {"HTML entities": 1}
 
 
+def test_of_a_repair_that_most_rows_need_a_hundred_are_listed(tmp_path):
+    items = [{"uid": f"L{i}", "title": "a &amp; b", "target_ind": [0]} for i in range(150)]
+    _, tally = read_catalogue(write_json_lines(tmp_path, trn=items, tst=items[:2], lbl=items[:2]))
+    assert tally.counts == {"HTML entities": 154} and len(tally.listed) == 100
+
+
 def test_blanks_around_the_ids_of_outfits_and_items_are_no_part_of_them(tmp_path):
     raw = outfits(tmp_path / "raw")
     expected = content(read_catalogue(raw)[0])

@@ -201,6 +201,15 @@ def test_amazons_metadata_are_read_as_published(name, rows, tmp_path):
         read_catalogue(tmp_path)
 
 
+def test_of_several_sizes_of_a_picture_the_large_one_is_read(tmp_path):
+    sizes = {"thumb": "t.jpg", "hi_res": "h.jpg", "large": "l.jpg"}
+    items = [item | {"images": [sizes, {"thumb": "t.jpg"}]} for item in AMAZON_2023]
+    (tmp_path / "products.json").write_text(json.dumps(items))
+    catalogue, _ = read_catalogue(tmp_path)
+    keys = catalogue.sides["train"].image_keys[:2]
+    assert [catalogue.images.name(int(key)) for key in keys] == ["l.jpg", "t.jpg"]
+
+
 def test_amazons_tables_have_a_list_for_each_size_of_a_picture(tmp_path):
     sizes = {"hi_res": [None, "h.jpg"], "large": ["l.jpg", None], "thumb": ["t.jpg", "u.jpg"]}
     items = [item | {"images": sizes} for item in AMAZON_2023]
