@@ -13,8 +13,8 @@ from places import ROOT
 
 import mufin_jax
 from experiments import amazon
+from experiments.recipe_ablations import RecipeAblations
 from mufin_jax.pipeline.cli import parse
-from mufin_jax.pipeline.comparison import Comparison
 from mufin_jax.pipeline.embed import EmbedConfig
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.runtime.errors import InputError
@@ -85,7 +85,7 @@ def headings(text: str) -> set[str]:
 
 def wrong_options(text: str) -> list[str]:
     """Return the options that the main command does not have, or whose value it rejects."""
-    own = {flag for flag in options(Comparison) if not flag.startswith("--experiment.")}
+    own = {flag for flag in options(RecipeAblations) if not flag.startswith("--experiment.")}
     known = {"--help", *own, *options(Experiment)}
     embeds = {"--out", "--text-checkpoint", "--image-checkpoint"} & {*options(EmbedConfig)}
     wrong = []
@@ -118,7 +118,7 @@ def options(config: type, prefix: str = "") -> Iterator[str]:
 def accepted(option: str) -> bool:
     """Return whether the command takes an option with its value."""
     try:
-        parse(PRESETS, [option], Comparison)
+        parse(PRESETS, [option], RecipeAblations)
     except InputError:
         return False
     return True

@@ -153,6 +153,19 @@ def test_the_curve_of_missing_pictures_starts_at_the_rows_of_all_test_points(exp
     assert "Missing pictures" in page
 
 
+@pytest.mark.slow
+@pytest.mark.rotates("experiments", every=2)
+def test_early_fusion_has_parts_and_a_curve_of_missing_pictures(experiment, tmp_path):
+    """The row early_fusion of the recipe's table, with a smaller encoder."""
+    model = dataclasses.replace(minute.PRESETS["joint"].model, self_attention="attention")
+    joint = dataclasses.replace(experiment, workdir=tmp_path / "run", model=model)
+    run(joint, "all")
+    result = json.loads((joint.folder / "metrics.json").read_text())
+    whole, without = result["missing_pictures"]
+    assert whole["rows"]["MUFIN"] == {m: result["rows"]["MUFIN"][m] for m in ("P@1", "R@10")}
+    assert without["points"] > 10 and "part z" in result["rows"]
+
+
 @pytest.mark.parametrize("by", ["text", "images"])
 def test_points_seen_by_one_modality_are_known_but_for_titles_that_are_not_seen(experiment, by):
     predictor, given = Predictor.load(experiment.folder), []
