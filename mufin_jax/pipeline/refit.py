@@ -45,9 +45,8 @@ def chosen_weights(experiment: Experiment) -> dict[str, Any]:
     """Return what the stage select of a refit records in addition to its settings."""
     if experiment.refit_of is None:
         return {}
-    return {
-        "refit": {"weights": load_json(experiment.refit_of / "select" / "mixes.json")["sha256"]}
-    }
+    path = experiment.refit_of / "select" / "mixes.json"
+    return {"refit": {"weights": load_json(path)["sha256"] if path.exists() else None}}
 
 
 def check_refit(
