@@ -25,7 +25,7 @@ from mufin_jax.prediction import scoring
 from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.retrieval.index import LabelIndex, shortlist_points
 from mufin_jax.retrieval.shortlist import Shortlist
-from mufin_jax.retrieval.sparse_scores import best_labels, scores_at, softmax_rows
+from mufin_jax.retrieval.sparse_scores import best_labels, product, scores_at, softmax_rows
 from mufin_jax.retrieval.walk import Walk, one_hot
 from mufin_jax.retrieval.words import TitleWords
 from mufin_jax.runtime.distributed.padding import next_multiple
@@ -194,7 +194,7 @@ class Vote:
         """Return what the part says of the labels."""
         nearest = shortlist_points(self.index, query.x, self.neighbours)
         votes = softmax_rows(nearest, self.temperature, len(self.pairs.indptr) - 1)
-        return _Rows(csr_matrix(votes @ self.pairs))
+        return _Rows(product(votes, self.pairs))
 
 
 def _walked(walk: Walk, rows: csr_matrix) -> csr_matrix:

@@ -9,18 +9,26 @@ point to its labels, and to the label that is the point itself:
 Y are the training pairs and n_i is the number of labels of point i. Rows that name one label are
 the walk; rows that spread over several labels, such as a softmax over the nearest, are the soft
 walk. A query costs what the rows of its points cost, for any number of labels.
+
+A label with more than `POINTS` points, a hub, steps to so many of them: evenly spread over its
+points in their order, with shares that are scaled to the same sum. Other labels step to all of
+their points.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 from scipy.sparse import csr_matrix
+
+from mufin_jax.retrieval.sparse_scores import product
 
 PRODUCTS = 1 << 22
 """Bound on the multiplications of a block of queries, and so on its memory (~0.2 GB)."""
+POINTS = 1000
+"""Points that a label steps to, at most. It bounds the time of a query that meets hubs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Walk:
     """The two steps of the walk; `Walk.build` makes them.
 
     Attributes:
-        to_points: labels x points, Y_iq / n_i.
+        to_points: labels x points, Y_iq / n_i; at most `POINTS` a label.
         to_labels: points x labels, Y_il / n_i + [l is point i].
     """
 
@@ -52,12 +60,17 @@ class Walk:
         steps = csr_matrix((shares, pairs.indices, pairs.indptr), pairs.shape)
         points = np.flatnonzero(own >= 0)
         itself = csr_matrix((np.ones(len(points)), (points, own[points])), pairs.shape)
-        return cls(csr_matrix(steps.T), csr_matrix(steps + itself))
+        return cls(_capped(csr_matrix(steps.T)), csr_matrix(steps + itself))
 
     @property
     def num_labels(self) -> int:
         """L, the number of labels."""
         return len(self.to_points.indptr) - 1
+
+    @functools.cached_property
+    def _cost(self) -> Float64[np.ndarray, " labels"]:
+        """Multiplications of the walk from each label; made once, as it reads all pairs."""
+        return _ones(self.to_points) @ np.diff(self.to_labels.indptr)
 
     def scores(self, queries: csr_matrix) -> csr_matrix:
         """Return the walk's score of every label that it reaches, queries x labels.
@@ -67,7 +80,7 @@ class Walk:
         Args:
             queries: queries x labels; a row says which labels stand for the query.
         """
-        return _product(_product(queries, self.to_points), self.to_labels)
+        return product(product(queries, self.to_points), self.to_labels)
 
     def blocks(self, queries: csr_matrix) -> Iterator[tuple[slice, csr_matrix]]:
         """Yield runs of queries that cost at most `PRODUCTS` (at least one), and their scores.
@@ -75,8 +88,7 @@ class Walk:
         Args:
             queries: queries x labels; a row says which labels stand for the query.
         """
-        per_label = _ones(self.to_points) @ np.diff(self.to_labels.indptr)
-        cost = np.cumsum(_ones(queries) @ per_label)
+        cost = np.cumsum(_ones(queries) @ self._cost)
         start = 0
         while start < len(cost):
             spent = cost[start - 1] if start else 0
@@ -92,21 +104,24 @@ def one_hot(labels: Int[np.ndarray, " n"], num_labels: int) -> csr_matrix:
     return csr_matrix((np.ones(indptr[-1]), labels[known], indptr), (len(labels), num_labels))
 
 
+def _capped(to_points: csr_matrix) -> csr_matrix:
+    """Return the first step in which no label has more than `POINTS` points."""
+    counts = np.diff(to_points.indptr)
+    hubs = np.flatnonzero(counts > POINTS)
+    if not len(hubs):
+        return to_points
+    kept, shares = np.ones(to_points.nnz, bool), to_points.data.copy()
+    for label in hubs:
+        first, count = to_points.indptr[label], counts[label]
+        chosen = first + np.arange(POINTS) * count // POINTS
+        span = slice(first, first + count)
+        kept[span] = False
+        kept[chosen] = True
+        shares[chosen] *= to_points.data[span].sum() / to_points.data[chosen].sum()
+    starts = np.concatenate([[0], np.cumsum(np.minimum(counts, POINTS))])
+    return csr_matrix((shares[kept], to_points.indices[kept], starts), to_points.shape)
+
+
 def _ones(matrix: csr_matrix) -> csr_matrix:
     """Return ones where the matrix stores anything."""
     return csr_matrix((np.ones(matrix.nnz), matrix.indices, matrix.indptr), matrix.shape)
-
-
-def _product(left: csr_matrix, right: csr_matrix) -> csr_matrix:
-    """Return left @ right at the cost of the rows that take part.
-
-    SciPy's product also costs a row of all columns, which is most of one query's time.
-    """
-    (count, _), (_, width) = (cast(tuple[int, int], side.shape) for side in (left, right))
-    rows, place = np.unique(left.indices, return_inverse=True)
-    left = csr_matrix((left.data, place, left.indptr), (count, len(rows)))
-    taken = csr_matrix(right[rows])
-    columns, place = np.unique(taken.indices, return_inverse=True)
-    small = csr_matrix((taken.data, place, taken.indptr), (len(rows), len(columns)))
-    found = csr_matrix(left @ small)
-    return csr_matrix((found.data, columns[found.indices], found.indptr), (count, width))

@@ -6,7 +6,9 @@ and the weights of its words) and `labels.npz` (labels x words, unit rows).
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from jaxtyping import Float64
 from scipy.sparse import csr_matrix
 
 from mufin_jax.data.sparse import load_csr
+from mufin_jax.data.strings import Strings
+from mufin_jax.retrieval.sparse_scores import product
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage import files
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 COMMON_WORD = 10_000
 """Words in more titles than this are left out: they tell little and cost most of the time."""
+_ROWS = 1 << 16
+"""Titles that become rows together."""
 
 
 class TitleWords:
@@ -44,21 +50,30 @@ class TitleWords:
 
     @classmethod
     def build(
-        cls, train_titles: Iterable[str], label_titles: Iterable[str], work: str = "the words"
+        cls,
+        train_titles: Iterable[str],
+        label_titles: Strings | Sequence[str],
+        work: str = "the words",
     ) -> "TitleWords":
-        """Count the words of the training and label titles; a signal stops the named work."""
-        train, labels = list(train_titles), list(label_titles)
-        words = _vectorizer(max_df=COMMON_WORD)
-        try:
-            words.fit(until_stopped(train + labels, work))
-        except ValueError:  # the titles contain no word
-            return cls([], np.zeros(0), csr_matrix((len(labels), 0), dtype=np.float32))
-        rows = csr_matrix(words.transform(until_stopped(labels, work)), dtype=np.float32)
-        return cls(list(words.get_feature_names_out()), np.asarray(words.idf_, float), rows)
+        """Count the words of the training and label titles; a signal stops the named work.
+
+        Titles stream: no list of all titles or matrix of all counts is made.
+        """
+        words_of, in_titles, titles = _vectorizer().build_analyzer(), Counter[str](), 0
+        for title in until_stopped(itertools.chain(train_titles, label_titles), work):
+            in_titles.update(set(words_of(title)))
+            titles += 1
+        vocabulary = sorted(word for word, count in in_titles.items() if count <= COMMON_WORD)
+        counts = np.array([in_titles[word] for word in vocabulary], float)
+        weights = np.log((titles + 1) / (counts + 1)) + 1  # as scikit-learn's
+        words = cls(vocabulary, weights, csr_matrix((0, len(vocabulary)), dtype=np.float32))
+        rows = [words.rows(some, work) for some in _blocks(label_titles)]
+        labels = scipy.sparse.vstack(rows or [words.labels], "csr", np.float32)
+        return cls(vocabulary, weights, csr_matrix(labels))
 
     def scores(self, titles: Iterable[str]) -> csr_matrix:
         """Return the cosines of titles with those of all labels that share a word, as CSR rows."""
-        return csr_matrix(self.rows(titles) @ self._by_word)
+        return product(self.rows(titles), self._by_word)
 
     def rows(self, titles: Iterable[str], work: str = "the words") -> csr_matrix:
         """Return unit rows of word weights; words that the vocabulary lacks are left out."""
@@ -106,6 +121,13 @@ class TitleWords:
                 f"{len(vocabulary)}; {files.MAKE_ANEW}"
             )
         return cls(vocabulary, weights, labels)
+
+
+def _blocks(titles: Iterable[str]) -> Iterator[list[str]]:
+    """Yield `_ROWS` titles after another."""
+    left = iter(titles)
+    while some := list(itertools.islice(left, _ROWS)):
+        yield some
 
 
 def _check(vocabulary: object, weights: np.ndarray, labels: csr_matrix) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from mufin_jax.retrieval.shortlist import Shortlist
-from mufin_jax.retrieval.sparse_scores import best_labels, scores_at, softmax_rows
+from mufin_jax.retrieval.sparse_scores import best_labels, product, scores_at, softmax_rows
 
 SCORES = csr_matrix([[0, 0.5, 0, 0.5, 0.25], [0, 0, 0, 0, 0], [1, 0, -1, 0, 0]], dtype=np.float32)
 
@@ -28,6 +28,18 @@ def test_labels_that_are_not_stored_score_zero():
 def test_lookups_do_not_require_sorted_rows():
     unsorted = csr_matrix((np.array([3.0, 1.0, 2.0]), [3, 1, 2], [0, 3]), (1, 5))
     assert scores_at(unsorted, np.array([[1, 2, 3, 4]], np.int32)).tolist() == [[1, 2, 3, 0]]
+
+
+def test_a_product_of_few_rows_and_of_many_is_that_of_all_columns():
+    """Few rows are multiplied in the columns that they have, many in all columns."""
+    rng = np.random.default_rng(0)
+    right = csr_matrix(np.where(rng.random((40, 30)) < 0.1, rng.normal(size=(40, 30)), 0))
+    for share in (0.05, 1.0):
+        left = csr_matrix(np.where(rng.random((7, 40)) < share, rng.normal(size=(7, 40)), 0))
+        found = product(left, right)
+        assert found.shape == (7, 30)
+        np.testing.assert_allclose(found.toarray(), left.toarray() @ right.toarray(), atol=1e-12)
+    assert product(csr_matrix((2, 40)), right).nnz == 0
 
 
 def test_softmax_weights_are_of_the_listed_places_alone():

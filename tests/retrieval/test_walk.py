@@ -54,6 +54,27 @@ def test_scores_do_not_depend_on_the_blocks(monkeypatch):
     np.testing.assert_array_equal(joined, WALK.scores(queries).toarray())
 
 
+def test_a_hub_steps_to_evenly_spread_points_with_the_same_sum_of_shares(monkeypatch):
+    rng = np.random.default_rng(1)
+    pairs = rng.random((30, 6)) < 0.1
+    pairs[:, 0] = np.arange(30) % 30 < 25  # the hub
+    walks = [Walk.build(csr_matrix(pairs), np.full(30, -1))]
+    assert np.diff(walks[0].to_points.indptr).max() == 25
+    for most in (25, 4):
+        monkeypatch.setattr(walk_module, "POINTS", most)
+        walks.append(Walk.build(csr_matrix(pairs), np.full(30, -1)))
+    whole, same, capped = (one.to_points.toarray() for one in walks)
+    np.testing.assert_array_equal(same, whole)  # the bound is not reached
+    chosen = np.flatnonzero(capped[0])
+    assert chosen.tolist() == [0, 6, 12, 18]
+    np.testing.assert_allclose(capped[0].sum(), whole[0].sum())
+    np.testing.assert_allclose(np.ptp(capped[0, chosen] / whole[0, chosen]), 0, atol=1e-12)
+    few = (whole > 0).sum(1) <= 4
+    assert few.any() and (capped > 0).sum(1).max() == 4
+    np.testing.assert_array_equal(capped[few], whole[few])
+    np.testing.assert_array_equal(walks[2].to_labels.toarray(), walks[0].to_labels.toarray())
+
+
 def test_a_block_costs_the_bound_on_its_multiplications_at_most(monkeypatch):
     rng = np.random.default_rng(0)
     pairs = csr_matrix(rng.random((60, 40)) < 0.2)
