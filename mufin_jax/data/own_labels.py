@@ -1,4 +1,4 @@
-"""Which label each datapoint is itself: in product-to-product data, most products are both."""
+"""Which label a datapoint is itself: in product-to-product data, most products are both."""
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -27,6 +27,29 @@ def own_labels(points: Strings, labels: Strings) -> Int64[np.ndarray, " n"]:
         if (found := numbers.get(uid)) is not None:
             own[found] = label
     return own[np.array(number, np.int64)]
+
+
+class LabelFinder:
+    """Finds labels by their ids; holds two numbers a label instead of a dict of Python strings.
+
+    Args:
+        ids: of all labels.
+        labels: those that can be found.
+    """
+
+    def __init__(self, ids: Strings, labels: Int64[np.ndarray, " f"]):
+        hashes = np.fromiter((hash(ids[int(label)]) for label in labels), np.int64, len(labels))
+        order = np.argsort(hashes, kind="stable")
+        self._ids, self._hashes, self._labels = ids, hashes[order], labels[order]
+
+    def find(self, uid: str) -> int:
+        """Return the label with this id, the last of several, or -1."""
+        place = int(np.searchsorted(self._hashes, hash(uid), "right"))
+        while place and self._hashes[place - 1] == hash(uid):
+            place -= 1
+            if self._ids[label := int(self._labels[place])] == uid:
+                return label
+        return -1
 
 
 def warm_points(own: Int64[np.ndarray, " n"], pairs: csr_matrix) -> Bool[np.ndarray, " n"]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 
 from mufin_jax.data.dataset import Side
-from mufin_jax.data.own_labels import own_labels
+from mufin_jax.data.own_labels import LabelFinder, own_labels
 from mufin_jax.data.strings import Strings
 from mufin_jax.model.heads import Embedding
 from mufin_jax.prediction.mix import Mix
@@ -112,9 +112,9 @@ class PartRanking:
     label_ids: Strings
 
     @functools.cached_property
-    def _label_of(self) -> dict[str, int]:
-        """The trained labels by their ids; made when an item is first asked for by its id."""
-        return {self.label_ids[int(label)]: int(label) for label in np.flatnonzero(self.trained)}
+    def _finder(self) -> LabelFinder:
+        """Finds trained labels; made when an item is first asked for by its id, or before."""
+        return LabelFinder(self.label_ids, np.flatnonzero(self.trained))
 
     @functools.cached_property
     def _own_of_sides(self) -> dict[str, tuple[Strings, Int64[np.ndarray, " n"]]]:
@@ -122,7 +122,7 @@ class PartRanking:
 
     def known(self, titles: Sequence[str], ids: Sequence[str | None]) -> Known:
         """Return what is known of items with these titles and ids, some of which have no id."""
-        own = [-1 if uid is None else self._label_of.get(uid, -1) for uid in ids]
+        own = [-1 if uid is None else self._finder.find(uid) for uid in ids]
         return Known(titles, np.array(own, np.int64))
 
     def known_of(self, side: Side, rows: Int[np.ndarray, " b"]) -> Known:
@@ -155,7 +155,7 @@ class PartRanking:
             x: unit vectors, which the indices are asked for.
             k: as for `rank`.
         """
-        query = Query(points, x, Known([""] * len(x), np.full(len(x), -1)))
+        query = Query(points, x, self.known([""] * len(x), [""] * len(x)))
         for name in self.mix.names:
             answer = self.parts[name].ask(query)
             answer.shortlist(k)
