@@ -11,15 +11,20 @@ leaves out mapped files, because the system drops their pages when it needs the 
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
 from mufin_jax.model.label_table import TableConfig, bytes_per_label, padded_rows
-from mufin_jax.retrieval import scann
+from mufin_jax.pipeline.memory_parts import ScoreSizes, of_index, of_parts
+from mufin_jax.prediction.parts import PartName
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available
 from mufin_jax.runtime.units import in_bytes
 
-PHASES = ("pretrain", "retrieve", "initialize", "restore", "finetune", "index", "predict", "floors")
+PHASES = (
+    "pretrain", "retrieve", "initialize", "restore", "finetune", "index", "predict", "floors",
+    "select",
+)  # fmt: skip
 """The phases of a run, each of which holds other things in memory."""
 JAX_BYTES = 350_000_000
 """Bytes of Python, JAX and compiled programs in one process."""
@@ -27,8 +32,6 @@ STEP_ROWS = 7
 """Copies of a step's rows that are alive at once: rows, gradients, moments, before and after."""
 AHEAD = 6
 """Batches on the host: four are made ahead, and two are in progress."""
-SCANN_SEARCH = 0.66
-"""Bytes of codes per entry and dimension while ScaNN searches; the vectors stay in their file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,7 @@ class RunSizes:
         points: number of training points that are indexed for the floor `frozen_neighbours`.
         points_search: how they are searched.
         mined: number of vectors that Module I mines negatives among; 0 if it does not.
+        score: the parts of the score, if it has any.
     """
 
     num_labels: int
@@ -68,6 +72,7 @@ class RunSizes:
     points: int = 0
     points_search: str = "exact"
     mined: int = 0
+    score: ScoreSizes = dataclasses.field(default_factory=ScoreSizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +115,11 @@ def plan(sizes: RunSizes) -> MemoryPlan:
     eta = padded * s.dim * (2 if s.table.dtype == "bfloat16" else 4) // s.devices
     table = padded * bytes_per_label(s.dim, s.table) // s.devices
     rows = eta + 4 * padded // s.devices
-    on_devices, built, codes = _index(s, s.entries, s.search)
-    points_on_devices, points_built, _ = _index(s, s.points, s.points_search)
+    on_devices, built, codes = of_index(s.entries, s.search, s.dim, s.devices)
+    points_on_devices, points_built, _ = of_index(s.points, s.points_search, s.dim, s.devices)
     cache = (2 * s.descriptors + s.num_labels) * vector // s.devices
     tuned, whole = ("pretrain", "finetune"), ("initialize", "restore", "finetune")
-    served = ("predict", "floors")
+    served = (*(("select",) if s.score.names else ()), "predict", "floors")
     return MemoryPlan(
         s,
         (
@@ -132,18 +137,10 @@ def plan(sizes: RunSizes) -> MemoryPlan:
             Part("index: entries, codes", on_devices, codes, ("retrieve", *served)),
             Part("index: while it is built", 0, built, ("retrieve", "index")),
             Part("index of training points", points_on_devices, points_built, ("floors",)),
+            *(Part(*held) for held in of_parts(s.score, s.dim, s.devices)),
             Part("JAX and its programs", 0, JAX_BYTES, PHASES),
         ),
     )
-
-
-def _index(sizes: RunSizes, entries: int, search: str) -> tuple[int, int, int]:
-    """Return an index's bytes on a device, and on a host while it is built and searched."""
-    size = 4 * entries * sizes.dim
-    on_device = size // sizes.devices if search.startswith("sharded") else 0
-    if search != "scann":
-        return on_device, 0, 0
-    return 0, scann.BUILD * size, round(SCANN_SEARCH * entries * sizes.dim)
 
 
 def plan_table(plan: MemoryPlan, available: Available | None = None) -> str:
@@ -206,7 +203,7 @@ def _shortage(plan: MemoryPlan, available: Available, phases: Sequence[str]) -> 
 
 
 def _remedy(sizes: RunSizes, available: Available, phases: Sequence[str]) -> str:
-    """Suggest one floor less, a leaner table, or more devices (hosts, if devices share memory)."""
+    """Suggest one floor less, fewer parts, a leaner table, or more devices (or hosts)."""
     own = bytes_per_label(sizes.dim, sizes.table)
     leaner = [t for t in _tables() if bytes_per_label(sizes.dim, t) < own]
     places = "hosts" if available.shared else "devices"
@@ -216,6 +213,8 @@ def _remedy(sizes: RunSizes, available: Available, phases: Sequence[str]) -> str
 
     if sizes.points and fits(dataclasses.replace(sizes, points=0)):
         return f"choose --evaluate.no-frozen-neighbours, or use more {places}"
+    if fewer := _fewer_parts(sizes, fits):
+        return f"choose --select.parts {' '.join(fewer)}, or use more {places}"
     for search in (sizes.search, "sharded"):
         for table in (sizes.table, *leaner):
             if fits(dataclasses.replace(sizes, table=table, search=search)):
@@ -232,6 +231,16 @@ def _remedy(sizes: RunSizes, available: Available, phases: Sequence[str]) -> str
                 flags = "" if table == sizes.table else f" with {_flags(table)}"
                 return f"use {count} {places}{flags}"
     return f"more {places} would not help: use fewer labels or smaller batches"
+
+
+def _fewer_parts(sizes: RunSizes, fits: Callable[[RunSizes], bool]) -> tuple[PartName, ...] | None:
+    """Return as many of the parts of the score as fit; of two choices that with the first parts."""
+    for count in range(len(sizes.score.names) - 1, 0, -1):
+        for names in itertools.combinations(sizes.score.names, count):
+            score = dataclasses.replace(sizes.score, names=names)
+            if fits(dataclasses.replace(sizes, score=score)):
+                return names
+    return None
 
 
 def _flags(table: TableConfig) -> str:

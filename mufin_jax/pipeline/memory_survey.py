@@ -19,9 +19,11 @@ from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.label_table import TableConfig
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import ModelSizes
+from mufin_jax.pipeline.memory_parts import ScoreSizes
 from mufin_jax.pipeline.memory_plan import RunSizes, check, plan, plan_table
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.machine import available
+from mufin_jax.stages.select import SelectConfig
 from mufin_jax.training.optimizer import OptimizerConfig, trains
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ HOLDS = {
     "retrieve": ("retrieve",),
     "initialize": ("initialize",),
     "finetune": ("restore", "finetune", "index"),
-    "select": ("retrieve", "predict"),
+    "select": ("select",),
     "evaluate": ("predict", "floors"),
     "report": ("predict",),
 }
@@ -68,6 +70,7 @@ def sizes_of(
     frozen_neighbours: bool = False,
     mined_side: str | None = None,
     mufin: Mufin | None = None,
+    select: SelectConfig | None = None,
 ) -> RunSizes:
     """Return the sizes that a memory plan is computed from.
 
@@ -83,6 +86,7 @@ def sizes_of(
         frozen_neighbours: whether evaluate also indexes the training points.
         mined_side: the side that Module I mines negatives from: "labels", "points" or None.
         mufin: the `abstract_model`, if it is at hand.
+        select: the parts of the score; none by default.
     """
     labels, train = dataset.labels, dataset.train
     mufin = mufin or abstract_model(dataset, model, mesh)
@@ -109,7 +113,36 @@ def sizes_of(
         points=points,
         points_search=index.search_over(points, model.dim, mesh),
         mined={"labels": len(labels), "points": len(train), None: 0}[mined_side],
+        score=_score(dataset, select or SelectConfig(), model.dim, index, mesh),
     )
+
+
+def _score(
+    dataset: Dataset, select: SelectConfig, dim: int, index: IndexConfig, mesh: Mesh
+) -> ScoreSizes:
+    """Return the sizes of the parts of a score; questions are ranked without them."""
+    if not select.parts or dataset.questions is not None:
+        return ScoreSizes()
+    labels, train = dataset.labels, dataset.train
+    words = {side.name: _words(side) if "t" in select.parts else 0 for side in (labels, train)}
+    return ScoreSizes(
+        names=select.parts,
+        labels=len(labels),
+        trained=len(np.unique(train.pairs.indices)),
+        points=len(train),
+        pairs=train.pairs.nnz,
+        words=sum(words.values()),
+        label_words=words[labels.name],
+        fitted=min(select.points, len(dataset.validation or ())),
+        candidates=select.candidates,
+        search=index.search_over(len(labels), dim, mesh),
+        points_search=index.search_over(len(train), dim, mesh),
+    )
+
+
+def _words(side: Side) -> int:
+    """Return how many words the titles of a side have, about."""
+    return len(side) + int(np.count_nonzero(side.titles.blob == ord(" ")))
 
 
 def _descriptors(side: Side, model: ModelConfig) -> int:

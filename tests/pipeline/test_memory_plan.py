@@ -9,11 +9,14 @@ from small import CONFIG, SIZES, new_model
 from mufin_jax.model import label_table
 from mufin_jax.model.label_table import TableConfig
 from mufin_jax.pipeline import memory_plan
+from mufin_jax.pipeline.memory_parts import ScoreSizes
 from mufin_jax.pipeline.memory_plan import RunSizes
 from mufin_jax.pipeline.memory_survey import sizes_of
+from mufin_jax.prediction.parts import PARTS
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available, available, host_memory
+from mufin_jax.stages.select import SelectConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
 GB = 10**9
@@ -194,3 +197,94 @@ def test_vectors_that_negatives_are_mined_among_are_held_by_module_1_alone():
     mined = part(plan, "vectors to mine among")
     assert (mined.device, mined.host) == (500 * 4 * 192, 1000 * 4 * 192)
     assert mined.phases == ("pretrain",)
+
+
+SCORE = ScoreSizes(
+    PARTS, labels=4_528_191, trained=3_000_000, points=9_618_490, pairs=20_000_000,
+    words=70_000_000, label_words=20_000_000, fitted=10_000, candidates=100,
+)  # fmt: skip
+
+
+def of_score(**changes):
+    score = dataclasses.replace(SCORE, **changes)
+    return memory_plan.plan(dataclasses.replace(A2Q, score=score, devices=8, local_devices=8))
+
+
+def test_a_score_without_parts_holds_nothing_of_parts():
+    assert not [part for part in memory_plan.plan(A2Q).parts if part.name.startswith("parts")]
+    assert memory_plan.plan(A2Q).host("select") == memory_plan.JAX_BYTES
+
+
+def test_indices_of_parts_are_split_over_the_devices_where_labels_are():
+    plan = of_score(search="sharded", points_search="sharded")
+    of_labels, points = (
+        part(plan, f"parts: {name}") for name in ("indices of labels", "index of points")
+    )
+    entries = 2 * SCORE.labels + SCORE.trained  # z, w and mu
+    assert of_labels.device == pytest.approx(768 * entries / 8, abs=3)
+    assert points.device == pytest.approx(768 * SCORE.points / 8, abs=1)
+    assert of_labels.phases == points.phases == ("select", "predict", "floors")
+    assert plan.device("select") == plan.device("predict") == plan.device("floors")
+    # Where the entries of each lie:
+    assert (of_labels.host, points.host) == (21 * 3 * SCORE.labels, 21 * SCORE.points)
+    scann = of_score(search="scann", points_search="scann")
+    codes = part(scann, "parts: indices of labels")
+    assert codes.device == 0
+    assert codes.host - of_labels.host == pytest.approx(0.66 * 192 * entries, abs=3)
+    assert part(scann, "parts: index, being built").host == 2 * 768 * SCORE.points
+
+
+@pytest.mark.parametrize(
+    "names, held",
+    [
+        (("z", "sg"), {"indices of labels", "pairs, walks"}),
+        (("g",), {"pairs, walks"}),
+        (("z", "t"), {"indices of labels", "words of titles"}),
+        (("v",), {"index of points"}),
+        (("z", "mu"), {"indices of labels"}),
+    ],
+)
+def test_a_part_that_is_left_out_holds_nothing(names, held):
+    plan, pairs = of_score(names=names), 8 * SCORE.pairs + 16 * SCORE.points + 9 * SCORE.labels
+    least = {"pairs, walks": pairs}  # every part knows which labels have a training pair
+    for name in ("indices of labels", "index of points", "pairs, walks", "words of titles"):
+        found = part(plan, f"parts: {name}")
+        assert (found.device + found.host > least.get(name, 0)) == (name in held), name
+    assert part(plan, "validation candidates").phases == ("select",)
+
+
+def test_a_score_that_does_not_fit_names_the_parts_that_would():
+    plan = of_score(search="sharded", points_search="sharded")
+    room = Available(16 * GB, plan.host("select") - GB, shared=False)
+    remedy = r"select needs .* on this host, .*; choose --select.parts z mu c v g sg, or use more"
+    with pytest.raises(InputError, match=remedy) as it:
+        memory_plan.check(plan, room, ["select"])
+    assert "\n" not in str(it.value)
+    least = of_score(names=("z",), search="sharded", points_search="sharded").host("select")
+    with pytest.raises(InputError, match=r"choose --select.parts z, or use more"):
+        memory_plan.check(plan, Available(16 * GB, least, shared=False), ["select"])
+    none = Available(16 * GB, GB // 2, shared=False)
+    with pytest.raises(InputError, match=r"select needs") as it:
+        memory_plan.check(plan, none, ["select"])
+    assert "--select.parts" not in str(it.value)
+
+
+def test_the_sizes_of_parts_match_the_data(dataset, mesh):
+    config = OptimizerConfig(image_encoder="frozen", text_encoder="frozen")
+    given = {"pretrain": (8, 16), "finetune": (8, 8), "optimizers": (config, config)}
+    select = SelectConfig(parts=PARTS, candidates=7)
+    found = sizes_of(
+        dataset, CONFIG, LEAN, mesh, index=IndexConfig(backend="sharded"), select=select, **given
+    ).score
+    assert (found.names, found.candidates, found.fitted) == (PARTS, 7, 0)
+    assert (found.labels, found.points) == (SIZES["label"], SIZES["train"])
+    assert (found.pairs, found.search, found.points_search) == (
+        dataset.train.pairs.nnz, "sharded", "sharded",
+    )  # fmt: skip
+    words, of_labels = (
+        sum(len(title.split(" ")) for side in sides for title in side.titles)
+        for sides in ((dataset.labels, dataset.train), (dataset.labels,))
+    )
+    assert (found.words, found.label_words) == (words, of_labels)
+    none = sizes_of(dataset, CONFIG, LEAN, mesh, index=IndexConfig(), **given).score
+    assert none == ScoreSizes()
