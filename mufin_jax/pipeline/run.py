@@ -26,6 +26,7 @@ from mufin_jax.runtime.run_folder import Run, environment, use_compile_cache
 from mufin_jax.runtime.shared_stages import link_stages
 from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.files import load_json
+from mufin_jax.stages.select import SelectConfig
 from mufin_jax.training.finetune_batches import check_depth
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ def run(
         processes.once("the run to refit is checked", lambda: _check_refit(experiment))
     with Run(experiment.folder) as held:
         use_compile_cache(experiment.folder)
+        if stage != "select":  # the stage itself rejects questions
+            experiment = _answerable(experiment)
         runner = _Runner(experiment, held, mesh)
         stages = stages_of(experiment)
         names = stages if stage == "all" else [stage]
@@ -78,7 +81,10 @@ def run(
         held.record(experiment=experiment.options(), **environment())
         for place, name in enumerate(names):
             check_stop(name)
-            runner.take(name, names[place:])
+            if STAGES[name].wanted(runner.experiment):
+                runner.take(name, names[place:])
+            if name == "prepare":
+                runner.experiment = _answerable(experiment)
         path = experiment.folder / "metrics.json"
         known = processes.decide(lambda: held.finished("evaluate") and path.exists())
         return load_json(path) if known else None
@@ -117,6 +123,22 @@ def _check_refit(experiment: Experiment) -> None:
     plain = dataclasses.replace(experiment, refit_of=None)
     stages = [name for name in stages_of(plain) if name not in ("evaluate", "report")]
     check_refit(experiment, {n: STAGES[n].settings(plain) for n in stages}, unrecorded)
+
+
+def _answerable(experiment: Experiment) -> Experiment:
+    """Return the experiment, without parts of the score if its prepared data have questions.
+
+    Parts rank all labels, and not the given answers of a question.
+    """
+    questions = experiment.folder / "prepare" / "questions.npz"
+    if not experiment.select.parts or not processes.decide(questions.exists):
+        return experiment
+    log.info(
+        "the test points are questions with given answers: the parts of the score (%s) are left "
+        "out, and the paper's mix of c and a answers them",
+        " ".join(experiment.select.parts),
+    )
+    return dataclasses.replace(experiment, select=SelectConfig())
 
 
 def _through(stages: Sequence[str], name: str) -> Sequence[str]:
@@ -227,6 +249,7 @@ class _Runner:
             frozen_neighbours=experiment.evaluate.frozen_neighbours,
             mined_side=i.mined_side,
             mufin=mufin,
+            select=experiment.select,
         )
         foresee(sizes, ahead, self.mesh)
         modules = (i if "pretrain" in ahead else None, iv if "finetune" in ahead else None)

@@ -24,6 +24,7 @@ from mufin_jax.evaluation.summary import summary
 from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.cli import main, parse
 from mufin_jax.pipeline.run import run
+from mufin_jax.pipeline.stage_table import context
 from mufin_jax.prediction import queries
 from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.predictor import Predictor
@@ -34,6 +35,7 @@ from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import load_json
 from mufin_jax.stages.report import ReportConfig
+from mufin_jax.stages.select import SelectConfig, select
 
 MINUTE = dataclasses.replace(
     minute.MINUTE,
@@ -61,6 +63,31 @@ def workdir(tmp_path_factory, mesh):
 @pytest.fixture(scope="module")
 def predictor(workdir, mesh):
     return Predictor.load(workdir, mesh)
+
+
+def test_a_score_has_no_parts_where_the_test_points_are_questions(
+    workdir, mesh, tmp_path, caplog, monkeypatch
+):
+    """A preset with parts leaves them out by itself; the stage select alone rejects questions."""
+    parts = SelectConfig(parts=("z", "v"))
+    experiment = dataclasses.replace(MINUTE, workdir=workdir, select=parts)
+    monkeypatch.setattr(running, "_check", lambda *_: None)  # these data have no validation points
+    with caplog.at_level("INFO"):
+        assert run(experiment, mesh=mesh) == load_json(workdir / "metrics.json")
+    assert "the parts of the score (z v) are left out" in caplog.text
+    with pytest.raises(InputError, match="which the parts of a score do not rank"):
+        select(parts, context(experiment, "select", mesh))
+    taken = []
+
+    def take(self, name, ahead):
+        taken.append((name, bool(self.experiment.select.parts)))
+        if name == "prepare":
+            (tmp_path / "run" / "prepare").mkdir()
+            (tmp_path / "run" / "prepare" / "questions.npz").touch()
+
+    monkeypatch.setattr(running._Runner, "take", take)
+    run(dataclasses.replace(experiment, workdir=tmp_path / "run"), mesh=mesh)
+    assert taken == [(name, name == "prepare") for name in minute.STAGES]
 
 
 def test_fill_in_blank_is_the_share_of_right_answers_with_ties_divided():
