@@ -95,6 +95,7 @@ def select(config: SelectConfig, context: StageContext) -> None:
             f"{context.prepared}: found no validation points to fit the weights of the parts on; "
             "prepare with --prepare.validation-share=0.1"
         )
+    processes.once("old parts are removed", lambda: _remove(out / "fitting", begun=True))
     finetuned, mesh = context.folders["finetune"], context.mesh
     model = load_model(finetuned / "model", mesh)
     predictor = Predictor.load_parts(finetuned / "predictor", model, dataset)
@@ -131,9 +132,9 @@ def select(config: SelectConfig, context: StageContext) -> None:
     build(out, TrainingPairs.read(Dataset.load(context.prepared, hold_out=False)))
 
     def complete() -> None:
+        _remove(out / "fitting")
         save_json(out / "fits.json", facts)
         save_ranking(out, config.parts, config.part, mixes)
-        shutil.rmtree(out / "fitting", ignore_errors=True)
         for path in (own, out / "x.npy", out / "z.npy"):
             path.unlink(missing_ok=True)
 
@@ -199,14 +200,34 @@ def _facts(fit: Fit) -> dict[str, Any]:
 
 
 def _summary(fits: dict[tuple[str, str], Fit]) -> str:
-    """Return a table of the weights, and of the objective of the mix and of each part alone."""
-    lines = {}
+    """Return a table of the weights, and of the objective of the mix and of each part alone.
+
+    A weight that only fills lists up reads "fill 0.001".
+    """
+    lines: dict[str, dict[str, float | int | str]] = {}
     for (mix, kind), fit in fits.items():
         name = f"{mix}, {kind} ({fit.points} points)"
-        lines[f"{name}: weights"] = dict(fit.weights.parts)
-        lines[f"{name}: alone"] = fit.alone | {"mix": fit.objective}
+        lines[f"{name}: weights"] = {
+            part: f"{weight:.2f}" if weight >= 0.01 else f"fill {weight:g}"
+            for part, weight in fit.weights.parts.items()
+        }
+        lines[f"{name}: alone"] = {**fit.alone, "mix": fit.objective}
     names = dict.fromkeys(name for fit in fits.values() for name in fit.alone)
     return "mean of P@1, nDCG@5 and R@10 on validation points\n" + table(lines, [*names, "mix"])
+
+
+def _remove(folder: Path, begun: bool = False) -> None:
+    """Remove a folder of parts, such that none is ever found without some of its files.
+
+    Args:
+        folder: of parts.
+        begun: only finish what a killed call has begun.
+    """
+    going = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(going, ignore_errors=True)
+    if not begun and folder.exists():
+        folder.rename(going)
+        shutil.rmtree(going, ignore_errors=True)
 
 
 def _move(source: Path, target: Path) -> None:

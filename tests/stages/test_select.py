@@ -11,6 +11,7 @@ import pytest
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.part_rows import rank_rows
+from mufin_jax.evaluation.selection import Fit
 from mufin_jax.evaluation.summary import CONTENT, MODULE_1, PAPER_MIX
 from mufin_jax.evaluation.test_set import rank_test
 from mufin_jax.pipeline.experiment import Experiment
@@ -24,7 +25,7 @@ from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.stages.select import SelectConfig
+from mufin_jax.stages.select import SelectConfig, _remove, _summary
 from mufin_jax.training.early_stopping import ValidateConfig, best_step
 
 SELECT = SelectConfig(parts=("z", "mu", "c", "v", "sg", "t"), candidates=20)
@@ -223,6 +224,38 @@ def test_parts_and_the_best_step_require_validation_points(tmp_path, what):
     with pytest.raises(InputError, match=f"{said}.*add --prepare"):
         run(plain, "all")
     assert not (tmp_path / "run" / "prepare").exists()  # it is said before any work
+
+
+def test_a_weight_that_fills_lists_up_is_told_apart_from_none():
+    fit = Fit(Weights({"v": 2.0, "z": 0.001}), 12.5, {"z": 1.0, "v": 12.5, "mu": 3.0}, 40)
+    weights, alone = _summary({("all", "warm"): fit}).splitlines()[-2:]
+    assert weights.split()[-5:-2] == ["fill", "0.001", "2.00"]  # then dashes
+    assert alone.split()[-4:] == ["1.00", "12.50", "3.00", "12.50"]
+
+
+def test_what_a_killed_call_left_half_removed_is_no_part(experiment, tmp_path):
+    """It renames the parts it fitted with before it removes them: none is found incomplete."""
+    again = dataclasses.replace(experiment, workdir=tmp_path / "run")
+    minute.begun(experiment.folder, tmp_path / "run", "evaluate")
+    shutil.copytree(experiment.folder / "select", tmp_path / "run" / "select")
+    select = tmp_path / "run" / "select"
+    (select / "done.json").unlink()
+    wanted = (select / "fits.json").read_bytes()
+
+    def kill(folder, **_):
+        if folder.exists():
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(shutil, "rmtree", kill)
+        with pytest.raises(KeyboardInterrupt):
+            _remove(select / "z")
+    assert not (select / "z").exists() and (select / "z.old").exists()
+    (select / "z.old").rename(select / "fitting.old")
+    (select / "fitting.old" / "entries.npy").unlink()
+    run(again, "select")
+    assert (select / "fits.json").read_bytes() == wanted
+    assert (select / "z" / "index.json").exists() and not (select / "fitting.old").exists()
 
 
 def test_invalid_settings_are_rejected():
