@@ -182,6 +182,25 @@ def test_candidates_are_the_union_of_the_parts_own_lists(made):
     np.testing.assert_array_equal(found.trained, trained)
 
 
+def test_indices_that_are_split_over_the_devices_say_the_same(made, fewer, tmp_path, mesh):
+    """Each device holds an eighth of the vectors, as of the label table."""
+    model, sharded = made.predictor.model, IndexConfig(backend="sharded")
+    w = np.load(made.folder.parent / "predictor" / "labels" / "w.npy")
+    given = (made.x, made.z, w, sharded)
+    build_parts(tmp_path, PARTS, fewer, made.pairs, model.heads(), *given)
+    parts = load_parts(tmp_path, PARTS, made.pairs, model.heads(), made.predictor.cache, CONFIG)
+    for name in ("z", "mu", "c", "v", "sg"):
+        entries = parts[name].index.searcher.search.entries
+        shards = {shard.data.shape for shard in entries.addressable_shards}
+        assert mesh.size == 8 and shards == {(-(-len(entries) // 8), model.dim)}
+    one, other = (
+        candidates(some, made.query, 3, made.pairs.trained) for some in (made.parts, parts)
+    )
+    np.testing.assert_array_equal(one.labels, other.labels)
+    for name in PARTS:
+        np.testing.assert_allclose(one.values[name], other.values[name], atol=1e-5)
+
+
 def test_candidates_among_those_of_all_parts_are_those_of_some_parts(made):
     whole, lists = listed_candidates(made.parts, made.query, 2, made.pairs.trained)
     some = ("z", "g", "t")
