@@ -30,7 +30,7 @@ def test_every_experiment_runs_its_own_presets(name, monkeypatch):
 def test_encoders_of_a_catalogue_train_unless_they_start_from_a_checkpoint(given, meant):
     flags = [f"--model.text-checkpoint={given}"] if given else []
     command = parse(PRESETS, ["--data=DIR", *flags])
-    assert command.preset == "catalogue"
+    assert command.preset == ("catalogue-frozen" if given else "catalogue")
     assert command.experiment.pretrain.optimizer.text_encoder == "auto"
     resolved = command.experiment.resolved()
     assert resolved.pretrain.optimizer.text_encoder == meant
