@@ -140,6 +140,7 @@ def test_a_model_trained_on_ready_vectors_is_that_of_the_frozen_checkpoints(
     found = []
     for folder, model in zip(folders, (CHECKPOINTS, MODEL), strict=True):
         out = tmp_path / folder.name
+        out.mkdir()
         pretrain(config, context(out, one_device, {"prepare": folder}, model=model))
         trained = weights(load_model(out / "model", one_device))
         found.append({path: value for path, value in trained.items() if "encoder" not in path})
