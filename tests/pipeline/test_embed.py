@@ -146,6 +146,7 @@ def test_a_model_trained_on_ready_vectors_is_that_of_the_frozen_checkpoints(
         found.append({path: value for path, value in trained.items() if "encoder" not in path})
     assert found[0].keys() == found[1].keys()
     for path, value in found[0].items():
-        if path.endswith("reduce/mean"):  # of scaled vectors
+        # Means are of scaled vectors. A bias of keys changes no attention: it trains on rounding.
+        if path.endswith(("reduce/mean", "key/bias")):
             continue
         np.testing.assert_allclose(found[1][path], value, atol=1e-5, err_msg=path)
