@@ -28,6 +28,7 @@ SCRIPTS = {
     "module_4_step": ("torch", "transformers"),
     "label_table": (),
     "retrieval": ("hnswlib",),
+    "parts": (),
     "predict": ("torch", "transformers", "hnswlib"),
     "input_pipeline": (),
     "startup": (),
