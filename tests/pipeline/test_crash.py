@@ -6,6 +6,7 @@ import minute
 import pytest
 from driver import kill_after_first_step, kill_and_finish
 
+from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.apart
@@ -61,17 +62,20 @@ def test_a_run_that_trains_for_two_seconds_saves_a_later_checkpoint(
 @pytest.mark.rotates("scann", every=2)
 @pytest.mark.timeout(900)
 def test_a_killed_run_with_scann_and_frozen_encoders_resumes_to_the_same_bits(compiled, tmp_path):
+    """Its score has parts: the stage select is killed, too."""
     flags = [
         "--miniature.labels=400", "--miniature.points=600", "--prepare.max-images=4",
+        *minute.PARTS,
         "--pretrain.batch-size=100", "--finetune.batch-size=100",
         *(f"--{stage}.optimizer.{kind}-encoder=frozen" for stage in ("pretrain", "finetune")
           for kind in ("image", "text")),
     ]  # fmt: skip
     minute.finish(tmp_path / "whole", *flags, cache=compiled)
     assert (tmp_path / "whole" / "retrieve" / "index" / "tree").is_dir()
+    stages = [name for name in STAGES if name in {*minute.STAGES, "select"}]
     kill_and_finish(
         tmp_path / "run",
-        [stage for stage in minute.STAGES for _ in range(2)],
+        [stage for stage in stages for _ in range(3 if stage == "select" else 2)],
         *flags,
         cache=compiled,
         seed=4,

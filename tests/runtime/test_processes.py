@@ -17,6 +17,7 @@ from mufin_jax.runtime.storage.files import load_json
 
 TOY = str(SUPPORT.joinpath("hosts_toy.py"))
 QUICK = "--hosts.lost-timeout=5"
+SHARDED = ("--retrieve.index.backend=sharded",)
 
 
 def start_toy(workdir, *flags, cache, **more):
@@ -240,14 +241,18 @@ def _same_metrics(one, other):
 
 
 def finish_minute(workdir, *flags, cache):
-    found = minute.ends(minute.start_together(workdir, *flags, cache=cache), 600)
+    processes = minute.start_together(workdir, *minute.PARTS, *SHARDED, *flags, cache=cache)
+    found = minute.ends(processes, 600)
     assert [code for code, _ in found] == [0, 0], found
     return minute.metrics(workdir)
 
 
 @pytest.fixture(scope="module")
 def minute_through(tmp_path_factory, compiled):
-    """The folder of an uninterrupted minute run of two processes with four devices each."""
+    """The folder of an uninterrupted minute run of two processes with four devices each.
+
+    Its score has all parts, whose indices are split over the devices.
+    """
     workdir = tmp_path_factory.mktemp("minute-through") / "run"
     finish_minute(workdir, cache=compiled)
     return workdir
@@ -255,8 +260,18 @@ def minute_through(tmp_path_factory, compiled):
 
 @pytest.mark.slow
 def test_a_run_of_two_processes_gives_the_metrics_of_one(minute_through, compiled, tmp_path):
-    minute.finish(tmp_path / "run", cache=compiled, devices=8)
-    _same_metrics(minute.metrics(tmp_path / "run"), minute.metrics(minute_through))
+    flags = (*minute.PARTS, *SHARDED)
+    minute.finish(tmp_path / "run", *flags, cache=compiled, devices=8)
+    one, other = (minute.metrics(at) for at in (tmp_path / "run", minute_through))
+    _same_metrics(one, other)
+    assert one["rows"].keys() == other["rows"].keys() >= {"part v", "part sg", "part t"}
+    for name in one["rows"]:
+        _same_metrics(one["rows"][name], other["rows"][name])
+    fits = [load_json(at / "select" / "fits.json") for at in (tmp_path / "run", minute_through)]
+    for name in fits[0]:
+        first, second = (fit[name] for fit in fits)
+        assert abs(first["objective"] - second["objective"]) < 1.0, name
+        assert first["alone"] == pytest.approx(second["alone"], abs=1.0)
     for stage in ("pretrain", "finetune"):
         one, other = losses(tmp_path / "run" / stage), losses(minute_through / stage)
         np.testing.assert_allclose(one, other, rtol=1e-4)
@@ -264,7 +279,7 @@ def test_a_run_of_two_processes_gives_the_metrics_of_one(minute_through, compile
 
 def _interrupt(workdir, cache, stage, how):
     """Start a run of two processes, and do something to them in the middle of a stage."""
-    processes = minute.start_together(workdir, QUICK, cache=cache)
+    processes = minute.start_together(workdir, *minute.PARTS, *SHARDED, QUICK, cache=cache)
     until = time.monotonic() + 300
     while not (workdir / stage / "metrics.jsonl").exists():
         assert time.monotonic() < until and all(one.poll() is None for one in processes)

@@ -21,6 +21,7 @@ SECONDS = {
     "retrieve": 0.3,
     "initialize": 0.4,
     "finetune": 3.0,
+    "select": 2.0,
     "evaluate": 1.5,
     "report": 0.2,
 }

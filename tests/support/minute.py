@@ -59,6 +59,12 @@ MINUTE = Experiment(
 STAGES = stages_of(MINUTE)
 """The stages of the experiment, in their order."""
 
+PARTS = (
+    *("--prepare.validation-share=0.2", "--select.candidates=20"),
+    *("--select.parts", "z", "mu", "c", "v", "g", "sg", "t"),
+)
+"""Flags that give the score all parts: the run then also has the stage select."""
+
 _VISUAL = VisualBertConfig(
     vocab=256, width=16, depth=2, heads=2, mlp=32, max_positions=16, init_std=None
 )
@@ -187,9 +193,9 @@ def assert_same(one: Path, other: Path, until: str = "evaluate") -> None:
     """Assert that the files of two runs are bit-identical, up to the stage `until`.
 
     These are the prepared data, weights, tables, checkpoints, shortlists, rankings, the losses of
-    every step, and the metrics.
+    every step, the parts of the score with their weights, and the metrics.
     """
-    stages = STAGES[: STAGES.index(until) + 1]
+    stages = [*STAGES[: STAGES.index(until) + 1], *(["select"] if until == "evaluate" else [])]
     found, wanted = (
         {name: array for name, array in results(at).items() if name.split("/")[0] in stages}
         for at in (one, other)
@@ -204,6 +210,9 @@ def assert_same(one: Path, other: Path, until: str = "evaluate") -> None:
         assert one_log == other_log
     if until == "evaluate":
         assert metrics(one) == metrics(other)
+        for path in (other / "select").glob("*.json"):
+            if path.name not in ("done.json", "settings.json"):
+                assert (one / "select" / path.name).read_bytes() == path.read_bytes()
 
 
 def begun(finished: Path, workdir: Path, stage: str) -> Path:
