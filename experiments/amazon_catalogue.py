@@ -49,6 +49,9 @@ CATALOGUE = dataclasses.replace(
         ),
     ),
     select=SelectConfig(parts=PARTS),
+    cost="2,000 products from scratch: about 4 minutes on two CPU cores",
+    expected="on two real catalogues and their floors: docs/recipe.md; on the built-in catalogue, "
+    "seed 0 with 1,000 steps of Module I: P@1 65.5, R@10 72.4, of a ceiling of 87.97",
 )
 
 FROZEN = dataclasses.replace(
@@ -68,6 +71,8 @@ FROZEN = dataclasses.replace(
         CATALOGUE.finetune,
         optimizer=dataclasses.replace(CATALOGUE.finetune.optimizer, reduce="frozen"),
     ),
+    cost="2,000 products: about 2 minutes on two CPU cores, and what their vectors take once",
+    expected="on two real catalogues and their floors: docs/recipe.md",
 )
 """With checkpoints: frozen encoders, and what reduces their vectors trains."""
 

@@ -96,6 +96,9 @@ RECIPE = dataclasses.replace(
             image_encoder="frozen", text_encoder="frozen", self_attention="frozen",
         ),
     ),
+    cost="two minutes on a CPU",
+    expected="FITB on the built-in outfits, seed 0: 88.0 of a ceiling of 97.25, Module I alone "
+    "52.0; on 100 questions about 242 real rooms 75, nearest title 57",
 )  # fmt: skip
 """The recipe of docs/recipe.md for outfits: softmax losses, Module IV on frozen encoders."""
 
