@@ -102,7 +102,7 @@ def test_a_packed_text_has_the_vector_that_it_has_alone():
     assert not packed[2].any() and np.abs(packed[:2]).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["basic", "siglip", "lite"])
+@pytest.mark.parametrize("name", ["basic", "siglip", pytest.param("lite", marks=pytest.mark.slow)])
 def test_nothing_in_the_trunk_trains_where_the_last_block_trains(name, images):
     encoder = shaken_encoder(TINY[name])
     graphdef, state = nnx.split(encoder)

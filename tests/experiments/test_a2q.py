@@ -46,6 +46,7 @@ def workdir(tmp_path_factory, compiled):
     return folder
 
 
+@pytest.mark.slow
 def test_generated_ads_go_through_all_stages(workdir):
     found = load_json(workdir / "metrics.json")
     assert (found["labels"], found["points"], found["ceiling"]) == (240, 50, None)
@@ -55,6 +56,7 @@ def test_generated_ads_go_through_all_stages(workdir):
     assert (len(dataset.train), dataset.num_texts) == (400, 690)
 
 
+@pytest.mark.slow
 def test_module_1_of_zero_epochs_writes_the_initial_model(workdir):
     names = {path.name for path in (workdir / "pretrain").iterdir()}
     assert names == {"model", "settings.json", "done.json"}
@@ -72,6 +74,7 @@ def test_module_1_of_zero_epochs_writes_the_initial_model(workdir):
     assert np.abs(query[0] - query[1]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_descriptor_vectors_are_the_ready_vectors(workdir):
     dataset = Dataset.load(workdir / "prepare")
     vectors = np.load(workdir / "finetune" / "vectors.npy")
@@ -79,16 +82,17 @@ def test_descriptor_vectors_are_the_ready_vectors(workdir):
     np.testing.assert_array_equal(vectors[690:], dataset.image_vectors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ({"title": "blue shoes"}, "item 0: the model knows ready vectors, not titles"),
-        ({"images": ["a.jpg"]}, "item 0: the model knows ready vectors, not pictures"),
+        ({"title": "blue shoes"}, "not titles; expected text_vector of 16 numbers"),
+        ({"images": ["a.jpg"]}, "not pictures; expected image_vectors of 16 numbers"),
     ],
 )
 def test_a_title_or_a_picture_is_rejected_if_the_model_has_no_such_encoder(workdir, item, message):
     predictor = Predictor.load(workdir, make_mesh(jax.devices()[:1]))
-    with pytest.raises(InputError, match=f"{message}; leave them out, or rank a side"):
+    with pytest.raises(InputError, match=f"item 0: the model knows ready vectors, {message}"):
         predictor.predict([item])
 
 

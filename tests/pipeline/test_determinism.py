@@ -45,7 +45,7 @@ def loading(threads: int) -> list[str]:
 @pytest.mark.parametrize(
     ("cores", "threads", "warm"),
     [
-        (1, 0, True),
+        pytest.param(1, 0, True, marks=pytest.mark.slow),
         pytest.param(1, 1, False, marks=SLOW),
         pytest.param(2, 1, True, marks=SLOW),
         pytest.param(2, 2, False, marks=SLOW),

@@ -149,6 +149,7 @@ def prepared(workdir: Path) -> dict:
     return json.loads((workdir / "prepare" / "manifest.json").read_bytes())
 
 
+@pytest.mark.slow  # the test below that meets a full disk in training is not
 @pytest.mark.parametrize("stage", dict.fromkeys(stage for stage, _ in SOME))
 def test_a_stage_that_a_full_disk_interrupted_resumes_to_the_same_bits(
     minute_run, compiled, tmp_path, stage

@@ -29,7 +29,7 @@ def measured(dataset, one_device, tmp_path, monkeypatch):
     scores = np.zeros(ranking.shape, np.float32)
 
     def measure(changed: Dataset):
-        monkeypatch.setattr(Dataset, "load", lambda path: changed)
+        monkeypatch.setattr(Dataset, "load", lambda path, **_: changed)
         made = object.__new__(Predictor)
         made.ranking = None
         monkeypatch.setattr(stage.Predictor, "load", lambda *_: made)

@@ -70,7 +70,7 @@ def filtered(dataset, pretrained, mesh, tmp_path, monkeypatch):
         train=dataclasses.replace(train, filter=taken),
         test=dataclasses.replace(test, filter=sparse.csr_matrix(three)),
     )
-    monkeypatch.setattr(Dataset, "load", lambda path: changed)
+    monkeypatch.setattr(Dataset, "load", lambda path, **_: changed)
     retrieve(CONFIG, context_of(dataset, pretrained, tmp_path / "out", mesh))
     return tmp_path / "out"
 

@@ -120,6 +120,7 @@ def trained(dataset, mesh, config):
     return metrics, np.array(state.table.rows.eta), jax.device_get(state.train.get(PART))
 
 
+@pytest.mark.slow
 def test_a_step_learns_prototypes_on_one_device_and_on_eight(dataset, mesh, one_device):
     eight, one = (trained(dataset, devices, PROTOTYPES) for devices in (mesh, one_device))
     plain = trained(dataset, one_device, SUM)
