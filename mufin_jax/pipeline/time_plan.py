@@ -258,8 +258,9 @@ def _weights(module: Any) -> float:
     if module is None or isinstance(module, ReadyVectors):
         return 0.0
     found = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(module)))
-    return sum(
-        float(leaf.size)
+    sizes = (
+        leaf.size
         for path, leaf in found
         if leaf.ndim > 1 and "embed" not in jax.tree_util.keystr(path)
     )
+    return float(sum(sizes))

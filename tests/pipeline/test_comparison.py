@@ -129,7 +129,9 @@ def test_a_killed_table_resumes_and_makes_shared_stages_once(minute_run, compile
     found, wanted = load_json(tmp_path / "table.json"), load_json(full / "metrics.json")["rows"]
     assert list(found) == ["mufin", "p_i_bag", "alpha_1"]
     assert found["p_i_bag"]["seeds"]["0"] == wanted["Module I alone (P-I-bag)"]
-    assert found["mufin"]["seeds"]["0"] == wanted["MUFIN"]
+    mufin = found["mufin"]["seeds"]["0"]
+    assert mufin.items() >= wanted["MUFIN"].items()
+    assert mufin.keys() - wanted["MUFIN"].keys() >= {"P@1 warm", "P@1 cold"}
     ours = found["alpha_1"]["seeds"]["0"]["P@1"] - wanted["MUFIN"]["P@1"]
     assert found["alpha_1"]["P@1 - mufin"] == [pytest.approx(ours)]
     lines = out.splitlines()
