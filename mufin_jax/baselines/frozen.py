@@ -18,6 +18,7 @@ from mufin_jax.evaluation.metrics import DEPTH
 from mufin_jax.evaluation.rankings import spare_places
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.embed_side import describe_once, embed_blocks, embed_once
+from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import new_loader, new_model
 from mufin_jax.retrieval.build import build_vector_index
 from mufin_jax.retrieval.config import IndexConfig
@@ -67,13 +68,7 @@ def frozen_neighbours(
         DiskError: if a file cannot be written.
         Stopped: after a signal.
     """
-    try:
-        model = new_model(config, dataset, mesh, seed)
-    except InputError as error:
-        raise InputError(
-            f"{error}; without the floor frozen_neighbours, the untrained model is not needed: "
-            "--evaluate.no-frozen-neighbours"
-        ) from error
+    model = _untrained(config, dataset, mesh, seed)
     loader = use_precomputed(model, new_loader(model.config, dataset, mesh), kept)
     own = scratch / "vectors.npy"
     known = processes.decide(described.exists)
@@ -98,3 +93,14 @@ def frozen_neighbours(
         rankings.append(completed(draft, popular, dropped, wanted))
     processes.once("the untrained vectors are deleted", lambda: discard(scratch))
     return np.concatenate(rankings)
+
+
+def _untrained(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> Mufin:
+    """Return the model before Module I; its checkpoints must be at hand."""
+    try:
+        return new_model(config, dataset, mesh, seed)
+    except InputError as error:
+        raise InputError(
+            f"{error}; without the floor frozen_neighbours, the untrained model is not needed: "
+            "--evaluate.no-frozen-neighbours"
+        ) from error

@@ -85,16 +85,7 @@ def select(config: SelectConfig, context: StageContext) -> None:
         Stopped: after a signal; the same call resumes.
     """
     dataset, out = context.dataset(), context.out
-    if dataset.questions is not None:
-        raise InputError(
-            f"{context.prepared}: the test points are questions with given answers, which the "
-            "parts of a score do not rank; leave out --select.parts"
-        )
-    if context.refit is None and not dataset.validation:
-        raise InputError(
-            f"{context.prepared}: found no validation points to fit the weights of the parts on; "
-            "prepare with --prepare.validation-share=0.1"
-        )
+    _check(dataset, context)
     processes.once("old parts are removed", lambda: _remove(out / "fitting", begun=True))
     finetuned, mesh = context.folders["finetune"], context.mesh
     model = load_model(finetuned / "model", mesh)
@@ -139,6 +130,20 @@ def select(config: SelectConfig, context: StageContext) -> None:
             path.unlink(missing_ok=True)
 
     processes.once("select is complete", complete)
+
+
+def _check(dataset: Dataset, context: StageContext) -> None:
+    """Reject data on which no weights can be fitted."""
+    if dataset.questions is not None:
+        raise InputError(
+            f"{context.prepared}: the test points are questions with given answers, which the "
+            "parts of a score do not rank; leave out --select.parts"
+        )
+    if context.refit is None and not dataset.validation:
+        raise InputError(
+            f"{context.prepared}: found no validation points to fit the weights of the parts on; "
+            "prepare with --prepare.validation-share=0.1"
+        )
 
 
 _NO_MIX = Mix(Weights({}), Weights({}))
