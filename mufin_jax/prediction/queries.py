@@ -11,6 +11,7 @@ from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.descriptors import Descriptors, Vector
 from mufin_jax.data.images import read_image
+from mufin_jax.data.readers.values import unescaped
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError
 
@@ -133,7 +134,7 @@ def _vectors(
 
 
 def _titles(item: dict, name: str) -> list[str]:
-    """Return the titles of an item that are not empty."""
+    """Return the titles of an item that are not empty, with HTML entities read as in its data."""
     title, given = item.get("title"), item.get("titles")
     if given is None:
         given = [title]
@@ -142,7 +143,8 @@ def _titles(item: dict, name: str) -> list[str]:
         raise InputError(f"{name}: titles: {found}; expected a list of all texts of the item")
     elif wrong := [one for one in given if not isinstance(one, str | None)]:
         raise InputError(f"{name}: titles: one is {wrong[0]!r:.80}; expected texts")
-    return [title for title in (str(one or "").strip() for one in given) if title]
+    plain = (unescaped(str(one or "")).strip() for one in given)
+    return [title for title in plain if title]
 
 
 def _read_picture(source: Any, processing: ImageProcessing, item: str) -> np.ndarray:

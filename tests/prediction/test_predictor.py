@@ -356,6 +356,11 @@ def test_vectors_of_another_form_are_rejected(answering, item, message):
         answering.predict([item])
 
 
+def test_html_entities_in_titles_are_read_as_preparation_reads_them(predictor):
+    for field, value in (("title", "red &amp; blue"), ("titles", ["red &amp; blue"])):
+        assert predictor.predict([{field: value}]) == predictor.predict([{"title": "red & blue"}])
+
+
 def test_a_model_of_titles_and_pictures_rejects_ready_vectors(predictor):
     with pytest.raises(InputError, match="text_vector: the model reads no ready vectors; leave it"):
         predictor.predict([{"text_vector": [1.0] * 7}])
