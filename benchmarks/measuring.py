@@ -11,8 +11,10 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -117,3 +119,15 @@ def versions() -> dict[str, str]:
 def significant(value: float, digits: int = 4) -> float:
     """Round to a number of significant digits."""
     return float(f"{value:.{digits}g}")
+
+
+@contextlib.contextmanager
+def place(keep: Path | None, name: str) -> Iterator[Path]:
+    """Yield a folder: one of this name in a folder to keep, or one for this run alone."""
+    if keep is not None:
+        folder = keep / name
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)

@@ -16,16 +16,14 @@ bound on the points of a label. Also the memory that no file holds, next to the 
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -255,18 +253,6 @@ def run(folder: Path, labels: int, dim: int) -> None:
     measuring.line(f"parts: {labels} labels", measured / wanted, 1.0, **facts)
 
 
-@contextlib.contextmanager
-def place(keep: Path | None, labels: int) -> Iterator[Path]:
-    """Yield the folder of the files: one to keep, or one for this run alone."""
-    if keep is not None:
-        folder = keep / f"parts-{labels}"
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
 def main() -> None:
     """Build in a process of its own, then measure."""
     parser = argparse.ArgumentParser(description="The parts of a score at scale.")
@@ -280,7 +266,7 @@ def main() -> None:
     if given.build:
         build(given.build, labels, given.dim)
         return
-    with place(given.keep, labels) as folder:
+    with measuring.place(given.keep, f"parts-{labels}") as folder:
         if not (folder / "built.json").exists():
             flags = [f"--labels={labels}", f"--dim={given.dim}", f"--build={folder}"]
             subprocess.run([sys.executable, __file__, *flags], check=True)

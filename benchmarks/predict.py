@@ -18,13 +18,10 @@ the larger of the two.
 """
 
 import argparse
-import contextlib
 import io
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,18 +145,6 @@ def twin_of(arguments: argparse.Namespace, folder: Path, queries: Queries) -> An
     return answer
 
 
-@contextlib.contextmanager
-def place(keep: Path | None, labels: int) -> Iterator[Path]:
-    """Yield the folder of the label side: one to keep, or one for this run alone."""
-    if keep is not None:
-        folder = keep / f"predict-{labels}"
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
 def run(arguments: argparse.Namespace, folder: Path) -> None:
     """Measure, and print the results, the last line as one JSON object."""
     import jax
@@ -231,7 +216,7 @@ def main() -> None:
     if arguments.keep:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(arguments.keep / "compiled"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    with place(arguments.keep, arguments.labels) as folder:
+    with measuring.place(arguments.keep, f"predict-{arguments.labels}") as folder:
         run(arguments, folder)
 
 

@@ -6,7 +6,6 @@ were measured on 1,000,000 labels and points with 5,000,000 pairs.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from mufin_jax.prediction.part_files import FILES
 from mufin_jax.prediction.parts import WALKS, PartName
@@ -25,8 +24,6 @@ ID = 160
 """Bytes of an id in a dict, while it is found which label each training point is."""
 WORD = 600
 """Bytes of a distinct word in the vocabulary. Heaps' law says how many there are."""
-STAND_INS = 10
-"""Labels that stand for a query in the soft walk: the default of `PartConfig.stand_ins`."""
 CANDIDATE = 32
 """Bytes of a candidate while weights are searched, besides two copies of its values."""
 
@@ -45,6 +42,7 @@ class ScoreSizes:
         label_words: those of labels alone.
         fitted: validation points that the weights are fitted on.
         candidates: labels that each part lists.
+        stand_ins: labels that stand for a query in the soft walk.
         search: how an index of labels is searched.
         points_search: how an index of the training points is searched.
     """
@@ -58,12 +56,14 @@ class ScoreSizes:
     label_words: int = 0
     fitted: int = 0
     candidates: int = 0
+    stand_ins: int = 0
     search: str = "exact"
     points_search: str = "exact"
 
 
-class Held(NamedTuple):
-    """Memory that is held together.
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of the memory of a run.
 
     Attributes:
         name: what it is.
@@ -87,7 +87,7 @@ def of_index(entries: int, search: str, dim: int, devices: int) -> tuple[int, in
     return 0, scann.BUILD * size, round(SCANN_SEARCH * entries * dim)
 
 
-def of_parts(s: ScoreSizes, dim: int, devices: int) -> Sequence[Held]:
+def of_parts(s: ScoreSizes, dim: int, devices: int) -> Sequence[Part]:
     """Return what the parts hold; nothing for a score without parts."""
     if not s.names:
         return ()
@@ -97,25 +97,25 @@ def of_parts(s: ScoreSizes, dim: int, devices: int) -> Sequence[Held]:
     points = [of_index(s.points, s.points_search, dim, devices)] * ("points" in files)
     served = ("select", "predict", "floors")
 
-    def indices(name: str, found: list[tuple[int, int, int]], count: int) -> Held:
+    def indices(name: str, found: list[tuple[int, int, int]], count: int) -> Part:
         host = sum(codes + LOOKUPS * count for _, _, codes in found)
-        return Held(f"parts: {name}", sum(one[0] for one in found), host, served)
+        return Part(f"parts: {name}", sum(one[0] for one in found), host, served)
 
     pairs, read = PAIR * s.pairs + 16 * s.points + 9 * s.labels, COPY * s.pairs
     if set(WALKS) & set(s.names):
         pairs += WALK_PAIR * s.pairs + 20 * s.points + 16 * s.labels
         # While pairs are read, or later while a block of queries takes the soft walk.
-        reached = min(STAND_INS * POINTS * s.pairs // max(s.points, 1), s.labels)
+        reached = min(s.stand_ins * POINTS * s.pairs // max(s.points, 1), s.labels)
         read = max(WALK_COPY * s.pairs, 12 * BLOCK * reached)
     built = max((one[1] for one in labels + points), default=0)
     return (
         indices("indices of labels", labels, s.labels),
         indices("index of points", points, s.points),
-        Held("parts: pairs, walks", 0, pairs, served),
-        Held("parts: pairs, in use", 0, max(read, ID * min(s.points, s.labels)), served),
-        Held("parts: words of titles", 0, _words(s) if "words" in files else 0, served),
-        Held("parts: index, being built", 0, built, ("select",)),
-        Held("validation candidates", 0, _fitted(s), ("select",)),
+        Part("parts: pairs, walks", 0, pairs, served),
+        Part("parts: pairs, in use", 0, max(read, ID * min(s.points, s.labels)), served),
+        Part("parts: words of titles", 0, _words(s) if "words" in files else 0, served),
+        Part("parts: index, being built", 0, built, ("select",)),
+        Part("validation candidates", 0, _fitted(s), ("select",)),
     )
 
 

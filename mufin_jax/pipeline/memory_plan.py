@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from mufin_jax.model.label_table import TableConfig, bytes_per_label, padded_rows
-from mufin_jax.pipeline.memory_parts import ScoreSizes, of_index, of_parts
+from mufin_jax.pipeline.memory_parts import Part, ScoreSizes, of_index, of_parts
 from mufin_jax.prediction.parts import PartName
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.machine import Available
@@ -76,23 +76,6 @@ class RunSizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """A part of the memory of a run.
-
-    Attributes:
-        name: what it is.
-        device: bytes on every device.
-        host: bytes on every host.
-        phases: when it is held.
-    """
-
-    name: str
-    device: int
-    host: int
-    phases: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class MemoryPlan:
     """All parts of the memory of a run; each phase holds some of them."""
 
@@ -137,7 +120,7 @@ def plan(sizes: RunSizes) -> MemoryPlan:
             Part("index: entries, codes", on_devices, codes, ("retrieve", *served)),
             Part("index: while it is built", 0, built, ("retrieve", "index")),
             Part("index of training points", points_on_devices, points_built, ("floors",)),
-            *(Part(*held) for held in of_parts(s.score, s.dim, s.devices)),
+            *of_parts(s.score, s.dim, s.devices),
             Part("JAX and its programs", 0, JAX_BYTES, PHASES),
         ),
     )

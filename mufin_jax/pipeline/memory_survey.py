@@ -135,6 +135,7 @@ def _score(
         label_words=words[labels.name],
         fitted=min(select.points, len(dataset.validation or ())),
         candidates=select.candidates,
+        stand_ins=select.part.stand_ins,
         search=index.search_over(len(labels), dim, mesh),
         points_search=index.search_over(len(train), dim, mesh),
     )

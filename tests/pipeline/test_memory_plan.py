@@ -201,13 +201,18 @@ def test_vectors_that_negatives_are_mined_among_are_held_by_module_1_alone():
 
 SCORE = ScoreSizes(
     PARTS, labels=4_528_191, trained=3_000_000, points=9_618_490, pairs=20_000_000,
-    words=70_000_000, label_words=20_000_000, fitted=10_000, candidates=100,
+    words=70_000_000, label_words=20_000_000, fitted=10_000, candidates=100, stand_ins=10,
 )  # fmt: skip
 
 
 def of_score(**changes):
     score = dataclasses.replace(SCORE, **changes)
     return memory_plan.plan(dataclasses.replace(A2Q, score=score, devices=8, local_devices=8))
+
+
+def test_more_labels_that_stand_for_a_query_hold_more():
+    few, many = of_score(stand_ins=10), of_score(stand_ins=1_000)
+    assert many.host("predict") > few.host("predict")
 
 
 def test_a_score_without_parts_holds_nothing_of_parts():
