@@ -5,7 +5,8 @@ entry of label l. The classifiers give c_l = x2_l·w_l, for the labels of the sh
 score is 0.7 c + 0.3 a. Label bags, centroids and index are rebuilt with the encoders that Module IV
 leaves (`build.py`), so a query passes one encoder once.
 
-A warm server compiles nothing: queries are padded to few shapes (`shapes.py`).
+A warm server compiles nothing: queries are padded to few shapes (`shapes.py`), all of which
+`Predictor.warm_up` compiles (`warming.py`).
 """
 
 import dataclasses
@@ -32,9 +33,9 @@ from mufin_jax.prediction.part_files import load_ranking
 from mufin_jax.prediction.part_ranking import PartRanking
 from mufin_jax.prediction.parts import Known, Query
 from mufin_jax.prediction.queries import check_query, names_of, read_items
+from mufin_jax.prediction.warming import warm_up
 from mufin_jax.retrieval.index import LabelIndex, shortlist_points
 from mufin_jax.retrieval.shortlist import Shortlist
-from mufin_jax.runtime import machine
 from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put, replicated
 from mufin_jax.runtime.errors import InputError
@@ -84,7 +85,7 @@ class Predictor:
         # Every process reads all rows, and no row is padding: a pool is cut into blocks, and each
         # block is spread over the devices on its own.
         self.loader = new_loader(model.config, dataset, padded=False)
-        self._encoder = BlockEncoder(model.encoder(), self.loader.descriptors)
+        self.encoder = BlockEncoder(model.encoder(), self.loader.descriptors)
         self._heads = model.heads()
 
     @classmethod
@@ -242,7 +243,7 @@ class Predictor:
         """Return the embeddings of the bags, padded to one of few sizes, on the devices."""
         mesh = self.model.mesh
         none = np.zeros((1, self.model.dim), np.float32)
-        vectors = np.concatenate([none, *self._encoder.describe(pool)])
+        vectors = np.concatenate([none, *self.encoder.describe(pool)])
         bags = shapes.padded(bags, mesh.size)
         # Descriptors in the order of the slots: the shape of what is embedded is that of the bags.
         chosen = vectors[np.where(bags.mask, bags.slots + 1, 0).ravel()]
@@ -273,22 +274,7 @@ class Predictor:
             extra: as for `rank_side`.
             titles: of an item, at most.
         """
-        for pool in shapes.pools(self.loader.descriptors, images):
-            list(self._encoder.describe(pool))
-        x = np.random.default_rng(0).normal(size=(points, self.model.dim)).astype(np.float32)
-        x /= np.linalg.norm(x, axis=1, keepdims=True)
-        k = self.config.shortlist + extra
-        for power in range((points - 1).bit_length() + 1):
-            self.index.warm_up(x[: 1 << power], k)
-        for size in shapes.up_to(points, shapes.points):
-            lists = shortlist_points(self.index, x[:size], k)
-            for slots in shapes.up_to(titles + images, shapes.slots):
-                empty = np.zeros((size, slots), np.int32)
-                bags = Bags(empty, empty > 0)
-                self.rank(Pool(None, None), bags, size, extra, lists)
-                if self.ranking:
-                    self.ranking.warm_up(self.embed(Pool(None, None), bags), x[:size], k)
-        machine.give_back_memory()
+        warm_up(self, points, images, extra, titles)
 
     def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:
         side = self.dataset.labels

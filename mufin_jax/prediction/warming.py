@@ -1,0 +1,43 @@
+"""Compiling all that a server's queries need, before the first one comes."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mufin_jax.data.bags import Bags, Pool
+from mufin_jax.prediction import shapes
+from mufin_jax.retrieval.index import shortlist_points
+from mufin_jax.runtime import machine
+
+if TYPE_CHECKING:
+    from mufin_jax.prediction.predictor import Predictor
+
+
+def warm_up(predictor: "Predictor", points: int, images: int, extra: int, titles: int) -> None:
+    """Compile what queries of common shapes need.
+
+    Args:
+        predictor: what is warmed up.
+        points: items in a batch, at most.
+        images: pictures of an item, at most.
+        extra: labels to retrieve beyond the shortlist.
+        titles: of an item, at most.
+    """
+    descriptors = predictor.loader.descriptors
+    for pool in shapes.pools(descriptors, images):
+        list(predictor.encoder.describe(pool))
+    x = np.random.default_rng(0).normal(size=(points, predictor.model.dim)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    k = predictor.config.shortlist + extra
+    for power in range((points - 1).bit_length() + 1):
+        predictor.index.warm_up(x[: 1 << power], k)
+    for size in shapes.up_to(points, shapes.points):
+        lists = shortlist_points(predictor.index, x[:size], k)
+        for slots in shapes.up_to(titles + images, shapes.slots):
+            empty = np.zeros((size, slots), np.int32)
+            bags = Bags(empty, empty > 0)
+            predictor.rank(Pool(None, None), bags, size, extra, lists)
+            if predictor.ranking:
+                embedded = predictor.embed(Pool(None, None), bags)
+                predictor.ranking.warm_up(embedded, x[:size], k)
+    machine.give_back_memory()
