@@ -24,6 +24,7 @@ from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, put
 from mufin_jax.runtime.distributed.padding import next_multiple, usual_size
+from mufin_jax.runtime.draws import Draw, generator
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.training.early_stopping import ValidateConfig
@@ -79,7 +80,7 @@ def chosen_points(dataset: Dataset, config: ValidateConfig, seed: int) -> Valida
             f"{dataset.path}: no validation point has a relevant label after overlap filtering; "
             "expected some to choose the best step by; leave out validate.every"
         )
-    some = np.sort(np.random.default_rng(seed).permutation(some)[: config.points])
+    some = np.sort(generator(seed, Draw.VALIDATION_POINTS).permutation(some)[: config.points])
     return dataclasses.replace(
         validation,
         rows=validation.rows[some],
@@ -109,7 +110,7 @@ class ByVectors:
         points = chosen_points(dataset, config, seed)
         relevant = np.unique(points.relevance.indices)
         others = np.setdiff1d(np.arange(dataset.num_labels), relevant)
-        drawn = np.random.default_rng(seed).permutation(others)
+        drawn = generator(seed, Draw.VALIDATION_LABELS).permutation(others)
         labels = np.sort(np.concatenate([relevant, drawn[: max(config.labels - len(relevant), 0)]]))
         self.relevance, self.filter = points.relevance[:, labels], points.filter[:, labels]
         self._points = _Embedder(loader, dataset.train, points.rows)

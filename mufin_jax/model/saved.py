@@ -18,6 +18,7 @@ from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import put, replicated
+from mufin_jax.runtime.draws import Draw, key
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.runtime.storage.files import load_sealed, save_sealed
@@ -101,7 +102,7 @@ def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> M
     config, encoders = _read_checkpoints(config, dataset)
     if config.modalities != "images" and text_vectors is None:
         _check_texts(dataset, config)
-    model = ModelSizes.of(config, dataset).build(mesh, nnx.Rngs(seed))
+    model = ModelSizes.of(config, dataset).build(mesh, nnx.Rngs(key(seed, Draw.ENCODERS)))
     for name, encoder in encoders.items():
         setattr(model, name, encoder)
     for encoder, ready in ((model.image_encoder, vectors), (model.text_encoder, text_vectors)):

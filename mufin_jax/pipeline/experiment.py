@@ -47,7 +47,7 @@ class Experiment:
     name: str = "experiment"
     """Names the run's default folder, runs/NAME."""
     seed: int = 0
-    """Of every random draw; a draw's address is (seed, stage, step)."""
+    """Of every random draw; their addresses are in `runtime/draws.py`."""
     data: Path | None = None
     """The raw data folder, in any of the forms of docs/data.md; built-in data without."""
     workdir: Path | None = None

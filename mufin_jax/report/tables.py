@@ -13,6 +13,7 @@ from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.evaluation.rankings import Scored, by_category, by_popularity
 from mufin_jax.report.panel import Missing
 from mufin_jax.runtime.distributed.padding import divide_up
+from mufin_jax.runtime.draws import Draw, generator
 
 POINTS_DRAWN = 400
 """The most points of a training curve."""
@@ -126,7 +127,7 @@ def sample(count: int, most: int, seed: int) -> Int[np.ndarray, " n"]:
     """Return the numbers of at most `most` of `count` things, drawn by the seed, ascending."""
     if count <= most:
         return np.arange(count)
-    return np.sort(np.random.default_rng([seed, count]).choice(count, most, replace=False))
+    return np.sort(generator(seed, Draw.REPORT, count).choice(count, most, replace=False))
 
 
 def _line(line: bytes) -> dict[str, Any]:

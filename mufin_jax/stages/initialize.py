@@ -23,11 +23,9 @@ from mufin_jax.model.heads import new_cross_attention
 from mufin_jax.model.label_table import Rows, TableConfig
 from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.runtime.distributed.mesh import put, replicated
+from mufin_jax.runtime.draws import Draw, key
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.stages.context import StageContext
-
-STAGE = 3
-"""Address of this stage's random draws, next to the seed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +51,20 @@ class InitializeConfig:
 def initialize(config: InitializeConfig, context: StageContext) -> None:
     """Write the model and the label table that Module IV starts from (Module III)."""
     dataset, out, mesh = context.dataset(), context.out, context.mesh
-    key = jax.random.fold_in(jax.random.key(context.seed), STAGE)
     model = load_model(context.folders["pretrain"] / "model", mesh)
     kind = context.model.cross_attention
     model.config = dataclasses.replace(model.config, cross_attention=kind)
-    cross = new_cross_attention(model.config, nnx.Rngs(jax.random.fold_in(key, 1)))
+    cross = new_cross_attention(model.config, nnx.Rngs(key(context.seed, Draw.CROSS_ATTENTION)))
     graphdef, state = nnx.split(cross)
     model.cross_attention = nnx.merge(graphdef, put(state, replicated(mesh)))
     save_model(model, out / "model")
     table = label_table.initialize(
-        key, dataset.num_labels, model.dim, mesh, config.alpha, config.table
+        key(context.seed, Draw.ETA),
+        dataset.num_labels,
+        model.dim,
+        mesh,
+        config.alpha,
+        config.table,
     )
     if config.eta == "zero":
         zeros = jax.jit(jnp.zeros_like, out_shardings=table.rows.eta.sharding)(table.rows.eta)

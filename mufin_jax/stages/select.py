@@ -38,6 +38,7 @@ from mufin_jax.prediction.parts import PARTS, WALKS, PartName, Query
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import fetch
+from mufin_jax.runtime.draws import Draw, generator
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import load_json, save_json
@@ -159,7 +160,7 @@ def _validation_candidates(
     """Return candidates of validation points, and which of the points these are."""
     rows = np.arange(len(validation))
     if len(rows) > config.points:
-        rows = np.sort(np.random.default_rng(seed).permutation(rows)[: config.points])
+        rows = np.sort(generator(seed, Draw.SELECT_POINTS).permutation(rows)[: config.points])
     train, blocks = predictor.dataset.train, []
     read = predictor.read(train, validation.rows[rows])
     for places, pool, bags in until_stopped(read, "select"):

@@ -1,8 +1,8 @@
 """What the batches of Modules I and IV have in common: each epoch is a shuffle of the items.
 
-Batch i is a pure function of (seed, stage, i), so a resumed run draws what it would have drawn. The
-two modules have a `Batch` class each: the order of its fields is the order of the arguments of the
-compiled step, and differs.
+Batch i is a pure function of the seed, the module and i, so a resumed run draws what it would have
+drawn. The two modules have a `Batch` class each: the order of its fields is the order of the
+arguments of the compiled step, and differs.
 """
 
 import abc
@@ -15,6 +15,7 @@ from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader, SideRows
 from mufin_jax.runtime.distributed.padding import divide_up, spare_rows
+from mufin_jax.runtime.draws import Draw, generator
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training.modality_dropout import drop_modalities
 
@@ -40,8 +41,12 @@ class EpochBatches(abc.ABC):
         per_epoch: batches that show each usable item once.
     """
 
-    stage: int
-    """Address of the stage's random draws, next to the seed and the step."""
+    order_draw: Draw
+    """What the order of an epoch is drawn by."""
+    batch_draw: Draw
+    """What a step draws by."""
+    modalities_draw: Draw
+    """What modality dropout draws by."""
     fewest: int
     """Items that a batch needs."""
     items: str
@@ -84,7 +89,7 @@ class EpochBatches(abc.ABC):
         """Return what the loader makes of a batch, in which items may lack a modality."""
         pool, bags = self.loader.batch(groups)
         if self.modality_dropout:
-            address = (self.seed, self.stage, step)
+            address = (self.seed, self.modalities_draw, step)
             bags = drop_modalities(bags, groups, self.loader, self.modality_dropout, address)
         return pool, bags
 
@@ -97,7 +102,7 @@ class EpochBatches(abc.ABC):
         return self._epoch_draws(epoch).permutation(self.usable)
 
     def _epoch_draws(self, epoch: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.stage, epoch, 0])
+        return generator(self.seed, self.order_draw, epoch)
 
     def _step_draws(self, step: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.stage, step])
+        return generator(self.seed, self.batch_draw, step)

@@ -16,6 +16,7 @@ from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import EXPECTED, Loader, SideRows
 from mufin_jax.model.label_table import padded_rows
 from mufin_jax.runtime.distributed.padding import padded_size, usual_size
+from mufin_jax.runtime.draws import Draw
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import mining
 from mufin_jax.training.early_stopping import ValidateConfig
@@ -23,9 +24,6 @@ from mufin_jax.training.epoch_batches import EpochBatches, check_counts
 from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.modality_dropout import check_probability
 from mufin_jax.training.optimizer import OptimizerConfig
-
-STAGE = 4
-"""Address of this stage's random draws, next to the seed and the step."""
 
 PAPER_DEPTH = 100
 """Places of a shortlist that the paper draws negatives from: all of them."""
@@ -153,7 +151,9 @@ def check_depth(config: FinetuneConfig, places: int, num_labels: int) -> None:
 class Batches(EpochBatches):
     """Makes batch i of Module IV; a pure function of (seed, i)."""
 
-    stage, fewest, items = STAGE, 1, "datapoints"
+    order_draw, batch_draw = Draw.FINETUNE_ORDER, Draw.FINETUNE_BATCH
+    modalities_draw = Draw.FINETUNE_MODALITIES
+    fewest, items = 1, "datapoints"
 
     def __init__(
         self,

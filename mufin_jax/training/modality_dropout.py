@@ -3,7 +3,7 @@
 A model that has always seen both may rely on both, and fail where one is missing. An item keeps at
 least one: those that have a single modality lose nothing, and nobody loses both.
 
-A draw is a pure function of the seed, the stage, the step, the side and the item. So a resumed run
+A draw is a pure function of the seed, the module, the step, the side and the item. So a resumed run
 draws the same, and an item that a batch holds twice is the same in both places.
 """
 
@@ -14,11 +14,11 @@ from jaxtyping import Float, Int
 
 from mufin_jax.data.bags import Bags
 from mufin_jax.data.loader import Loader, SideRows
+from mufin_jax.runtime.draws import Draw, sequence
 from mufin_jax.runtime.errors import InputError
 
-ADDRESSES = {"train": 2, "label": 3}
-"""The last number of a draw's address (seed, stage, step, number), by side. Other draws of a batch
-have none or 0 (numpy does not tell the two apart), and 1."""
+SIDES = {"train": 0, "label": 1}
+"""The last number of a draw's address, by side."""
 
 
 def check_probability(stage: str, probability: float) -> None:
@@ -32,7 +32,7 @@ def drop_modalities(
     groups: Sequence[SideRows],
     loader: Loader,
     probability: float,
-    address: tuple[int, int, int],
+    address: tuple[int, Draw, int],
 ) -> list[Bags]:
     """Return bags in which some items that have both modalities lack one of them.
 
@@ -41,7 +41,7 @@ def drop_modalities(
         groups: the items.
         loader: tells which descriptors are texts.
         probability: that an item loses a modality; which one is even odds.
-        address: of the draws: seed, stage, step.
+        address: of the draws: seed, what is drawn, step.
     """
     found = []
     for own, (side, rows) in zip(bags, groups, strict=True):
@@ -49,7 +49,7 @@ def drop_modalities(
         text = mask & (numbers < loader.num_texts)
         picture = mask & ~text
         both = text.any(1) & picture.any(1)
-        drawn = uniform(rows, (*address, ADDRESSES[side.name]))
+        drawn = uniform(rows, sequence(*address, SIDES[side.name]))
         no_picture = both & (drawn < probability / 2)
         no_text = both & ~no_picture & (drawn < probability)
         lost = (no_picture[:, None] & picture) | (no_text[:, None] & text)
@@ -58,12 +58,14 @@ def drop_modalities(
     return found
 
 
-def uniform(items: Int[np.ndarray, " n"], address: tuple[int, ...]) -> Float[np.ndarray, " n"]:
+def uniform(
+    items: Int[np.ndarray, " n"], address: np.random.SeedSequence
+) -> Float[np.ndarray, " n"]:
     """Return a number in [0, 1) for each item, which depends on the item and the address alone.
 
     It is the finaliser of splitmix64 on a key plus the item's number: no generator for each item.
     """
-    key, step = np.random.SeedSequence(address).generate_state(2, np.uint64)
+    key, step = address.generate_state(2, np.uint64)
     bits = key + np.asarray(items).astype(np.uint64) * (step | np.uint64(1))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)

@@ -21,12 +21,10 @@ from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, training_pairs
 from mufin_jax.data.loader import EXPECTED, Loader, SideRows
 from mufin_jax.runtime.distributed.padding import spare_rows
+from mufin_jax.runtime.draws import Draw, generator
 from mufin_jax.training import mining
 from mufin_jax.training.epoch_batches import EpochBatches
 from mufin_jax.training.pretrain_config import PretrainConfig
-
-STAGE = 1
-"""Address of this stage's random draws, next to the seed and the step."""
 
 Search = Callable[[Float[np.ndarray, "e d"], Float[np.ndarray, "q d"], int], Int[np.ndarray, "q w"]]
 """Returns the numbers of the so many entries nearest to each query, best first."""
@@ -69,7 +67,9 @@ class Batches(EpochBatches):
             last refresh, best first; None before the first.
     """
 
-    stage, fewest = STAGE, 2
+    order_draw, batch_draw = Draw.PRETRAIN_ORDER, Draw.PRETRAIN_BATCH
+    modalities_draw = Draw.PRETRAIN_MODALITIES
+    fewest = 2
 
     def __init__(self, config: PretrainConfig, dataset: Dataset, loader: Loader, seed: int):
         self.config, self.over = config, config.batches_over
@@ -104,7 +104,7 @@ class Batches(EpochBatches):
         drawn_for = np.full(len(others), -1)
         drawn_for[: len(anchors) * self.config.positives] = np.repeat(row, self.config.positives)
         if not self.config.hard_negatives:
-            rng = np.random.default_rng([self.seed, STAGE, step, 1])
+            rng = generator(self.seed, Draw.PRETRAIN_NEGATIVES, step)
             negatives = mining.thinned(negatives, self.config.negatives, rng)
         return Batch(pool, labels, points, (drawn_for == row) & real, negatives)
 

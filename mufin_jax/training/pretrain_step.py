@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.reduction import Dropout
+from mufin_jax.runtime.draws import Draw, key
 from mufin_jax.training import losses
 from mufin_jax.training.nonfinite import gradient_norm, kept_unless_finite
 from mufin_jax.training.pretrain_batches import Batch
@@ -76,7 +77,7 @@ def _dropout(share: float, seed: int, state: TrainState) -> Dropout | None:
     if not share:
         return None
     _, steps = optax.tree_utils.tree_get_all_with_path(state.opt, "count")[0]
-    return Dropout(jax.random.fold_in(jax.random.key(seed), steps), share)
+    return Dropout(jax.random.fold_in(key(seed, Draw.PRETRAIN_DROPOUT), steps), share)
 
 
 def _softmax(

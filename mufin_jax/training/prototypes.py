@@ -30,13 +30,12 @@ from mufin_jax.model import sparse_updates
 from mufin_jax.model.attention import ResidualAttention
 from mufin_jax.model.label_table import ROWS, Rows
 from mufin_jax.runtime.distributed.mesh import BY_ROW, REPLICATED, over_devices
+from mufin_jax.runtime.draws import Draw, key
 
 PART = "prototypes"
 """The name of the block among the parts that train."""
 CENTROIDS = "centroids"
 """The name of the centroids among what a step reads; split by rows as the label table is."""
-STAGE = 5
-"""Address of the initial draw, next to the seed; the stages of training have 1, 3 and 4."""
 
 
 class Prototypes(nnx.Module):
@@ -68,8 +67,7 @@ class Prototypes(nnx.Module):
 
 def new_weights(dim: int, seed: int) -> dict[str, Any]:
     """Return the initial weights of the block, as numpy arrays."""
-    key = jax.random.fold_in(jax.random.key(seed), STAGE)
-    state = nnx.state(Prototypes(dim, nnx.Rngs(key)))
+    state = nnx.state(Prototypes(dim, nnx.Rngs(key(seed, Draw.PROTOTYPES))))
     return jax.device_get(nnx.to_pure_dict(state))
 
 

@@ -10,16 +10,18 @@ from finetuning import batches as finetune_batches
 from mufin_jax.data.loader import Loader
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.runtime.draws import Draw, sequence
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training.finetune_batches import FinetuneConfig
-from mufin_jax.training.modality_dropout import ADDRESSES, drop_modalities, uniform
+from mufin_jax.training.modality_dropout import SIDES, drop_modalities, uniform
 from mufin_jax.training.pretrain_batches import Batches as PretrainBatches
 from mufin_jax.training.pretrain_config import PretrainConfig
 
+DROPS = Draw.FINETUNE_MODALITIES
 PRETRAIN = PretrainConfig(batch_size=8)
 
 
-def kinds(dataset, side, rows, probability, address=(0, 1, 2)):
+def kinds(dataset, side, rows, probability, address=(0, DROPS, 2)):
     """Which items show texts and pictures, before and after the draw."""
     loader = Loader(dataset, "both")
     groups = [(side, rows)]
@@ -53,7 +55,7 @@ def test_each_modality_is_lost_with_half_the_probability(dataset):
     rows = np.arange(len(dataset.train))
     lost = np.zeros(2)
     for step in range(60):
-        before, after = kinds(dataset, dataset.train, rows, 0.3, (7, 4, step))
+        before, after = kinds(dataset, dataset.train, rows, 0.3, (7, DROPS, step))
         lost += (before & ~after).sum(0)
     share = lost / (60 * before.all(1).sum())
     np.testing.assert_allclose(share, 0.15, atol=0.03)
@@ -61,16 +63,17 @@ def test_each_modality_is_lost_with_half_the_probability(dataset):
 
 def test_a_draw_depends_on_the_item_and_the_address_alone():
     items = np.arange(500)
-    drawn = uniform(items, (3, 4, 5, 2))
-    np.testing.assert_array_equal(uniform(items[[9, 2, 9]], (3, 4, 5, 2)), drawn[[9, 2, 9]])
+    one, other = Draw.PRETRAIN_MODALITIES, Draw.FINETUNE_MODALITIES
+    drawn = uniform(items, sequence(3, one, 5, 0))
+    again = uniform(items[[9, 2, 9]], sequence(3, one, 5, 0))
+    np.testing.assert_array_equal(again, drawn[[9, 2, 9]])
     assert abs(drawn.mean() - 0.5) < 0.05 and len(set(drawn)) == 500
-    for other in ((2, 4, 5, 2), (3, 1, 5, 2), (3, 4, 6, 2), (3, 4, 5, 3)):
-        assert abs(np.corrcoef(drawn, uniform(items, other))[0, 1]) < 0.2
+    for address in ((2, one, 5, 0), (3, other, 5, 0), (3, one, 6, 0), (3, one, 5, 1)):
+        assert abs(np.corrcoef(drawn, uniform(items, sequence(*address)))[0, 1]) < 0.2
 
 
-def test_no_other_draw_of_a_batch_has_such_an_address():
-    assert len({0, 1, *ADDRESSES.values()}) == 4  # 0: of an epoch, or of a step; 1: of negatives
-    assert ADDRESSES.keys() == {"train", "label"}
+def test_the_two_sides_of_a_batch_have_addresses_of_their_own():
+    assert SIDES.keys() == {"train", "label"} and len(set(SIDES.values())) == 2
 
 
 def made(dataset, stage, probability, devices=1, step=1, seed=0):
