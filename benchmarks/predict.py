@@ -60,14 +60,15 @@ def parts_of(predictor: "Predictor", queries: "Queries", items: list[dict]) -> d
     """Return the whole path and its parts as calls by name, for the first queries."""
     import jax
 
+    from mufin_jax.prediction.items import read_query
     from mufin_jax.prediction.label_cache import gather
     from mufin_jax.prediction.queries import read_items
     from mufin_jax.retrieval.index import shortlist_points
     from mufin_jax.runtime.distributed.mesh import by_row, put
 
     mesh, count = predictor.model.mesh, len(items)
-    modalities = predictor.model.config.modalities
-    read = lambda: read_items(items, 0, predictor.dataset, modalities)  # noqa: E731
+    dataset, descriptors = predictor.dataset, predictor.loader.descriptors
+    read = lambda: read_items(read_query(items), dataset, descriptors)  # noqa: E731
     pool, bags = read()
     x, points = queries.x[:count], queries.embedding(count, mesh)
     find = lambda: shortlist_points(predictor.index, x, K)  # noqa: E731

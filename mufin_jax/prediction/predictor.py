@@ -11,7 +11,7 @@ A warm server compiles nothing: queries are padded to few shapes (`shapes.py`), 
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +28,12 @@ from mufin_jax.model.saved import load_model, new_loader
 from mufin_jax.prediction import scoring, shapes
 from mufin_jax.prediction.config import PredictConfig, measured_with
 from mufin_jax.prediction.encoding import BlockEncoder
+from mufin_jax.prediction.items import Items, check_k, read_query
 from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.prediction.part_files import load_ranking
 from mufin_jax.prediction.part_ranking import PartRanking
 from mufin_jax.prediction.parts import Known, Query
-from mufin_jax.prediction.queries import check_query, names_of, read_items
+from mufin_jax.prediction.queries import names_of, read_items
 from mufin_jax.prediction.warming import warm_up
 from mufin_jax.retrieval.index import LabelIndex, shortlist_points
 from mufin_jax.retrieval.shortlist import Shortlist
@@ -149,12 +150,14 @@ class Predictor:
             found.ranking = load_ranking(selected, whole, heads, found.cache, every_part)
         return found
 
-    def predict(self, items: Sequence[dict], k: int = 5) -> list[list[Prediction]]:
+    def predict(self, items: Items, k: int = 5) -> list[list[Prediction]]:
         """Rank labels for items the model has not seen.
 
         Args:
-            items: dicts with a "title", or "titles" of several (an outfit's, say), and "images"
-                (paths, bytes or PIL images); either kind may be missing.
+            items: dicts with a "title", or "titles" of several (an outfit's, say), and "images":
+                one picture or a list, each a path, bytes, an open file, a PIL image or an array of
+                uint8 pixels. Either kind may be missing: None, NaN and NA count as absent. A table
+                of pandas, polars or pyarrow with such columns serves as well.
             k: labels to return for each item; at most the length of the shortlist.
 
         Returns:
@@ -164,11 +167,11 @@ class Predictor:
             InputError: if `items` or `k` is not of this form, an item has nothing that the model
                 sees, or a picture cannot be read.
         """
-        check_query(items, k, self.config.shortlist)
-        results = []
-        for rows in cut(len(items), BLOCK):
-            block = items[rows]
-            pool, bags = read_items(block, rows.start, self.dataset, self.loader.descriptors)
+        check_k(k, self.config.shortlist)
+        query, results = read_query(items), []
+        for rows in cut(len(query), BLOCK):
+            block = query[rows]
+            pool, bags = read_items(block, self.dataset, self.loader.descriptors)
             known = self.ranking and self.ranking.known(*names_of(block))
             labels, scores = self.rank(pool, bags, len(block), known=known)
             results += [self._name(*row, k) for row in zip(labels, scores, strict=True)]

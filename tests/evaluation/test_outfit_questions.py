@@ -25,7 +25,6 @@ from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.cli import main, parse
 from mufin_jax.pipeline.run import run
 from mufin_jax.pipeline.stage_table import context
-from mufin_jax.prediction import queries
 from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report import style, vector_panels
@@ -145,11 +144,10 @@ def test_given_answers_score_as_in_a_shortlist_of_all_labels(predictor, mix):
         np.testing.assert_allclose(found[row], wanted, atol=2e-6)
 
 
-def test_a_query_outfit_is_ranked_like_a_test_point(predictor, monkeypatch):
+def test_a_query_outfit_is_ranked_like_a_test_point(predictor):
     dataset, k = predictor.dataset, 5
     test, labels = dataset.test, dataset.labels
     titles = dict(zip(labels.text.tolist(), labels.titles, strict=True))
-    monkeypatch.setattr(queries, "read_image", lambda image, processing: image)
     items = [
         {
             "titles": [titles[text] for text in test.text[row] if text >= 0],
@@ -167,10 +165,10 @@ def test_a_query_outfit_is_ranked_like_a_test_point(predictor, monkeypatch):
 @pytest.mark.parametrize(
     "wrong, reason",
     [
-        ({"title": "coat", "titles": ["hat"]}, "titles: a title next to them; expected a list"),
-        ({"titles": "coat"}, "titles: 'coat'; expected a list of all texts of the item"),
-        ({"titles": 5}, "titles: 5; expected a list"),
-        ({"titles": ["hat", ["coat"]]}, "titles: one is .'coat'.; expected texts"),
+        ({"title": "coat", "titles": ["hat"]}, "titles: found a title next to them; expected"),
+        ({"titles": "coat"}, "titles: found str 'coat'; expected a list of all texts"),
+        ({"titles": 5}, "titles: found int 5; expected a list"),
+        ({"titles": ["hat", ["coat"]]}, "titles: found list .'coat'. among them; expected"),
         ({"titles": ["", " "]}, "nothing to see"),
     ],
 )

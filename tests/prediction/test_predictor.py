@@ -16,10 +16,12 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.saved import save_model
+from mufin_jax.prediction import pictures as pictures_file
 from mufin_jax.prediction import predictor as predictor_module
-from mufin_jax.prediction import queries, scoring
+from mufin_jax.prediction import scoring
 from mufin_jax.prediction.build import build_predictor
 from mufin_jax.prediction.config import PredictConfig
+from mufin_jax.prediction.items import check_k, read_query
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.errors import InputError
@@ -96,7 +98,7 @@ def exact_pixels(predictor, dataset, monkeypatch):
         for number, row in zip(pictures("test", i), dataset.test.images_of(i), strict=True)
     }
     monkeypatch.setattr(
-        queries, "read_image", lambda image, processing: by_colour[image.getpixel((0, 0))]
+        pictures_file, "read_image", lambda image, _, **limits: by_colour[image.getpixel((0, 0))]
     )
 
 
@@ -270,20 +272,20 @@ def test_predicting_no_items_returns_no_predictions(predictor):
         ({"title": "lamp"}, "items: found dict"),
         ("lamp", "items: found str"),
         (None, "items: found NoneType"),
-        (({"title": "lamp"} for _ in range(2)), "items: found generator"),
+        (5, "items: found int"),
         ([{"title": "lamp"}, "lamp"], "item 1: found str"),
     ],
 )
 def test_items_that_are_not_a_list_of_dicts_are_rejected(items, found):
     with pytest.raises(InputError, match=f"^{found}; expected a list of dicts, one an item$"):
-        queries.check_query(items, 5, K)
+        read_query(items)
 
 
 @pytest.mark.parametrize("k", [2.0, True, None, "5"])
 def test_a_number_of_labels_that_is_not_whole_is_rejected(k):
     expected = f"^k={k!r}: expected a whole number from 1 to predict.shortlist={K}$"
     with pytest.raises(InputError, match=expected):
-        queries.check_query([{"title": "lamp"}], k, K)
+        check_k(k, K)
 
 
 @pytest.mark.parametrize("k", [0, -1, K + 1])

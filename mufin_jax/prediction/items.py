@@ -1,0 +1,163 @@
+"""A user's items, in the forms that people hold them, brought to one form.
+
+Values that tables call missing (None, NaN, NA) count as absent. What is not understood is rejected
+by the number of its item and its type: text made of a list's or a number's signs would be scored.
+"""
+
+import dataclasses
+import decimal
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from mufin_jax.data.readers.values import clean_id, unescaped
+from mufin_jax.prediction.pictures import pictures_in
+from mufin_jax.runtime.errors import InputError
+
+_FIELDS = ("id", "title", "titles", "images", "text_vector", "image_vectors")
+_MISSING = ("NAType", "NaTType", "MaskedConstant", "NullScalar")
+"""Types whose only value is a missing one, of packages that may not be installed."""
+_ROWS = {"to_pylist": (), "to_dicts": (), "to_dict": ("records",)}
+"""How tables of pyarrow, polars and pandas give their rows as dicts."""
+
+
+@runtime_checkable
+class Table(Protocol):
+    """A table with a column for each field: of pandas, polars or pyarrow."""
+
+    @property
+    def columns(self) -> Any:
+        """The columns, or their names."""
+        ...
+
+
+Items = Iterable[Mapping[str, Any]] | Table
+"""Dicts, one an item, or a table."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """What one item brings; nothing of it is read yet.
+
+    Attributes:
+        name: for messages, such as "item 3".
+        id: None if there is none.
+        titles: those that are not empty, with HTML entities read as in prepared data.
+        pictures: as the user gave them.
+        text_vector: as the user gave it, None if there is none.
+        image_vectors: as the user gave them, None if there are none.
+    """
+
+    name: str
+    id: str | None
+    titles: list[str]
+    pictures: list[Any]
+    text_vector: Any = None
+    image_vectors: Any = None
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], name: str) -> "Item":
+        """Return the item of a dict.
+
+        Args:
+            given: with some of the fields "id", "title" or "titles", "images", "text_vector" and
+                "image_vectors".
+            name: for messages.
+
+        Raises:
+            InputError: if a field is unknown, or its value is of another kind.
+        """
+        if unknown := [field for field in given if field not in _FIELDS]:
+            raise InputError(
+                f"{name}: unknown field {unknown[0]!r:.80}; expected {', '.join(_FIELDS)}"
+            )
+        found = {field: value for field, value in given.items() if not is_missing(value)}
+        vectors = found.get("image_vectors")
+        if isinstance(vectors, list | tuple):
+            vectors = [vector for vector in vectors if not is_missing(vector)] or None
+        return cls(
+            name,
+            _id(found.get("id"), name),
+            _titles(found, name),
+            [one for one in pictures_in(found.get("images"), name) if not _is_empty(one)],
+            found.get("text_vector"),
+            vectors,
+        )
+
+
+def read_query(items: object) -> list[Item]:
+    """Return the items of a query.
+
+    Args:
+        items: dicts in any iterable, or a table (`Items`).
+
+    Raises:
+        InputError: if the items are in another form, or a field of one is.
+    """
+    expected = "expected a list of dicts, one an item"
+    for method, arguments in _ROWS.items():
+        if isinstance(items, Table) and hasattr(items, method):
+            items = getattr(items, method)(*arguments)
+    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
+        raise InputError(f"items: found {type(items).__name__}; {expected}")
+    rows = list(items)
+    for row, item in enumerate(rows):
+        if not isinstance(item, Mapping):
+            raise InputError(f"item {row}: found {type(item).__name__}; {expected}")
+    return [Item.read(item, f"item {row}") for row, item in enumerate(rows)]
+
+
+def check_k(k: object, shortlist: int) -> None:
+    """Reject a k that is not a number of labels, or more than the shortlist has."""
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= shortlist:
+        raise InputError(
+            f"k={k!r:.80}: expected a whole number from 1 to predict.shortlist={shortlist}"
+        )
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a value stands for none: None, NaN, or what a table calls NA."""
+    if value is None or type(value).__name__ in _MISSING:
+        return True
+    return isinstance(value, float | np.floating | decimal.Decimal) and bool(value != value)
+
+
+def _is_empty(picture: Any) -> bool:
+    """Return whether an entry of "images" stands for no picture: missing, or a blank path."""
+    return is_missing(picture) or (isinstance(picture, str) and not picture.strip())
+
+
+def _id(value: Any, name: str) -> str | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    uid = clean_id(value.item() if isinstance(value, np.generic) else value)
+    if uid is None:
+        raise InputError(
+            f"{name}: id: found {type(value).__name__} {value!r:.80}; expected a text or a whole "
+            "number"
+        )
+    return uid
+
+
+def _titles(found: Mapping[str, Any], name: str) -> list[str]:
+    """Return the titles of an item that are not empty, with HTML entities read as in its data."""
+    title, given = found.get("title"), found.get("titles")
+    if not isinstance(title, str | None):
+        raise InputError(
+            f"{name}: title: found {type(title).__name__} {title!r:.80}; expected a text, or "
+            "titles for a list of texts"
+        )
+    if given is None:
+        given = [title]
+    elif title or isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        odd = "a title next to them" if title else f"{type(given).__name__} {given!r:.80}"
+        raise InputError(f"{name}: titles: found {odd}; expected a list of all texts of the item")
+    texts = [one for one in given if not is_missing(one)]
+    if wrong := [one for one in texts if not isinstance(one, str)]:
+        raise InputError(
+            f"{name}: titles: found {type(wrong[0]).__name__} {wrong[0]!r:.80} among them; "
+            "expected texts"
+        )
+    plain = (unescaped(str(one)).strip() for one in texts)
+    return [title for title in plain if title]
