@@ -3,12 +3,15 @@
     python -m experiments.ablations --recipe                        the built-in catalogue
     python -m experiments.ablations --recipe --data=DIR --workdir=runs/recipe
     python -m experiments.ablations --recipe --rows=hinge,no_v --seeds=0
+    python -m experiments.ablations --recipe --data=DIR --teacher=VECTORS/text
 
 Rows that differ in the score alone train nothing: they fit other weights to the parts that remain.
 """
 
 import dataclasses
+import logging
 import sys
+from collections.abc import Mapping
 
 from experiments.amazon_catalogue import CATALOGUE, FROZEN
 from experiments.amazon_miniature import MINIATURE
@@ -17,6 +20,9 @@ from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.comparison import Comparison, Row
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.prediction.parts import PARTS, WALKS
+from mufin_jax.runtime.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 def _without(*names: str) -> Row:
@@ -72,6 +78,19 @@ class RecipeAblations(Comparison):
 
     recipe: bool = True
     """This table; `experiments.ablations` has that of the paper without it."""
+    teacher: str | None = None
+    """Ready vectors by item id (docs/data.md) for the row `teacher`, in which Module I's vectors
+    take over their relations; without them, the row is left out."""
+
+    def table(self) -> Mapping[str, Row]:
+        """Return the table, with the row `teacher` if there is one."""
+        if self.teacher is not None:
+            return RECIPE | {"teacher": Row({"pretrain": {"teacher": self.teacher}})}
+        if "teacher" in self.rows.split(","):
+            raise InputError("--rows=teacher: the row needs vectors; add --teacher=NAME")
+        if self.rows == "all":
+            log.info("the row teacher is left out: it needs vectors (--teacher=NAME)")
+        return RECIPE
 
 
 def _table_of(base: Experiment) -> Experiment:

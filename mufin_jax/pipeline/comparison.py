@@ -86,6 +86,10 @@ class Comparison(Command):
     seeds: str = "0,1,2"
     """Seeds of the training, separated by commas; the data are the same for all."""
 
+    def table(self) -> Mapping[str, Row]:
+        """Return the rows that can be run with these options."""
+        return self.TABLE
+
     def run(self) -> None:
         """Run the rows and print the table."""
         if self.stage != "all" or self.experiment.seed:
@@ -94,7 +98,7 @@ class Comparison(Command):
                 f"{given}: every row runs through all of its stages, with the seeds of "
                 "--seeds=0,1,2; leave the option out"
             )
-        rows = _chosen(self.rows, self.TABLE)
+        rows = _chosen(self.rows, self.table())
         found = compare(rows, self.experiment, _seeds(self.seeds))
         if processes.is_main():
             print(comparison_table(rows, found, self.experiment))

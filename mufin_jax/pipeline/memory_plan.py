@@ -30,6 +30,8 @@ JAX_BYTES = 350_000_000
 """Bytes of Python, JAX and compiled programs in one process."""
 STEP_ROWS = 7
 """Copies of a step's rows that are alive at once: rows, gradients, moments, before and after."""
+TAUGHT_ID = 300
+"""Bytes of an item while its teacher's vector is looked for: its id in a dict, and its row."""
 AHEAD = 6
 """Batches on the host: four are made ahead, and two are in progress."""
 
@@ -54,6 +56,7 @@ class RunSizes:
         points: number of training points that are indexed for the floor `frozen_neighbours`.
         points_search: how they are searched.
         mined: number of vectors that Module I mines negatives among; 0 if it does not.
+        taught: number of items whose teacher's vectors Module I looks for; 0 without a teacher.
         score: the parts of the score, if it has any.
     """
 
@@ -72,6 +75,7 @@ class RunSizes:
     points: int = 0
     points_search: str = "exact"
     mined: int = 0
+    taught: int = 0
     score: ScoreSizes = dataclasses.field(default_factory=ScoreSizes)
 
 
@@ -116,6 +120,7 @@ def plan(sizes: RunSizes) -> MemoryPlan:
             Part(
                 "vectors to mine among", s.mined * vector // s.devices, s.mined * vector, tuned[:1]
             ),
+            Part("ids with a teacher's vector", 0, TAUGHT_ID * s.taught, tuned[:1]),
             Part("label bags and classifiers", cache, 0, served),
             Part("index: entries, codes", on_devices, codes, ("retrieve", *served)),
             Part("index: while it is built", 0, built, ("retrieve", "index")),

@@ -69,6 +69,7 @@ def sizes_of(
     index: IndexConfig,
     frozen_neighbours: bool = False,
     mined_side: str | None = None,
+    teacher: int = 0,
     mufin: Mufin | None = None,
     select: SelectConfig | None = None,
 ) -> RunSizes:
@@ -85,6 +86,7 @@ def sizes_of(
         index: how labels are searched.
         frozen_neighbours: whether evaluate also indexes the training points.
         mined_side: the side that Module I mines negatives from: "labels", "points" or None.
+        teacher: width of the vectors of Module I's teacher; 0 without one.
         mufin: the `abstract_model`, if it is at hand.
         select: the parts of the score; none by default.
     """
@@ -94,7 +96,10 @@ def sizes_of(
     entries = descriptors + len(np.unique(train.pairs.indices))
     steps = [(min(c, len(labels)), min(b, len(train))) for c, b in (pretrain, finetune)]
     label, point = (_item(dataset, side, mufin, optimizers) for side in (labels, train))
-    batch = max(c * label + b * point for c, b in steps)
+    more = (4 * teacher, 0)  # of Module I and of Module IV, an item
+    batch = max(
+        c * (label + extra) + b * (point + extra) for (c, b), extra in zip(steps, more, strict=True)
+    )
     parameters, trained = _parameters(mufin, optimizers)
     points = len(train) if frozen_neighbours and dataset.questions is None else 0
     return RunSizes(
@@ -108,6 +113,7 @@ def sizes_of(
         descriptors=descriptors,
         entries=entries,
         batch=int(batch),
+        taught=(len(train) + len(labels)) * bool(teacher),
         rows=steps[1][0],
         search=index.search_over(entries, model.dim, mesh),
         points=points,

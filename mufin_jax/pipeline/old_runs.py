@@ -38,6 +38,8 @@ ADDED: dict[str, dict[str, Any]] = {
         "mined_negatives": 0,
         "random_others": 0,
         "modality_dropout": 0.0,
+        "teacher": None,
+        "teacher_weight": 1.0,
         "optimizer.self_attention": "full",
         **_NO_VALIDATION,
         "optimizer.reduce": "full",

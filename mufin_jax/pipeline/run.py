@@ -1,5 +1,6 @@
 """Run an experiment: each stage reads the folders of earlier stages and writes its own."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -28,6 +29,7 @@ from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.files import load_json
 from mufin_jax.stages.select import SelectConfig
 from mufin_jax.training.finetune_batches import check_depth
+from mufin_jax.training.teacher import check_teacher
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +77,7 @@ def run(
         for name, settings in wanted.items():  # before hours of work begin
             held.check(name, settings, runner.unrecorded(name, settings))
         processes.once("unwanted stages are checked", runner.reject_unwanted)
-        if "prepare" in names and not held.finished("prepare"):
-            check = functools.partial(check_checkpoints, experiment.prepare, experiment.model)
-            processes.once("the checkpoints are checked", check)
+        processes.once("inputs are checked", lambda: _check_inputs(experiment, names, held))
         held.record(experiment=experiment.options(), **environment())
         for place, name in enumerate(names):
             check_stop(name)
@@ -118,6 +118,19 @@ def _check(experiment: Experiment, stage: StageName) -> None:
             )
 
 
+def _check_inputs(experiment: Experiment, names: Sequence[str], held: Run) -> None:
+    """Check the files that the stages ahead read in addition to the data, before the first stage.
+
+    Raises:
+        InputError: a checkpoint, tokenizer or teacher cannot be used.
+    """
+    ahead = [name for name in names if not held.finished(name)]
+    if "prepare" in ahead:
+        check_checkpoints(experiment.prepare, experiment.model)
+    if "pretrain" in ahead and experiment.pretrain.teacher:
+        check_teacher(experiment.pretrain.teacher, experiment.folder / "pretrain")
+
+
 def _check_refit(experiment: Experiment) -> None:
     """Reject a refit of a folder that is no finished run with the same settings."""
     plain = dataclasses.replace(experiment, refit_of=None)
@@ -139,6 +152,15 @@ def _answerable(experiment: Experiment) -> Experiment:
         " ".join(experiment.select.parts),
     )
     return dataclasses.replace(experiment, select=SelectConfig())
+
+
+def _teacher_width(experiment: Experiment) -> int:
+    """Return the width of the teacher's vectors; 0 without a teacher, or where they are gone."""
+    if not (teacher := experiment.pretrain.teacher):
+        return 0
+    with contextlib.suppress(InputError):  # a finished Module I needs them no more
+        return check_teacher(teacher, experiment.folder / "pretrain")
+    return 0
 
 
 def _through(stages: Sequence[str], name: str) -> Sequence[str]:
@@ -248,6 +270,7 @@ class _Runner:
             index=experiment.retrieve.index,
             frozen_neighbours=experiment.evaluate.frozen_neighbours,
             mined_side=i.mined_side,
+            teacher=_teacher_width(experiment),
             mufin=mufin,
             select=experiment.select,
         )

@@ -6,8 +6,11 @@ With the option `loss=softmax` it is `losses.softmax_loss`, over all negatives o
 
 Reads: a prepared folder. Writes: `model/` (all weights), `refresh-<step>/` (`z.npy`, float32
 (L, D), and `x.npy`, float32 (N, D), by which positives are mined), `checkpoints/`, `metrics.jsonl`,
-TensorBoard events; `vectors.npy` (float32 (p, D), the descriptor vectors) where no encoder trains.
+TensorBoard events; `vectors.npy` (float32 (p, D), the descriptor vectors) where no encoder trains;
+`teacher.npy` and `teacher_rows.npy`, the teacher's vectors (`training/teacher.py`), if any.
 """
+
+from pathlib import Path
 
 import numpy as np
 
@@ -29,6 +32,7 @@ from mufin_jax.training.pretrain_config import PretrainConfig
 from mufin_jax.training.pretrain_step import make_step
 from mufin_jax.training.refresh import Refreshes
 from mufin_jax.training.setup import Setup, TrainState, set_up
+from mufin_jax.training.teacher import Teacher
 
 
 def pretrain(config: PretrainConfig, context: StageContext) -> None:
@@ -46,7 +50,8 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         save_model(new_model(model_config, dataset, mesh, seed), out / "model")
         return
     loader = new_loader(model_config, dataset, mesh)
-    batches = Batches(config, dataset, loader, seed)
+    teacher = Teacher.load(Path(config.teacher), dataset, out) if config.teacher else None
+    batches = Batches(config, dataset, loader, seed, teacher)
     steps = batches.steps(config.epochs, config.least_steps)
     model = new_model(model_config, dataset, mesh, seed)
     setup = set_up(

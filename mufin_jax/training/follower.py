@@ -28,6 +28,9 @@ plateau by chance, but then negatives are less alike than this."""
 COLLAPSED_STEPS = 200
 """Steps of rest before the warning. A model that starts from random weights may rest for less."""
 
+TEACHER = "teacher"
+"""The name of the teacher's part of the loss among the metrics. The plateau is that of the rest."""
+
 B = TypeVar("B")
 """The batches of a stage."""
 
@@ -87,7 +90,7 @@ class Follower:
         values = {key: float(value) for key, value in jax.device_get(metrics).items()}
         self.writer.write(step, values)
         loss, cosine = values["loss"], values["negative_cosine"]
-        self._warn_of_collapse(loss, cosine)
+        self._warn_of_collapse(loss - values.get(TEACHER, 0.0), cosine)
         text = f"loss {loss:.4f}, negative cosine {cosine:.3f}{self._input()}"
         self.bar.set_postfix_str(text)
         if self.bar.disable:  # no terminal: an occasional log line replaces the bar

@@ -2,7 +2,7 @@
 
 The training step takes the mean over the batch. Similarities are cosines: all vectors that enter
 are sphere-normalised. The hinge and the cosine loss are the paper's. The softmax loss can take the
-place of either.
+place of either. The relation loss can be added to that of Module I.
 """
 
 import jax
@@ -64,6 +64,34 @@ def softmax_loss(
     gaps = jnp.where(positives, total[:, None] - logits, 0)
     losses = jnp.where(positives, jax.nn.softplus(gaps), 0)
     return losses.sum(-1) / positives.sum(-1).clip(1)
+
+
+def relation_loss(
+    similarities: Float[Array, "b b"],
+    teacher: Float[Array, "b b"],
+    counted: Bool[Array, "b"],
+    temperature: float = 0.07,
+) -> Float[Array, "b"]:
+    """Return how far each item's relations to the others are from those that a teacher gives it.
+
+    It is the Kullback-Leibler divergence from the teacher's distribution over the batch's other
+    counted items, softmax(cosine / temperature), to the student's. It is 0 where the student's
+    cosines are the teacher's, up to one number an item.
+
+    Args:
+        similarities: cosines of each item with each item, as the student has them.
+        teacher: the same, as the teacher has them.
+        counted: the items that have a vector of the teacher; others get 0, and play no part.
+        temperature: what cosines are divided by.
+    """
+    places = jnp.arange(len(counted))
+    pairs = counted[:, None] & counted[None, :] & (places[:, None] != places[None, :])
+    # A finite floor, not -inf: an item without others must not turn into NaN.
+    ours, theirs = (
+        jax.nn.log_softmax(jnp.where(pairs, cosines / temperature, -1e30), axis=-1)
+        for cosines in (similarities, teacher)
+    )
+    return jnp.where(pairs, jnp.exp(theirs) * (theirs - ours), 0).sum(-1)
 
 
 def cosine_margin_loss(

@@ -25,6 +25,7 @@ from mufin_jax.runtime.draws import Draw, generator
 from mufin_jax.training import mining
 from mufin_jax.training.epoch_batches import EpochBatches
 from mufin_jax.training.pretrain_config import PretrainConfig
+from mufin_jax.training.teacher import Teacher
 
 Search = Callable[[Float[np.ndarray, "e d"], Float[np.ndarray, "q d"], int], Int[np.ndarray, "q w"]]
 """Returns the numbers of the so many entries nearest to each query, best first."""
@@ -46,6 +47,8 @@ class Batch:
         positives: which of the other side's items are positives of an anchor. For the hinge they
             are those drawn for it, for the softmax all of the batch that are relevant to it.
         negatives: which of the other side's items may serve as negatives of an anchor.
+        teacher: the teacher's vectors of the labels and of the points, if there is a teacher. They
+            are zero for items without one, and for all but the first place of an item.
     """
 
     pool: Pool
@@ -53,6 +56,7 @@ class Batch:
     points: Bags
     positives: Bool[Any, "a o"]
     negatives: Bool[Any, "a o"]
+    teacher: tuple[Any, Any] | None = None
 
 
 class Batches(EpochBatches):
@@ -65,14 +69,22 @@ class Batches(EpochBatches):
         x: datapoint vectors of the last refresh; None before the first.
         near: for each usable anchor, places in `usable_others` of the items nearest to it in the
             last refresh, best first; None before the first.
+        teacher: of the option `pretrain.teacher`; None without.
     """
 
     order_draw, batch_draw = Draw.PRETRAIN_ORDER, Draw.PRETRAIN_BATCH
     modalities_draw = Draw.PRETRAIN_MODALITIES
     fewest = 2
 
-    def __init__(self, config: PretrainConfig, dataset: Dataset, loader: Loader, seed: int):
-        self.config, self.over = config, config.batches_over
+    def __init__(
+        self,
+        config: PretrainConfig,
+        dataset: Dataset,
+        loader: Loader,
+        seed: int,
+        teacher: Teacher | None = None,
+    ):
+        self.config, self.over, self.teacher = config, config.batches_over, teacher
         self.z: Float[np.ndarray, "l d"] | None = None
         self.x: Float[np.ndarray, "p d"] | None = None
         self.near: Int32[np.ndarray, "a w"] | None = None
@@ -98,15 +110,16 @@ class Batches(EpochBatches):
         pool, (labels, points) = self._read(step, self._shown(anchors, others))
         counted = real & first & (row < self.size)
         negatives = ~related & counted
+        taught = self._taught((anchors, row[:, 0] < self.size), (others, real & first))
         if self.config.loss == "softmax":
             relevant = self.relevance[anchors][:, others].toarray() != 0
-            return Batch(pool, labels, points, relevant & counted, negatives)
+            return Batch(pool, labels, points, relevant & counted, negatives, taught)
         drawn_for = np.full(len(others), -1)
         drawn_for[: len(anchors) * self.config.positives] = np.repeat(row, self.config.positives)
         if not self.config.hard_negatives:
             rng = generator(self.seed, Draw.PRETRAIN_NEGATIVES, step)
             negatives = mining.thinned(negatives, self.config.negatives, rng)
-        return Batch(pool, labels, points, (drawn_for == row) & real, negatives)
+        return Batch(pool, labels, points, (drawn_for == row) & real, negatives, taught)
 
     def ids(self, step: int) -> dict[str, list[str]]:
         """Return the ids of the labels and datapoints that the batch of a step is drawn from."""
@@ -143,6 +156,19 @@ class Batches(EpochBatches):
         if config.loss == "softmax":
             return float(np.log1p(negatives))
         return config.margin * config.positives * min(config.negatives, negatives)
+
+    def _taught(
+        self, *sides: tuple[Int[np.ndarray, "_"], Bool[np.ndarray, "_"]]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the teacher's vectors of a batch's labels and points.
+
+        Args:
+            sides: of the anchors and of the others, their numbers, and which of them count.
+        """
+        if self.teacher is None:
+            return None
+        labels, points = sides if self.over == "labels" else sides[::-1]
+        return self.teacher.of("label", *labels), self.teacher.of("train", *points)
 
     def _draw(
         self, step: int

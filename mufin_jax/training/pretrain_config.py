@@ -45,6 +45,9 @@ class PretrainConfig:
             texts; an item with one modality keeps it.
         dropout: share of the entries of the encoders' vectors that a step sets to zero, before they
             are reduced to D.
+        teacher: ready vectors by item id (docs/data.md) whose relations the student's vectors take
+            over: a folder, or one npy file with its ids next to it.
+        teacher_weight: what the teacher's loss is multiplied by before it is added.
         optimizer: rates, and which parts train.
         validate: when the model is validated, and when training ends early.
         fit: logs and checkpoints.
@@ -70,6 +73,8 @@ class PretrainConfig:
     cluster_size: int = 16
     modality_dropout: float = 0.0
     dropout: float = 0.0
+    teacher: str | None = None
+    teacher_weight: float = 1.0
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     validate: ValidateConfig = dataclasses.field(default_factory=ValidateConfig)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
@@ -104,6 +109,16 @@ class PretrainConfig:
             raise InputError(
                 f"pretrain.temperature={self.temperature} with pretrain.learn_temperature: a "
                 f"learned temperature stays above {LOWEST}; expected a larger one to start from"
+            )
+
+        if self.teacher_weight <= 0:
+            raise InputError(
+                f"pretrain.teacher_weight={self.teacher_weight}: expected a number above 0"
+            )
+        if self.teacher is not None and not self.epochs:
+            raise InputError(
+                f"pretrain.teacher={self.teacher} with pretrain.epochs=0: nothing trains; leave "
+                "one of the two out"
             )
 
     @property

@@ -12,6 +12,7 @@ from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.reduction import Dropout
 from mufin_jax.runtime.draws import Draw, key
 from mufin_jax.training import losses
+from mufin_jax.training.follower import TEACHER
 from mufin_jax.training.nonfinite import gradient_norm, kept_unless_finite
 from mufin_jax.training.pretrain_batches import Batch
 from mufin_jax.training.pretrain_config import PretrainConfig
@@ -36,7 +37,7 @@ def make_step(
 
     def loss_of(
         train: Weights, frozen: Weights, batch: Batch, dropout: Dropout | None
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         model: Mufin = nnx.merge(graphdef, without_temperature(train), frozen)
         vectors = model.describe(batch.pool, dropout)
         z = model.embed(vectors, batch.labels).vector
@@ -51,19 +52,23 @@ def make_step(
                 similarities, batch.positives, batch.negatives, hardest, config.margin
             )
         cosine = jnp.where(batch.negatives, similarities, 0).sum() / batch.negatives.sum().clip(1)
-        if config.loss == "softmax":
-            return loss, cosine
-        # Rows that only fill the devices have no positive: the mean is over the labels drawn.
-        return loss.sum() / batch.positives.any(1).sum(), cosine
+        told = {"negative_cosine": cosine}
+        if config.loss != "softmax":
+            # Rows that only fill the devices have no positive: the mean is over the labels drawn.
+            loss = loss.sum() / batch.positives.any(1).sum()
+        if batch.teacher is not None:
+            told[TEACHER] = _taught(config, (z, x), batch.teacher)
+            loss += told[TEACHER]
+        return loss, told
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(
         state: TrainState, frozen: Weights, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        (loss, cosine), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        (loss, told), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state.train, frozen, batch, _dropout(config.dropout, seed, state)
         )
-        metrics = {"loss": loss, "negative_cosine": cosine, "gradient": gradient_norm(gradients)}
+        metrics = {"loss": loss, **told, "gradient": gradient_norm(gradients)}
         if config.learn_temperature:
             metrics["temperature"] = temperature_of(state.train, config.temperature)
         new = updated(state, gradients, optimizer)
@@ -78,6 +83,20 @@ def _dropout(share: float, seed: int, state: TrainState) -> Dropout | None:
         return None
     _, steps = optax.tree_utils.tree_get_all_with_path(state.opt, "count")[0]
     return Dropout(jax.random.fold_in(key(seed, Draw.PRETRAIN_DROPOUT), steps), share)
+
+
+def _taught(
+    config: PretrainConfig,
+    vectors: tuple[Float[Array, "c d"], Float[Array, "b d"]],
+    teacher: tuple[Float[Array, "c w"], Float[Array, "b w"]],
+) -> Float[Array, ""]:
+    """Return the weighted mean of the relation loss over the labels and points with a teacher."""
+    total = count = jnp.float32(0)
+    for ours, theirs in zip(vectors, teacher, strict=True):
+        counted = theirs.any(1)
+        each = losses.relation_loss(ours @ ours.T, theirs @ theirs.T, counted, config.temperature)
+        total, count = total + each.sum(), count + counted.sum()
+    return config.teacher_weight * total / count.clip(1)
 
 
 def _softmax(

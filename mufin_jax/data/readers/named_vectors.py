@@ -20,7 +20,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import damaged
 from mufin_jax.runtime.storage.npy import forget
 
-Kind = Literal["text", "image"]
+Kind = Literal["text", "image", "teacher"]
 IDS = ".ids.txt"
 """How the file of a vector file's ids ends, instead of .npy."""
 
@@ -49,17 +49,14 @@ class NamedVectors:
         Args:
             path: a folder of pairs of files; or one pair's npy file, with or without its ending.
             wanted: the numbers of items by their ids.
-            kind: a text vector stands alone; several image vectors of an id are several pictures.
+            kind: a text vector stands alone; several image vectors of an id are several pictures,
+                and several ones of a teacher, too.
 
         Raises:
             InputError: if a file is missing, damaged or of another form, if ids and rows differ in
                 number, if an item has two text vectors, or if no id is wanted.
         """
-        paths = _pairs(path)
-        files = [_load(path) for path in paths]
-        widths = {path.name: array.shape[1] for path, array in zip(paths, files, strict=True)}
-        if len(set(widths.values())) > 1:
-            raise InputError(f"{path}: vectors of different widths: {widths}; expected one width")
+        paths, files = _open(path)
         items: list[int] = []
         rows: list[tuple[int, int]] = []
         for number, (file, array) in enumerate(zip(paths, files, strict=True)):
@@ -109,6 +106,32 @@ class NamedVectors:
     def _place(self, place: int) -> str:
         number, row = self.rows[place]
         return f"{self.paths[number]}: row {row + 1}"
+
+
+def check_named_vectors(path: Path) -> int:
+    """Check vector files, but for their values and which items they are of; return their width.
+
+    Args:
+        path: as in `NamedVectors.load`.
+
+    Raises:
+        InputError: if a file is missing, damaged or of another form, or if ids and rows differ in
+            number.
+    """
+    paths, files = _open(path)
+    for file, array in zip(paths, files, strict=True):
+        _ids(file, len(array), {})
+    return files[0].shape[1]
+
+
+def _open(path: Path) -> tuple[list[Path], list[np.ndarray]]:
+    """Return the paths of vector files, and their arrays of one width."""
+    paths = _pairs(path)
+    files = [_load(path) for path in paths]
+    widths = {path.name: array.shape[1] for path, array in zip(paths, files, strict=True)}
+    if len(set(widths.values())) > 1:
+        raise InputError(f"{path}: vectors of different widths: {widths}; expected one width")
+    return paths, files
 
 
 def _pairs(path: Path) -> list[Path]:
