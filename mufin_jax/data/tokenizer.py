@@ -3,9 +3,12 @@
 Built on the `tokenizers` library alone; neither JAX nor `transformers` is needed.
 """
 
+import contextlib
+import functools
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from mufin_jax.runtime.storage.text import load_text
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _AT_ONCE = 8192
+_log = logging.getLogger(__name__)
 MAX_CHARACTERS = 100_000
 """Of a title; a tokenizer takes a microsecond and a hundred bytes for each, used or not."""
 MAX_WORD = 1000
@@ -45,10 +49,10 @@ class Tokenizer:
         self.backend.no_padding()
         self.backend.no_truncation()
 
-    @property
+    @functools.cached_property
     def vocab_size(self) -> int:
-        """The number of token ids, special tokens included."""
-        return self.backend.get_vocab_size()
+        """One more than the largest token id, special tokens included."""
+        return 1 + max(self.backend.get_vocab().values(), default=-1)
 
     @classmethod
     def train(
@@ -96,27 +100,19 @@ class Tokenizer:
         Raises:
           InputError: if there is no tokenizer, or it cannot be read.
         """
-        path = Path(source)
-        if not path.exists():
-            path = resolve(str(source))
-        if path.is_dir():
-            prompt = prompt_of(path, prompt)
-            found = [path / name for name in ("tokenizer.json", "vocab.txt")]
-            found = [file for file in found if file.is_file()]
-            if not found:
-                raise InputError(
-                    f"{path} has neither tokenizer.json nor vocab.txt: "
-                    "name a tokenizer file or the folder of a checkpoint that has one"
-                )
-            path = found[0]
+        path, prompt = tokenizer_file(source, prompt)
         with damaged(f"{path} is not a tokenizer ({{reason}}): expected tokenizer.json"):
             if path.suffix == ".txt":
-                return cls(_from_vocabulary(path), prompt or "")
-            backend = tokenizers.Tokenizer.from_str(load_text(path))
+                return cls(_from_vocabulary(path), prompt)
+            with _no_panic():
+                backend = tokenizers.Tokenizer.from_str(load_text(path))
             unknown = getattr(backend.model, "unk_token", None)
             if unknown is not None and backend.model.token_to_id(unknown) is None:
                 raise ValueError("its vocabulary lacks its unk_token")  # Rust would panic
-            return cls(backend, prompt or "")
+            if getattr(backend.model, "dropout", None):
+                _log.warning("%s drops merges by chance, which is meant for training: off", path)
+                backend.model.dropout = None  # pyright: ignore[reportAttributeAccessIssue]
+            return cls(backend, prompt)
 
     def save(self, path: Path) -> None:
         """Write a tokenizer.json; it does not hold the prompt."""
@@ -142,16 +138,50 @@ class Tokenizer:
         self, titles: Sequence[str], max_tokens: int
     ) -> tuple[Int32[np.ndarray, "t s"], Int32[np.ndarray, " t"], Bool[np.ndarray, " t"]]:
         """Return what `encode` returns, and which titles lost their end."""
-        self.backend.enable_truncation(max_tokens)
         prompted = [_clean(self.prompt + title if title else title) for title in titles]
-        encodings = self.backend.encode_batch_fast(prompted)
+        with damaged("the tokenizer cannot encode these titles ({reason})"), _no_panic():
+            self.backend.enable_truncation(max_tokens)
+            encodings = self.backend.encode_batch_fast(prompted)
         cut = np.array([bool(encoding.overflowing) for encoding in encodings], bool)
         ids = np.zeros((len(titles), max_tokens), np.int32)
         lengths = np.zeros(len(titles), np.int32)
         for row, encoding in enumerate(encodings):
-            lengths[row] = len(encoding.ids)
-            ids[row, : lengths[row]] = encoding.ids
+            own = encoding.ids
+            if len(own) > max_tokens or max(own, default=0) >= self.vocab_size:
+                raise InputError(
+                    f"the tokenizer makes {len(own)} ids up to {max(own)} of {titles[row][:40]!r}: "
+                    f"expected at most {max_tokens} ids below {self.vocab_size}"
+                )
+            lengths[row] = len(own)
+            ids[row, : len(own)] = own
         return ids, lengths, cut
+
+
+def tokenizer_file(source: str | Path, prompt: str | None = None) -> tuple[Path, str]:
+    """Return the file of a tokenizer, and what stands in front of every text.
+
+    Args:
+      source: a tokenizer.json, a folder with tokenizer.json or vocab.txt, or a hub name.
+      prompt: the prompt, or the name of one of the checkpoint's prompts; None for the checkpoint's
+        default prompt.
+
+    Raises:
+      InputError: if there is no tokenizer.
+    """
+    path = Path(source)
+    if not path.exists():
+        path = resolve(str(source))
+    if not path.is_dir():
+        return path, prompt or ""
+    prompt = prompt_of(path, prompt)
+    found = [path / name for name in ("tokenizer.json", "vocab.txt")]
+    found = [file for file in found if file.is_file()]
+    if not found:
+        raise InputError(
+            f"{path} has neither tokenizer.json nor vocab.txt: "
+            "name a tokenizer file or the folder of a checkpoint that has one"
+        )
+    return found[0], prompt
 
 
 def write_texts(
@@ -176,6 +206,17 @@ def write_texts(
             progress.update(len(counts))
     save_array(folder / "text_lengths.npy", np.concatenate(lengths))
     return np.concatenate(cut)
+
+
+@contextlib.contextmanager
+def _no_panic() -> Iterator[None]:
+    """Turn a panic in Rust, which is no Exception, into ValueError."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"panic: {error}") from None
 
 
 def _clean(title: str) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 
 from mufin_jax.runtime.errors import InputError
 
+_LEAST = 1e-30  # smaller numbers are 0 in float32
+
 
 def how_computed(config: Any) -> dict[str, Any]:
     """Return the fields of an encoder's config that no checkpoint fixes: they change no weight."""
@@ -18,11 +20,18 @@ def check_transformer(config: Any) -> None:
         check_size(config, name)
     if config.width % config.heads:
         raise InputError(f"{kind}: width={config.width} isn't a multiple of heads={config.heads}")
-    if not config.layer_norm_eps > 0:
-        raise InputError(f"{kind}: layer_norm_eps={config.layer_norm_eps}; expected above 0")
-    if config.init_std is not None and not config.init_std > 0:
+    check_epsilon(config, "layer_norm_eps")
+    if config.init_std is not None and not 0 < config.init_std <= 1000:
         raise InputError(f"{kind}: init_std={config.init_std}; expected above 0, or None")
     check_computed(config)
+
+
+def check_epsilon(config: Any, name: str) -> None:
+    """Reject what a normalisation adds to a variance, unless it is above 0 and small."""
+    if not _LEAST <= (value := getattr(config, name)) < 1:
+        raise InputError(
+            f"{type(config).__name__}: {name}={value}; expected above 0, from {_LEAST} to 1"
+        )
 
 
 def check_computed(config: Any) -> None:

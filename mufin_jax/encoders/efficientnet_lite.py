@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mufin_jax.encoders.checks import check_computed, check_size
+from mufin_jax.encoders.checks import check_computed, check_epsilon, check_size
 from mufin_jax.encoders.convolution import BATCH_NORM, Convolution, Stage, kernel_of
 from mufin_jax.encoders.layers import compute_dtype
 from mufin_jax.encoders.naming import Layer, Naming
@@ -88,6 +88,7 @@ class EfficientNetLiteConfig:
             raise InputError(f"EfficientNetLiteConfig: {given}; expected one of each for a stage")
         if even := [size for size in self.kernels if size % 2 == 0]:
             raise InputError(f"EfficientNetLiteConfig: kernels has {even[0]}; expected odd numbers")
+        check_epsilon(self, "epsilon")
         check_computed(self)
 
     @classmethod

@@ -71,10 +71,10 @@ class ModernBertConfig(PooledTextConfig):
                 f"ModernBertConfig: width={self.width} with heads={self.heads}; expected heads of "
                 "an even width"
             )
-        if not min(self.whole_theta, self.near_theta) > 0:
+        if not all(0 < theta < 1e12 for theta in (self.whole_theta, self.near_theta)):
             raise InputError(
                 f"ModernBertConfig: whole_theta={self.whole_theta}, near_theta={self.near_theta}; "
-                "expected above 0"
+                "expected above 0, below 1e12"
             )
 
     @classmethod

@@ -17,8 +17,9 @@ from mufin_jax.runtime.errors import InputError
 Fit = Literal["pad", "stretch", "crop"]
 Resample = Literal["bilinear", "bicubic", "lanczos"]
 
-MAX_SIDE = 16_384
-"""Pixels of a picture's side."""
+MAX_SIDE = 2048
+"""Pixels of a picture's side: 12 MB a picture, of which some dozen are in memory at once."""
+_LEAST_STD, _MOST = 1e-6, 1e6  # within these, float32 has all digits
 
 # By the numbers that Pillow gives them, which Hugging Face writes into its files.
 _PILLOW_FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -29,8 +30,8 @@ class ImageProcessing:
     """The preprocessing that an image encoder expects.
 
     Raises:
-        InputError: A size below 1, an unknown fit or filter, or a mean or std that isn't three
-            finite numbers (std above 0).
+        InputError: A size below 1 or above `MAX_SIDE`, an unknown fit or filter, or a mean or std
+            that isn't three numbers of a usual size (std above 0).
     """
 
     size: int = 224
@@ -62,6 +63,11 @@ class ImageProcessing:
             raise InputError(f"image resample is {self.resample!r}; expected one of {allowed}")
         if min(self.std) <= 0:
             raise InputError(f"image std is {self.std}; expected three numbers above 0")
+        if min(self.std) < _LEAST_STD or max(map(abs, (*self.mean, *self.std))) > _MOST:
+            raise InputError(
+                f"image mean is {self.mean} and std is {self.std}; expected at most {_MOST:g}, and "
+                f"std of at least {_LEAST_STD:g}"
+            )
         if not 0 < self.share <= 1:
             raise InputError(f"image share is {self.share}; expected above 0, at most 1")
 

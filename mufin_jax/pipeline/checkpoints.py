@@ -3,7 +3,7 @@
 import dataclasses
 
 from mufin_jax.data.preparation.prepare import PrepareConfig
-from mufin_jax.data.tokenizer import Tokenizer
+from mufin_jax.data.tokenizer_trial import load_tried
 from mufin_jax.encoders.pretrained import check_checkpoint, image_processing
 from mufin_jax.model.config import ModelConfig, check_joint
 from mufin_jax.runtime.errors import InputError
@@ -35,7 +35,9 @@ def check_checkpoints(prepare: PrepareConfig, model: ModelConfig) -> None:
     if model.modalities == "images":
         return
     prepare = with_tokenizer(prepare, model)
-    tokenizer = Tokenizer.load(prepare.tokenizer, prepare.prompt) if prepare.tokenizer else None
+    tokenizer = None
+    if prepare.tokenizer:
+        tokenizer = load_tried(prepare.tokenizer, prepare.prompt, prepare.max_tokens)
     if model.text_checkpoint is None:
         return
     text = check_checkpoint(model.text_checkpoint, "text", model.modalities == "joint")

@@ -239,6 +239,11 @@ def test_preprocessing_is_the_checkpoints_own():
         ({"crop_pct": 2}, "share is 2.0; expected above 0"),
         ({"image_mean": [0.5, 0.5]}, r"mean is \[0.5, 0.5\]; expected three"),
         ({"image_std": [0.5, 0.5, 0]}, "expected three numbers above 0"),
+        ({"image_std": [0.5, 0.5, 1e-45]}, "1e-45.*; expected at most 1e"),
+        ({"image_std": [1e39, 1e39, 1e39]}, "1e[+]39.*; expected at most 1e"),
+        ({"image_mean": [0.5, -1e39, 0.5]}, "-1e[+]39.*; expected at most 1e"),
+        ({"size": 2048}, {"size": 2048}),
+        ({"size": 16_384}, "size=16384; expected .* of 1 to 2,048 pixels"),
     ],
 )
 def test_older_preprocessing_is_read_and_unsupported_is_rejected(vit, changes, expected):

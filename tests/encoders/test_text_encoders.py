@@ -1,6 +1,7 @@
 """BERT, RoBERTa, XLM-RoBERTa, MPNet and ModernBERT: agreement with sentence-transformers'."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,14 @@ from mufin_jax.data.packing import pack_texts
 from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.bert import BertConfig
+from mufin_jax.encoders.efficientnet_lite import EfficientNetLiteConfig
 from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.modernbert import ModernBertConfig
 from mufin_jax.encoders.mpnet import MpnetConfig, buckets
 from mufin_jax.encoders.pretrained import load_text_encoder
 from mufin_jax.encoders.registry import new_encoder
 from mufin_jax.encoders.roberta import RobertaConfig
+from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.runtime.errors import InputError
 
 CHECKPOINTS = ["minilm", "roberta", "xlm_roberta", "mpnet", "modernbert"]
@@ -177,6 +180,13 @@ def test_the_defaults_have_their_published_number_of_weights(make, count):
         (lambda: MpnetConfig(buckets=3), "buckets=3; expected at least 4"),
         (lambda: ModernBertConfig(width=15, heads=3), "heads=3; expected heads of an even width"),
         (lambda: ModernBertConfig(near_theta=0.0), "near_theta=0.0; expected above 0"),
+        (lambda: ModernBertConfig(whole_theta=math.inf), "whole_theta=inf, .*; expected above 0"),
+        (lambda: BertConfig.from_hf({"layer_norm_eps": math.inf}), "layer_norm_eps=inf; expected"),
+        (lambda: MpnetConfig(layer_norm_eps=1e30), "layer_norm_eps=1e[+]30; expected above 0"),
+        (lambda: ViTConfig(layer_norm_eps=math.nan), "layer_norm_eps=nan; expected above 0"),
+        (lambda: ViTConfig(layer_norm_eps=1e-50), "layer_norm_eps=1e-50; expected above 0"),
+        (lambda: ViTConfig(init_std=math.inf), "init_std=inf; expected above 0"),
+        (lambda: EfficientNetLiteConfig(epsilon=math.inf), "epsilon=inf; expected above 0"),
         (lambda: BertConfig.from_hf({"hidden_act": "relu"}), "'relu'; expected 'gelu'"),
         (
             lambda: BertConfig.from_hf({"position_embedding_type": "relative_key"}),

@@ -27,13 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import hostile_json
 import raw_folders
 from mutation import EXTREMES, cost, limit_memory, mutated
 from places import GOLDEN
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
+from mufin_jax.data import tokenizer_trial
+from mufin_jax.data.images import read_image
 from mufin_jax.data.tokenizer import Tokenizer
+from mufin_jax.data.tokenizer_trial import load_tried
 from mufin_jax.encoders.pretrained import (
     image_processing,
     load_image_encoder,
@@ -169,6 +173,9 @@ def damaged(name: str, data: bytes, other: bytes, rng: np.random.Generator) -> b
     """Damage a file in a way that suits its format, or in any way."""
     if rng.random() < 0.3:
         return mutated(data, other, rng)
+    if name.endswith(".json") and rng.random() < 0.5:
+        change = hostile_json.restructured
+        return (hostile_json.tokenizer if name == "tokenizer.json" else change)(data, rng)
     if name.endswith((".gz",)):
         text = retold(gzip.decompress(data), rng, JSON_TOKENS)
         if rng.random() < 0.1:  # an archive of a few kilobytes
@@ -181,7 +188,7 @@ def damaged(name: str, data: bytes, other: bytes, rng: np.random.Generator) -> b
         ".safetensors": lambda: safetensors(data, rng),
         ".txt": lambda: retold(data, rng, WORDS),
         ".csv": lambda: retold(data, rng, [*WORDS, '"', ",", "\n", '",\n"']),
-        ".parquet": lambda: mutated(data, other, rng),
+        ".parquet": lambda: hostile_json.parquet(data, rng),
         ".bin": lambda: retold(data, rng, WORDS),
     }
     return ways.get(Path(name).suffix, lambda: retold(data, rng, JSON_TOKENS))()
@@ -344,6 +351,32 @@ def _tokenize(folder: Path, out: Path) -> None:
         Tokenizer.load(folder / name).encode(["a chair", "b" * 200, ""], 8)
 
 
+def _tried(folder: Path, out: Path) -> None:
+    """Load a tokenizer as a run does, and encode with what passes its trial."""
+    del out
+    tokenizer_trial.SECONDS = 2
+    tokenizer = load_tried(folder / "tokenizer.json", None, 8, ["a chair"])
+    ids, lengths = tokenizer.encode(["a chair", "b" * 200, "", "日本"], 8)
+    assert 0 <= ids.min() <= ids.max() < tokenizer.vocab_size and lengths.max() <= 8
+
+
+def _processing(folder: Path) -> None:
+    folder.mkdir()
+    for name in ("vit", "siglip", "clip", "dinov2", "resnet_basic"):
+        (folder / name).mkdir()
+        file = f"{name}/preprocessor_config.json"
+        shutil.copyfile(GOLDEN / file, folder / file)
+
+
+def _process(folder: Path, out: Path) -> None:
+    """Read a picture as each checkpoint does: it has finite numbers."""
+    del out
+    for checkpoint in sorted(folder.iterdir()):
+        processing = image_processing(checkpoint)
+        pixels = read_image(raw_folders.picture(7), processing)
+        assert np.isfinite(processing.normalise(pixels)).all()
+
+
 def _mapped(folder: Path, out: Path) -> None:
     del out
     _ = mapped(folder / "vectors.npy").shape
@@ -376,6 +409,9 @@ KINDS = {
     "json in one array": Kind(_wide(".json"), _prepare, most=0.5),
     "csv": Kind(_wide(".csv"), _prepare, most=0.5),
     "parquet": Kind(_wide(".parquet"), _prepare, most=0.5),
+    "outfits": Kind(raw_folders.tiny_outfits, _prepare, most=0.5),
+    "tried tokenizer": Kind(_tokenizer, _tried, most=0.3),
+    "preprocessing": Kind(_processing, _process, most=0.5),
 }
 
 
@@ -405,7 +441,7 @@ def run(kind: Kind, count: int, rng: np.random.Generator, root: Path) -> dict[st
     shutil.copytree(folder, saved)
     kind.use(folder, out)
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    names = [name for name in names if not name.endswith(".png")]  # see hostile_images.py
+    names = [name for name in names if not name.endswith((".png", ".jpg"))]  # see hostile_images.py
     outcomes, wrong = Counter(), []
     slowest = largest = (0.0, "")
     for trial in range(max(1, math.ceil(count * kind.most))):

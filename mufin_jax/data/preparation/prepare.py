@@ -35,28 +35,25 @@ from mufin_jax.data.preparation.findings import warn_of
 from mufin_jax.data.preparation.items import (
     ItemRecords,
     compact,
-    distinct_texts,
-    drop_empty,
     image_homes,
     save_categories,
     save_pairs,
-    train_tokenizer,
 )
 from mufin_jax.data.preparation.overlap import overlap_filter
-from mufin_jax.data.preparation.ready import ready_images, ready_texts
+from mufin_jax.data.preparation.ready import ready_images
 from mufin_jax.data.preparation.records import write_records
 from mufin_jax.data.preparation.report import as_rows, facts_of, pair_facts, screen, warnings_of
 from mufin_jax.data.preparation.resize import Bag, Wanted, copy_vectors, resize_images
 from mufin_jax.data.preparation.resize_beam import BeamWorker
 from mufin_jax.data.preparation.resize_one import Worker, resize_in_threads
 from mufin_jax.data.preparation.spool import JpegSpool
+from mufin_jax.data.preparation.texts import write_all_texts
 from mufin_jax.data.preparation.validation import save_validation
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue
 from mufin_jax.data.readers.fields import Columns
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.forms import load_catalogue, load_ceiling
 from mufin_jax.data.readers.tally import Fact, Tally
-from mufin_jax.data.tokenizer import Tokenizer, write_texts
 from mufin_jax.data.validation import FILTER, HELD_OUT, POINTS
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import DiskError, InputError, TooManyBadRows
@@ -145,7 +142,7 @@ def _write(
     beam: Beam | None,
 ) -> None:
     spool, bags = _bags(config, catalogue, processing, out, tally, worker)
-    text, num_texts, prompt, cut = _texts(config, catalogue, bags, out, tally)
+    text, num_texts, prompt, cut = write_all_texts(config, catalogue, bags, out, tally)
     items = {name: compact(catalogue, name, bags[name], text[name]) for name in SIDES}
     for name in SIDES:
         items[name].save(out, name)
@@ -207,50 +204,6 @@ def _recorded(config: PrepareConfig) -> Iterator[tuple[str, Any]]:
     for name, value in dataclasses.asdict(config).items():
         if value != later.get(name, ...):
             yield name, value
-
-
-def _texts(
-    config: PrepareConfig, catalogue: Catalogue, bags: dict[str, Bag], out: Path, tally: Tally
-) -> tuple[dict[str, np.ndarray], int, str, Fact]:
-    """Drop empty items, and write the texts' tokens or their ready vectors.
-
-    Returns:
-        By side, the rows of each item's texts; the number of texts; the tokenizer's prompt; and how
-        many texts are cut.
-    """
-    if config.text_vectors is None:
-        drop_empty(catalogue, bags, tally)
-        texts, text = distinct_texts(catalogue)
-        return text, len(texts), *_tokenize(config, catalogue, texts, out)
-    vectors = out / "text_vectors.npy"
-    text = ready_texts(Path(config.text_vectors), catalogue, vectors, tally)
-    drop_empty(catalogue, bags, tally, text)
-    count = len(np.load(vectors, mmap_mode="r", allow_pickle=False))
-    return text, count, "", _cut(config, [], count)
-
-
-def _tokenize(
-    config: PrepareConfig, catalogue: Catalogue, texts: list[str], out: Path
-) -> tuple[str, Fact]:
-    """Load or train the tokenizer, and save it with the texts' tokens.
-
-    Returns:
-        Its prompt, and how many texts are longer than `max_tokens` and are cut.
-    """
-    if config.tokenizer is not None:
-        tokenizer = Tokenizer.load(config.tokenizer, config.prompt)
-    else:
-        tokenizer = train_tokenizer(catalogue, config.vocab_size)
-        tokenizer.prompt = config.prompt or ""
-    tokenizer.save(out / "tokenizer.json")
-    cut = write_texts(tokenizer, texts, config.max_tokens, out)
-    return tokenizer.prompt, _cut(config, [texts[row] for row in cut], len(texts))
-
-
-def _cut(config: PrepareConfig, cut: list[str], count: int) -> Fact:
-    """Return how many of the texts are longer than `max_tokens` and are cut."""
-    first = repr(cut[0][:60]) if cut else ""
-    return Fact(f"titles cut at {config.max_tokens} tokens", len(cut), count, first)
 
 
 def _clear(out: Path) -> None:

@@ -48,6 +48,10 @@ MOST_BYTES = 2**28
 
 For the 251,008 items of Polyvore Outfits, this is a kilobyte an item.
 """
+MOST_TITLE = 1000
+"""Characters of an item's title: each is a text of all points of an outfit but one."""
+MOST_JOINED = 4096
+"""Characters of a point's title, which joins the titles of its items."""
 _FOLDERS = ("disjoint/", "", "nondisjoint/")
 
 
@@ -188,6 +192,10 @@ class _Garments:
                 title = unescaped(title).strip()
                 reason = f"item {item}: HTML entities such as &amp; became characters"
                 tally.count("HTML entities", self.file, row, reason)
+            if len(title) > MOST_TITLE:
+                reason = f"item {item}: the first {MOST_TITLE:,} of {len(title):,} characters"
+                tally.count("long title", self.file, row, reason)
+                title = title[:MOST_TITLE].rstrip()
             picture = _text(facts, "image") or (f"images/{item}.jpg" if pictured else "")
             self.titles.append(title)
             self.categories.append(unescaped(_text(facts, "semantic_category")))
@@ -213,12 +221,23 @@ class _Garments:
             file,
             np.array(rows, np.int64),
             ids,
-            [" | ".join(some) for some in texts],
+            [_joined(some) for some in texts],
             np.ones(len(ids), bool),
             np.cumsum([0, *map(len, keys)]),
             np.array([key for some in keys for key in some], np.int64),
             texts=texts,
         )
+
+
+def _joined(titles: Iterable[str]) -> str:
+    """Return as many of the titles in one line as fit; each point of an outfit has such a line."""
+    shown, length = [], 0
+    for title in titles:
+        length += len(title) + 3
+        if shown and length > MOST_JOINED + 3:
+            break
+        shown.append(title)
+    return " | ".join(shown)
 
 
 def _text(facts: dict[str, Any], field: str) -> str:

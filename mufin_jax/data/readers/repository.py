@@ -207,6 +207,13 @@ def _read_offsets(
     matrix = matrices.read_csr(source, path, len(side))
     matrix.sort_indices()
     matrix.eliminate_zeros()
+    offsets = matrix.data
+    odd = (offsets < 1) | (offsets >= 2**53) | (offsets != np.floor(offsets))
+    if odd.any():
+        raise InputError(
+            f"{source.name(path)}: an offset is {offsets[np.argmax(odd)]}: expected whole numbers "
+            "from 1, the byte of a line of img.bin plus one"
+        )
     keep = np.ones(matrix.nnz, bool)
     counts = np.diff(matrix.indptr)
     for row in np.flatnonzero(counts > max_images):

@@ -127,6 +127,17 @@ def test_image_offsets_must_be_a_valid_csr_matrix(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("offset", [1e300, 2.5, -3.0, 2.0**60])
+def test_image_offsets_must_be_whole_numbers(offset, tmp_path):
+    folder = tiny_repository(tmp_path / "raw")
+    path = folder / "images" / "train.img.bin.npz"
+    offsets = scipy.sparse.load_npz(path).astype(np.float64)
+    offsets.data[1] = offset
+    scipy.sparse.save_npz(path, offsets)
+    with pytest.raises(InputError, match=r"train.img.bin.npz: an offset is .*: expected whole"):
+        read(folder)
+
+
 def test_an_archive_member_with_an_unknown_compression_is_one_clear_error(tmp_path):
     folder = tiny_repository(tmp_path / "raw")
     path = folder / "images" / "train.img.bin.npz"
@@ -281,7 +292,7 @@ def test_an_invalid_mapped_file_is_one_clear_error(tmp_path):
         ({"hidden_size": 24.0}, "config.json: "),
         ({"hidden_size": 10**30}, "at most 16,777,216"),
         ({"intermediate_size": "40"}, "config.json: "),
-        ({"image_size": 10**9}, "image_size=1000000000; expected at least 1, at most 16,384"),
+        ({"image_size": 10**9}, "image_size=1000000000; expected at least 1, at most 2,048"),
     ],
 )
 def test_impossible_network_sizes_are_rejected(change, message, tmp_path):

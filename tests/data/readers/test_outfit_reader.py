@@ -3,6 +3,7 @@
 
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from raw_folders import number_of, tiny_outfits
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
-from mufin_jax.data.readers import outfit_lines, outfits
+from mufin_jax.data.readers import load_catalogue, outfit_lines, outfits
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 from mufin_jax.runtime.storage.files import load_json
@@ -240,3 +241,29 @@ def test_a_corrupt_questions_file_is_rejected(tmp_path):
         np.savez(path, **(whole | {name: harm}))
         with pytest.raises(InputError, match="again"):
             Dataset.load(tmp_path / "prepared")
+
+
+def test_long_titles_of_large_outfits_do_not_fill_the_memory(tmp_path):
+    raw = tiny_outfits(tmp_path / "raw")
+    members = [{"item_id": str(n), "index": n} for n in range(64)]
+    train = [{"set_id": f"s{n}", "items": members} for n in range(8)]
+    changed(raw, TRAIN, lambda found: found.extend(train))
+    metadata = {str(n): {"title": f"{n} " + "very " * 4000} for n in range(64)}
+    (raw / outfits.METADATA).write_text(json.dumps(metadata))  # 1.3 MB
+    tally = Tally(0.05)
+    tracemalloc.start()
+    catalogue = load_catalogue(raw, tally, 15, 10_000_000)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50e6  # 640 MB if a point's title had all of the 63 titles
+    assert tally.counts["long title"] == 17 + 47
+    longest = max(map(len, catalogue.sides["train"].titles))
+    assert outfits.MOST_JOINED - outfits.MOST_TITLE < longest <= outfits.MOST_JOINED
+    assert catalogue.sides["label"].titles[0] == ("1 " + "very " * 200)[: outfits.MOST_TITLE]
+
+
+def test_the_title_of_a_point_joins_whole_titles():
+    assert outfits._joined(["a", "b c", "d"]) == "a | b c | d"
+    assert outfits._joined([]) == ""
+    assert outfits._joined(["x" * 4090, "abc", "d"]) == "x" * 4090 + " | abc"  # 4096 characters
+    assert outfits._joined(["x" * 4090, "abcd", "d"]) == "x" * 4090
