@@ -138,9 +138,9 @@ def test_a_tokenizer_is_tried_before_the_first_stage_and_in_preparation(tmp_path
     monkeypatch.setattr(tokenizer_trial, "SECONDS", 1)
     path = tokenizer_json(tmp_path, **charsmap("AAAAAAAA"))
     config = PrepareConfig(image_size=8, records=False, max_tokens=8, tokenizer=str(path))
-    with pytest.raises(InputError, match=r"tokenizer\.json is not a usable tokenizer"):
+    with pytest.raises(InputError, match=r"tokenizer\.json is not a tokenizer that can be used"):
         check_checkpoints(config, ModelConfig())
-    with pytest.raises(InputError, match=r"tokenizer\.json is not a usable tokenizer"):
+    with pytest.raises(InputError, match=r"tokenizer\.json is not a tokenizer that can be used"):
         prepare(config, tiny_repository(tmp_path / "raw"), tmp_path / "out")
 
 

@@ -26,16 +26,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import hostile_json
+import numpy as np
 import raw_folders
 from mutation import EXTREMES, cost, limit_memory, mutated
 from places import GOLDEN
 
-from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data import tokenizer_trial
+from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import read_image
+from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.data.tokenizer_trial import load_tried
 from mufin_jax.encoders.pretrained import (
