@@ -66,8 +66,8 @@ def load_tried(
             found = _try(path, size, [prompt + text if text else "" for text in texts], max_tokens)
             if found is not None:
                 raise InputError(
-                    f"{path} is not a tokenizer that can be used: {found}; expected the tokenizer.json of a "
-                    "checkpoint as published"
+                    f"{path} is not a tokenizer that can be used: {found}; expected the "
+                    "tokenizer.json of a checkpoint as published"
                 )
             _tried.add(key)
     return Tokenizer.load(path, prompt)

@@ -164,9 +164,11 @@ def _mentions(dataset: Dataset, kind: Kind) -> tuple[list[str], Int64[np.ndarray
     known: set[str] = set()
     for side in (dataset.train, dataset.test, dataset.labels):
         if kind == "text" and side.text.ndim > 1:
-            raise InputError(
-                f"{dataset.path}: items of outfits have several titles; ready vectors are of one"
+            outfits = dataset.questions is not None
+            found = (
+                f"items{' of outfits' * outfits} have several {'titles' if outfits else 'texts'}"
             )
+            raise InputError(f"{dataset.path}: {found}; ready vectors are of one")
         for item, uid in enumerate(side.ids):
             own = [int(side.text[item])] if kind == "text" else side.images_of(item).tolist()
             own = [row for row in own if row >= 0]

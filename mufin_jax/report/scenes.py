@@ -143,7 +143,8 @@ def look(predictor: Predictor, pairs: Scenes) -> Found:
             point, label = int(pairs.points[number]), int(pairs.labels[number])
             scene = int(pairs.scene[number])
             one = heat_map(predictor, point, label, weights)
-            row, column = int(points.text[point] >= 0), int(labels.text[label] >= 0)
+            texts = points.text[point], labels.text[label]  # of an item, one or several
+            row, column = (int(np.count_nonzero(own >= 0)) for own in texts)
             maps.append(one)
             sought.append(_sought(one, scene, row, column))
             strength.append(one.weights[scene, column:].sum())

@@ -224,11 +224,14 @@ def _fits(one: HeatMap) -> bool:
 
 
 def _descriptor(asked: Asked, number: int, title: str) -> Item:
-    """Return a descriptor as an item to show: a picture, or the title (of an outfit, one title)."""
+    """Return a descriptor as an item to show: a picture, or a text (of several, that one)."""
     dataset, texts = asked.dataset, asked.predictor.loader.num_texts
     if number < texts:
         labels = dataset.labels
-        if dataset.test.text.ndim > 1:  # of several texts, each is that of a label
+        if labels.text.ndim > 1 or (dataset.test.text.ndim > 1 and dataset.questions is None):
+            tokens = dataset.texts[number][: dataset.text_lengths[number]]
+            title = dataset.tokenizer.backend.decode(tokens.tolist())
+        elif dataset.test.text.ndim > 1:  # of an outfit, each text is that of a label
             title = labels.titles[int((labels.text == number).argmax())]
         return Item("", printable(title), ())
     row = np.array([number - texts])

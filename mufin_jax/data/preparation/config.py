@@ -32,7 +32,8 @@ class PrepareConfig:
     """A folder for the pictures that the data folder lacks, or links to."""
     columns: tuple[str, ...] = ()
     """Other names of the fields of products: id=NAME, title=NAME, images=NAME, related=NAME,
-    category=NAME; and separator=TEXT, between the values of a list in one cell."""
+    category=NAME; texts=NAME,NAME: fields that are further texts of an item, such as its
+    description; and separator=TEXT, between the values of a list in one cell."""
     max_bytes: int = pictures.MAX_BYTES
     """Pictures whose file is larger are left out."""
     max_pixels: int = pictures.MAX_PIXELS

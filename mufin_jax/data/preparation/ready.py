@@ -73,7 +73,13 @@ def _write(
     path: Path, catalogue: Catalogue, kind: Kind, out: Path, tally: Tally
 ) -> tuple[dict[str, int], dict[int, range]]:
     """Write the vectors of the catalogue's items; return the items' numbers and their rows."""
-    if catalogue.questions is not None or any(side.texts for side in catalogue.sides.values()):
+    if kind == "text" and catalogue.questions is None:
+        if any(side.texts for side in catalogue.sides.values()):
+            raise InputError(
+                f"--prepare.text-vectors={path}: there is one vector an item, and texts=... in "
+                "--prepare.columns names further texts; leave one of the two out"
+            )
+    if catalogue.questions is not None:
         raise InputError(
             f"--prepare.{kind}-vectors={path}: a point of outfits holds several items, and ready "
             "vectors are of one item each; leave the option out"

@@ -52,6 +52,7 @@ def facts_of(
     pictured = [(name, np.diff(items[name].image_offsets) > 0) for name in SIDES]
     facts.append(_lacking("items without a title", titled, items))
     facts.append(_lacking("items without a picture", pictured, items))
+    facts += _several_texts(catalogue)
     facts += tally.facts
     read = sum(matrix.nnz for matrix in catalogue.relevance.values())
     facts.append(
@@ -132,6 +133,16 @@ def _lacking(what: str, sides: list[tuple[str, np.ndarray]], items: Mapping[str,
         if not first and not has.all():
             first = f"{name} {items[name].ids[int(np.argmin(has))]!r}"
     return Fact(what, number, sum(len(has) for _, has in sides), first)
+
+
+def _several_texts(catalogue: Catalogue) -> list[Fact]:
+    """Return how many kept products have more than a title, if the user named further texts."""
+    sides = [side for side in catalogue.sides.values() if side.texts is not None]
+    if catalogue.questions is not None or not sides:
+        return []
+    counts = [len(side.texts_of(int(i))) for side in sides for i in np.flatnonzero(side.kept)]
+    number, most = sum(count > 1 for count in counts), max(counts, default=0)
+    return [Fact("items with several texts", number, len(counts), f"at most {most} texts")]
 
 
 def _unread(catalogue: Catalogue, file: str) -> list[Fact]:

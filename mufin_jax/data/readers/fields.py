@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from mufin_jax.runtime.errors import InputError
 
-_OPTIONS = {"id", "title", "images", "related", "category", "separator"}
+_OPTIONS = {"id", "title", "texts", "images", "related", "category", "separator"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Columns:
 
     Attributes:
         id, title, images, related, category: names of fields.
+        texts: names of fields whose values are further texts of an item, next to its title.
         separator: between the values of a list in one cell; if None, the first of | ; , that occurs
             in it (in pictures, the first of | ;).
         given: the names that the user chose.
@@ -27,6 +28,7 @@ class Columns:
     images: tuple[str, ...] = ("images", "imageURLHighRes", "imageURL", "imUrl", "image")
     related: tuple[str, ...] = ("also_buy", "related", "bought_together")
     category: tuple[str, ...] = ("category",)
+    texts: tuple[str, ...] = ()
     separator: str | None = None
     given: tuple[str, ...] = ()
 
@@ -42,18 +44,21 @@ class Columns:
             name, equals, value = option.partition("=")
             if not equals or not value or name not in _OPTIONS or name in chosen:
                 raise InputError(
-                    f"columns: {option!r}: expected id=NAME, title=NAME, images=NAME, "
-                    "related=NAME, category=NAME or separator=TEXT, each once"
+                    f"columns: {option!r}: expected id=NAME, title=NAME, texts=NAME,NAME, "
+                    "images=NAME, related=NAME, category=NAME or separator=TEXT, each once"
                 )
             chosen[name] = value
         separator = chosen.pop("separator", None)
         names = {name: (value,) for name, value in chosen.items()}
-        return cls(**names, separator=separator, given=tuple(chosen.values()))  # type: ignore
+        if "texts" in names:
+            names["texts"] = tuple(dict.fromkeys(filter(None, chosen["texts"].split(","))))
+        given = tuple(name for some in names.values() for name in some)
+        return cls(**names, separator=separator, given=given)  # type: ignore
 
     @functools.cached_property
     def names(self) -> frozenset[str]:
         """All names that are read."""
-        named = (*self.id, *self.title, *self.images, *self.related, *self.category)
+        named = (*self.id, *self.title, *self.images, *self.related, *self.category, *self.texts)
         return frozenset((*named, "target_ind", "target_rel"))
 
 

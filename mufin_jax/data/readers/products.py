@@ -26,7 +26,8 @@ class Product:
         kept: False if it is unusable.
         fields: the names of its fields that have a value.
         nulls: how many values of its lists are null or blank, and left out.
-        entities: whether its title or category had HTML entities.
+        entities: whether its texts or its category had HTML entities.
+        texts: its further texts, stripped; no two are equal, nor is one the title.
     """
 
     row: int
@@ -39,6 +40,7 @@ class Product:
     fields: Sequence[str] = ()
     nulls: int = 0
     entities: bool = False
+    texts: Sequence[str] = ()
 
 
 def product_of(row: int, found: Any, columns: Columns) -> Product:
@@ -78,16 +80,20 @@ def _checked(row: int, found: dict[str, Any], columns: Columns) -> Product:
     category = _first(found, columns.category)[1]
     category = category if isinstance(category, str) else None
     plain = unescaped(title), None if category is None else unescaped(category)
+    title, entities = plain[0].strip(), plain != (title, category)
+    written = [_text_of(found.get(name)) for name in columns.texts]
+    texts = [unescaped(text) for text in written]
     return Product(
         row,
         uid,
-        plain[0].strip(),
+        title,
         images,
         relevant,
         plain[1],
         fields=[name for name, value in found.items() if value or value == 0],
         nulls=nulls + more,
-        entities=plain != (title, category),
+        entities=entities or texts != written,
+        texts=[text for text in dict.fromkeys(map(str.strip, texts)) if text and text != title],
     )
 
 
@@ -106,6 +112,19 @@ def _title(name: str, value: Any) -> str:
     if not isinstance(value, str | None):
         raise ValueError(f"expected `{name}` to be a string, found {type(value).__name__}")
     return value or ""
+
+
+def _text_of(value: Any) -> str:
+    """Return a further text: of a list the values in one line, of an object "name: value; ..."."""
+    if isinstance(value, list):
+        return " ".join(filter(None, map(_text_of, value)))
+    if isinstance(value, dict):
+        parts = {name: _text_of(one) for name, one in value.items()}
+        return "; ".join(f"{name}: {text}" for name, text in parts.items() if text)
+    if isinstance(value, str):
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return str(value) if number else ""
 
 
 def _pictures(name: str, value: Any) -> Any:

@@ -108,6 +108,7 @@ def side_of(file: ProductFile, images: ImageFiles, tally: Tally, max_images: int
         keys += [images.add(name) for name in local[:max_images]]
         offsets.append(len(keys))
     categories = [item.category for item in file.items]
+    several = any(item.texts for item in file.items)
     return RawSide(
         file.name,
         np.array([item.row for item in file.items], np.int64),
@@ -117,6 +118,7 @@ def side_of(file: ProductFile, images: ImageFiles, tally: Tally, max_images: int
         np.array(offsets, np.int64),
         np.array(keys, np.int64),
         [name or "" for name in categories] if any(categories) else None,
+        [[item.title, *item.texts] for item in file.items] if several else None,
         fields=file.fields,
         no_items=file.no_items,
     )
