@@ -12,7 +12,7 @@ endings of these files. `columns` has the names of the fields. The labels' `cate
 they have one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
             names = ", ".join(path.name for path in found)
             raise InputError(f"{source.path} has {names}: name the one to read by --data=FILE")
         whole = _read_file(source, found[0], tally)
+        _check_columns([whole], source.columns)
         files = split_by_hash(whole, tally)
         sides = {name: side_of(files[name], images, tally, max_images) for name in _FILES}
         relevance = relevance_of(files, sides, tally, complete=False)
@@ -96,6 +97,7 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
         if path is None:
             raise InputError(f"{source.path} lacks {_FILES[name]}.jsonl (or .json, or .gz)")
     files = {name: _read_file(source, path, tally) for name, path in paths.items() if path}
+    _check_columns(list(files.values()), source.columns)
     sides = {name: side_of(files[name], images, tally, max_images) for name in _FILES}
     if source.find("trn_X_Y.txt"):
         relevance, filters = repository.read_pairs(source, sides, tally)
@@ -159,13 +161,22 @@ def _read_file(source: SourceFolder, path: Path, tally: Tally) -> ProductFile:
         items.append(item)
     if not items:
         raise InputError(f"{name} is empty: expected one JSON object a line")
-    for column in columns.given:
-        if fields.items and column not in fields.counts:
-            raise InputError(
-                f"{name}: no item has a value in {column[:40]!r}, which columns names; found the "
-                f"fields {fields.shown()}"
-            )
     return ProductFile(name, items, fields)
+
+
+def _check_columns(files: Sequence[ProductFile], columns: Columns) -> None:
+    """Reject a column that the user named and no item has, of all files: labels have no relations.
+
+    Raises:
+        InputError: with the fields of the first file.
+    """
+    for column in columns.given:
+        if files[0].fields.items and not any(column in file.fields.counts for file in files):
+            names = ", ".join(file.name for file in files)
+            raise InputError(
+                f"{names}: no item has a value in {column[:40]!r}, which columns names; "
+                f"found the fields {files[0].fields.shown()}"
+            )
 
 
 def _note(item: Product, file: str, tally: Tally) -> None:

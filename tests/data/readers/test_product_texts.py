@@ -93,6 +93,16 @@ def test_a_field_that_no_item_has_is_an_error(tmp_path):
         texts_of(tmp_path, "texts=about,abot")
 
 
+def test_a_named_column_may_be_missing_from_one_of_the_files(tmp_path):
+    points = [{"ASIN": f"Q{i}", "title": f"query {i}", "goes": ["L1"]} for i in range(3)]
+    labels = [{"ASIN": f"L{i}", "title": f"label {i}", "about": "bright"} for i in range(3)]
+    write_json_lines(tmp_path, trn=points, tst=points, lbl=labels)
+    found = texts_of(tmp_path, "related=goes", "texts=about")
+    assert found["Q1"] == ["query 1"] and found["L2"] == ["label 2", "bright"]
+    with pytest.raises(InputError, match=r"trn\.jsonl, .*lbl\.jsonl: no item has a value in 'go'"):
+        texts_of(tmp_path, "related=go")
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Dataset:
     folder = tmp_path_factory.mktemp("texts")
@@ -120,7 +130,7 @@ def test_batches_hold_all_texts_of_an_item(prepared, one_device):
 
 def test_the_report_counts_items_with_several_texts(prepared):
     report = json.loads((prepared.path / "prepare_report.json").read_text())
-    items = [uid for side in (prepared.train, prepared.test, prepared.labels) for uid in side.ids]
+    items = [*prepared.train.ids, *prepared.test.ids, *prepared.labels.ids]
     (fact,) = [row for row in report["summary"] if row["what"] == "items with several texts"]
     assert fact["number"] == sum(len(wanted()[uid]) > 1 for uid in items)
     assert fact["of"] == len(items) and fact["first"] == "at most 3 texts"
@@ -129,7 +139,9 @@ def test_the_report_counts_items_with_several_texts(prepared):
 
 def test_ready_vectors_of_texts_with_several_texts_are_an_error(prepared, tmp_path):
     config = PrepareConfig(columns=CONFIG.columns, text_vectors=str(tmp_path))
-    with pytest.raises(InputError, match=r"one vector an item, and texts=\.\.\. in --prepare.columns"):
+    with pytest.raises(
+        InputError, match=r"one vector an item, and texts=\.\.\. in --prepare.columns"
+    ):
         prepare(config, prepared.path.parent / "raw", tmp_path / "out")
 
 
