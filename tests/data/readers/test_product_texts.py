@@ -1,5 +1,6 @@
 """Products with several texts: further fields of an item become further texts of its bag."""
 
+import csv
 import importlib
 import json
 from pathlib import Path
@@ -51,13 +52,15 @@ def wanted() -> dict[str, list[str]]:
 
 
 def write_table(folder: Path, ending: str) -> Path:
-    pandas = importlib.import_module("pandas")
-    table = pandas.DataFrame(products())
     if ending == "parquet":
-        table.to_parquet(folder / "products.parquet")
-    else:
-        table["also_buy"] = table["also_buy"].map("|".join)
-        table.to_csv(folder / "products.csv", index=False)
+        table = importlib.import_module("pyarrow").Table.from_pylist(products())
+        importlib.import_module("pyarrow.parquet").write_table(table, folder / "products.parquet")
+        return folder
+    with (folder / "products.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(products()[0]))
+        writer.writeheader()
+        for item in products():
+            writer.writerow(item | {"also_buy": "|".join(item["also_buy"])})
     return folder
 
 
