@@ -23,6 +23,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "images": None,
         "text_vectors": None,
         "image_vectors": None,
+        "missing_rows": 0.0,
     },
     "pretrain": {
         "model.text.pooling": "mean",

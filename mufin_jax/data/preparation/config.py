@@ -38,6 +38,9 @@ class PrepareConfig:
     """Pictures whose file is larger are left out."""
     max_pixels: int = pictures.MAX_PIXELS
     """Pictures with more pixels are left out, before they are decoded."""
+    missing_rows: float = 0.0
+    """Largest share of the rows of a JPEG that may be missing at its end, as after a download that
+    broke off; they are filled, and the report counts such pictures. 0: they are broken."""
     image_array_gb: float = 32.0
     """Above this size, decoded pictures are not stored and training decodes the records."""
     records: bool = True
@@ -83,6 +86,8 @@ class PrepareConfig:
             raise InputError(f"max_tokens is {self.max_tokens}: expected at least 3, one a word")
         if not 0 <= self.max_bad < 1:
             raise InputError(f"max_bad is {self.max_bad}: expected a share from 0 to below 1")
+        if not 0 <= self.missing_rows <= 0.5:
+            raise InputError(f"missing_rows is {self.missing_rows}: expected a share from 0 to 0.5")
         if self.image_array_gb < 0:
             raise InputError(f"image_array_gb is {self.image_array_gb}: expected 0 or more")
         if self.image_array_gb == 0 and not self.records:

@@ -201,6 +201,7 @@ def _recorded(config: PrepareConfig) -> Iterator[tuple[str, Any]]:
     """Yield the settings that a manifest records: older ones lack some, at their defaults."""
     later: dict[str, Any] = {"split": "given", "validation_share": 0.0}
     later |= {"columns": (), "images": None, "text_vectors": None, "image_vectors": None}
+    later |= {"missing_rows": 0.0}
     for name, value in dataclasses.asdict(config).items():
         if value != later.get(name, ...):
             yield name, value
@@ -248,5 +249,8 @@ def _images(
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
     )
-    wanted = Wanted(out / "images.npy", config.image_array_gb * 1e9, config.records)
+    wanted = Wanted(
+        out / "images.npy", config.image_array_gb * 1e9, config.records, config.missing_rows,
+        config.max_bytes,
+    )  # fmt: skip
     return resize_images(catalogue, read, processing.size, tally, wanted, spool, worker)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mufin_jax.data.image_parts import LINK_OUT
-from mufin_jax.data.images import BadImage
+from mufin_jax.data.images import MAX_BYTES, BadImage
 from mufin_jax.data.preparation.resize_one import Resizer, Worker
 from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue
@@ -42,11 +42,15 @@ class Wanted:
         array_file: the npy file for the pixels.
         array_bytes: pixels that need more bytes than this are not written there.
         jpegs: whether to write JPEGs too.
+        missing: the largest share of the rows of a JPEG that its file may lack.
+        max_bytes: the largest encoded image that may lack some.
     """
 
     array_file: Path
     array_bytes: float
     jpegs: bool
+    missing: float = 0.0
+    max_bytes: int = MAX_BYTES
 
 
 def resize_images(
@@ -87,21 +91,28 @@ def resize_images(
         )
     tally.seen("images", len(seen))
     row_of, rows = np.full(len(seen), -1, np.int64), 0
-    resizer = Resizer(catalogue.images, read, size, fits, wanted.jpegs)
+    resizer = Resizer(
+        catalogue.images, read, size, fits, wanted.jpegs, wanted.missing, wanted.max_bytes
+    )
     spool.create()
     results = worker(resizer, mentions.keys[first[seen]], spool)
     with _npy(wanted.array_file if fits else None, size) as pixel_rows, contextlib.closing(results):
         for number, result in enumerate(until_stopped(results, "prepare")):
-            if isinstance(result, BadImage):
+            file, row = "", 0
+            if isinstance(result, BadImage) or result.name:
                 file, row = mentions.place(int(first[seen[number]]))
+            if isinstance(result, BadImage):
                 kind = "linked image" if str(result).endswith(LINK_OUT) else "broken image"
                 tally.bad("images", kind, file, row, str(result))
                 tally.check(so_far=number + 1 < len(seen))
                 continue
             row_of[seen[number]] = rows
             rows += 1
-            if result is not None:
-                pixel_rows.append(result[None])
+            if result.name:
+                reason = f"{result.name}: {result.missing:.0%} of its rows are missing, and filled"
+                tally.count("image without its end", file, row, reason)
+            if result.pixels is not None:
+                pixel_rows.append(result.pixels[None])
     spool.save()
     return mentions.bags(row_of[inverse])
 

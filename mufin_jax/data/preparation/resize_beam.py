@@ -24,7 +24,7 @@ from jaxtyping import Int64
 
 from mufin_jax.data.images import BadImage
 from mufin_jax.data.preparation.beam import Beam
-from mufin_jax.data.preparation.resize_one import Resizer, Results
+from mufin_jax.data.preparation.resize_one import Resized, Resizer, Results
 from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.image_files import ImageFiles
@@ -84,7 +84,7 @@ class _Shards:
     size: int
 
     def __call__(self, number: int) -> None:
-        folder, sizes, broken = self.spool.folder, [], {}
+        folder, sizes, broken, cut = self.spool.folder, [], {}, {}
         keys = np.load(folder / "keys.npy", mmap_mode="r", allow_pickle=False)
         mine = keys[number * self.size : (number + 1) * self.size]
         with (
@@ -99,12 +99,14 @@ class _Shards:
                     broken[i] = str(result)
                     sizes.append(0)
                     continue
-                jpegs.write(result[1])
-                sizes.append(len(result[1]))
-                if self.resizer.pixels:
-                    pixels.write(result[0].tobytes())
+                jpegs.write(result.jpeg)
+                sizes.append(len(result.jpeg))
+                if result.missing or result.name:
+                    cut[i] = result.missing, result.name
+                if self.resizer.pixels and result.pixels is not None:
+                    pixels.write(result.pixels.tobytes())
         with _draft(_facts(folder, number)) as file:
-            file.write(json.dumps({"sizes": sizes, "broken": broken}).encode())
+            file.write(json.dumps({"sizes": sizes, "broken": broken, "cut": cut}).encode())
 
 
 def _collect(number: int, resizer: Resizer, spool: JpegSpool) -> Results:
@@ -118,11 +120,12 @@ def _collect(number: int, resizer: Resizer, spool: JpegSpool) -> Results:
                 continue
             spool.place(number, start, size)
             start += size
+            found = None
             if resizer.pixels:
                 data = pixels.read(shape[0] * shape[1] * shape[2])
-                yield np.frombuffer(data, np.uint8).reshape(shape)
-            else:
-                yield None
+                found = np.frombuffer(data, np.uint8).reshape(shape)
+            missing, name = facts["cut"].get(str(i), (0.0, ""))
+            yield Resized(found, b"", missing, name)
     _pixels(spool.folder, number).unlink()
 
 

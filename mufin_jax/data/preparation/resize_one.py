@@ -16,15 +16,36 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm import tqdm
 
-from mufin_jax.data.images import BadImage, encode_jpeg
+from mufin_jax.data.cut_jpeg import complete
+from mufin_jax.data.images import MAX_BYTES, BadImage, encode_jpeg
 from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.catalogue import ImageSource
 
+TRUNCATED = "truncated"
+"""A word in Pillow's error about a picture that lacks its end."""
 T = TypeVar("T")
 R = TypeVar("R")
 
-# For each image its pixels (None if they are not needed), or its defect.
-Results = Generator[np.ndarray | BadImage | None, None, None]
+
+@dataclasses.dataclass(frozen=True)
+class Resized:
+    """A sound image.
+
+    Attributes:
+        pixels: of training size; None if they are not needed.
+        jpeg: the same, encoded; b"" if it is not needed, or in the spool.
+        missing: the share of the rows that its file lacks.
+        name: what the report calls an image of which a part is missing.
+    """
+
+    pixels: np.ndarray | None
+    jpeg: bytes = b""
+    missing: float = 0.0
+    name: str = ""
+
+
+# For each image what became of it, or its defect.
+Results = Generator[Resized | BadImage, None, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +58,8 @@ class Resizer:
         size: height and width of the result.
         pixels: whether pixels are needed.
         jpegs: whether JPEGs are needed.
+        missing: the largest share of the rows of a JPEG that its file may lack.
+        max_bytes: the largest encoded image that may lack some.
     """
 
     source: ImageSource
@@ -44,12 +67,23 @@ class Resizer:
     size: int
     pixels: bool
     jpegs: bool
+    missing: float = 0.0
+    max_bytes: int = MAX_BYTES
 
-    def __call__(self, key: int) -> tuple[np.ndarray, bytes] | BadImage:
-        """Return the pixels of an image and its JPEG (b"" if not needed), or the defect."""
+    def __call__(self, key: int) -> Resized | BadImage:
+        """Return an image with its pixels, needed or not, or the defect."""
         try:
-            pixels = self.read(self.source.read(key))
-            return pixels, encode_jpeg(pixels) if self.jpegs else b""
+            encoded, missing, name = self.source.read(key), 0.0, ""
+            try:
+                pixels = self.read(encoded)
+            except BadImage as error:
+                found = None
+                if self.missing and TRUNCATED in str(error):
+                    found = complete(encoded, self.max_bytes, self.missing)
+                if found is None:
+                    raise
+                pixels, missing, name = self.read(found[0]), found[1], self.source.name(key)
+            return Resized(pixels, encode_jpeg(pixels) if self.jpegs else b"", missing, name)
         except BadImage as error:
             return BadImage(f"{self.source.name(key)}: {error}")
 
@@ -70,10 +104,10 @@ def resize_in_threads(resizer: Resizer, keys: Int64[np.ndarray, " i"], spool: Jp
             if isinstance(result, BadImage):
                 yield result
                 continue
-            pixels, jpeg = result
-            spool.place(0, file.tell(), len(jpeg))
-            file.write(jpeg)
-            yield pixels if resizer.pixels else None
+            spool.place(0, file.tell(), len(result.jpeg))
+            file.write(result.jpeg)
+            pixels = result.pixels if resizer.pixels else None
+            yield dataclasses.replace(result, pixels=pixels, jpeg=b"")
 
 
 def _in_order(function: Callable[[T], R], values: Iterable[T]) -> Iterator[R]:
