@@ -8,7 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import minute
@@ -380,6 +380,36 @@ def test_bad_input_ends_in_one_line(case, tmp_path, capsys):
     assert len(lines[0]) < 600 and "Traceback" not in lines[0]
     if case.name.startswith(("checkpoint", "no checkpoint", "tokenizer", "broken tokenizer")):
         assert not (tmp_path / "run" / "prepare").exists(), "it began before it looked"
+
+
+def named_checkpoints(config: object, prefix: str = "") -> Iterator[str]:
+    """Yield the flags of all settings that name a checkpoint or a tokenizer."""
+    for field in dataclasses.fields(config):  # pyright: ignore[reportArgumentType]
+        value, flag = getattr(config, field.name), f"{prefix}{field.name}".replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            yield from named_checkpoints(value, f"{flag}.")
+        elif field.name.endswith("_checkpoint") or field.name == "tokenizer":
+            yield f"--{flag}"
+
+
+NAMED = sorted(named_checkpoints(minute.MINUTE))
+
+
+@pytest.mark.parametrize("flag", NAMED)
+def test_whatever_names_a_checkpoint_is_checked_before_the_first_stage(flag, tmp_path, capsys):
+    harmed = tmp_path / "checkpoint"
+    shutil.copytree(GOLDEN / ("vit" if "image" in flag else "minilm"), harmed)
+    for name in ("config.json", "tokenizer.json"):
+        if (harmed / name).exists():
+            (harmed / name).write_text('{"model_type": ')
+    code = main(minute.PRESETS, [f"--workdir={tmp_path / 'run'}", f"{flag}={harmed}"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if not is_log(line)]
+    assert code == 2 and len(lines) == 1 and lines[0].startswith(f"error: {harmed}/"), lines
+    assert not (tmp_path / "run" / "prepare").exists()
+
+
+def test_three_settings_name_a_checkpoint():
+    assert NAMED == ["--model.image-checkpoint", "--model.text-checkpoint", "--prepare.tokenizer"]
 
 
 def is_log(line: str) -> bool:
