@@ -49,9 +49,10 @@ class Columns:
                 )
             chosen[name] = value
         separator = chosen.pop("separator", None)
-        names = {name: (value,) for name, value in chosen.items()}
-        if "texts" in names:
-            names["texts"] = tuple(dict.fromkeys(filter(None, chosen["texts"].split(","))))
+        texts = chosen.pop("texts", None)
+        names: dict[str, tuple[str, ...]] = {name: (value,) for name, value in chosen.items()}
+        if texts is not None:
+            names["texts"] = tuple(dict.fromkeys(filter(None, texts.split(","))))
         given = tuple(name for some in names.values() for name in some)
         return cls(**names, separator=separator, given=given)  # type: ignore
 

@@ -32,7 +32,8 @@ def products() -> list[dict]:
          "about": f"it shines {i}", "colour": ("red", "blue")[i % 2]}
         for i in range(COUNT)
     ]  # fmt: skip
-    del found[4]["title"]
+    for i in (4, 12, 20):
+        del found[i]["title"]
     found[5]["about"] = None
     found[6] |= {"about": found[6]["title"], "colour": " red "}  # the title again
     return found
@@ -121,8 +122,9 @@ def test_prepared_items_have_a_bag_of_all_their_texts(prepared):
             whole = prepared.tokenizer.encode(expected[uid], 8)
             own = side.text[i][side.text[i] >= 0]
             np.testing.assert_array_equal(prepared.texts[own], whole[0])
-    titles = [*prepared.train.titles, *prepared.test.titles]
-    assert "" in titles and "lamp 9" in titles  # of several texts, only the title is shown
+    titles = {item["ASIN"]: item.get("title", "") for item in products()}
+    for side in (prepared.train, prepared.test, prepared.labels):  # the title alone is shown
+        assert list(side.titles) == [titles[uid] for uid in side.ids]
 
 
 def test_batches_hold_all_texts_of_an_item(prepared, one_device):
