@@ -6,15 +6,50 @@ both give the same pixels.
 """
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from mufin_jax.data.images import BadImage
+
+S = TypeVar("S")
+
 _END = b"\xff\xd9"
 _NOISE = bytes((73 * i + 41) % 251 for i in range(4096))  # no byte is 255, which starts a marker
 _SIDE = 128
+_TRUNCATED = "truncated"  # a word in Pillow's error about a picture that lacks its end
+
+
+def read_nearly_whole(
+    source: S, read: Callable[[S | bytes], np.ndarray], max_bytes: int, most: float
+) -> tuple[np.ndarray, float | None]:
+    """Return what `read` makes of a picture, and the share of its rows that was missing.
+
+    Args:
+        source: a file, its bytes, or anything else that `read` reads.
+        read: raises BadImage.
+        max_bytes: of the encoded file.
+        most: the largest share of the rows of a JPEG that may be missing; 0 for a whole file.
+
+    Returns:
+        The share is None for a whole file; it may be 0 for one that lacks only its end.
+
+    Raises:
+        BadImage: if the picture cannot be read, or more is missing.
+    """
+    try:
+        return read(source), None
+    except BadImage as error:
+        found = None
+        if most and _TRUNCATED in str(error) and isinstance(source, bytes | Path):
+            found = complete(source, max_bytes, most)
+        if found is None:
+            raise
+        return read(found[0]), found[1]
 
 
 def complete(encoded: bytes | Path, max_bytes: int, most: float) -> tuple[bytes, float] | None:

@@ -1,5 +1,6 @@
 """A user's pictures: paths, encoded bytes, open files, PIL images or arrays of pixels."""
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from mufin_jax.data.cut_jpeg import read_nearly_whole
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import MAX_BYTES, MAX_PIXELS, BadImage, read_image
 from mufin_jax.runtime.errors import InputError
@@ -55,13 +57,16 @@ def read_picture(source: Any, dataset: Dataset, name: str) -> UInt8[np.ndarray, 
     Raises:
         InputError: if it is no picture, or one that the run would have left out.
     """
-    limits: Mapping[str, int] = dataset.manifest.get("config", {})
+    limits: Mapping[str, Any] = dataset.manifest.get("config", {})
     max_bytes = limits.get("max_bytes", MAX_BYTES)
     max_pixels = limits.get("max_pixels", MAX_PIXELS)
     path = f" ({os.fspath(source)!s:.200})" if isinstance(source, str | os.PathLike) else ""
     try:
         plain = _plain(source, max_bytes)
-        return read_image(plain, dataset.processing, max_bytes=max_bytes, max_pixels=max_pixels)
+        read = functools.partial(
+            read_image, processing=dataset.processing, max_bytes=max_bytes, max_pixels=max_pixels
+        )
+        return read_nearly_whole(plain, read, max_bytes, limits.get("missing_rows", 0.0))[0]
     except InputError as error:
         raise InputError(f"{name}: picture{path}: {error}") from None
 

@@ -14,6 +14,7 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import BadImage, read_image
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.encoders.processing import ImageProcessing
+from mufin_jax.prediction.pictures import read_picture
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
 
 HEIGHT, WIDTH = 400, 296
@@ -89,8 +90,10 @@ def prepared(folder: Path, **changes) -> tuple[Dataset, dict]:
 
 def test_a_picture_without_its_end_is_broken_unless_the_option_allows_it(tmp_path):
     catalogue(tmp_path / "raw", 0.97, 0.6)
-    _, report = prepared(tmp_path, records=False)
+    dataset, report = prepared(tmp_path, records=False)
     assert report["counts"] == {"broken image": 2}
+    with pytest.raises(InputError, match=r"a query: picture: cannot be decoded .*truncated"):
+        read_picture((tmp_path / "raw" / "images" / "0.jpg").read_bytes(), dataset, "a query")
     dataset, report = prepared(tmp_path, missing_rows=0.1)
     assert report["counts"] == {"broken image": 1, "image without its end": 1}
     (noted,) = [one for one in report["listed"] if one["kind"] == "image without its end"]
@@ -101,6 +104,8 @@ def test_a_picture_without_its_end_is_broken_unless_the_option_allows_it(tmp_pat
     whole = read_image(WHOLE["baseline"], STRETCH).astype(int)
     found = dataset.images[np.arange(len(dataset.images))].astype(int)
     errors = np.abs(found - whole).mean((1, 2, 3))
+    cut = (tmp_path / "raw" / "images" / "0.jpg").read_bytes()
+    np.testing.assert_array_equal(read_picture(cut, dataset, "a query"), found[errors.argmax()])
     assert len(found) == 2 and errors.min() == 0 and 0 < errors.max() < 5
 
 

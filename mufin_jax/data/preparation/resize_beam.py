@@ -101,7 +101,7 @@ class _Shards:
                     continue
                 jpegs.write(result.jpeg)
                 sizes.append(len(result.jpeg))
-                if result.missing or result.name:
+                if result.name:
                     cut[i] = result.missing, result.name
                 if self.resizer.pixels and result.pixels is not None:
                     pixels.write(result.pixels.tobytes())

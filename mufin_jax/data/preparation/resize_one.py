@@ -16,13 +16,11 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm import tqdm
 
-from mufin_jax.data.cut_jpeg import complete
+from mufin_jax.data.cut_jpeg import read_nearly_whole
 from mufin_jax.data.images import MAX_BYTES, BadImage, encode_jpeg
 from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.catalogue import ImageSource
 
-TRUNCATED = "truncated"
-"""A word in Pillow's error about a picture that lacks its end."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -73,17 +71,10 @@ class Resizer:
     def __call__(self, key: int) -> Resized | BadImage:
         """Return an image with its pixels, needed or not, or the defect."""
         try:
-            encoded, missing, name = self.source.read(key), 0.0, ""
-            try:
-                pixels = self.read(encoded)
-            except BadImage as error:
-                found = None
-                if self.missing and TRUNCATED in str(error):
-                    found = complete(encoded, self.max_bytes, self.missing)
-                if found is None:
-                    raise
-                pixels, missing, name = self.read(found[0]), found[1], self.source.name(key)
-            return Resized(pixels, encode_jpeg(pixels) if self.jpegs else b"", missing, name)
+            encoded = self.source.read(key)
+            pixels, missing = read_nearly_whole(encoded, self.read, self.max_bytes, self.missing)
+            name = "" if missing is None else self.source.name(key)
+            return Resized(pixels, encode_jpeg(pixels) if self.jpegs else b"", missing or 0.0, name)
         except BadImage as error:
             return BadImage(f"{self.source.name(key)}: {error}")
 
