@@ -7,6 +7,7 @@ the memory or never come to an end. This program has limits on memory and on tim
 `tokenizers`, which takes a twentieth of a second.
 """
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -64,9 +65,14 @@ def _limit(most_bytes: int, seconds: int) -> None:
         import resource
     except ImportError:  # not on Windows; the parent's clock still ends this process
         return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    limits = {
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_AS: (most_bytes, most_bytes),
+        resource.RLIMIT_CPU: (seconds, seconds + 1),
+    }
+    for kind, values in limits.items():
+        with contextlib.suppress(ValueError, OSError):  # there is a lower one, or macOS knows none
+            resource.setrlimit(kind, values)
 
 
 if __name__ == "__main__":
