@@ -16,7 +16,6 @@ from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.readers import load_catalogue
 from mufin_jax.data.readers.fields import Columns
 from mufin_jax.data.readers.tally import Tally
-from mufin_jax.pipeline.cli import main
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.errors import InputError
 
@@ -136,6 +135,7 @@ def test_batches_hold_all_texts_of_an_item(prepared, one_device):
 
 def test_the_report_counts_items_with_several_texts(prepared):
     report = json.loads((prepared.path / "prepare_report.json").read_text())
+    assert "empty item" not in report["counts"]  # a description without a title is enough
     items = [*prepared.train.ids, *prepared.test.ids, *prepared.labels.ids]
     (fact,) = [row for row in report["summary"] if row["what"] == "items with several texts"]
     assert fact["number"] == sum(len(wanted()[uid]) > 1 for uid in items)
@@ -152,18 +152,18 @@ def test_ready_vectors_of_texts_with_several_texts_are_an_error(prepared, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_trains_evaluates_and_answers_with_several_texts(tmp_path):
+def test_a_run_trains_evaluates_and_answers_with_several_texts(tmp_path, compiled, one_device):
     raw = write_json_lines(tmp_path / "raw", products=products())
-    flags = [f"--workdir={tmp_path / 'run'}", f"--data={raw}", "--prepare.columns", *CONFIG.columns]
-    assert main(minute.PRESETS, [*flags, "--model.modalities=text", "--report.figures"]) == 0
-    metrics = json.loads((tmp_path / "run" / "evaluate" / "metrics.json").read_text())
-    predictor = Predictor.load(tmp_path / "run")
+    flags = [f"--data={raw}", "--prepare.columns", *CONFIG.columns, "--model.modalities=text"]
+    minute.finish(tmp_path / "run", *flags, "--report.figures", cache=compiled)
+    assert minute.metrics(tmp_path / "run" / "evaluate")["rows"]
+    predictor = Predictor.load(tmp_path / "run", one_device)
     dataset = predictor.dataset
-    assert dataset.labels.text.shape[1] == 3 and metrics["rows"]
+    assert dataset.labels.text.shape[1] == 3
     expected, scores = next(predictor.rank_side(dataset.test))
     items = [{"titles": wanted()[uid]} for uid in dataset.test.ids]
-    for row, answers in enumerate(predictor.predict(items, 3)):
-        assert [answer.label for answer in answers] == expected[row, :3].tolist()
-        np.testing.assert_allclose([a.score for a in answers], scores[row, :3], atol=1e-5)
-    alone = predictor.predict([{"title": titles["titles"][0]} for titles in items], 3)
-    assert alone != predictor.predict(items, 3)
+    answers = predictor.predict(items, 3)
+    for row, answer in enumerate(answers):
+        assert [one.label for one in answer] == expected[row, :3].tolist()
+        np.testing.assert_allclose([one.score for one in answer], scores[row, :3], atol=1e-5)
+    assert predictor.predict([{"title": item["titles"][0]} for item in items], 3) != answers
