@@ -128,7 +128,8 @@ def drop_empty(
         if not len(side):
             reason = side.no_items or f"there is no {name} item: {tally.summary() or 'no entry'}"
             raise InputError(f"{side.file}: {reason}")
-        titled = np.array([bool(side.texts_of(i)) for i in range(len(side))], bool)
+        texts = side.titles if side.texts is None else map(any, side.texts)
+        titled = np.array([bool(text) for text in texts], bool)
         if ready is not None:
             titled = ready[name] >= 0
         empty = side.kept & ~titled & (bags[name].counts() == 0)
