@@ -16,6 +16,7 @@ from experiments import amazon
 from experiments.recipe_ablations import RecipeAblations
 from mufin_jax.pipeline.cli import parse
 from mufin_jax.pipeline.embed import EmbedConfig
+from mufin_jax.pipeline.img_bin import ImgBinConfig
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.runtime.errors import InputError
 
@@ -87,13 +88,14 @@ def wrong_options(text: str) -> list[str]:
     """Return the options that the main command does not have, or whose value it rejects."""
     own = {flag for flag in options(RecipeAblations) if not flag.startswith("--experiment.")}
     known = {"--help", *own, *options(Experiment)}
-    embeds = {"--out", "--text-checkpoint", "--image-checkpoint"} & {*options(EmbedConfig)}
+    others = {"--out", "--text-checkpoint", "--image-checkpoint"} & {*options(EmbedConfig)}
+    others |= {"--pictures"} & {*options(ImgBinConfig)}
     wrong = []
     for line in text.splitlines():
         if re.search(r"^\s*hf |-m pytest ", line):  # options of others
             continue
         for option in _OPTION.finditer(line):
-            if option["flag"] in embeds:  # of another command
+            if option["flag"] in others:  # of another command
                 continue
             given = option["value"] is not None
             if option["flag"] not in known or (given and not accepted(option.group())):
