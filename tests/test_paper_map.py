@@ -16,8 +16,8 @@ from experiments import amazon
 from experiments.recipe_ablations import RecipeAblations
 from mufin_jax.pipeline.cli import parse
 from mufin_jax.pipeline.embed import EmbedConfig
-from mufin_jax.pipeline.img_bin import ImgBinConfig
 from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.pipeline.img_bin import ImgBinConfig
 from mufin_jax.runtime.errors import InputError
 
 PRESETS = {name: Experiment() for name in amazon.PRESETS}
