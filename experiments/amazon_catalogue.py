@@ -3,7 +3,7 @@
     python -m experiments.amazon --stage=all --data=DIR
 
 Module I learns by a softmax over the batch. Module IV starts at Module I's scores, with frozen
-encoders. The score has seven parts, among them the walk over who was bought with whom; their
+encoders. The score has eight parts, among them the walk over who was bought with whom; their
 weights are fitted on validation points, for known and for new products apart.
 """
 

@@ -2,9 +2,12 @@
 
 The objective is the mean of P@1, nDCG@5 and R@10 over the points, filtered as test points are. The
 search starts from the best single part and changes one weight at a time, to the best value of a
-fixed grid, as long as the objective grows by more than twice the standard error of that growth. So
-the mix is never below its best part on these points, and few points add few parts. It uses no
-random draw: the same points give the same weights.
+fixed grid, as long as the objective grows by more than twice the standard error of that growth.
+
+Few points do not tell which of two good mixes is better, and a search on them takes one and leaves
+the other. So weights are searched on random samples of the points, drawn with replacement, and
+averaged (bagging). If the average is below the best part on all points, this part is taken alone:
+the mix is never below its best part on these points.
 """
 
 import dataclasses
@@ -18,6 +21,7 @@ from mufin_jax.evaluation import metrics
 from mufin_jax.evaluation.metrics import Csr
 from mufin_jax.prediction.mix import Weights
 from mufin_jax.prediction.part_ranking import Candidates
+from mufin_jax.runtime.draws import Draw, generator
 from mufin_jax.runtime.signals import until_stopped
 
 GRID = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -30,6 +34,12 @@ GAIN = 0.02
 """A change that gains less than this, in percent, is not made: a part more costs time."""
 KNOW_ALL = ("z", "mu", "c")
 """The parts that have a value for each label."""
+RESAMPLES = 20
+"""Samples whose weights are averaged."""
+SAMPLED = 1_000
+"""Points of a sample at most."""
+RARE = 0.1
+"""A part that a smaller share of the samples gives a weight is left out: it costs time."""
 FILL = (1e-3, 1e-4, 1e-5, 1e-6)
 """Weights of a part that fills up lists."""
 ERRORS = 2.0
@@ -73,6 +83,10 @@ class Judged:
         hits = metrics.listed_in(found.labels, wanted) & counts
         return cls(found, counts, hits, np.diff(wanted.indptr))
 
+    def at(self, rows: Int[np.ndarray, " n"]) -> "Judged":
+        """Return some points, some of them perhaps several times."""
+        return Judged(self.found.at(rows), self.counts[rows], self.hits[rows], self.positives[rows])
+
     def objective(self, weights: Weights) -> float:
         """Return the mean of P@1, nDCG@5 and R@10 in percent, over points with a positive."""
         values = self.by_point(weights)
@@ -110,20 +124,41 @@ class Fit:
     points: int
 
 
-def fit_weights(judged: Judged, names: Sequence[str]) -> Fit:
+def fit_weights(judged: Judged, names: Sequence[str], seed: int = 0) -> Fit:
     """Search the weights of parts, and how labels without a training pair are shifted.
 
     Args:
         judged: validation points with their candidates.
         names: the parts that may get a weight, at least one.
+        seed: of the samples.
 
     Raises:
         Stopped: after a signal.
     """
-    alone = {name: judged.objective(Weights({name: 1.0})) for name in names}
-    best = max(alone, key=lambda name: alone[name])
-    weights = Weights({best: 1.0})
+    alone = _alone(judged, names)
     shifts = bool((judged.hits & ~judged.found.trained).any())
+    scored = judged.at(np.flatnonzero(judged.positives))
+    points = len(scored.positives)
+    weights = best = Weights({max(alone, key=lambda name: alone[name]): 1.0})
+    if points:
+        rng, size = generator(seed, Draw.SELECT_SAMPLES), min(points, SAMPLED)
+        samples = (scored.at(rng.integers(points, size=size)) for _ in range(RESAMPLES))
+        weights = _average([_searched(sample, names, shifts) for sample in samples])
+    if judged.objective(weights) < max(alone.values()):
+        weights = best
+    weights = _filled(judged, weights, alone)
+    return Fit(weights, judged.objective(weights), alone, points)
+
+
+def _alone(judged: Judged, names: Sequence[str]) -> dict[str, float]:
+    """Return the objective of each part by itself."""
+    return {name: judged.objective(Weights({name: 1.0})) for name in names}
+
+
+def _searched(judged: Judged, names: Sequence[str], shifts: bool) -> Weights:
+    """Return the weights that a search from the best part finds, without those that are 0."""
+    alone = _alone(judged, names)
+    weights = Weights({max(alone, key=lambda name: alone[name]): 1.0})
     for _ in range(_ROUNDS):
         before = weights
         for change in _changes(names, shifts):
@@ -131,9 +166,26 @@ def fit_weights(judged: Judged, names: Sequence[str]) -> Fit:
         if weights == before:
             break
     kept = {name: weight for name, weight in weights.parts.items() if weight}
-    weights = _filled(judged, dataclasses.replace(weights, parts=kept), alone)
-    points = int(np.count_nonzero(judged.positives))
-    return Fit(weights, judged.objective(weights), alone, points)
+    return dataclasses.replace(weights, parts=kept)
+
+
+def _average(found: Sequence[Weights]) -> Weights:
+    """Return the average of weights, each scaled to a largest one of 1, without rare parts."""
+    tops = [max(weights.parts.values()) for weights in found]
+    names = dict.fromkeys(name for weights in found for name in weights.parts)
+    parts = {}
+    for name in names:
+        scaled = [one.parts.get(name, 0.0) / top for one, top in zip(found, tops, strict=True)]
+        if np.count_nonzero(scaled) >= RARE * len(found):
+            parts[name] = _mean(scaled)
+    offsets = [one.untrained_offset / top for one, top in zip(found, tops, strict=True)]
+    scale = _mean([weights.untrained_scale for weights in found])
+    return Weights(parts, scale, _mean(offsets))
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    """Return the mean, to four places."""
+    return round(float(np.mean(numbers)), 4)
 
 
 def _best(judged: Judged, weights: Weights, others: Iterable[Weights]) -> Weights:

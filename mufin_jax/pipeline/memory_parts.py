@@ -24,6 +24,8 @@ ID = 160
 """Bytes of an id in a dict, while it is found which label each training point is."""
 WORD = 600
 """Bytes of a distinct word in the vocabulary. Heaps' law says how many there are."""
+VOTER_WORD = 32
+"""Bytes of a word of a training point's title: by point while it is read, and by word."""
 CANDIDATE = 32
 """Bytes of a candidate while weights are searched, besides two copies of its values."""
 
@@ -91,7 +93,7 @@ def of_parts(s: ScoreSizes, dim: int, devices: int) -> Sequence[Part]:
     """Return what the parts hold; nothing for a score without parts."""
     if not s.names:
         return ()
-    files = {FILES[name] for name in s.names if name in FILES}
+    files = {file for name in s.names for file in FILES.get(name, ())}
     entries = {"z": s.labels, "mu": s.trained, "w": s.labels}
     labels = [of_index(count, s.search, dim, devices) for f, count in entries.items() if f in files]
     points = [of_index(s.points, s.points_search, dim, devices)] * ("points" in files)
@@ -114,6 +116,7 @@ def of_parts(s: ScoreSizes, dim: int, devices: int) -> Sequence[Part]:
         Part("parts: pairs, walks", 0, pairs, served),
         Part("parts: pairs, in use", 0, max(read, ID * min(s.points, s.labels)), served),
         Part("parts: words of titles", 0, _words(s) if "words" in files else 0, served),
+        Part("parts: titles that vote", 0, _voters(s) if "titles" in files else 0, served),
         Part("parts: index, being built", 0, built, ("select",)),
         Part("validation candidates", 0, _fitted(s), ("select",)),
     )
@@ -124,6 +127,13 @@ def _words(s: ScoreSizes) -> int:
     distinct = min(round(50 * s.words**0.6), s.words)
     reached = min(COMMON_WORD * s.label_words // max(s.labels, 1), s.labels)
     return 16 * s.label_words + WORD * distinct + 12 * BLOCK * reached
+
+
+def _voters(s: ScoreSizes) -> int:
+    """Return the bytes of the training points' titles, and of a block of queries by them."""
+    words = s.words - s.label_words
+    reached = min(COMMON_WORD * words // max(s.points, 1), s.points)
+    return VOTER_WORD * words + 12 * BLOCK * reached
 
 
 def _fitted(s: ScoreSizes) -> int:

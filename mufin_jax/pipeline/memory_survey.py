@@ -130,7 +130,8 @@ def _score(
     if not select.parts or dataset.questions is not None:
         return ScoreSizes()
     labels, train = dataset.labels, dataset.train
-    words = {side.name: _words(side) if "t" in select.parts else 0 for side in (labels, train)}
+    read = {"t", "tv"} & set(select.parts)
+    words = {side.name: _words(side) if read else 0 for side in (labels, train)}
     return ScoreSizes(
         names=select.parts,
         labels=len(labels),

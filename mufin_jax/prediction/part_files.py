@@ -3,6 +3,7 @@
     z/, mu/, w/      an index each: the labels' vectors, their centroids, their classifiers
     points/          an index of the training points that have a training pair
     words/           the words of the labels' titles
+    titles/          the words of the training points' titles
 
 The walks need no file: they read the training pairs of the prepared folder.
 """
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
 from jaxtyping import Bool, Float, Int64
 from scipy.sparse import csr_matrix
 
@@ -31,6 +33,7 @@ from mufin_jax.prediction.parts import (
     PartName,
     SoftWalk,
     Titles,
+    TitleVote,
     Vote,
 )
 from mufin_jax.retrieval.build import build_vector_index, centroids
@@ -47,10 +50,11 @@ from mufin_jax.runtime.storage.npy import forget
 _ROWS = 1 << 15
 """Rows of a file that are read together."""
 
-FILES: dict[PartName, str] = {
-    "z": "z", "mu": "mu", "c": "w", "v": "points", "sg": "z", "t": "words",
+FILES: dict[PartName, tuple[str, ...]] = {
+    "z": ("z",), "mu": ("mu",), "c": ("w",), "v": ("points",), "sg": ("z",), "t": ("words",),
+    "tv": ("words", "titles"),
 }  # fmt: skip
-"""The folder that a part reads; g reads none."""
+"""The folders that a part reads; g reads none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +66,18 @@ class PartConfig:
         vote_temperature: of the softmax over their cosines.
         stand_ins: labels that stand for a datapoint in the soft walk.
         stand_in_temperature: of the softmax over their cosines.
+        title_neighbours: training points that vote by their titles.
     """
 
     neighbours: int = 100
     vote_temperature: float = 0.1
     stand_ins: int = 10
     stand_in_temperature: float = 0.05
+    title_neighbours: int = 20
 
     def __post_init__(self) -> None:
         """Reject counts below 1 and temperatures that are not positive."""
-        for name in ("neighbours", "stand_ins"):
+        for name in ("neighbours", "stand_ins", "title_neighbours"):
             if getattr(self, name) < 1:
                 raise InputError(f"select.part.{name}={getattr(self, name)}: expected at least 1")
         for name in ("vote_temperature", "stand_in_temperature"):
@@ -153,11 +159,14 @@ def build_parts(
         "w": (len(w), lambda rows: np.asarray(w[rows])),
         "points": (len(x), voters),
     }
-    for name in dict.fromkeys(FILES[part] for part in names if part in FILES):
+    for name in dict.fromkeys(name for part in names for name in FILES.get(part, ())):
         here = folder / name
         if name == "words":
             if not processes.decide((here / "manifest.json").exists):
                 processes.once("words", functools.partial(_save_words, dataset, here))
+        elif name == "titles":
+            if not processes.decide((here / "manifest.json").exists):
+                processes.once("titles", functools.partial(_save_titles, dataset, folder))
         elif not processes.decide((here / "index.json").exists):
             count, rows_of = vectors[name]
             blocks = (rows_of(rows) for rows in _blocks(count, x))
@@ -166,6 +175,11 @@ def build_parts(
 
 def _save_words(dataset: Dataset, folder: Path) -> None:
     TitleWords.build(dataset.train.titles, dataset.labels.titles).save(folder)
+
+
+def _save_titles(dataset: Dataset, folder: Path) -> None:
+    words = TitleWords.load(folder / "words", dataset.num_labels)
+    words.save_rows(folder / "titles", dataset.train.titles)
 
 
 def load_parts(
@@ -190,6 +204,13 @@ def load_parts(
         InputError: if a file is missing or damaged.
     """
     index = functools.cache(lambda name: LabelIndex.load(folder / name, heads.mesh))
+    words = functools.cache(lambda: TitleWords.load(folder / "words", len(pairs.trained)))
+
+    def voters() -> csr_matrix:
+        rows = words().load_rows(folder / "titles", len(pairs.own))
+        votes = np.diff(pairs.pairs.indptr) > 0
+        return csr_matrix(scipy.sparse.diags(votes.astype(np.float32)) @ rows)
+
     makers: dict[PartName, Callable[[], Part]] = {
         "z": lambda: Nearest(index("z")),
         "mu": lambda: Nearest(index("mu")),
@@ -199,7 +220,8 @@ def load_parts(
         "sg": lambda: SoftWalk(
             pairs.walk, index("z"), config.stand_ins, config.stand_in_temperature
         ),
-        "t": lambda: Titles(TitleWords.load(folder / "words", len(pairs.trained))),
+        "t": lambda: Titles(words()),
+        "tv": lambda: TitleVote(words(), voters(), pairs.pairs, config.title_neighbours),
     }
     return {name: makers[name]() for name in names}
 

@@ -7,6 +7,7 @@
     g    the walk over the training pairs, from the label that is the datapoint itself
     sg   the soft walk: the labels nearest to x1 stand for the datapoint
     t    the cosine of the words of the two titles
+    tv   the vote of the training points with the most similar titles, for their labels
 
 A part first answers with its own list of labels. Then every part scores the union of these lists.
 """
@@ -25,12 +26,18 @@ from mufin_jax.prediction import scoring
 from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.retrieval.index import LabelIndex, shortlist_points
 from mufin_jax.retrieval.shortlist import Shortlist
-from mufin_jax.retrieval.sparse_scores import best_labels, product, scores_at, softmax_rows
+from mufin_jax.retrieval.sparse_scores import (
+    best_labels,
+    product,
+    scores_at,
+    share_rows,
+    softmax_rows,
+)
 from mufin_jax.retrieval.walk import Walk, one_hot
 from mufin_jax.retrieval.words import TitleWords
 from mufin_jax.runtime.distributed.padding import next_multiple
 
-PartName = Literal["z", "mu", "c", "v", "g", "sg", "t"]
+PartName = Literal["z", "mu", "c", "v", "g", "sg", "t", "tv"]
 PARTS: tuple[PartName, ...] = get_args(PartName)
 WALKS: tuple[PartName, ...] = ("g", "sg")
 """The parts that read who was bought with whom, from the query on."""
@@ -245,3 +252,26 @@ class Titles:
     def ask(self, query: Query) -> Answer:
         """Return what the part says of the labels."""
         return _Rows(self.words.scores(query.known.titles))
+
+
+class TitleVote:
+    """tv: the training points with the most similar titles vote for their labels.
+
+    A vote weighs as its cosine, and the votes of a datapoint sum up to 1.
+
+    Args:
+        words: the words of titles.
+        voters: training points x words, unit rows; those without a training pair are empty.
+        pairs: training points x labels, 1 where relevant.
+        neighbours: points that vote.
+    """
+
+    def __init__(self, words: TitleWords, voters: csr_matrix, pairs: csr_matrix, neighbours: int):
+        self.words, self.pairs, self.neighbours = words, pairs, neighbours
+        self._by_word = csr_matrix(voters.T)
+
+    def ask(self, query: Query) -> Answer:
+        """Return what the part says of the labels."""
+        similar = product(self.words.rows(query.known.titles), self._by_word)
+        nearest = best_labels(similar, self.neighbours)
+        return _Rows(product(share_rows(nearest, len(self.pairs.indptr) - 1), self.pairs))

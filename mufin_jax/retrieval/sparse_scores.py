@@ -67,6 +67,20 @@ def softmax_rows(lists: Shortlist, temperature: float, width: int) -> csr_matrix
     return csr_matrix((weights[real], lists.labels[real], indptr), (len(real), width))
 
 
+def share_rows(lists: Shortlist, width: int) -> csr_matrix:
+    """Return shortlists as CSR rows whose values are the similarities divided by their sum.
+
+    Args:
+        lists: of distinct numbers below `width`, similarities >= 0; free places take no part.
+        width: the number of columns.
+    """
+    real = lists.labels >= 0
+    weights = np.where(real, lists.similarities, 0).astype(np.float64)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
+    indptr = np.concatenate([[0], np.cumsum(real.sum(1))])
+    return csr_matrix((weights[real], lists.labels[real], indptr), (len(real), width))
+
+
 def product(left: csr_matrix, right: csr_matrix) -> csr_matrix:
     """Return left @ right at the cost of the rows that take part.
 

@@ -122,6 +122,34 @@ class TitleWords:
             )
         return cls(vocabulary, weights, labels)
 
+    def save_rows(self, folder: Path, titles: Iterable[str]) -> None:
+        """Write unit rows of word weights of other titles, and their manifest."""
+        rows = [self.rows(some) for some in _blocks(titles)]
+        none = csr_matrix((0, len(self.vocabulary)), dtype=np.float32)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            joined = scipy.sparse.vstack(rows or [none], "csr", np.float32)
+            scipy.sparse.save_npz(folder / "rows.npz", joined)
+        files.seal(folder)
+
+    def load_rows(self, folder: Path, count: int) -> csr_matrix:
+        """Load what `save_rows` wrote of so many titles.
+
+        Raises:
+            InputError: if a file is missing or damaged, or is not of so many titles.
+        """
+        files.check_seal(folder)
+        with files.damaged(f"{folder}: not words of titles ({{reason}}); {files.MAKE_ANEW}"):
+            rows = load_csr(folder / "rows.npz", count)
+            if not np.isfinite(rows.data).all():
+                raise ValueError("a number is not finite")
+        if rows.shape != (count, len(self.vocabulary)):
+            raise InputError(
+                f"{folder}: {rows.shape} titles x words, expected {count} x "
+                f"{len(self.vocabulary)}; {files.MAKE_ANEW}"
+            )
+        return rows
+
 
 def _blocks(titles: Iterable[str]) -> Iterator[list[str]]:
     """Yield `_ROWS` titles after another."""

@@ -46,6 +46,8 @@ class Draw(enum.IntEnum):
     """Validation points that choose the weights of the parts."""
     REPORT = 16
     """What the report shows."""
+    SELECT_SAMPLES = 17
+    """Samples of validation points, whose weights are averaged."""
 
 
 def sequence(seed: int, draw: Draw, *numbers: int) -> np.random.SeedSequence:

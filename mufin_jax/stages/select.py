@@ -53,7 +53,7 @@ class SelectConfig:
     """Which parts a score has, and on how many points their weights are fitted.
 
     Attributes:
-        parts: of the score: z, mu, c, v, g, sg, t (docs/recipe.md). Empty: the paper's mix
+        parts: of the score: z, mu, c, v, g, sg, t, tv (docs/recipe.md). Empty: the paper's mix
             of c and a, without this stage.
         candidates: labels that each part lists.
         points: validation points that the weights are fitted on, at most.
@@ -108,9 +108,9 @@ def select(config: SelectConfig, context: StageContext) -> None:
         parts = load_parts(fitting, config.parts, trained, heads, cache, config.part)
         ranking = PartRanking(parts, _NO_MIX, trained.trained, dataset.labels.ids)
         found, rows = _validation_candidates(config, predictor, ranking, validation, context.seed)
-        fits = _fit(config.parts, found, validation, rows)
+        fits = _fit(config.parts, found, validation, rows, context.seed)
         log.info("%s", _summary(fits))
-        for name in ("z", "w", "words"):  # these do not depend on which pairs are known
+        for name in ("z", "w", "words", "titles"):  # these do not depend on which pairs are known
             processes.once("a part", lambda name=name: _move(fitting / name, out / name))
         return fits
 
@@ -172,7 +172,11 @@ def _validation_candidates(
 
 
 def _fit(
-    names: tuple[PartName, ...], found: Candidates, validation: Validation, rows: np.ndarray
+    names: tuple[PartName, ...],
+    found: Candidates,
+    validation: Validation,
+    rows: np.ndarray,
+    seed: int,
 ) -> dict[tuple[str, str], Fit]:
     """Return the fits of all parts and of those that look at content alone, warm and cold.
 
@@ -190,7 +194,7 @@ def _fit(
             judged = Judged.judge(
                 found.at(some), validation.relevance[rows[some]], validation.filter[rows[some]]
             )
-            fits[mix, kind] = fit_weights(judged, usable)
+            fits[mix, kind] = fit_weights(judged, usable, seed)
     return fits
 
 

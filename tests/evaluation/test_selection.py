@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
+from mufin_jax.evaluation import selection
 from mufin_jax.evaluation.rankings import evaluate_ranking
 from mufin_jax.evaluation.selection import GRID, Judged, fit_weights
 from mufin_jax.prediction.mix import Mix, Weights
@@ -74,8 +75,55 @@ def test_a_change_must_gain_two_standard_errors(helped, taken):
     v[:helped], t[:helped] = (0, 0.1), (1, 0)
     truth = csr_matrix(labels == 0, dtype=np.float32)
     found = Candidates(labels, {"v": v, "t": t}, labels >= 0, np.ones(50, bool))
-    fit = fit_weights(Judged.judge(found, truth, csr_matrix(truth.shape)), ["v", "t"])
-    assert ("t" in fit.weights.parts) == taken
+    judged = Judged.judge(found, truth, csr_matrix(truth.shape))
+    assert ("t" in selection._searched(judged, ["v", "t"], False).parts) == taken
+
+
+def two_halves():
+    """Two parts that each find the label of one half of the points, and say little else."""
+    labels = np.tile(np.arange(3, dtype=np.int32), (40, 1))
+    hit = labels == 0
+    one, other = (
+        np.where(hit & half[:, None], 1.0, 0.0) for half in np.arange(40) % 2 == [[0], [1]]
+    )
+    noise = np.random.default_rng(0).random((2, 40, 3)) / 3
+    values = {"v": (one + noise[0]).astype(np.float32), "t": (other + noise[1]).astype(np.float32)}
+    found = Candidates(labels, values, labels >= 0, np.ones(40, bool))
+    truth = csr_matrix(hit, dtype=np.float32)
+    return Judged.judge(found, truth, csr_matrix(truth.shape))
+
+
+def test_weights_are_the_average_of_searches_on_samples_of_the_points(monkeypatch):
+    searched, seen = selection._searched, []
+
+    def search(judged, names, shifts):
+        seen.append(searched(judged, names, shifts))
+        return seen[-1]
+
+    monkeypatch.setattr(selection, "_searched", search)
+    fit = fit_weights(two_halves(), ["v", "t"], seed=3)
+    assert len(seen) == selection.RESAMPLES and len({str(one) for one in seen}) > 1
+    for name, weight in fit.weights.parts.items():
+        shares = [one.parts.get(name, 0) / max(one.parts.values()) for one in seen]
+        assert weight == pytest.approx(np.mean(shares), abs=1e-4)
+    assert fit.weights.parts.keys() == {"v", "t"}
+    again, other = (fit_weights(two_halves(), ["v", "t"], seed=seed) for seed in (3, 4))
+    assert again == fit and other.weights != fit.weights
+
+
+def test_an_average_below_the_best_part_is_not_taken(monkeypatch):
+    monkeypatch.setattr(selection, "_average", lambda found: Weights({"v": 1.0, "t": -5.0}))
+    judged = two_halves()
+    fit = fit_weights(judged, ["v", "t"])
+    assert list(fit.weights.parts.values()) == [1.0]
+    assert fit.objective == max(fit.alone.values())
+
+
+def test_a_part_that_few_samples_take_is_left_out():
+    found = [Weights({"v": 2.0})] * 19 + [Weights({"v": 1.0, "t": 1.0}, 1.5, 0.4)]
+    assert selection._average(found) == Weights({"v": 1.0}, 1.025, 0.02)
+    twice = selection._average([*found[1:], found[-1]])
+    assert twice.parts == {"v": 1.0, "t": 0.1}
 
 
 def test_a_single_part_is_its_own_mix(made):

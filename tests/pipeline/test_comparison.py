@@ -186,7 +186,7 @@ def test_rows_of_the_recipe_that_differ_in_the_score_share_all_that_trains():
     of_scores = {f"no_{name}" for name in PARTS} | {"catalogue", "content", "no_selection"}
     alike = {name for name, row in RECIPE.items() if settings(row.of(full)) == settings(full)}
     assert alike == of_scores
-    assert RECIPE["no_mu"].of(full).select.parts == ("z", "c", "v", "g", "sg", "t")
+    assert RECIPE["no_mu"].of(full).select.parts == ("z", "c", "v", "g", "sg", "t", "tv")
     assert len({str(row.of(full)) for row in RECIPE.values()}) == len(RECIPE)
 
 

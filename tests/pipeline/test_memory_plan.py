@@ -261,7 +261,7 @@ def test_a_part_that_is_left_out_holds_nothing(names, held):
 def test_a_score_that_does_not_fit_names_the_parts_that_would():
     plan = of_score(search="sharded", points_search="sharded")
     room = Available(16 * GB, plan.host("select") - GB, shared=False)
-    remedy = r"select needs .* on this host, .*; choose --select.parts z mu c v g sg, or use more"
+    remedy = r"select needs .* on this host, .*; choose --select.parts z mu c v g sg t, or use more"
     with pytest.raises(InputError, match=remedy) as it:
         memory_plan.check(plan, room, ["select"])
     assert "\n" not in str(it.value)

@@ -27,12 +27,19 @@ from mufin_jax.prediction.part_ranking import PartRanking, candidates, listed_ca
 from mufin_jax.prediction.parts import PARTS, Known, Query
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.config import IndexConfig
+from mufin_jax.retrieval.words import TitleWords
 from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import save_sealed
 
 L, B = SIZES["label"], SIZES["test"]
-CONFIG = PartConfig(neighbours=5, vote_temperature=0.2, stand_ins=3, stand_in_temperature=0.3)
+CONFIG = PartConfig(
+    neighbours=5,
+    vote_temperature=0.2,
+    stand_ins=3,
+    stand_in_temperature=0.3,
+    title_neighbours=4,
+)
 EXACT = IndexConfig(backend="exact")
 OWN = np.where(np.arange(B) % 3 > 0, np.arange(B) % 5, -1)  # these labels have training points
 
@@ -141,6 +148,20 @@ def test_t_compares_the_words_of_titles(made, fewer):
     for row, title in enumerate(fewer.test.titles):
         shared = [bool(set(title.split()) & set(other.split())) for other in titles]
         assert ((found[row] > 0) == shared).all()
+
+
+def test_tv_is_the_vote_of_the_training_points_with_the_most_similar_titles(made, fewer):
+    pairs, votes = made.pairs.pairs.toarray(), np.zeros((B, L))
+    titles = [*fewer.train.titles]
+    words = TitleWords.build(titles, fewer.labels.titles)
+    cosines = (words.rows(fewer.test.titles) @ words.rows(titles).T).toarray()
+    cosines[:, ~pairs.any(1)] = 0
+    for row, similar in enumerate(cosines):
+        nearest = np.argsort(-similar, kind="stable")[:4]
+        if total := similar[nearest].sum():
+            votes[row] = similar[nearest] / total @ pairs[nearest]
+    assert votes.any() and not votes.all()
+    np.testing.assert_allclose(whole(made, "tv"), votes, atol=1e-5)
 
 
 def test_free_places_get_no_value(made):

@@ -41,6 +41,17 @@ def test_words_of_other_labels_are_rejected(words, tmp_path):
         TitleWords.load(tmp_path / "words", 5)
 
 
+def test_rows_of_other_titles_are_saved_and_loaded(words, tmp_path):
+    titles = ["red chair", "", "green lamp"]
+    words.save_rows(tmp_path / "titles", titles)
+    loaded = words.load_rows(tmp_path / "titles", 3)
+    assert (loaded != words.rows(titles)).nnz == 0 and loaded.shape == words.rows(titles).shape
+    with pytest.raises(InputError, match=r"\(3, \d\) titles x words, expected 4"):
+        words.load_rows(tmp_path / "titles", 4)
+    words.save_rows(tmp_path / "none", [])
+    assert words.load_rows(tmp_path / "none", 0).shape[0] == 0
+
+
 def test_titles_without_any_word_score_nothing(tmp_path):
     empty = TitleWords.build(["", "!"], ["?", ""])
     empty.save(tmp_path / "words")

@@ -10,7 +10,7 @@ import mufin_jax
 from mufin_jax.runtime.draws import Draw, generator, key, sequence
 
 ROOT = Path(mufin_jax.__file__).parent
-OWN_HOMES = {"runtime/draws.py", "data/synthetic", "prediction/predictor.py"}
+OWN_HOMES = {"runtime/draws.py", "data/synthetic", "prediction/warming.py"}
 """Who may make generators: the last one only warms a program up with any numbers."""
 
 

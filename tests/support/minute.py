@@ -26,6 +26,7 @@ from mufin_jax.model.config import ModelConfig
 from mufin_jax.pipeline.cli import main
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.pipeline.stage_table import stages_of
+from mufin_jax.prediction.parts import PARTS
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.pretrain import PretrainConfig
@@ -61,7 +62,7 @@ STAGES = stages_of(MINUTE)
 
 PARTS = (
     *("--prepare.validation-share=0.2", "--select.candidates=20"),
-    *("--select.parts", "z", "mu", "c", "v", "g", "sg", "t"),
+    *("--select.parts", *PARTS),
 )
 """Flags that give the score all parts: the run then also has the stage select."""
 
