@@ -22,6 +22,7 @@ from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import damaged
 from mufin_jax.runtime.storage.npy import load_arrays
+from mufin_jax.runtime.storage.paths import Given, user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Dataset:
     validation: Validation | None = None
 
     @classmethod
-    def load(cls, path: str | Path, verify: bool = False, hold_out: bool = True) -> "Dataset":
+    def load(cls, path: Given, verify: bool = False, hold_out: bool = True) -> "Dataset":
         """Load a folder that `prepare` wrote; no image and no text is read yet.
 
         Args:
@@ -132,7 +133,7 @@ class Dataset:
         Raises:
           InputError: if the folder is missing, incomplete, of another version, or changed.
         """
-        path = Path(path)
+        path = user_path(path)
         manifest = load_manifest(path, verify)
         with damaged(f"{path} cannot be read ({{reason}}): prepare the data again"):
             dataset = cls(path, manifest, **_load(path, manifest, hold_out))

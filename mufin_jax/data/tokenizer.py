@@ -23,6 +23,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import damaged, save_array
 from mufin_jax.runtime.storage.npy import NpyWriter
+from mufin_jax.runtime.storage.paths import Given, user_path
 from mufin_jax.runtime.storage.text import load_text
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -89,7 +90,7 @@ class Tokenizer:
         return cls(_assemble(learner.get_vocab(), lowercase=True))
 
     @classmethod
-    def load(cls, source: str | Path, prompt: str | None = None) -> "Tokenizer":
+    def load(cls, source: Given, prompt: str | None = None) -> "Tokenizer":
         """Read a tokenizer.json, or the tokenizer of a Hugging Face checkpoint.
 
         Args:

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mufin_jax.runtime.errors import InputError, reason
+from mufin_jax.runtime.storage.paths import user_path
 from mufin_jax.runtime.storage.text import load_text
 
 
@@ -18,7 +19,7 @@ def resolve(checkpoint: str | Path) -> Path:
     Raises:
         InputError: No such folder exists, and the hub doesn't know it or can't be reached.
     """
-    folder, name = Path(checkpoint).expanduser(), str(checkpoint)
+    folder, name = user_path(checkpoint, "checkpoint"), str(checkpoint)
     if folder.is_dir():
         return folder
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):

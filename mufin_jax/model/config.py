@@ -13,6 +13,7 @@ from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.registry import configs, is_joint, name_of
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.paths import settle_paths
 
 Modalities = Literal["both", "text", "images", "joint"]
 CrossAttention = Literal["attention", "concat", "none", "residual"]
@@ -64,6 +65,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Reject widths that no attention block can have."""
+        settle_paths(self, "model.", names=True, fields=["image_checkpoint", "text_checkpoint"])
         if self.dim < 1 or self.heads < 1 or self.dim % self.heads:
             raise InputError(
                 f"model.dim={self.dim} with model.heads={self.heads}: heads must divide dim; "

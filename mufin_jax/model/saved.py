@@ -183,11 +183,11 @@ def save_model(model: Mufin, folder: Path) -> None:
     processes.once("the model's sizes", lambda: save_sealed(folder / "model.json", sizes))
 
 
-def load_model(folder: Path, mesh: Mesh) -> Mufin:
-    """Load the model that `save_model` wrote, of this version or an older one.
+def load_sizes(folder: Path) -> tuple[ModelSizes, dict[str, float]]:
+    """Return the sizes of the model that `save_model` wrote, and the scales of ready vectors.
 
     Raises:
-        InputError: if there is no model, or it is incomplete.
+        InputError: if there is no model, or the file is damaged.
     """
     if not (folder / "model.json").exists():
         raise InputError(f"{folder}: found no model; run the stage that writes it first")
@@ -202,10 +202,20 @@ def load_model(folder: Path, mesh: Mesh) -> Mufin:
         stored.get("text_vector_width"),  # absent from older files
         ImageProcessing(**processing),
     )
+    return sizes, stored.get("vector_scales", {})  # absent from older files
+
+
+def load_model(folder: Path, mesh: Mesh) -> Mufin:
+    """Load the model that `save_model` wrote, of this version or an older one.
+
+    Raises:
+        InputError: if there is no model, or it is incomplete.
+    """
+    sizes, scales = load_sizes(folder)
 
     def build(rngs: nnx.Rngs) -> Mufin:
         model = sizes.build(mesh, rngs)
-        for name, scale in stored.get("vector_scales", {}).items():  # absent from older files
+        for name, scale in scales.items():
             getattr(model, f"{name}_encoder").scale = scale
         return model
 

@@ -27,10 +27,12 @@ with swift_imports():
     from mufin_jax.evaluation.summary import summary
     from mufin_jax.pipeline.experiment import ABOUT, Experiment, StageName
     from mufin_jax.pipeline.run import run
+    from mufin_jax.pipeline.sources import recorded_data
     from mufin_jax.runtime import machine
     from mufin_jax.runtime.distributed import processes
     from mufin_jax.runtime.distributed.startup import HostsConfig
     from mufin_jax.runtime.run_folder import threads_of
+    from mufin_jax.runtime.storage.paths import user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Command:
     """What to run."""
     stage: StageName = "all"
     """One stage, or all of them in their order."""
+    redo: StageName | None = None
+    """Remove this stage and those after it, and make them again; finished stages before it stay."""
     preset: str = "miniature"
     """Where the defaults come from: miniature (without --data), paper (with it), or another."""
     filter: Overlap | None = None
@@ -61,7 +65,7 @@ class Command:
 
     def run(self) -> None:
         """Run the stages, and print the table if evaluate was among them."""
-        result = run(self.experiment, self.stage)
+        result = run(self.experiment, self.stage, redo=self.redo)
         if result is not None and processes.is_main() and self.stage in ("all", "evaluate"):
             print(summary(result))
             print(f"\n{self.experiment.folder}/metrics.json has all figures")
@@ -119,7 +123,8 @@ def parse(
         InputError: for an unknown preset, flag or value; one line with the nearest name.
         SystemExit: after --help.
     """
-    given = _value(arguments, "--data") is not None
+    begun_with = _begun_with(arguments)
+    given = begun_with is not None or _value(arguments, "--data") is not None
     own = "catalogue" if "catalogue" in presets else "paper"
     preset = _value(arguments, "--preset") or (own if given else "miniature")
     if preset not in presets:
@@ -139,7 +144,18 @@ def parse(
         if not end.code:
             raise
         raise InputError(one_line(message.getvalue(), [*_flags(default)])) from None
+    if command.experiment.data is None and begun_with is not None:
+        experiment = dataclasses.replace(command.experiment, data=begun_with)
+        command = dataclasses.replace(command, experiment=experiment)
     return dataclasses.replace(command, experiment=_with_short_flags(command))
+
+
+def _begun_with(arguments: list[str]) -> Path | None:
+    """Return the raw data of the run that the arguments resume, if they name none themselves."""
+    workdir = _value(arguments, "--workdir")
+    if not workdir or _value(arguments, "--data") is not None:
+        return None
+    return recorded_data(user_path(workdir))
 
 
 def _brings_encoders(arguments: list[str]) -> bool:

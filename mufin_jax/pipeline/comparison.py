@@ -98,6 +98,11 @@ class Comparison(Command):
                 f"{given}: every row runs through all of its stages, with the seeds of "
                 "--seeds=0,1,2; leave the option out"
             )
+        if self.redo is not None:
+            raise InputError(
+                f"--redo={self.redo}: rows share their stages; make those of one row again with "
+                "its own experiment and --workdir, or choose another --workdir for the table"
+            )
         rows = _chosen(self.rows, self.table())
         found = compare(rows, self.experiment, _seeds(self.seeds))
         if processes.is_main():

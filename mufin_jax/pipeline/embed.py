@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -28,14 +28,18 @@ from mufin_jax.model.embed_side import encode
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import new_loader, new_model
 from mufin_jax.pipeline.checkpoints import check_checkpoints
+from mufin_jax.pipeline.old_runs import ADDED
+from mufin_jax.pipeline.sources import as_named_now
 from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.exit import main_guard
 from mufin_jax.runtime.logs import progress, set_up_logging
+from mufin_jax.runtime.run_folder import flatten
 from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.files import jsonable, load_sealed, replacing, save_sealed
 from mufin_jax.runtime.storage.npy import whole_npy
+from mufin_jax.runtime.storage.paths import settle_paths
 from mufin_jax.stages.prepare import with_tokenizer
 
 _SETTINGS = "embed.json"
@@ -62,6 +66,8 @@ class EmbedConfig:
 
     def __post_init__(self) -> None:
         """Reject a command that would write nothing."""
+        settle_paths(self, fields=["data", "out"])
+        settle_paths(self, names=True, fields=["text_checkpoint", "image_checkpoint"])
         if not (self.text_checkpoint or self.image_checkpoint):
             raise InputError("no checkpoint: name --text-checkpoint or --image-checkpoint")
         if self.part < 1:
@@ -140,10 +146,10 @@ def _prepared(config: EmbedConfig) -> Dataset:
         check_checkpoints(config.prepare, config.model)
         config.out.mkdir(parents=True, exist_ok=True)
         save_sealed(path, settings)
-    elif load_sealed(path) != settings:
+    elif changes := _changes(load_sealed(path), settings, folder):
         raise InputError(
-            f"{config.out} was made with other settings ({_SETTINGS}): delete it, or choose "
-            "another --out"
+            f"{config.out} was made with other settings ({'; '.join(changes)}): give those, delete "
+            "it, or choose another --out"
         )
     if not (folder / MANIFEST).exists():
         image = config.image_checkpoint
@@ -152,6 +158,18 @@ def _prepared(config: EmbedConfig) -> Dataset:
             image_processing(image) if image else None,
         )  # fmt: skip
     return Dataset.load(folder)
+
+
+def _changes(recorded: dict[str, Any], settings: dict[str, Any], prepared: Path) -> list[str]:
+    """Return what differs from recorded settings: those of older versions, and of moved data."""
+    old, new = flatten(recorded), flatten(settings)
+    old = {f"prepare.{name}": value for name, value in ADDED["prepare"].items()} | old
+    old["data"] = as_named_now(prepared, "data", old["data"], new["data"])
+    return [
+        f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, ...) != new.get(name, ...)
+    ]
 
 
 def _mentions(dataset: Dataset, kind: Kind) -> tuple[list[str], Int64[np.ndarray, " k"]]:

@@ -13,6 +13,7 @@ from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.paths import settle_paths
 from mufin_jax.stages.evaluate import EvaluateConfig
 from mufin_jax.stages.finetune import FinetuneConfig
 from mufin_jax.stages.initialize import InitializeConfig
@@ -86,6 +87,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Reject seeds that numpy and JAX cannot both take, and free vectors that cannot learn."""
+        settle_paths(self, fields=["data", "workdir", "refit_of"])
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed={self.seed}: expected a whole number from 0 to 2147483647")
         if self.initialize.eta == "zero" and self.finetune.classifiers == "table":

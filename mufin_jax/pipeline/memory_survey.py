@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from mufin_jax.encoders.vectors import ReadyVectors
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.label_table import TableConfig
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.model.saved import ModelSizes
+from mufin_jax.model.saved import ModelSizes, load_sizes
 from mufin_jax.pipeline.memory_parts import ScoreSizes
 from mufin_jax.pipeline.memory_plan import RunSizes, check, plan, plan_table
 from mufin_jax.retrieval.config import IndexConfig
@@ -199,9 +200,23 @@ def _as_named(config: ModelConfig, dataset: Dataset) -> ModelConfig:
     return config
 
 
-def abstract_model(dataset: Dataset, config: ModelConfig, mesh: Mesh) -> Mufin:
-    """Return the model with the shapes of its weights, and no memory behind them."""
-    sizes = ModelSizes.of(_as_named(config, dataset), dataset)
+def abstract_model(
+    dataset: Dataset, config: ModelConfig, mesh: Mesh, pretrained: Path | None = None
+) -> Mufin:
+    """Return the model with the shapes of its weights, and no memory behind them.
+
+    Args:
+        dataset: the prepared folder.
+        config: of the model.
+        mesh: the devices.
+        pretrained: Module I's folder once it is finished; checkpoints are then not read.
+    """
+    if pretrained is not None:
+        sizes, _ = load_sizes(pretrained / "model")
+        config = dataclasses.replace(sizes.config, cross_attention=config.cross_attention)
+        sizes = dataclasses.replace(sizes, config=config)
+    else:
+        sizes = ModelSizes.of(_as_named(config, dataset), dataset)
     return abstract_module(lambda rngs: sizes.build(mesh, rngs))
 
 

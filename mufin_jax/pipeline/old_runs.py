@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mufin_jax.pipeline.sources import SOURCES, as_named_now
 from mufin_jax.runtime.run_folder import flatten
 from mufin_jax.runtime.storage.files import jsonable, load_json
 
@@ -64,6 +65,38 @@ ADDED: dict[str, dict[str, Any]] = {
 
 ACCEPTED: dict[str, tuple[str, ...]] = {"evaluate": ("frozen_neighbours",)}
 """Settings that a stage did not have in older versions: what it wrote serves with any value."""
+
+
+REMOVED: dict[str, tuple[str, ...]] = {
+    "prepare": ("seed",),
+    "evaluate": ("seed",),
+    "report": ("seed",),
+}
+"""Settings that a stage recorded in older versions, and that change nothing that it writes."""
+
+
+def made_with(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a stage was made with, in the words of this version, for a comparison.
+
+    Args:
+        workdir: the run's folder.
+        stage: the name of a stage that has begun.
+        settings: those of the stage now.
+
+    Returns:
+        The settings, nested ones under names joined by dots. Files that have moved since have the
+        names that they have now.
+    """
+    now = flatten(jsonable(settings))
+    known = load_json(workdir / stage / "settings.json")
+    found = flatten({**unrecorded(workdir, stage, settings), **known})
+    for name in REMOVED.get(stage, ()):
+        if name not in now:
+            found.pop(name, None)
+    for name in SOURCES.get(stage, ()):
+        if name in found:
+            found[name] = as_named_now(workdir / stage, name, found[name], now.get(name))
+    return found
 
 
 def unrecorded(workdir: Path, stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:

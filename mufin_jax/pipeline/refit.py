@@ -7,14 +7,14 @@ parts (the stage select). The refit links to RUN's prepared data, trains on the 
 too, and keeps steps and weights. RUN must stay where it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import MetricsWriter
-from mufin_jax.runtime.run_folder import flatten
+from mufin_jax.runtime.run_folder import MadeWith, flatten
 from mufin_jax.runtime.storage.files import jsonable, load_json
 from mufin_jax.stages.context import Refit
 from mufin_jax.training.early_stopping import best_step
@@ -52,14 +52,14 @@ def chosen_weights(experiment: Experiment) -> dict[str, Any]:
 def check_refit(
     experiment: Experiment,
     settings: Mapping[str, Any],
-    unrecorded: Callable[[Path, str, Any], Mapping[str, Any]],
+    made_with: MadeWith,
 ) -> None:
     """Reject a refit of a folder that is no finished run with the same settings.
 
     Args:
         experiment: the refit.
         settings: of RUN's stages, by name, that the refit depends on.
-        unrecorded: gives what an older version did not record of a stage.
+        made_with: gives what a stage was made with.
 
     Raises:
         InputError: one line.
@@ -79,8 +79,7 @@ def check_refit(
                 f"--refit-of={run}: its stage {stage} is not finished; expected the folder of a "
                 "finished run"
             )
-        recorded = flatten(load_json(run / stage / "settings.json"))
-        old, new = {**unrecorded(run, stage, wanted), **recorded}, flatten(jsonable(wanted))
+        old, new = made_with(run, stage, wanted), flatten(jsonable(wanted))
         for name in sorted(old.keys() | new.keys()):
             if old.get(name, ...) != new.get(name, ...):
                 raise InputError(

@@ -1,34 +1,31 @@
 """Run an experiment: each stage reads the folders of earlier stages and writes its own."""
 
-import contextlib
 import dataclasses
-import functools
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from jax.sharding import Mesh
 
-from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.readers.product_files import is_product_file
 from mufin_jax.model.label_table import ROWS
 from mufin_jax.pipeline.checkpoints import check_checkpoints
 from mufin_jax.pipeline.experiment import Experiment, StageName
-from mufin_jax.pipeline.memory_survey import HOLDS, abstract_model, foresee, sizes_of
-from mufin_jax.pipeline.old_runs import unrecorded
+from mufin_jax.pipeline.old_runs import made_with
 from mufin_jax.pipeline.refit import check_refit
-from mufin_jax.pipeline.stage_table import STAGES, context, stages_of
-from mufin_jax.pipeline.time_plan import log_time_plan
+from mufin_jax.pipeline.runner import Runner
+from mufin_jax.pipeline.sources import reject_absent, stands_without, with_prepared_data
+from mufin_jax.pipeline.stage_table import STAGES, stages_of
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.run_folder import Run, environment, use_compile_cache
+from mufin_jax.runtime.run_folder import Run, environment, read_only, use_compile_cache
 from mufin_jax.runtime.shared_stages import link_stages
 from mufin_jax.runtime.signals import check_stop
+from mufin_jax.runtime.storage.disk import disk_error
 from mufin_jax.runtime.storage.files import load_json
+from mufin_jax.runtime.storage.paths import Given, user_path
 from mufin_jax.stages.select import SelectConfig
-from mufin_jax.training.finetune_batches import check_depth
 from mufin_jax.training.teacher import check_teacher
 
 log = logging.getLogger(__name__)
@@ -38,7 +35,8 @@ def run(
     experiment: Experiment,
     stage: StageName = "all",
     mesh: Mesh | None = None,
-    others: Sequence[Path] = (),
+    others: Sequence[Given] = (),
+    redo: StageName | None = None,
 ) -> dict[str, Any] | None:
     """Run one stage or all of them; return the metrics, if the run has been evaluated.
 
@@ -48,14 +46,17 @@ def run(
         mesh: the devices; all of them by default.
         others: folders of other runs. A stage becomes a link if one of them has finished it with
             the same settings, and all stages before it with the same settings too.
+        redo: remove this stage and those after it first; "all" for every stage. If the run is
+            interrupted, the same call resumes.
 
     Raises:
         InputError: wrong data, or a folder made with another configuration.
         Held: another run uses the folder.
         Stopped: after a signal; the same call resumes.
     """
-    _check(experiment, stage)
-    experiment = experiment.resolved()
+    experiment = with_prepared_data(experiment)
+    _check(experiment, stage, redo)
+    experiment, others = experiment.resolved(), [user_path(other) for other in others]
     mesh = mesh or make_mesh()
     if ROWS % mesh.size:
         raise InputError(
@@ -65,42 +66,83 @@ def run(
     if experiment.refit_of is not None:
         others = (*others, experiment.refit_of)
         processes.once("the run to refit is checked", lambda: _check_refit(experiment))
+    if redo is None and processes.decide(lambda: read_only(experiment.folder)):
+        return _finished_before(experiment, stage, mesh)
     with Run(experiment.folder) as held:
         use_compile_cache(experiment.folder)
         if stage != "select":  # the stage itself rejects questions
             experiment = _answerable(experiment)
-        runner = _Runner(experiment, held, mesh)
+        runner = Runner(experiment, held, mesh)
         stages = stages_of(experiment)
         names = stages if stage == "all" else [stage]
         wanted = {n: STAGES[n].settings(experiment) for n in _through(stages, names[-1])}
-        link_stages(experiment.folder, wanted, others, unrecorded)
+        processes.once("stages are removed", lambda: runner.redo(redo, wanted))
+        link_stages(experiment.folder, wanted, others, made_with)
         for name, settings in wanted.items():  # before hours of work begin
-            held.check(name, settings, runner.unrecorded(name, settings))
+            runner.check(name, settings)
         processes.once("unwanted stages are checked", runner.reject_unwanted)
-        processes.once("inputs are checked", lambda: _check_inputs(experiment, names, held))
+        processes.once("inputs are checked", lambda: _check_inputs(experiment, names, runner))
         held.record(experiment=experiment.options(), **environment())
         for place, name in enumerate(names):
             check_stop(name)
             if STAGES[name].wanted(runner.experiment):
-                runner.take(name, names[place:])
+                runner.take(name, names[place:], only=stage != "all")
             if name == "prepare":
                 runner.experiment = _answerable(experiment)
-        path = experiment.folder / "metrics.json"
-        known = processes.decide(lambda: held.finished("evaluate") and path.exists())
-        return load_json(path) if known else None
+        if held.facts().get("redo"):
+            held.record(redo=None)
+        return _metrics(held)
 
 
-def _check(experiment: Experiment, stage: StageName) -> None:
+def _metrics(held: Run) -> dict[str, Any] | None:
+    """Return the metrics of a run; None before it has been evaluated."""
+    path = held.workdir / "metrics.json"
+    known = processes.decide(lambda: held.finished("evaluate") and path.exists())
+    return load_json(path) if known else None
+
+
+def _finished_before(experiment: Experiment, stage: StageName, mesh: Mesh) -> dict[str, Any] | None:
+    """Return the metrics of a finished run in a folder that cannot be written.
+
+    Raises:
+        InputError: the folder was made with another configuration.
+        DiskError: something is left to do.
+    """
+    held = Run(experiment.folder)  # nothing is written: it need not be held
+    experiment = _answerable(experiment)
+    runner, stages = Runner(experiment, held, mesh), stages_of(experiment)
+    for name in _through(stages, stages[-1] if stage == "all" else stage):
+        held.check(name, STAGES[name].settings(experiment), made_with)
+    processes.once("unwanted stages are checked", runner.reject_unwanted)
+    for name in stages if stage == "all" else [stage]:
+        if runner.is_left(name):
+            raise disk_error(experiment.folder, f"read-only, and {name} is not finished", 0)
+    log.info("%s cannot be written; all stages are finished", experiment.folder)
+    return _metrics(held)
+
+
+def _check(experiment: Experiment, stage: StageName, redo: StageName | None) -> None:
     """Reject what can be seen to be wrong before anything is read.
 
     Raises:
         InputError: an unknown stage, no data folder, or settings that contradict each other.
     """
-    if stage != "all" and stage not in STAGES:
-        raise InputError(f"stage={stage!r}: expected all or one of {', '.join(STAGES)}")
+    for option, name in (("stage", stage), ("redo", redo)):
+        if name not in (None, "all", *STAGES):
+            raise InputError(f"{option}={name!r}: expected all or one of {', '.join(STAGES)}")
+    if redo is not None and stage not in ("all", redo):
+        raise InputError(
+            f"--redo={redo} with --stage={stage}: {redo} and the stages after it are removed, and "
+            f"only {stage} would be made; leave --stage out, or give --stage={redo}"
+        )
     data = experiment.data
     if data is not None and not data.is_dir() and not is_product_file(data):
-        raise InputError(f"--data={data}: no such folder, nor a file of products such as .csv")
+        keeps = redo not in ("all", "prepare") and processes.decide(
+            lambda: stands_without(experiment)
+        )
+        if not keeps:
+            reject_absent(data, experiment.folder)
+        log.info("%s is gone; the prepared data stand without it", data)
     if stage != "all" and not STAGES[stage].wanted(experiment):
         raise InputError(f"stage={stage}: the settings name no parts; add, say, --select.parts z v")
     if experiment.prepare.validation_share:
@@ -118,13 +160,13 @@ def _check(experiment: Experiment, stage: StageName) -> None:
             )
 
 
-def _check_inputs(experiment: Experiment, names: Sequence[str], held: Run) -> None:
+def _check_inputs(experiment: Experiment, names: Sequence[str], runner: Runner) -> None:
     """Check the files that the stages ahead read in addition to the data, before the first stage.
 
     Raises:
         InputError: a checkpoint, tokenizer or teacher cannot be used.
     """
-    ahead = [name for name in names if not held.finished(name)]
+    ahead = [name for name in names if runner.is_left(name)]
     if "prepare" in ahead:
         check_checkpoints(experiment.prepare, experiment.model)
     if "pretrain" in ahead and experiment.pretrain.teacher:
@@ -135,7 +177,7 @@ def _check_refit(experiment: Experiment) -> None:
     """Reject a refit of a folder that is no finished run with the same settings."""
     plain = dataclasses.replace(experiment, refit_of=None)
     stages = [name for name in stages_of(plain) if name not in ("evaluate", "report")]
-    check_refit(experiment, {n: STAGES[n].settings(plain) for n in stages}, unrecorded)
+    check_refit(experiment, {n: STAGES[n].settings(plain) for n in stages}, made_with)
 
 
 def _answerable(experiment: Experiment) -> Experiment:
@@ -154,126 +196,6 @@ def _answerable(experiment: Experiment) -> Experiment:
     return dataclasses.replace(experiment, select=SelectConfig())
 
 
-def _teacher_width(experiment: Experiment) -> int:
-    """Return the width of the teacher's vectors; 0 without a teacher, or where they are gone."""
-    if not (teacher := experiment.pretrain.teacher):
-        return 0
-    with contextlib.suppress(InputError):  # a finished Module I needs them no more
-        return check_teacher(teacher, experiment.folder / "pretrain")
-    return 0
-
-
 def _through(stages: Sequence[str], name: str) -> Sequence[str]:
     """Return the stages up to one of them, which is the last."""
     return stages[: stages.index(name) + 1]
-
-
-class _Runner:
-    """Runs stages on a folder that this process holds."""
-
-    def __init__(self, experiment: Experiment, held: Run, mesh: Mesh):
-        self.experiment, self.held, self.mesh = experiment, held, mesh
-        self.fits = False
-
-    def take(self, name: str, ahead: Sequence[str]) -> None:
-        """Run a stage, unless it is finished with the settings of the experiment.
-
-        Args:
-            name: the stage.
-            ahead: this stage and those that will follow. All of them must fit the machine.
-
-        Raises:
-            InputError: if the stage's folder was made with other settings.
-        """
-        if processes.decide(lambda: self._finished(name)):
-            log.info("%s: already finished", name)
-            return
-        if name in HOLDS and not self.fits:
-            self._foresee(ahead)
-            self.fits = True
-        log.info("%s", name)
-        with self.held.timed(name):
-            STAGES[name].run(self.experiment, context(self.experiment, name, self.mesh))
-        self.held.mark_finished(name)
-
-    def reject_unwanted(self) -> None:
-        """Reject a folder with a stage that the experiment does not have: it would be served.
-
-        Raises:
-            InputError: if there is one.
-        """
-        for name in STAGES.keys() - stages_of(self.experiment):
-            folder = self.held.workdir / name
-            if (folder / "settings.json").exists():
-                raise InputError(
-                    f"{folder}: these settings have no stage {name}; expected those that the "
-                    "folder was made with: give them, choose another --workdir, or delete it and "
-                    "the folders of later stages"
-                )
-
-    def unrecorded(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what an older version did not record of a stage."""
-        return processes.decide(lambda: unrecorded(self.held.workdir, name, settings))
-
-    def _finished(self, name: str) -> bool:
-        """Return whether a stage is finished.
-
-        Raises:
-            InputError: if an earlier stage is not finished, or a later stage has begun.
-        """
-        stages = stages_of(self.experiment)
-        *earlier, _ = _through(stages, name)
-        for other in earlier:
-            if not self.held.finished(other):
-                raise InputError(
-                    f"stage {name} needs {other}, which is not finished in "
-                    f"{self.held.workdir}: run --stage={other} or --stage=all"
-                )
-        settings = STAGES[name].settings(self.experiment)
-        self.held.guard(name, settings, unrecorded(self.held.workdir, name, settings))
-        if self.held.finished(name):
-            return True
-        for later in stages[len(earlier) + 1 :]:
-            folder = self.held.workdir / later
-            if (folder / "settings.json").exists():
-                raise InputError(
-                    f"{folder} was made from another {name}: delete it and the "
-                    "folders of the stages after it, or choose another --workdir"
-                )
-        return False
-
-    def _foresee(self, ahead: Sequence[str]) -> None:
-        """Check the prepared data, log the plans, and reject a run that cannot work.
-
-        Raises:
-            InputError: if the data are damaged, a stage cannot fit, or Module IV requires more
-                places of the shortlists than Module II will write.
-        """
-        prepared = self.experiment.folder / "prepare"
-        log.info("checking the prepared data against their checksums")
-        check = functools.partial(Dataset.load, prepared, verify=True)
-        processes.once("the prepared data are whole", check)
-        experiment = self.experiment
-        dataset = context(experiment, "pretrain", self.mesh).dataset()
-        i, iv = experiment.pretrain, experiment.finetune
-        if "finetune" in ahead:
-            check_depth(iv, experiment.retrieve.shortlist, dataset.num_labels)
-        mufin = abstract_model(dataset, experiment.model, self.mesh)
-        sizes = sizes_of(
-            dataset,
-            experiment.model,
-            experiment.initialize.table,
-            self.mesh,
-            pretrain=i.shapes(i.batch_size),
-            finetune=(iv.batch_size * (iv.positives + iv.negatives), iv.batch_size),
-            optimizers=(i.optimizer, iv.optimizer),
-            index=experiment.retrieve.index,
-            frozen_neighbours=experiment.evaluate.frozen_neighbours,
-            mined_side=i.mined_side,
-            teacher=_teacher_width(experiment),
-            mufin=mufin,
-            select=experiment.select,
-        )
-        foresee(sizes, ahead, self.mesh)
-        modules = (i if "pretrain" in ahead else None, iv if "finetune" in ahead else None)
-        log_time_plan(*modules, mufin, dataset, self.mesh)

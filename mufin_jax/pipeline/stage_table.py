@@ -39,6 +39,7 @@ class Stage(Generic[Config]):
         ignores: fields of `config` that change no result.
         draws: whether the stage records the seed.
         wanted: whether an experiment has this stage.
+        needs: the stages whose folders it reads, where the experiment has them.
     """
 
     make: Callable[[Config, StageContext], None]
@@ -47,6 +48,7 @@ class Stage(Generic[Config]):
     ignores: tuple[str, ...] = ()
     draws: bool = False
     wanted: Callable[[Experiment], bool] = lambda experiment: True
+    needs: tuple[str, ...] = ()
 
     def run(self, experiment: Experiment, context: StageContext) -> None:
         """Run the stage."""
@@ -100,18 +102,30 @@ STAGES: dict[str, Stage[Any]] = {
     "pretrain": Stage(
         pretrain, lambda e: e.pretrain,
         reads=lambda e: _model(e) | chosen_steps(e, "pretrain"), ignores=("fit",), draws=True,
+        needs=("prepare",),
     ),
-    "retrieve": Stage(retrieve, lambda e: e.retrieve),
-    "initialize": Stage(initialize, lambda e: e.initialize, reads=_cross_attention, draws=True),
+    "retrieve": Stage(retrieve, lambda e: e.retrieve, needs=("prepare", "pretrain")),
+    "initialize": Stage(
+        initialize, lambda e: e.initialize, reads=_cross_attention, draws=True,
+        needs=("prepare", "pretrain"),
+    ),
     "finetune": Stage(
         finetune, lambda e: e.finetune,
         reads=lambda e: chosen_steps(e, "finetune"), ignores=("fit",), draws=True,
+        needs=("prepare", "retrieve", "initialize"),
     ),
     "select": Stage(
-        select, lambda e: e.select, reads=chosen_weights, draws=True, wanted=_has_parts
+        select, lambda e: e.select, reads=chosen_weights, draws=True, wanted=_has_parts,
+        needs=("prepare", "finetune"),
     ),
-    "evaluate": Stage(evaluate, lambda e: e.evaluate, reads=_scores),
-    "report": Stage(report, lambda e: e.report, reads=_scores),
+    "evaluate": Stage(
+        evaluate, lambda e: e.evaluate, reads=_scores,
+        needs=("prepare", "retrieve", "finetune", "select"),
+    ),
+    "report": Stage(
+        report, lambda e: e.report, reads=_scores,
+        needs=("prepare", "retrieve", "finetune", "select", "evaluate"),
+    ),
 }  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put, re
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
 from mufin_jax.runtime.storage.files import load_sealed
+from mufin_jax.runtime.storage.paths import Given, user_path
 
 BLOCK = 256
 """Datapoints that are embedded together."""
@@ -112,7 +113,7 @@ class Predictor:
     @classmethod
     def load(
         cls,
-        workdir: str | Path,
+        workdir: Given,
         mesh: Mesh | None = None,
         config: PredictConfig | None = None,
         every_part: bool = False,
@@ -132,7 +133,7 @@ class Predictor:
         Raises:
             InputError: if the folder holds no finished run.
         """
-        workdir = Path(workdir)
+        workdir = user_path(workdir)
         folder = workdir / "finetune" / "predictor"
         if os.access(workdir, os.W_OK):
             use_compile_cache(workdir)

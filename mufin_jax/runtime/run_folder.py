@@ -18,7 +18,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,10 @@ from mufin_jax.runtime.storage.disk import disk_errors
 from mufin_jax.runtime.storage.files import discard, jsonable, load_json, save_json
 
 T = TypeVar("T")
+
+MadeWith = Callable[[Path, str, Any], Mapping[str, Any]]
+"""Gives the flat settings that a stage was made with, from the run's folder, the stage's name, and
+the settings that it is to be compared with."""
 
 _FOLDER = 4096
 """Bytes that a new folder takes on most file systems."""
@@ -107,7 +111,7 @@ class Run:
             f"{stage} is finished", lambda: save_json(path, {"at": _now(), **(facts or {})})
         )
 
-    def guard(self, stage: str, settings: Any, unrecorded: Mapping[str, Any] | None = None) -> None:
+    def guard(self, stage: str, settings: Any, made_with: MadeWith | None = None) -> None:
         """Record the settings that a stage is made with: a dataclass, or what JSON can hold.
 
         See `check` for the arguments.
@@ -115,41 +119,51 @@ class Run:
         Raises:
             InputError: Its folder was begun with other settings; the message lists what differs.
         """
-        self.check(stage, settings, unrecorded)
+        self.check(stage, settings, made_with)
         path = self.stage_folder(stage) / "settings.json"
         if processes.is_main() and not path.exists():
             save_json(path, settings)
 
-    def check(self, stage: str, settings: Any, unrecorded: Mapping[str, Any] | None = None) -> None:
+    def check(self, stage: str, settings: Any, made_with: MadeWith | None = None) -> None:
         """Check the settings as `guard` does, and record nothing.
 
         Args:
             stage: The name of the stage.
             settings: What it is going to be made with.
-            unrecorded: What the folder was made with that its settings.json lacks.
+            made_with: Gives what the folder was made with, where settings.json has other words for
+                it.
 
         Raises:
             InputError: The folder was begun with other settings; the message lists what differs.
         """
-        processes.once(
-            f"{stage} is checked", lambda: self._check(stage, settings, unrecorded or {})
-        )
 
-    def _check(self, stage: str, settings: Any, unrecorded: Mapping[str, Any]) -> None:
-        path = self.workdir / stage / "settings.json"
-        if not path.exists():
-            return
-        old, new = flatten({**unrecorded, **load_json(path)}), flatten(jsonable(settings))
-        changes = [
+        def check() -> None:
+            if changes := self.changes(stage, settings, made_with):
+                raise InputError(
+                    f"{self.workdir / stage} was made with other settings ({'; '.join(changes)}): "
+                    f"give those, choose another --workdir, or make it and the stages after it "
+                    f"again by --redo={stage}"
+                )
+
+        processes.once(f"{stage} is checked", check)
+
+    def changes(self, stage: str, settings: Any, made_with: MadeWith | None = None) -> list[str]:
+        """Return what differs between the settings of a stage and those that it was begun with.
+
+        See `check` for the arguments.
+
+        Returns:
+            A text for each setting that differs; none if the stage has not begun.
+        """
+        if not (self.workdir / stage / "settings.json").exists():
+            return []
+        old = (made_with or recorded)(self.workdir, stage, settings)
+        new = flatten(jsonable(settings))
+        return [
             f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
             for name in sorted(old.keys() | new.keys())
             if old.get(name, ...) != new.get(name, ...)
         ]
-        if changes:
-            raise InputError(
-                f"{path.parent} was made with other settings ({'; '.join(changes)}): "
-                f"choose another --workdir, or delete it and the folders of later stages"
-            )
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -215,6 +229,11 @@ def environment() -> dict[str, Any]:
     }
 
 
+def read_only(workdir: Path) -> bool:
+    """Return whether a folder exists and cannot be written."""
+    return workdir.is_dir() and not os.access(workdir, os.W_OK)
+
+
 def threads_of(workdir: Path) -> int | None:
     """Return the threads that the run in a folder began with; None if it does not tell."""
     with contextlib.suppress(InputError):  # whoever needs the file will report the error
@@ -244,6 +263,12 @@ def _discard_torn(cache: Path) -> None:
     for path in cache.glob("*-cache"):
         if not is_whole_program(path.read_bytes()):
             discard(path)
+
+
+def recorded(workdir: Path, stage: str, settings: Any) -> Mapping[str, Any]:
+    """Return the settings that a stage has recorded: the plainest `MadeWith`."""
+    del settings
+    return flatten(load_json(workdir / stage / "settings.json"))
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Any]:

@@ -78,13 +78,13 @@ def test_a_score_has_no_parts_where_the_test_points_are_questions(
         select(parts, context(experiment, "select", mesh))
     taken = []
 
-    def take(self, name, ahead):
+    def take(self, name, ahead, only):
         taken.append((name, bool(self.experiment.select.parts)))
         if name == "prepare":
             (tmp_path / "run" / "prepare").mkdir()
             (tmp_path / "run" / "prepare" / "questions.npz").touch()
 
-    monkeypatch.setattr(running._Runner, "take", take)
+    monkeypatch.setattr(running.Runner, "take", take)
     run(dataclasses.replace(experiment, workdir=tmp_path / "run"), mesh=mesh)
     assert taken == [(name, name == "prepare") for name in minute.STAGES]
 

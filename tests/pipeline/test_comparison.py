@@ -83,9 +83,9 @@ def test_a_run_shares_a_stage_whose_nested_settings_an_older_version_did_not_rec
     first = begun(tmp_path / "first", prepare={"text": {"width": 8}})
     own = begun(tmp_path / "own")
     now = {"prepare": {"of": {"text": {"width": 8, "pooling": "mean"}}}}
-    link_stages(own, now, [first], lambda *_: {"of.text.pooling": "cls"})
+    link_stages(own, now, [first], lambda *_: {"of.text.width": 8, "of.text.pooling": "cls"})
     assert ends(own) == {}
-    link_stages(own, now, [first], lambda *_: {"of.text.pooling": "mean"})
+    link_stages(own, now, [first], lambda *_: {"of.text.width": 8, "of.text.pooling": "mean"})
     assert ends(own) == {"prepare": "first"}
 
 

@@ -1,7 +1,9 @@
 """`PrepareConfig`: the settings of the stage `prepare`."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mufin_jax.data import images as pictures
 from mufin_jax.data.preparation.cold_split import Split
@@ -9,6 +11,7 @@ from mufin_jax.data.preparation.overlap import Overlap
 from mufin_jax.data.readers.fields import Columns
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.paths import settle_paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,9 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         """Reject impossible values."""
+        settle_paths(self, "prepare.", fields=["images"])
+        named = ["tokenizer", "text_vectors", "image_vectors"]
+        settle_paths(self, "prepare.", names=True, fields=named)
         for name in ("max_images", "max_bytes", "max_pixels", "vocab_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: expected at least 1")
@@ -101,6 +107,15 @@ class PrepareConfig:
                 f"validation_share is {self.validation_share}: expected a share from 0 to 0.5"
             )
         _ = self.processing, Columns.parse(self.columns)
+
+    def recorded(self) -> Iterator[tuple[str, Any]]:
+        """Yield the settings that a manifest records: older ones lack some, at their defaults."""
+        later: dict[str, Any] = {"split": "given", "validation_share": 0.0}
+        later |= {"columns": (), "images": None, "text_vectors": None, "image_vectors": None}
+        later |= {"missing_rows": 0.0}
+        for name, value in dataclasses.asdict(self).items():
+            if value != later.get(name, ...):
+                yield name, value
 
     @property
     def processing(self) -> ImageProcessing:

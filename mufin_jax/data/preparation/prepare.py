@@ -20,9 +20,7 @@ import dataclasses
 import functools
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -59,6 +57,13 @@ from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import DiskError, InputError, TooManyBadRows
 from mufin_jax.runtime.storage.disk import filling
 from mufin_jax.runtime.storage.files import save_array, save_json
+from mufin_jax.runtime.storage.fingerprint import (
+    Fingerprint,
+    fingerprint,
+    load_sources,
+    save_sources,
+)
+from mufin_jax.runtime.storage.paths import Given, user_path
 
 REPORT = "prepare_report.json"
 REJECTED = "prepare_rejected.json"
@@ -76,7 +81,7 @@ _SPOOL = "images.spool"
 
 
 def prepare(
-    config: PrepareConfig, source: Path, out: Path, processing: ImageProcessing | None = None
+    config: PrepareConfig, source: Given, out: Given, processing: ImageProcessing | None = None
 ) -> None:
     """Read the catalogue in `source` and write the prepared folder `out`.
 
@@ -94,7 +99,7 @@ def prepare(
         TooManyBadRows: if a larger share of the source is bad than `config.max_bad`.
         DiskError: if the disk is full, read-only or failing.
     """
-    source, out = Path(source), Path(out)
+    source, out = user_path(source), user_path(out)
     if out.resolve() == source.resolve():
         raise InputError(f"{out} is both the catalogue and the output: name another output folder")
     beam = Beam(config.beam_runner, config.beam_options) if config.beam_runner else None
@@ -118,7 +123,7 @@ def prepare(
             _clear(out)
             _write(
                 config, catalogue, processing or config.processing, out, tally, ceiling,
-                left_out, worker, beam,
+                left_out, worker, beam, fingerprint(source, catalogue.files),
             )  # fmt: skip
     except (FileExistsError, NotADirectoryError):
         raise InputError(f"{out} is not a folder: name another output folder") from None
@@ -140,6 +145,7 @@ def _write(
     left_out: dict[str, dict[str, int]],
     worker: Worker,
     beam: Beam | None,
+    source: Fingerprint,
 ) -> None:
     spool, bags = _bags(config, catalogue, processing, out, tally, worker)
     text, num_texts, prompt, cut = write_all_texts(config, catalogue, bags, out, tally)
@@ -182,8 +188,9 @@ def _write(
         "prompt": prompt,
         "filter": overlap,
         # The runner does not change the result.
-        "config": {name: own for name, own in _recorded(config) if not name.startswith("beam_")},
+        "config": {n: own for n, own in config.recorded() if not n.startswith("beam_")},
     }
+    save_sources(out, load_sources(out) | {"data": source})
     save_manifest(out, content, [name for name in _FILES if (out / name).is_file()])
 
 
@@ -197,14 +204,6 @@ def _tell(facts: list[Fact], tally: Tally, path: Path) -> None:
         _log.warning("%s; see %s", tally.summary(), path)
 
 
-def _recorded(config: PrepareConfig) -> Iterator[tuple[str, Any]]:
-    """Yield the settings that a manifest records: older ones lack some, at their defaults."""
-    later: dict[str, Any] = {"split": "given", "validation_share": 0.0}
-    later |= {"columns": (), "images": None, "text_vectors": None, "image_vectors": None}
-    later |= {"missing_rows": 0.0}
-    for name, value in dataclasses.asdict(config).items():
-        if value != later.get(name, ...):
-            yield name, value
 
 
 def _clear(out: Path) -> None:

@@ -95,6 +95,7 @@ class Catalogue:
         images: the source of the images, if there are any.
         vectors: npy files of image vectors; image keys count their rows, file after file.
         questions: set if the test points are questions with given answers.
+        files: the names of the files that were read, relative to the folder; without pictures.
     """
 
     form: str
@@ -104,3 +105,4 @@ class Catalogue:
     images: ImageSource = dataclasses.field(default_factory=NoImages)
     vectors: Sequence[Path] = ()
     questions: Questions | None = None
+    files: Sequence[str] = ()

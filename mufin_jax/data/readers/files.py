@@ -28,6 +28,7 @@ class SourceFolder:
         path: the folder.
         file: the one file that is the catalogue, if the user named a file.
         columns: which fields of products are read.
+        used: the names of the files that a reader has found.
     """
 
     def __init__(self, path: Path, columns: Columns | None = None, pictures: Path | None = None):
@@ -46,6 +47,7 @@ class SourceFolder:
             raise InputError(f"{pictures} is not a folder: expected the folder of the pictures")
         self.path = folder.resolve()
         self.columns = columns or Columns()
+        self.used: set[str] = set()
         self._folders = (self.path, *([pictures.resolve()] if pictures else []))
 
     def find(self, *names: str) -> Path | None:
@@ -59,6 +61,8 @@ class SourceFolder:
             raise InputError(
                 f"{path} is a link that leads out of the data folder: put the file itself there"
             )
+        if path is not None:
+            self.used.add(self.name(path))
         return path
 
     def require(self, *names: str) -> Path:

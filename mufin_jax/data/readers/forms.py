@@ -1,5 +1,6 @@
 """The forms of catalogues: find out which one a folder has, and load it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -49,9 +50,10 @@ def load_catalogue(
                     f"{path} has the form {reader.FORM}, which has no columns to name: leave "
                     "--prepare.columns out"
                 )
+            source.used.clear()  # of what other readers have looked for
             catalogue = reader.read(source, tally, max_images, max_bytes)
             tally.check()
-            return catalogue
+            return dataclasses.replace(catalogue, files=sorted(source.used))
     found = sorted(entry.name for entry in source.path.iterdir())
     shown = ", ".join(found[:8]) + (", ..." if len(found) > 8 else "")
     raise InputError(
