@@ -27,6 +27,8 @@ ADDED: dict[str, dict[str, Any]] = {
         "missing_rows": 0.0,
     },
     "pretrain": {
+        "hard_negatives": True,
+        "model.self_attention": "attention",
         "model.text.pooling": "mean",
         "model.text.normalise": False,
         "model.reduce_hidden": 512,
@@ -47,7 +49,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "optimizer.reduce": "full",
         "optimizer.reduce_rate": None,
     },
-    "initialize": {"eta": "xavier"},
+    "initialize": {"eta": "xavier", "cross_attention": "attention"},
     "finetune": {
         "loss": "cosine",
         "least_steps": 0,
@@ -69,6 +71,7 @@ ACCEPTED: dict[str, tuple[str, ...]] = {"evaluate": ("frozen_neighbours",)}
 
 REMOVED: dict[str, tuple[str, ...]] = {
     "prepare": ("seed",),
+    "retrieve": ("seed",),
     "evaluate": ("seed",),
     "report": ("seed",),
 }
