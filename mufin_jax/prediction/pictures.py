@@ -15,6 +15,7 @@ from mufin_jax.data.cut_jpeg import read_nearly_whole
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import MAX_BYTES, MAX_PIXELS, BadImage, read_image
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.paths import user_path
 
 _FORMS = "a path, bytes, an open file, a PIL image or an array of pixels"
 _URL = re.compile(r"[a-z][a-z0-9+]+://|data:", re.IGNORECASE)
@@ -86,7 +87,7 @@ def _plain(source: Any, max_bytes: int) -> Path | bytes | Image.Image:
     if isinstance(source, str) and _URL.match(source):
         raise BadImage("an address, and pictures are not fetched; give a path, or the bytes")
     if isinstance(source, str | os.PathLike):
-        return Path(os.fsdecode(source)).expanduser()
+        return user_path(os.fsdecode(source))
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if isinstance(source, Image.Image):
