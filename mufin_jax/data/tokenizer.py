@@ -23,7 +23,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import damaged, save_array
 from mufin_jax.runtime.storage.npy import NpyWriter
-from mufin_jax.runtime.storage.paths import Given, user_path
+from mufin_jax.runtime.storage.paths import Given
 from mufin_jax.runtime.storage.text import load_text
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -158,7 +158,7 @@ class Tokenizer:
         return ids, lengths, cut
 
 
-def tokenizer_file(source: str | Path, prompt: str | None = None) -> tuple[Path, str]:
+def tokenizer_file(source: Given, prompt: str | None = None) -> tuple[Path, str]:
     """Return the file of a tokenizer, and what stands in front of every text.
 
     Args:
@@ -169,7 +169,7 @@ def tokenizer_file(source: str | Path, prompt: str | None = None) -> tuple[Path,
     Raises:
       InputError: if there is no tokenizer.
     """
-    path = Path(source)
+    path = user_path(source)
     if not path.exists():
         path = resolve(str(source))
     if not path.is_dir():

@@ -8,6 +8,7 @@ made from finished stages in a minute: it is made again whenever its settings or
 import contextlib
 import functools
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,16 @@ class Runner:
     def check(self, name: str, settings: Mapping[str, Any]) -> None:
         """Reject a stage that was begun with other settings, unless it starts again anyway."""
         again = name == REMADE or (name == "prepare" and not self.held.finished(name))
-        if not again:
+        if again:
+            return
+        try:
             self.held.check(name, settings, made_with)
+        except InputError as error:
+            named = self.experiment.data is not None and re.search("[( ]data: ", str(error))
+            if name != "prepare" or not named:
+                raise
+            stands = "or leave --data out, as the prepared data stand without it"
+            raise InputError(f"{error}, {stands}") from None
 
     def redo(self, first: str | None, wanted: Mapping[str, Mapping[str, Any]]) -> None:
         """Remove a stage and those after it; a removal that was interrupted is not begun again.
@@ -169,7 +178,8 @@ class Runner:
             folder = workdir / later
             if later != REMADE and (folder / "settings.json").exists():
                 raise InputError(
-                    f"{folder} was made from another {name}: put that one back, choose another "
+                    _broken(workdir / name)
+                    or f"{folder} was made from another {name}: put that one back, choose another "
                     f"--workdir, or make the stages again by --redo={name}"
                 )
         if (workdir / name).is_symlink() and not (workdir / name).exists():
@@ -224,14 +234,7 @@ class Runner:
 
 def _missing(name: str, other: str, workdir: Path) -> str:
     """Return the message on a stage that is not finished and that another one reads."""
-    path = workdir / other
-    if path.is_symlink() and not path.exists():
-        return (
-            f"stage {name} needs {other}, and {path} is a link to {path.readlink()}, which is gone "
-            f"(moved or deleted): put that folder back, or in the place of the link, or make "
-            f"{other} and the stages after it again by --redo={other}"
-        )
-    return (
+    return _broken(workdir / other) or (
         f"stage {name} needs {other}, which is not finished in {workdir}: run --stage={other} or "
         "--stage=all"
     )
@@ -244,3 +247,14 @@ def _teacher_width(experiment: Experiment) -> int:
     with contextlib.suppress(InputError):  # a finished Module I needs them no more
         return check_teacher(teacher, experiment.folder / "pretrain")
     return 0
+
+
+def _broken(path: Path) -> str:
+    """Return the message on a stage that is a link to a folder that is gone; "" for another one."""
+    if not path.is_symlink() or path.exists():
+        return ""
+    return (
+        f"{path} is a link to {path.readlink()}, which is gone (moved or deleted): put that folder "
+        "back, or in the place of the link, or make the stage and those after it again by "
+        f"--redo={path.name}"
+    )

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "prepare": ("data", "images", "tokenizer", "text_vectors", "image_vectors", "image_checkpoint"),
-    "pretrain": ("model.text_checkpoint", "model.image_checkpoint"),
+    "pretrain": ("model.text_checkpoint", "model.image_checkpoint", "teacher"),
 }
 """The settings of each stage that name files."""
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.paths import settle_paths
 from mufin_jax.training.early_stopping import ValidateConfig
 from mufin_jax.training.epoch_batches import check_counts
 from mufin_jax.training.fit_config import FitConfig
@@ -81,6 +82,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Reject counts below 1, invalid margins and options that the loss does not have."""
+        settle_paths(self, "pretrain.", names=True, fields=["teacher"])
         for name in ("epochs", "least_steps", "mined_negatives", "random_others"):
             if (found := getattr(self, name)) < 0:
                 raise InputError(f"pretrain.{name}={found}: expected a number >= 0")
