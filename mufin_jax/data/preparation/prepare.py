@@ -204,8 +204,6 @@ def _tell(facts: list[Fact], tally: Tally, path: Path) -> None:
         _log.warning("%s; see %s", tally.summary(), path)
 
 
-
-
 def _clear(out: Path) -> None:
     """Remove what an earlier preparation left, the manifest first."""
     for name in (MANIFEST, RECORDS_CHECKSUMS, REJECTED, *_FILES):
