@@ -23,7 +23,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import damaged, save_array
 from mufin_jax.runtime.storage.npy import NpyWriter
-from mufin_jax.runtime.storage.paths import Given
+from mufin_jax.runtime.storage.paths import Given, user_path
 from mufin_jax.runtime.storage.text import load_text
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
