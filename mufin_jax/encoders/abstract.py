@@ -1,7 +1,7 @@
-"""Modules without weights: their structure and shapes, to fill from a file or to count."""
+"""Modules without weights, and functions without results: structure, shapes and sizes to count."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
@@ -24,3 +24,25 @@ def abstract_module(make: Callable[[nnx.Rngs], M]) -> M:
     prints everything traced so far into the error.
     """
     return nnx.eval_shape(lambda: make(_OneKey(0)))
+
+
+def array_sizes(function: Callable[..., Any], *args: Any) -> list[int]:
+    """Return the bytes of each array that a function makes, in their order; nothing is computed.
+
+    A compiler may make fewer of them. Arguments may be shapes alone.
+    """
+    found: list[int] = []
+
+    def visit(program: Any) -> None:
+        for equation in program.eqns:
+            for made in equation.outvars:
+                # Random keys and tokens have no size in bytes.
+                found.append(made.aval.size * getattr(made.aval.dtype, "itemsize", 0))
+            for value in equation.params.values():
+                for inner in value if isinstance(value, tuple | list) else (value,):
+                    inner = getattr(inner, "jaxpr", inner)
+                    if hasattr(inner, "eqns"):
+                        visit(inner)
+
+    visit(jax.make_jaxpr(function)(*args).jaxpr)
+    return found

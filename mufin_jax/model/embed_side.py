@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Side
 from mufin_jax.data.loader import Loader, prefetch
+from mufin_jax.encoders.abstract import array_sizes
 from mufin_jax.model.heads import Heads
 from mufin_jax.model.item_encoder import ItemEncoder
 from mufin_jax.runtime.blocks import cut
@@ -31,6 +32,41 @@ describe = jax.jit(lambda model, pool: model.describe(pool))
 embed = jax.jit(lambda model, vectors, bags: model.embed(vectors, bags))
 _read = jax.jit(lambda model, pool: model.read(pool))
 _see = jax.jit(lambda model, images: model.see(images))
+
+
+LARGEST = 1_000_000_000
+"""Bytes of the largest array that describing a block of pictures makes. Two such arrays are alive
+at once where a convolution pads what it reads."""
+
+
+def pictures_a_call(model: ItemEncoder, loader: Loader, most: int) -> int:
+    """Return how many pictures are described in one call: `most`, or fewer large ones.
+
+    EfficientNet-Lite0 makes 4.9 MB of a picture of 224 pixels before its second convolution of each
+    channel, and as much again of its padded copy: 512 at once would hold 5 GB.
+
+    Args:
+        model: its E_V describes the pictures.
+        loader: reads them, or what frozen parts of E_V made of them.
+        most: pictures that a call may have; it is halved until they fit in `LARGEST`.
+    """
+    if model.image_encoder is None or not loader.descriptors.num_images:
+        return most
+    one, _ = loader.pictures(np.arange(1))
+
+    def sizes(copies: int) -> list[int]:
+        images = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((copies * len(leaf), *leaf.shape[1:]), leaf.dtype),
+            one,
+        )
+        return array_sizes(lambda model, images: model.see(images), model, images)
+
+    # Only what grows with the number of pictures counts, and no weights.
+    rows = len(jax.tree.leaves(one)[0])
+    growth = max(b - a for a, b in zip(sizes(1), sizes(2), strict=True)) / rows
+    while most > 1 and most * growth / model.mesh.size > LARGEST:
+        most //= 2
+    return most
 
 
 def encode(
@@ -81,7 +117,8 @@ def describe_once(
         model: where E_V and E_T come from.
         loader: which descriptors exist.
         path: the npy file.
-        block: descriptors a call; or pictures, where they are read with titles.
+        block: descriptors a call, or pictures, where they are read with titles; fewer pictures if
+            they take too much memory.
 
     Raises:
         DiskError: if the file cannot be written.
@@ -90,11 +127,12 @@ def describe_once(
     if processes.decide(path.exists):
         return mapped(path)
     block = max(1, block // loader.descriptors.pictures_a_text)  # so many pictures, at most
-    kinds = (0, loader.num_texts), (loader.num_texts, loader.num_descriptors)
+    pictures = pictures_a_call(model, loader, block)
+    kinds = (0, loader.num_texts, block), (loader.num_texts, loader.num_descriptors, pictures)
     blocks = [
-        slice(start, min(start + block, stop))
-        for first, stop in kinds
-        for start in range(first, stop, block)
+        slice(start, min(start + count, stop))
+        for first, stop, count in kinds
+        for start in range(first, stop, count)
     ]
 
     def read(step: int) -> tuple[Pool | np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.readers.named_vectors import IDS
 from mufin_jax.encoders.pretrained import image_processing
 from mufin_jax.model.config import Modalities, ModelConfig
-from mufin_jax.model.embed_side import encode
+from mufin_jax.model.embed_side import encode, pictures_a_call
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import new_loader, new_model
 from mufin_jax.pipeline.checkpoints import check_checkpoints
@@ -126,7 +126,8 @@ def _write(
     """Write one pair of files, the vectors last."""
     distinct, place = np.unique(rows, return_inverse=True)
     found = []
-    for block in cut(len(distinct), _BLOCK):
+    size = pictures_a_call(model, loader, _BLOCK) if kind == "image" else _BLOCK
+    for block in cut(len(distinct), size):
         check_stop("embed")
         found.append(encode(model, loader, kind, distinct[block]))
     vectors = np.concatenate(found)[place]

@@ -56,6 +56,7 @@ class RunSizes:
         points: number of training points that are indexed for the floor `frozen_neighbours`.
         points_search: how they are searched.
         mined: number of vectors that Module I mines negatives among; 0 if it does not.
+        prototypes: whether Module IV trains label prototypes.
         taught: number of items whose teacher's vectors Module I looks for; 0 without a teacher.
         score: the parts of the score, if it has any.
     """
@@ -75,6 +76,7 @@ class RunSizes:
     points: int = 0
     points_search: str = "exact"
     mined: int = 0
+    prototypes: bool = False
     taught: int = 0
     score: ScoreSizes = dataclasses.field(default_factory=ScoreSizes)
 
@@ -102,6 +104,7 @@ def plan(sizes: RunSizes) -> MemoryPlan:
     eta = padded * s.dim * (2 if s.table.dtype == "bfloat16" else 4) // s.devices
     table = padded * bytes_per_label(s.dim, s.table) // s.devices
     rows = eta + 4 * padded // s.devices
+    rest = s.prototypes * (2 * padded * vector // s.devices + eta)
     on_devices, built, codes = of_index(s.entries, s.search, s.dim, s.devices)
     points_on_devices, points_built, _ = of_index(s.points, s.points_search, s.dim, s.devices)
     cache = (2 * s.descriptors + s.num_labels) * vector // s.devices
@@ -114,6 +117,8 @@ def plan(sizes: RunSizes) -> MemoryPlan:
             Part("label table: moments", table - rows, 0, whole),
             Part("an array being read", eta, 0, ("restore",)),
             Part("rows of a step", STEP_ROWS * s.rows * (vector + 4), 0, ("finetune",)),
+            # In training the centroids; in the end also z and the new rows.
+            Part("centroids of prototypes", rest, 0, ("finetune",)),
             Part("model", 4 * s.parameters, 0, PHASES),
             Part("its gradients and moments", 12 * s.trained, 0, tuned),
             Part("two batches", 2 * s.batch // s.devices, AHEAD * s.batch, tuned),

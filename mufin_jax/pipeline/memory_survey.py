@@ -71,6 +71,7 @@ def sizes_of(
     frozen_neighbours: bool = False,
     mined_side: str | None = None,
     teacher: int = 0,
+    prototypes: bool = False,
     mufin: Mufin | None = None,
     select: SelectConfig | None = None,
 ) -> RunSizes:
@@ -88,6 +89,7 @@ def sizes_of(
         frozen_neighbours: whether evaluate also indexes the training points.
         mined_side: the side that Module I mines negatives from: "labels", "points" or None.
         teacher: width of the vectors of Module I's teacher; 0 without one.
+        prototypes: whether Module IV trains label prototypes.
         mufin: the `abstract_model`, if it is at hand.
         select: the parts of the score; none by default.
     """
@@ -114,6 +116,7 @@ def sizes_of(
         descriptors=descriptors,
         entries=entries,
         batch=int(batch),
+        prototypes=prototypes,
         taught=(len(train) + len(labels)) * bool(teacher),
         rows=steps[1][0],
         search=index.search_over(entries, model.dim, mesh),

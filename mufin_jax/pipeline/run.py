@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -175,17 +176,22 @@ def _check_inputs(experiment: Experiment, names: Sequence[str], runner: Runner) 
 
 def _check_refit(experiment: Experiment) -> None:
     """Reject a refit of a folder that is no finished run with the same settings."""
-    plain = dataclasses.replace(experiment, refit_of=None)
+    plain, run = dataclasses.replace(experiment, refit_of=None), experiment.refit_of
+    plain = _answerable(plain, run)  # a run on questions has no stage select
     stages = [name for name in stages_of(plain) if name not in ("evaluate", "report")]
     check_refit(experiment, {n: STAGES[n].settings(plain) for n in stages}, made_with)
 
 
-def _answerable(experiment: Experiment) -> Experiment:
+def _answerable(experiment: Experiment, folder: Path | None = None) -> Experiment:
     """Return the experiment, without parts of the score if its prepared data have questions.
 
     Parts rank all labels, and not the given answers of a question.
+
+    Args:
+        experiment: which may have parts.
+        folder: of the run that prepared the data; the experiment's own by default.
     """
-    questions = experiment.folder / "prepare" / "questions.npz"
+    questions = (folder or experiment.folder) / "prepare" / "questions.npz"
     if not experiment.select.parts or not processes.decide(questions.exists):
         return experiment
     log.info(

@@ -224,6 +224,7 @@ class Runner:
             frozen_neighbours=experiment.evaluate.frozen_neighbours,
             mined_side=i.mined_side,
             teacher=_teacher_width(experiment),
+            prototypes=iv.prototypes,
             mufin=mufin,
             select=experiment.select,
         )

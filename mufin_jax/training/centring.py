@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mufin_jax.data.loader import Loader
-from mufin_jax.model.embed_side import encode
+from mufin_jax.model.embed_side import encode, pictures_a_call
 from mufin_jax.model.item_encoder import ItemEncoder
 from mufin_jax.model.reduction import Reduction
 from mufin_jax.runtime.blocks import cut
@@ -38,7 +38,8 @@ def means(model: ItemEncoder, loader: Loader) -> dict[str, Float[np.ndarray, "w"
             continue
         rows = np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.int64))
         total: Any = 0.0
-        for part in until_stopped(cut(len(rows), _BLOCK), "the means of vectors"):
+        block = pictures_a_call(model, loader, _BLOCK) if kind == "image" else _BLOCK
+        for part in until_stopped(cut(len(rows), block), "the means of vectors"):
             total = total + encode(model, loader, kind, rows[part]).sum(0)
         found[f"{kind}_reduce"] = np.asarray(total / len(rows), np.float32)
     return found

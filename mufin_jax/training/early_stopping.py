@@ -7,6 +7,7 @@ steps, so the best step, and the end, depend on the steps alone and not on kills
 import dataclasses
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from mufin_jax.runtime.distributed import processes
@@ -121,12 +122,29 @@ class Validations(Generic[S]):
         )  # fmt: skip
 
     def best_state(self, step: int, state: S, checkpoints: Checkpoints) -> S:
-        """Return the best state: this one if none is better, else that of its checkpoint."""
-        if self.best is None or self.best == step:
-            return state
-        found = checkpoints.restore(state, step=self.best, free=True)
-        assert found is not None
-        return found[1]
+        """Return the best state: this one if none is better, else that of its checkpoint.
+
+        If that checkpoint is damaged, it is the best state of which one is whole.
+        """
+        for other in sorted(self.found, key=lambda step: (-self.found[step], step)):
+            if other == step:
+                return state
+            reason = checkpoints.damage(other)
+            if reason is None and (found := checkpoints.restore(state, step=other, free=True)):
+                return found[1]
+            if other == self.best:
+                self._report_damage(checkpoints.folder / str(other), reason)
+        return state
+
+    def _report_damage(self, folder: Path, reason: str | None) -> None:
+        """Log that the checkpoint of the best step is damaged, and what can be done."""
+        if processes.is_main():
+            log.warning(
+                "%s: %s; it was the best, with %.2f on validation points, and the next best state "
+                "is used; to have it again, delete %s and the folders of later stages, and run the "
+                "command again",
+                folder, reason, self.found[int(folder.name)], folder.parent.parent,
+            )  # fmt: skip
 
 
 def best_step(found: dict[int, float]) -> int | None:

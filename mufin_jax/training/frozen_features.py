@@ -37,6 +37,7 @@ from mufin_jax.data.manifest import RECORDS_CHECKSUMS
 from mufin_jax.data.sources import ImageSource, TrunkStates, Vectors
 from mufin_jax.encoders.freezing import trainable
 from mufin_jax.encoders.vectors import ReadyVectors
+from mufin_jax.model.embed_side import pictures_a_call
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed import processes
@@ -196,7 +197,8 @@ class _Part:
         """
         if processes.decide(self.path.exists):
             return
-        mesh, blocks = self.model.mesh, list(cut(self.count, BLOCK))
+        size = BLOCK if self.kind == "text" else pictures_a_call(self.model, loader, BLOCK)
+        mesh, blocks = self.model.mesh, list(cut(self.count, size))
         make = jax.jit(self._make, out_shardings=replicated(mesh))
         shape = jax.eval_shape(make, self.model, self._read(loader, np.arange(1))[0])
         kept = np.uint16 if shape.dtype == jnp.bfloat16 else np.float32

@@ -4,7 +4,7 @@ import jax
 import pytest
 from flax import nnx
 
-from mufin_jax.encoders.abstract import abstract_module
+from mufin_jax.encoders.abstract import abstract_module, array_sizes
 from mufin_jax.encoders.vit import ViT, ViTConfig
 
 CONFIG = ViTConfig(width=12, depth=3, heads=2, mlp=10, patch=4, image_size=8)
@@ -29,3 +29,15 @@ def test_an_abstract_module_draws_no_key_per_weight(monkeypatch):
     with pytest.raises(AssertionError, match="a key was drawn"):
         nnx.eval_shape(lambda: ViT(CONFIG, nnx.Rngs(0)))
     abstract_module(lambda rngs: ViT(CONFIG, rngs))
+
+
+def test_array_sizes_are_those_of_all_arrays_that_a_function_makes_inner_ones_too():
+    @jax.jit
+    def inner(x):
+        return (x[:, None] * x[None]).sum(1)
+
+    def outer(x):
+        return jax.lax.scan(lambda carry, _: (inner(carry), None), x, None, length=3)[0]
+
+    found = array_sizes(outer, jax.ShapeDtypeStruct((10,), "float32"))
+    assert max(found) == 10 * 10 * 4 and min(found) >= 0

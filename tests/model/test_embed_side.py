@@ -9,8 +9,18 @@ import pytest
 from small import SIZES
 
 from mufin_jax.data.loader import Loader
-from mufin_jax.data.sources import Vectors
-from mufin_jax.model.embed_side import SideEmbedding, describe_once, embed_blocks, embed_once
+from mufin_jax.data.sources import Pixels, Vectors
+from mufin_jax.encoders.abstract import abstract_module
+from mufin_jax.encoders.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from mufin_jax.model import embed_side
+from mufin_jax.model.embed_side import (
+    SideEmbedding,
+    describe_once,
+    embed_blocks,
+    embed_once,
+    pictures_a_call,
+)
+from mufin_jax.model.item_encoder import ItemEncoder
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +79,36 @@ def test_the_size_of_blocks_does_not_matter(dataset, model, loader, vectors, tmp
     np.testing.assert_array_equal(parts.mask, one.mask)
     np.testing.assert_allclose(parts.vector, one.vector, atol=1e-6)
     np.testing.assert_allclose(parts.bag, one.bag, atol=1e-6)
+
+
+def test_large_pictures_are_described_in_smaller_blocks(dataset, one_device, monkeypatch):
+    """EfficientNet-Lite0 makes 113 x 113 x 96 numbers of a picture of 224 pixels."""
+    stages = {"widths": (16, 24), "depths": (1, 1), "kernels": (3, 3), "strides": (1, 2)}
+    config = EfficientNetLiteConfig(**stages, expansions=(1, 6), head=32)  # two stages of seven
+    encoder = abstract_module(lambda rngs: EfficientNetLite(config, rngs))
+    processing = dataclasses.replace(dataset.processing, size=224)
+    model = ItemEncoder(encoder, None, None, None, dim=8, processing=processing, mesh=one_device)
+    loader = Loader(dataset, "images")
+    for size, most in ((224, 128), (64, 512)):
+        pixels = Pixels(np.zeros((1, size, size, 3), np.uint8))
+        monkeypatch.setattr(loader, "pictures", lambda rows, pixels=pixels: (pixels, rows))
+        assert pictures_a_call(model, loader, 512) == most
+    monkeypatch.setattr(embed_side, "LARGEST", 3 * 113 * 113 * 96 * 4)
+    monkeypatch.setattr(
+        loader, "pictures", lambda rows: (Pixels(np.zeros((1, 224, 224, 3), np.uint8)), rows)
+    )
+    assert pictures_a_call(model, loader, 7) == 3
+
+
+def test_blocks_of_pictures_are_as_small_as_their_memory_requires(
+    model, loader, vectors, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(embed_side, "LARGEST", 2000)
+    asked, read = [], loader.pictures
+    monkeypatch.setattr(loader, "pictures", lambda rows: asked.append(len(rows)) or read(rows))
+    found = describe_once(model, loader, tmp_path / "v.npy", block=64)
+    np.testing.assert_allclose(found, vectors, atol=1e-5)
+    assert 8 <= max(asked) < 64
 
 
 @pytest.mark.parametrize("modalities", ["text", "images"])

@@ -7,7 +7,7 @@ import pytest
 from small import CONFIG, SIZES, new_model
 
 from mufin_jax.model import label_table
-from mufin_jax.model.label_table import TableConfig
+from mufin_jax.model.label_table import TableConfig, padded_rows
 from mufin_jax.pipeline import memory_plan
 from mufin_jax.pipeline.memory_parts import ScoreSizes
 from mufin_jax.pipeline.memory_plan import RunSizes
@@ -197,6 +197,32 @@ def test_vectors_that_negatives_are_mined_among_are_held_by_module_1_alone():
     mined = part(plan, "vectors to mine among")
     assert (mined.device, mined.host) == (500 * 4 * 192, 1000 * 4 * 192)
     assert mined.phases == ("pretrain",)
+
+
+def test_prototypes_hold_centroids_and_in_the_end_z_and_new_rows_in_module_4_alone():
+    plan = memory_plan.plan(dataclasses.replace(A2Q, devices=2, prototypes=True))
+    held = part(plan, "centroids of prototypes")
+    padded = padded_rows(A2Q.num_labels) // 2
+    assert (held.device, held.host) == (padded * 192 * (4 + 4 + 4), 0)
+    assert held.phases == ("finetune",)
+    assert part(memory_plan.plan(A2Q), "centroids of prototypes").device == 0
+
+
+def test_a_teacher_makes_batches_larger_and_is_looked_up_in_module_1(dataset, mesh):
+    config = OptimizerConfig(image_encoder="full", text_encoder="full")
+
+    def of(**changes):
+        return sizes_of(
+            dataset, CONFIG, LEAN, mesh, pretrain=(8, 16), finetune=(8, 8),
+            optimizers=(config, config), index=IndexConfig(), **changes,
+        )  # fmt: skip
+
+    plain, taught = of(), of(teacher=384)
+    assert taught.batch - plain.batch == pytest.approx((8 + 16) * 4 * 384, abs=1)
+    assert (plain.taught, taught.taught) == (0, SIZES["train"] + SIZES["label"])
+    ids = part(memory_plan.plan(taught), "ids with a teacher's vector")
+    assert ids.host == memory_plan.TAUGHT_ID * taught.taught and ids.phases == ("pretrain",)
+    assert of(prototypes=True).prototypes and not plain.prototypes
 
 
 SCORE = ScoreSizes(

@@ -9,16 +9,23 @@ import numpy as np
 import pytest
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.pipeline.refit import chosen_step
-from mufin_jax.pipeline.run import run
+from mufin_jax.pipeline.run import _check_refit, run
+from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.prediction.mix import load_mixes
 from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.files import save_json
+from mufin_jax.stages import finetune, pretrain
+from mufin_jax.stages.context import Refit, StageContext
 from mufin_jax.stages.select import SelectConfig
 from mufin_jax.training.early_stopping import ValidateConfig
+from mufin_jax.training.setup import Setup
 
 EVERY = ValidateConfig(every=1)
 PLAIN = dataclasses.replace(
@@ -66,13 +73,7 @@ def test_the_chosen_step_is_the_best_one_unless_it_is_the_last(tmp_path):
 )
 def test_a_folder_that_is_no_such_run_is_rejected_before_any_work(tmp_path, changes, said):
     if "seed" in changes:
-        from mufin_jax.pipeline.stage_table import STAGES
-
-        for stage in ("prepare", "pretrain"):
-            (tmp_path / "run" / stage).mkdir(parents=True)
-            save_json(tmp_path / "run" / stage / "done.json", {})
-            settings = STAGES[stage].settings(PLAIN.resolved())
-            save_json(tmp_path / "run" / stage / "settings.json", settings)
+        finished(tmp_path / "run", "prepare", "pretrain")
     if "refit_of" in changes:
         changes = {"refit_of": tmp_path / "refit"}
     experiment = dataclasses.replace(refit(tmp_path), **changes)
@@ -84,6 +85,68 @@ def test_a_folder_that_is_no_such_run_is_rejected_before_any_work(tmp_path, chan
     with pytest.raises(InputError, match=said):
         run(experiment, "all")
     assert not (tmp_path / "refit").exists()
+
+
+def finished(run, *stages, experiment=PLAIN):
+    """Leave the settings of finished stages in a run's folder."""
+    for stage in stages:
+        (run / stage).mkdir(parents=True)
+        save_json(run / stage / "done.json", {})
+        save_json(run / stage / "settings.json", STAGES[stage].settings(experiment.resolved()))
+
+
+def test_a_run_on_questions_has_no_stage_select_and_can_be_refitted(tmp_path):
+    finished(tmp_path / "run", "prepare", "pretrain", "retrieve", "initialize", "finetune")
+    with pytest.raises(InputError, match=r"its stage select is not finished"):
+        _check_refit(refit(tmp_path).resolved())
+    (tmp_path / "run" / "prepare" / "questions.npz").touch()
+    _check_refit(refit(tmp_path).resolved())
+
+
+def test_a_refit_holds_no_points_out_and_ends_after_the_chosen_steps(
+    dataset, tmp_path, monkeypatch
+):
+    opened = []
+    monkeypatch.setattr(Dataset, "load", lambda _, hold_out: opened.append(hold_out) or dataset)
+    chosen = Refit({"pretrain": 3, "finetune": None}, tmp_path)
+    for of, stage, steps in (
+        (None, "pretrain", 7),
+        (chosen, "pretrain", 3),
+        (chosen, "finetune", 7),
+    ):
+        context = StageContext(tmp_path, {"prepare": tmp_path}, tmp_path, make_mesh(), refit=of)
+        assert context.steps(stage, 7) == steps and context.steps(stage, 2) == 2
+        context.dataset()
+    assert opened == [True, False, False]
+
+
+def test_a_refit_validates_nothing(dataset, one_device, tmp_path):
+    for stage, config in ((pretrain, PLAIN.pretrain), (finetune, PLAIN.finetune)):
+        context = StageContext(
+            tmp_path, {}, tmp_path, one_device, refit=Refit({}, tmp_path), model=minute.MINUTE.model
+        )
+        setup, lists = object.__new__(Setup), object.__new__(Shortlist)  # neither is read
+        arguments = (dataset, setup) if stage is pretrain else (dataset, setup, {}, lists)
+        assert stage._validate(config, context, *arguments) is None
+
+
+OUTFITS = dataclasses.replace(
+    PLAIN,
+    miniature=OutfitsConfig(outfits=12, test_outfits=8, themes=2, copies=1, picture=16),
+    prepare=dataclasses.replace(PLAIN.prepare, records=False),
+    finetune=dataclasses.replace(PLAIN.finetune, batch_size=99, classifiers="labels"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_refit_of_a_run_on_questions_leaves_the_parts_out(tmp_path, one_device):
+    run(dataclasses.replace(OUTFITS, workdir=tmp_path / "run"), "all", one_device)
+    again = dataclasses.replace(OUTFITS, workdir=tmp_path / "refit", refit_of=tmp_path / "run")
+    result = run(again, "all", one_device)
+    assert result is not None and result["refit"]["steps"].keys() == {"pretrain", "finetune"}
+    assert not (tmp_path / "refit" / "select").exists()
+    assert "FITB" in str(result)
 
 
 @pytest.mark.slow

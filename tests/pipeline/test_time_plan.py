@@ -6,11 +6,13 @@ import logging
 import numpy as np
 import pytest
 
+from mufin_jax.data.validation import Validation
 from mufin_jax.pipeline import time_plan
 from mufin_jax.pipeline.time_plan import (
     EFFICIENCY,
     START_SECONDS,
     STEP_SECONDS,
+    Costs,
     StagePlan,
     costs_of,
     in_words,
@@ -63,6 +65,81 @@ def test_what_trains_costs_three_passes_a_step_and_what_is_frozen_one_pass_in_al
     assert of(least_steps=5000).steps == 5000
     # Nothing is held out here, so nothing is validated.
     assert of(validate=ValidateConfig(every=1)) == whole
+
+
+COSTS = Costs(text=1.0, image=1e3, slot=1e6, pair=1e9, depths=(2, 4))
+"""Of sizes that do not meet in a sum."""
+
+
+def of_side(side):
+    """The mean texts and images of an item."""
+    return (side.text >= 0).sum() / len(side), len(side.image_rows) / len(side)
+
+
+def whole(side, items):
+    texts, images = of_side(side)
+    return items * (texts + 1e3 * images + 1e6 * (texts + images))
+
+
+def distinct(side, draws):
+    """Items of so many draws, each counted once."""
+    return len(side) * (1 - np.exp(-draws / len(side)))
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "passes"),
+    [("full", "full", (3, 3)), ("last", "last", (3 / 2, 3 / 4)), ("frozen", "full", (0, 3))],
+)
+def test_a_step_and_a_stage_are_worked_out_by_hand(dataset, text, image, passes):
+    optimizer = OptimizerConfig(text_encoder=text, image_encoder=image)
+    i = dataclasses.replace(PRETRAIN, optimizer=optimizer)
+    iv = dataclasses.replace(FINETUNE, optimizer=optimizer)
+    labels, points = len(dataset.labels), len(dataset.train)
+    plans = [plan_pretrain(i, COSTS, dataset), plan_finetune(iv, COSTS, dataset)]
+    assert [plan.steps for plan in plans] == [100 * -(-labels // 8), 100 * -(-points // 8)]
+    drawn = 8 * (iv.positives + iv.negatives)
+    for plan, counts, pairs in zip(plans, ((8 * 2, 8), (8, drawn)), (0, drawn), strict=True):
+        step = 3 * pairs * 1e9
+        for side, draws in zip((dataset.train, dataset.labels), counts, strict=True):
+            texts, images = of_side(side)
+            step += distinct(side, draws) * (
+                passes[0] * texts + passes[1] * 1e3 * images + 3e6 * (texts + images)
+            )
+        once = whole(dataset.train, points) + whole(dataset.labels, labels)
+        assert plan.operations == pytest.approx(plan.steps * step + once, rel=1e-9)
+
+
+def test_validations_embed_their_points_and_labels_before_the_first_step_and_after_the_last(
+    dataset,
+):
+    pairs = dataset.train.pairs
+    rows = np.arange(0, 20, 2)
+    held = Validation(rows, np.zeros(10, bool), pairs[rows] * 0, pairs[rows])
+    known = dataclasses.replace(dataset, validation=held)
+    for plan, config in ((plan_pretrain, PRETRAIN), (plan_finetune, FINETUNE)):
+        for options, points, labels in (({}, 10, 13), ({"points": 4, "labels": 5}, 4, 5)):
+            validated = dataclasses.replace(config, validate=ValidateConfig(every=7, **options))
+            found = plan(validated, COSTS, known)
+            more = found.operations - plan(config, COSTS, known).operations
+            once = whole(dataset.train, points) + whole(dataset.labels, labels)
+            assert more == pytest.approx((found.steps // 7 + 2) * once, rel=1e-6)
+
+
+def test_devices_other_than_a_cpus_add_up(monkeypatch):
+    class Device:
+        platform = "gpu"
+
+    class Devices:
+        local_devices, size = [Device()], 8
+
+        __hash__ = object.__hash__
+
+    clock = iter(range(1000))
+    monkeypatch.setattr(time_plan.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time_plan.jax, "device_put", lambda array, device: array[:1, :1])
+    plain = time_plan.operations_a_second.__wrapped__
+    wrapped = getattr(plain, "__wrapped__", plain)
+    assert wrapped(Devices()) == 8 * 2 * 8192**3
 
 
 def test_the_line_names_the_modules_their_steps_and_minutes():

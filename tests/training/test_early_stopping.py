@@ -1,6 +1,7 @@
 """Early stopping: the best state on validation points is kept and returned, killed or not."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -55,6 +56,37 @@ def test_the_best_state_is_kept_and_returned(tmp_path, through):
     toy = Toy(folder)
     same(toy.run(validate=validate()), state)  # a finished run is not repeated
     assert toy.made == []
+
+
+def spoil(checkpoint):
+    """Damage one file of a checkpoint."""
+    file = max(
+        (path for path in checkpoint.rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+    )
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm", [spoil, shutil.rmtree])
+def test_where_the_best_checkpoint_is_damaged_the_next_best_one_is_used_with_a_warning(
+    tmp_path, through, caplog, harm
+):
+    """Step 20 is the best of those that are left; 12 and 16 were better, but are not kept."""
+    folder = tmp_path / "run"
+    shutil.copytree(through[0], folder)
+    harm(folder / "checkpoints" / "8")
+    state = Toy(folder).run(validate=validate())
+    same(state, Toy(tmp_path / "twenty").run(steps=20))
+    (line,) = caplog.messages
+    assert line.startswith(f"{folder}/checkpoints/8: ") and "it was the best, with 7.00" in line
+    assert f"delete {folder} and the folders of later stages" in line
+
+
+def test_where_all_other_checkpoints_are_damaged_the_last_state_is_used(tmp_path, through):
+    folder = tmp_path / "run"
+    shutil.copytree(through[0], folder)
+    for step in ("8", "20"):
+        spoil(folder / "checkpoints" / step)
+    assert int(Toy(folder).run(validate=validate())["n"]) == STEPS
 
 
 def test_validation_changes_no_step(tmp_path, through):

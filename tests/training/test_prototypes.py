@@ -1,6 +1,8 @@
 """Label prototypes: they start at z, learn on any number of devices, and become a part of eta."""
 
 import dataclasses
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +138,53 @@ def test_a_step_learns_prototypes_on_one_device_and_on_eight(dataset, mesh, one_
 def test_settings_that_cannot_be_meant_are_rejected():
     with pytest.raises(InputError, match=r"prototypes with finetune.classifiers=table: expected"):
         FinetuneConfig(prototypes=True)
+
+
+FLAGS = (
+    *("--finetune.prototypes", "--finetune.classifiers=sum", "--finetune.loss=softmax"),
+    *("--initialize.eta=zero", "--finetune.optimizer.image-encoder=frozen"),
+    *("--finetune.optimizer.text-encoder=frozen", "--finetune.optimizer.self-attention=frozen"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_prototypes_are_validated_and_start_where_the_sum_starts(compiled, tmp_path):
+    """Steps before the first and after the last are validated; the best is what is served."""
+    flags = (*FLAGS, "--prepare.validation-share=0.3", "--finetune.validate.every=1")
+    minute.finish(tmp_path / "run", *flags, cache=compiled)
+    found = validations(tmp_path / "run")
+    assert set(found) == {0, 1, 2, 3, 4}
+    other = minute.begun(tmp_path / "run", tmp_path / "other", "finetune")
+    minute.finish(other, *flags, "--stage=finetune", "--finetune.no-prototypes", cache=compiled)
+    assert validations(other)[0] == found[0]
+    cut = minute.begun(tmp_path / "run", tmp_path / "cut", "finetune")
+    shutil.copytree(tmp_path / "run" / "finetune", cut / "finetune")
+    for name in ("done.json", "predictor", "model", "table"):
+        path = cut / "finetune" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for step in (3, 4):  # it was killed after the second step
+        shutil.rmtree(cut / "finetune" / "checkpoints" / str(step), ignore_errors=True)
+    minute.finish(cut, *flags, cache=compiled)
+    minute.assert_same(tmp_path / "run", cut)
+
+
+def validations(run):
+    lines = (run / "finetune" / "validation.jsonl").read_text().splitlines()
+    return {line["step"]: line["objective"] for line in map(json.loads, lines)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_prototypes_of_two_processes_learn_what_those_of_one_learn(compiled, tmp_path):
+    minute.finish(tmp_path / "one", *FLAGS, cache=compiled, devices=8)
+    processes = minute.start_together(tmp_path / "two", *FLAGS, cache=compiled)
+    assert [code for code, _ in minute.ends(processes, 600)] == [0, 0]
+    one, two = (minute.losses(tmp_path / name) for name in ("one", "two"))
+    assert len(one) > 1
+    np.testing.assert_allclose(two, one, rtol=1e-4)
+    eta = [np.load(tmp_path / name / "finetune/predictor/labels/w.npy") for name in ("one", "two")]
+    np.testing.assert_allclose(*eta, atol=1e-4)
 
 
 @pytest.mark.slow

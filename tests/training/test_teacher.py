@@ -256,28 +256,32 @@ def test_the_recipes_table_has_the_row_teacher_where_vectors_are_given(caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("encoders", ["full", "frozen"])
-def test_a_run_with_a_teacher_resumes_to_the_bit(tmp_path, compiled, monkeypatch, encoders):
+def test_a_run_with_a_teacher_resumes_to_the_bit(tmp_path, one_device, monkeypatch, encoders):
     rates = dataclasses.replace(
         minute.MINUTE.pretrain.optimizer, image_encoder=encoders, text_encoder=encoders
     )
-    pretrain = dataclasses.replace(minute.MINUTE.pretrain, loss="softmax", optimizer=rates)
-    run(dataclasses.replace(minute.MINUTE, workdir=tmp_path / "data"), "prepare")
-    known = Dataset.load(tmp_path / "data" / "prepare")
-    path = write(tmp_path / "given", ids=sorted({*known.train.ids, *known.labels.ids})[::2])
-    taught = dataclasses.replace(pretrain, teacher=str(path))
+    config = dataclasses.replace(minute.MINUTE.pretrain, loss="softmax", optimizer=rates)
+    path = tmp_path / "given" / "v"
 
-    def experiment(name, config=taught):
-        return dataclasses.replace(minute.MINUTE, workdir=tmp_path / name, pretrain=config)
+    def go(name, stage="pretrain"):
+        taught = dataclasses.replace(config, teacher=str(path) if stage == "pretrain" else None)
+        experiment = dataclasses.replace(minute.MINUTE, workdir=tmp_path / name, pretrain=taught)
+        run(experiment, stage, one_device)
 
-    run(experiment("whole"))
+    go("whole", "prepare")
+    known = Dataset.load(tmp_path / "whole" / "prepare")
+    write(path.parent, ids=sorted({*known.train.ids, *known.labels.ids})[::2])
+    minute.begun(tmp_path / "whole", tmp_path / "killed", "pretrain")
+    go("whole")
     calls = []
     monkeypatch.setattr(loop, "stop_requested", lambda: calls.append(0) or len(calls) == 2)
     with pytest.raises(Stopped):
-        run(experiment("killed"))
+        go("killed")
     monkeypatch.setattr(loop, "stop_requested", stop_requested)
     shutil.rmtree(path.parent)
-    run(experiment("killed"))
-    minute.assert_same(tmp_path / "whole", tmp_path / "killed")
-    assert "teacher" in (tmp_path / "whole" / "pretrain" / "metrics.jsonl").read_text()
-    run(experiment("whole"))  # a finished run needs the vectors no more
+    go("killed")
+    minute.assert_same(tmp_path / "whole", tmp_path / "killed", "pretrain")
+    assert '"teacher"' in (tmp_path / "whole" / "pretrain" / "metrics.jsonl").read_text()
+    go("whole")  # a finished stage needs the vectors no more

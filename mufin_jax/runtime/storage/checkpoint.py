@@ -138,7 +138,7 @@ class Checkpoints:
             step = self.latest()
             if step is None:
                 return None
-        elif reason := processes.decide(lambda: self._verify(step)):
+        elif reason := self.damage(step):
             raise InputError(f"{self.folder / str(step)}: {reason}; restore another step")
         folder = self.folder.absolute() / str(step)
         stored = files.load_json(folder / "facts.json")
@@ -158,6 +158,10 @@ class Checkpoints:
         arrays = load_arrays(folder / "state", targets)
         leaves = [jnp.array(arrays[n]) if n in anywhere else arrays[n] for n in wanted]
         return step, jax.tree.unflatten(jax.tree.structure(abstract), leaves), facts
+
+    def damage(self, step: int) -> str | None:
+        """Return what is wrong with a step, or None; the caller may then restore it."""
+        return processes.decide(lambda: self._verify(step))
 
     def described(self) -> dict[str, dict[str, Any]]:
         """Return shape and dtype of each array of the newest finished step; reads no array."""
