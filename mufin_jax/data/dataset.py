@@ -11,9 +11,9 @@ import scipy.sparse
 from jaxtyping import Float32, Int, Int32, Int64
 from scipy import sparse
 
-from mufin_jax.data.manifest import load_manifest
+from mufin_jax.data.manifest import AGAIN, load_manifest, unread_by_answers
 from mufin_jax.data.questions import Questions
-from mufin_jax.data.record_images import ArrayImages, Images, RecordImages
+from mufin_jax.data.record_images import AbsentImages, ArrayImages, Images, RecordImages
 from mufin_jax.data.sparse import load_csr, without
 from mufin_jax.data.strings import Strings, check_offsets
 from mufin_jax.data.tokenizer import Tokenizer
@@ -122,20 +122,23 @@ class Dataset:
     validation: Validation | None = None
 
     @classmethod
-    def load(cls, path: Given, verify: bool = False, hold_out: bool = True) -> "Dataset":
+    def load(
+        cls, path: Given, verify: bool = False, hold_out: bool = True, to_answer: bool = False
+    ) -> "Dataset":
         """Load a folder that `prepare` wrote; no image and no text is read yet.
 
         Args:
           path: the folder.
           verify: whether to compare the checksums of all files, which reads every byte.
           hold_out: whether to hold out the validation part; without, all points train.
+          to_answer: only for queries, which read no pictures of the data: these may be absent.
 
         Raises:
           InputError: if the folder is missing, incomplete, of another version, or changed.
         """
         path = user_path(path)
-        manifest = load_manifest(path, verify)
-        with damaged(f"{path} cannot be read ({{reason}}): prepare the data again"):
+        manifest = load_manifest(path, verify, unread_by_answers if to_answer else lambda _: False)
+        with damaged(f"{path} cannot be read ({{reason}}): prepare the data {AGAIN}"):
             dataset = cls(path, manifest, **_load(path, manifest, hold_out))
             _check(dataset)
             return dataset
@@ -176,7 +179,9 @@ def _load(path: Path, manifest: dict[str, Any], hold_out: bool) -> dict[str, Any
     if "image_vectors.npy" in files:
         vectors = _map(path / "image_vectors.npy", "f", None, None)
     size = manifest["processing"]["size"]
-    if "images.npy" in files:
+    if "images.npy" in files and not (path / "images.npy").exists():
+        images = AbsentImages(path / "images.npy", manifest["counts"]["images"])
+    elif "images.npy" in files:
         images = ArrayImages(_map(path / "images.npy", "u", None, size, size, 3))
     elif vectors is None:
         images = RecordImages(path / "records", _map(path / "image_homes.npy", "i", None, 3), size)

@@ -6,7 +6,7 @@ preparations of the same data then have byte-identical manifests.
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from mufin_jax.runtime.storage.files import MANIFEST, load_sealed, save_sealed, 
 
 RECORDS_CHECKSUMS = "records.json"
 VERSION = 1
+AGAIN = "again (--redo=prepare)"
+"""The advice on a prepared folder that is damaged."""
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -43,47 +45,66 @@ def save_manifest(folder: Path, content: dict[str, Any], names: Iterable[str]) -
     )
 
 
-def load_manifest(folder: Path, verify: bool = False) -> dict[str, Any]:
+def load_manifest(
+    folder: Path, verify: bool = False, spared: Callable[[str], bool] = lambda name: False
+) -> dict[str, Any]:
     """Return the manifest, after checking the folder against it.
 
     Args:
       folder: a prepared folder.
       verify: whether to compare checksums as well as sizes, which reads every byte.
+      spared: whether the file of a name may be absent.
 
     Raises:
       InputError: if the folder is not there, not complete, of another version, or changed.
     """
     path = folder / MANIFEST
+    if folder.is_symlink() and not folder.exists():
+        raise InputError(
+            f"{folder} is a link to {folder.readlink()}, which is gone (moved or deleted): put "
+            "that folder back, or in the place of the link"
+        )
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: expected one that `prepare` wrote")
     if not path.is_file():
         raise InputError(f"{folder} has no {MANIFEST}: not prepared, or not to its end; prepare it")
-    manifest, records = load_sealed(path), load_sealed(folder / RECORDS_CHECKSUMS)
+    manifest, records = load_sealed(path), {}
+    if (folder / RECORDS_CHECKSUMS).is_file() or not spared(RECORDS_CHECKSUMS):
+        records = load_sealed(folder / RECORDS_CHECKSUMS)
     version, files = manifest.get("version"), manifest.get("files", {})
     if version != VERSION:
         raise InputError(
-            f"{path} has version {version}, expected {VERSION}: prepare the data again"
+            f"{path} has version {version}, expected {VERSION}: prepare the data {AGAIN}"
         )
     if not isinstance(files, dict) or not all(map(_is_entry, (files | records).items())):
-        raise InputError(f"{path}: a list of files that is none: prepare the data again")
+        raise InputError(f"{path}: an invalid list of files: prepare the data {AGAIN}")
     for name, wanted in (files | records).items():
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise InputError(
                 f"{path} names {name!r}, which lies outside of its folder, or is a link to "
-                "elsewhere: put the file itself there, or prepare the data again"
+                f"elsewhere: put the file itself there, or prepare the data {AGAIN}"
             )
-        found = (folder / name).stat().st_size if (folder / name).is_file() else "nothing"
+        there = (folder / name).is_file()
+        if not there and spared(name):
+            continue
+        found = (folder / name).stat().st_size if there else "nothing"
         if found != wanted["bytes"]:
             raise InputError(
-                f"{folder / name}: {found} found, {wanted['bytes']} bytes wanted: prepare it again"
+                f"{folder / name}: {found} found, {wanted['bytes']} bytes wanted: "
+                f"prepare it {AGAIN}"
             )
     if verify:
         for name, found in checksums(folder, files | records).items():
             if found["sha256"] != (files | records)[name]["sha256"]:
                 raise InputError(
-                    f"{folder / name} has changed since it was prepared: prepare it again"
+                    f"{folder / name} has changed since it was prepared: prepare it {AGAIN}"
                 )
     return manifest
+
+
+def unread_by_answers(name: str) -> bool:
+    """Return whether a file of a prepared folder is read by training alone, and by no query."""
+    return name in ("images.npy", RECORDS_CHECKSUMS) or name.startswith("records/")
 
 
 def _is_entry(entry: tuple[str, Any]) -> bool:

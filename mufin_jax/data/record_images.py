@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int, Int64, UInt8
 
 from mufin_jax.data.images import decode_jpeg
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import damaged
 
 SPLITS = ("train", "test", "label")
@@ -41,6 +42,30 @@ class ArrayImages:
     def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
         """Return a copy of some images."""
         return np.array(self.pixels[np.asarray(rows)])
+
+
+class AbsentImages:
+    """Images that were left behind: a predictor answers without those it was trained on.
+
+    Args:
+      path: where they are missing.
+      count: the number of distinct images.
+    """
+
+    def __init__(self, path: Path, count: int):
+        """Look for nothing."""
+        self._path, self._count = path, count
+
+    def __len__(self) -> int:
+        """Return the number of distinct images."""
+        return self._count
+
+    def __getitem__(self, rows: Int[np.ndarray, " r"]) -> UInt8[np.ndarray, "r h w 3"]:
+        """Raise InputError: they cannot be read."""
+        raise InputError(
+            f"{self._path} is missing: the predictor answers queries without the pictures of its "
+            "data, but measuring and training read them; put the file back"
+        )
 
 
 class RecordImages:

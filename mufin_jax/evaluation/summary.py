@@ -17,6 +17,8 @@ PAPER_MIX = "the paper's mix of c and a"
 CONTENT = "content alone (without g and sg)"
 """The row of the mix of the parts that look at titles and pictures."""
 
+NOTHING = "there are no test points: there is nothing to evaluate"
+
 
 def summary(result: dict[str, Any]) -> str:
     """Return the table of a run.
@@ -24,6 +26,8 @@ def summary(result: dict[str, Any]) -> str:
     Args:
         result: what `metrics.json` holds.
     """
+    if not result.get("points", 1):
+        return NOTHING
     rows = {name.replace("_", " "): values for name, values in result["rows"].items()}
     answers = "questions" in result
     metric = "FITB" if answers else "P@1"

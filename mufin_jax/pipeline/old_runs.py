@@ -25,6 +25,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "text_vectors": None,
         "image_vectors": None,
         "missing_rows": 0.0,
+        "test_share": None,
     },
     "pretrain": {
         "hard_negatives": True,

@@ -33,5 +33,5 @@ def measured_with(workdir: Path) -> PredictConfig | None:
     evaluated, settings = workdir / "evaluate", workdir / "evaluate" / "settings.json"
     if not (evaluated / "done.json").exists():
         return None
-    with damaged(f"{settings} cannot be read ({{reason}}): delete {evaluated} and run it again"):
+    with damaged(f"{settings} cannot be read ({{reason}}): make it again by --redo=evaluate"):
         return PredictConfig(**load_json(settings)["predict"])

@@ -143,10 +143,10 @@ class Predictor:
                 f"--workdir={workdir} first"
             )
         model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
-        dataset = Dataset.load(workdir / "prepare")
+        dataset = Dataset.load(workdir / "prepare", to_answer=True)
         found = cls.load_parts(folder, model, dataset, config or measured_with(workdir))
         if (workdir / "select" / "done.json").exists():
-            whole = Dataset.load(workdir / "prepare", hold_out=False)
+            whole = Dataset.load(workdir / "prepare", hold_out=False, to_answer=True)
             selected, heads = workdir / "select", found._heads
             found.ranking = load_ranking(selected, whole, heads, found.cache, every_part)
         return found

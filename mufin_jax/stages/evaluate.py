@@ -7,6 +7,7 @@ ranked. The stage then also reads Module I's model and Module II's index.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from mufin_jax.evaluation import outfits
 from mufin_jax.evaluation.missing_pictures import check_shares, curve, rank_without_pictures
 from mufin_jax.evaluation.part_rows import rank_rows
 from mufin_jax.evaluation.rankings import drop
-from mufin_jax.evaluation.summary import CONTENT, MODULE_1, PAPER_MIX
+from mufin_jax.evaluation.summary import CONTENT, MODULE_1, NOTHING, PAPER_MIX
 from mufin_jax.evaluation.test_set import measure, rank_test, time_blocks, time_single
 from mufin_jax.evaluation.warm_cold import by_kind
 from mufin_jax.prediction.mix import Mix, load_mixes
@@ -32,6 +33,8 @@ from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import replacing, save_json
 from mufin_jax.stages.context import StageContext
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +81,14 @@ def evaluate(config: EvaluateConfig, context: StageContext) -> None:
     """Measure a finished run and write its metrics and rankings.
 
     Raises:
-        InputError: if the data have no test points, or the run has no predictor.
+        InputError: if the run has no predictor.
         Stopped: after a signal.
     """
     dataset = context.dataset()
     if not len(dataset.test):
-        raise InputError(f"{context.prepared}: no test points to evaluate on; bring a test split")
+        log.info("%s", NOTHING)
+        processes.once("nothing is measured", lambda: _write(_nothing(dataset), context))
+        return
     predictor = Predictor.load(context.workdir, context.mesh, context.predict, True)
     if dataset.questions is None:
         measured = _rank_labels(config, predictor, dataset, context)
@@ -94,18 +99,24 @@ def evaluate(config: EvaluateConfig, context: StageContext) -> None:
         )
     else:
         measured = _rank_answers(dataset.questions, predictor, dataset, context)
+    processes.once("the metrics are written", lambda: _write(measured, context))
 
-    def write() -> None:
-        labels, scores = measured.labels, measured.scores
-        with replacing(context.out / "test.npz", labels.nbytes + scores.nbytes) as file:
-            np.savez(file, labels=labels, scores=scores)
-        result = measured.result()
-        if context.refit is not None:  # its training knew the validation points
-            result["refit"] = {"steps": dict(context.refit.steps)}
-        save_json(context.workdir / "metrics.json", result)
-        save_json(context.out / "metrics.json", result)
 
-    processes.once("the metrics are written", write)
+def _write(measured: Measured, context: StageContext) -> None:
+    labels, scores = measured.labels, measured.scores
+    with replacing(context.out / "test.npz", labels.nbytes + scores.nbytes) as file:
+        np.savez(file, labels=labels, scores=scores)
+    result = measured.result()
+    if context.refit is not None:  # its training knew the validation points
+        result["refit"] = {"steps": dict(context.refit.steps)}
+    save_json(context.workdir / "metrics.json", result)
+    save_json(context.out / "metrics.json", result)
+
+
+def _nothing(dataset: Dataset) -> Measured:
+    """Return the measurements of data without test points."""
+    facts = {"points": 0, "labels": dataset.num_labels, "rows": {}, "floors": {}, "ceiling": None}
+    return Measured(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32), lambda: dict(facts))
 
 
 def _rank_labels(

@@ -126,7 +126,9 @@ def _panels(config: ReportConfig, context: StageContext) -> list[Panel]:
             ("figure6", "Figure 6: classifiers",
              lambda: vector_panels.classifiers(dataset, workdir, config.vectors, seed)),
         ]  # fmt: skip
-    if dataset.questions is None:
+    if not len(dataset.test):  # only what shows no test point is left
+        makers = [maker for maker in makers if maker[0] in ("table1", "curves", "figure6")]
+    elif dataset.questions is None:
         makers[1:1] = [
             ("warm_cold", data_panels.WARM_AND_COLD, lambda: data_panels.warm_and_cold(metrics))
         ]
@@ -146,10 +148,10 @@ def _labels(path: Path) -> Int[np.ndarray, "b k"]:
     """Read the ranked labels, or given answers, that `evaluate` wrote, without their scores."""
     if not path.exists():
         raise InputError(
-            f"{path} is missing (older versions wrote none for outfits): delete {path.parent} and "
-            "run evaluate again"
+            f"{path} is missing (older versions wrote none for outfits): make it again by "
+            "--redo=evaluate"
         )
-    with damaged(f"{path} cannot be read ({{reason}}): delete its folder and run evaluate again"):
+    with damaged(f"{path} cannot be read ({{reason}}): make it again by --redo=evaluate"):
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["labels"]
 

@@ -250,7 +250,7 @@ def test_the_error_for_an_older_run_without_answers_says_what_to_do(workdir, mes
     shutil.copytree(workdir, old)
     shutil.rmtree(old / "report")
     (old / "evaluate" / "test.npz").unlink()
-    with pytest.raises(InputError, match=r"test\.npz is missing \(older .* run evaluate again"):
+    with pytest.raises(InputError, match=r"test\.npz is missing \(older .*--redo=evaluate"):
         run(dataclasses.replace(MINUTE, workdir=old), "report", mesh)
 
 

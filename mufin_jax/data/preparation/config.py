@@ -63,6 +63,9 @@ class PrepareConfig:
     split: Split = "given"
     """given: all labels; cold: without the labels that are test products, which training then has
     never seen."""
+    test_share: float | None = None
+    """Share of the products of a catalogue without a split that become test points: by default one
+    in five; 0 trains on everything."""
     validation_share: float = 0.0
     """Share of the training points that do not train: best steps and weights are selected by them.
     Half of those that are labels are made cold."""
@@ -102,6 +105,8 @@ class PrepareConfig:
             raise InputError(f"filter is {self.filter!r}: expected given, self or reciprocal")
         if self.split not in ("given", "cold"):
             raise InputError(f"split is {self.split!r}: expected given or cold")
+        if self.test_share is not None and not 0 <= self.test_share <= 0.5:
+            raise InputError(f"test_share is {self.test_share}: expected a share from 0 to 0.5")
         if not 0 <= self.validation_share <= 0.5:
             raise InputError(
                 f"validation_share is {self.validation_share}: expected a share from 0 to 0.5"
@@ -112,7 +117,7 @@ class PrepareConfig:
         """Yield the settings that a manifest records: older ones lack some, at their defaults."""
         later: dict[str, Any] = {"split": "given", "validation_share": 0.0}
         later |= {"columns": (), "images": None, "text_vectors": None, "image_vectors": None}
-        later |= {"missing_rows": 0.0}
+        later |= {"missing_rows": 0.0, "test_share": None}
         for name, value in dataclasses.asdict(self).items():
             if value != later.get(name, ...):
                 yield name, value

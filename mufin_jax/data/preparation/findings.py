@@ -32,13 +32,16 @@ def warn_of(
     """
     lacking: dict[str, dict[str, list[str]]] = {}
     for name, side in catalogue.sides.items():
+        if side.may_lack and not len(side):
+            continue
         for kind in lacking_kinds(side, items[name], counts.get(f"{name}_relevance", 1)):
             alike = side.fields.alike(kind) if side.fields else {}
             hint = _hint(alike, side.fields.items) if side.fields and alike else ""
             lacking.setdefault(kind, {}).setdefault(hint, []).append(name)
     for kind, sides in lacking.items():
         for hint, names in sides.items():
-            everywhere = sum(map(len, sides.values())) == len(SIDES_OF[kind])
+            there = [side for side in SIDES_OF[kind] if len(catalogue.sides[side])]
+            everywhere = sum(map(len, sides.values())) == len(there)
             # Queries often have no pictures, and photos no titles; points always have labels.
             if hint or everywhere or kind == "relations":
                 what = f"no {' or '.join(names)} item has {NOUNS[kind]}"

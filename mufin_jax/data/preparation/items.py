@@ -125,6 +125,8 @@ def drop_empty(
     """
     for name in SIDES:
         side = catalogue.sides[name]
+        if not len(side) and side.may_lack:
+            continue
         if not len(side):
             reason = side.no_items or f"there is no {name} item: {tally.summary() or 'no entry'}"
             raise InputError(f"{side.file}: {reason}")

@@ -108,8 +108,9 @@ def prepare(
     try:
         # An earlier preparation stays until the new catalogue has been read.
         catalogue = load_catalogue(
-            source, tally, config.max_images, config.max_bytes, columns, config.images
-        )
+            source, tally, config.max_images, config.max_bytes, columns, config.images,
+            config.test_share,
+        )  # fmt: skip
         ceiling, left_out = load_ceiling(source), {}
         if config.split == "cold":  # the ceiling is that of a test with all labels
             ceiling, left_out = None, drop_test_products(catalogue)
@@ -167,7 +168,7 @@ def _write(
     rows = "image_vectors.npy" if spool is None else "image_homes.npy"
     counts["images"] = len(np.load(out / rows, mmap_mode="r", allow_pickle=False))
     if config.records:
-        splits = {name: ItemRecords(out, name, spool) for name in SIDES}
+        splits = {name: ItemRecords(out, name, spool) for name in SIDES if counts[name]}
         write_records(splits, out / "records", beam)
     if spool is not None:
         spool.remove()

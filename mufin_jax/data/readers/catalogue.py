@@ -48,6 +48,7 @@ class RawSide:
         texts: the texts of each item, if an item can have several; otherwise its text is its title.
         fields: how many items have which field, if the form has fields.
         no_items: why there is no item, if the reader knows.
+        may_lack: whether no items are needed: the user has no test points.
     """
 
     file: str
@@ -61,6 +62,7 @@ class RawSide:
     texts: list[list[str]] | None = None
     fields: FieldCounts | None = None
     no_items: str = ""
+    may_lack: bool = False
 
     def __len__(self) -> int:
         """Return the number of items, unusable ones included."""
@@ -69,6 +71,13 @@ class RawSide:
     def texts_of(self, i: int) -> list[str]:
         """Return the non-empty texts of item i."""
         return [text for text in (self.texts[i] if self.texts else [self.titles[i]]) if text]
+
+
+def no_test_points(file: str) -> RawSide:
+    """Return the test side of a user who has no test points."""
+    none = np.zeros(0, np.int64)
+    kept = np.zeros(0, bool)
+    return RawSide(file, none, [], [], kept, np.zeros(1, np.int64), none, may_lack=True)
 
 
 class NoImages:

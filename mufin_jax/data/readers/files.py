@@ -28,17 +28,26 @@ class SourceFolder:
         path: the folder.
         file: the one file that is the catalogue, if the user named a file.
         columns: which fields of products are read.
+        test_share: the share of products that become test points; None for the default.
         used: the names of the files that a reader has found.
     """
 
-    def __init__(self, path: Path, columns: Columns | None = None, pictures: Path | None = None):
+    def __init__(
+        self,
+        path: Path,
+        columns: Columns | None = None,
+        pictures: Path | None = None,
+        test_share: float | None = None,
+    ):
         """Reject anything that is not a folder, or a file in one.
 
         Args:
             path: the folder or the file.
             columns: which fields of products are read.
             pictures: another folder for the pictures that the data folder lacks.
+            test_share: the share of products that become test points, if the user names one.
         """
+        self.test_share = test_share
         self.file = path if path.is_file() else None
         folder = path.parent if self.file else path
         if not folder.is_dir():

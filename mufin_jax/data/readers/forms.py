@@ -23,6 +23,7 @@ def load_catalogue(
     max_bytes: int,
     columns: Columns | None = None,
     pictures: Path | None = None,
+    test_share: float | None = None,
 ) -> Catalogue:
     """Recognise the form of a folder by its files, and load the catalogue.
 
@@ -33,12 +34,13 @@ def load_catalogue(
         max_bytes: the largest encoded image.
         columns: which fields of products are read.
         pictures: another folder for the pictures that the data folder lacks.
+        test_share: the share of products that become test points, if the user names one.
 
     Raises:
         InputError: if no reader knows the form, or the files do not fit together.
         TooManyBadRows: if more lines are unusable than the tally tolerates.
     """
-    source = SourceFolder(path, columns, pictures)
+    source = SourceFolder(path, columns, pictures, test_share)
     if source.file is not None and not product_files.recognises(source):
         raise InputError(f"{path}: expected a folder, or a file {' or '.join(product_files.ROWS)}")
     for reader in READERS:
@@ -49,6 +51,11 @@ def load_catalogue(
                 raise InputError(
                     f"{path} has the form {reader.FORM}, which has no columns to name: leave "
                     "--prepare.columns out"
+                )
+            if source.test_share is not None and reader is not product_files:
+                raise InputError(
+                    f"{path} has the form {reader.FORM}, which has test points of its own: leave "
+                    "--prepare.test-share out"
                 )
             source.used.clear()  # of what other readers have looked for
             catalogue = reader.read(source, tally, max_images, max_bytes)

@@ -23,7 +23,13 @@ from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.image_files import ImageFiles
 from mufin_jax.data.readers.json_rows import json_rows
 from mufin_jax.data.readers.products import Product, product_of
-from mufin_jax.data.readers.relations import ProductFile, relevance_of, side_of, split_by_hash
+from mufin_jax.data.readers.relations import (
+    TEST_SHARE,
+    ProductFile,
+    relevance_of,
+    side_of,
+    split_by_hash,
+)
 from mufin_jax.data.readers.tables import csv_rows, parquet_rows
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
@@ -88,15 +94,26 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
             raise InputError(f"{source.path} has {names}: name the one to read by --data=FILE")
         whole = _read_file(source, found[0], tally)
         _check_columns([whole], source.columns)
-        files = split_by_hash(whole, tally)
+        share = TEST_SHARE if source.test_share is None else source.test_share
+        files = split_by_hash(whole, tally, share)
         sides = {name: side_of(files[name], images, tally, max_images) for name in _FILES}
         relevance = relevance_of(files, sides, tally, complete=False)
         return Catalogue(FORM, sides, relevance, None, images)
-    paths = {name: _split_file(source, name) for name in _FILES}
-    for name, path in paths.items():
+    if source.test_share is not None:
+        raise InputError(
+            f"{source.path} has a file for each side: leave --prepare.test-share out; for no test "
+            "points, leave tst out"
+        )
+    files = {}
+    for name, stem in _FILES.items():
+        path = _split_file(source, name)
+        if name == "test" and (path is None or not path.stat().st_size):
+            tally.warnings.append(f"{stem} is absent or empty: there are no test points")
+            files[name] = ProductFile(stem, [], FieldCounts(source.columns.names), may_lack=True)
+            continue
         if path is None:
-            raise InputError(f"{source.path} lacks {_FILES[name]}.jsonl (or .json, or .gz)")
-    files = {name: _read_file(source, path, tally) for name, path in paths.items() if path}
+            raise InputError(f"{source.path} lacks {stem}.jsonl (or .json, or .gz)")
+        files[name] = _read_file(source, path, tally)
     _check_columns(list(files.values()), source.columns)
     sides = {name: side_of(files[name], images, tally, max_images) for name in _FILES}
     if source.find("trn_X_Y.txt"):

@@ -29,20 +29,29 @@ class ProductFile:
         items: one a line; unusable ones are not `kept`.
         fields: which fields the items have.
         no_items: if there are no items, a sentence that tells why.
+        may_lack: whether no items are needed.
     """
 
     name: str
     items: list[Product]
     fields: FieldCounts
     no_items: str = ""
+    may_lack: bool = False
 
 
-def is_test(asin: str) -> bool:
-    """Return whether a product of an unsplit catalogue is a test point: one in five, by hash."""
-    return int(hashlib.sha1(asin.encode("utf-8", "replace")).hexdigest()[:8], 16) % 5 == 0
+TEST_SHARE = 0.2
+"""The share of the products of an unsplit catalogue that become test points."""
 
 
-def split_by_hash(file: ProductFile, tally: Tally) -> dict[str, ProductFile]:
+def is_test(asin: str, share: float = TEST_SHARE) -> bool:
+    """Return whether a product of an unsplit catalogue is a test point, by a hash of its id."""
+    number = int(hashlib.sha1(asin.encode("utf-8", "replace")).hexdigest()[:8], 16)
+    return (number % 5 + number // 5 % 1000 / 1000) / 5 < share  # by default one in five
+
+
+def split_by_hash(
+    file: ProductFile, tally: Tally, share: float = TEST_SHARE
+) -> dict[str, ProductFile]:
     """Split into sides: points have a label; labels are bought with a training point.
 
     Products whose relations match nothing are counted: they become neither point nor label.
@@ -64,8 +73,8 @@ def split_by_hash(file: ProductFile, tally: Tally) -> dict[str, ProductFile]:
             reason = f"none of its {len(item.relevant or ())} related ids is a product: "
             reason, similar = reason + _first(item, similar), set[str]()
             tally.count("product without a match", file.name, item.row, reason)
-    train = [item for item in matched if not is_test(item.uid)]
-    test = [item for item in matched if is_test(item.uid)]
+    test = [item for item in matched if is_test(item.uid, share)]
+    train = [item for item in matched if not is_test(item.uid, share)]
     bought = {uid for item in train for uid in item.relevant or ()}
     labels = [item for item in products if item.uid in bought]
     kept = [item for item in test if not bought.isdisjoint(item.relevant or ())]
@@ -87,7 +96,9 @@ def split_by_hash(file: ProductFile, tally: Tally) -> dict[str, ProductFile]:
     }
     parts = {"train": train, "test": kept, "label": labels}
     return {
-        name: ProductFile(file.name, items, file.fields, why.get(name, why["train"]))
+        name: ProductFile(
+            file.name, items, file.fields, why.get(name, why["train"]), name == "test" and not share
+        )
         for name, items in parts.items()
     }
 
@@ -121,6 +132,7 @@ def side_of(file: ProductFile, images: ImageFiles, tally: Tally, max_images: int
         [[item.title, *item.texts] for item in file.items] if several else None,
         fields=file.fields,
         no_items=file.no_items,
+        may_lack=file.may_lack,
     )
 
 

@@ -12,6 +12,7 @@ categories.txt                        one category name a label; optional
 
 import base64
 import binascii
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from scipy.sparse import csr_matrix
 
 from mufin_jax.data.images import BadImage
 from mufin_jax.data.readers import matrices
-from mufin_jax.data.readers.catalogue import SIDES, Catalogue, NoImages, RawSide
+from mufin_jax.data.readers.catalogue import SIDES, Catalogue, NoImages, RawSide, no_test_points
 from mufin_jax.data.readers.files import SourceFolder, decode, lines
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.data.readers.values import clean_id, unescaped
@@ -90,8 +91,10 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
     Raises:
         InputError: if a file is missing or does not fit the others.
     """
-    paths = {name: source.require(f"raw_data/{name}.raw.txt", f"{name}.raw.txt") for name in SIDES}
-    sides = {name: read_titles(source, path, tally) for name, path in paths.items()}
+    sides = {
+        name: read_side(source, name, (f"raw_data/{name}.raw.txt", f"{name}.raw.txt"), tally)
+        for name in SIDES
+    }
     bin_path = source.find("images/img.bin")
     images = NoImages()
     if bin_path is None:
@@ -99,6 +102,8 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
     else:
         images = ImageBin(bin_path, source.name(bin_path), max_bytes)
         for name, side in sides.items():
+            if side.may_lack:
+                continue
             _read_offsets(source, name, side, tally, max_images)
     read_categories(source, sides["label"])
     relevance, filters = read_pairs(source, sides, tally)
@@ -111,7 +116,9 @@ def read_pairs(
     """Return the relevance of both sides, and the filters if either side has a file (else None)."""
     shapes = {name: (len(sides[name]), len(sides["label"])) for name in _PAIRS}
     relevance = {
-        name: matrices.read_relevance(source, source.require(file), shapes[name], tally)
+        name: matrices.from_rows([], shapes[name][1])
+        if sides[name].may_lack
+        else matrices.read_relevance(source, source.require(file), shapes[name], tally)
         for name, file in _PAIRS.items()
     }
     return relevance, read_filters(source, sides, tally)
@@ -127,7 +134,7 @@ def read_filters(
     shapes = {name: (len(sides[name]), len(sides["label"])) for name in found}
     return {
         name: matrices.read_pairs(source, path, shapes[name], tally)
-        if path
+        if path and not sides[name].may_lack
         else matrices.from_rows([()] * shapes[name][0], shapes[name][1])
         for name, path in found.items()
     }
@@ -144,6 +151,25 @@ def read_categories(source: SourceFolder, label: RawSide) -> None:
             f"{source.name(path)} has {len(names):,} lines, but there are {len(label):,} labels"
         )
     label.categories = names
+
+
+def read_side(
+    source: SourceFolder, name: str, files: Sequence[str], tally: Tally, ids_optional: bool = False
+) -> RawSide:
+    """Read the titles of a side; the file of the test points may be absent or empty.
+
+    Args:
+        source: the folder.
+        name: of the side.
+        files: names that its file may have.
+        tally: takes bad lines.
+        ids_optional: as for `read_titles`.
+    """
+    path = source.find(*files) if name == "test" else source.require(*files)
+    if path is None or (name == "test" and not path.stat().st_size):
+        tally.warnings.append(f"{files[0]} is absent or empty: there are no test points")
+        return no_test_points(files[0])
+    return read_titles(source, path, tally, ids_optional)
 
 
 def read_titles(

@@ -47,14 +47,14 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
     del max_bytes
     sides = {}
     for name, stems in _SPLITS.items():
-        path = source.require(f"{stems[0]}.raw.txt", f"raw_data/{stems[1]}.raw.txt")
-        sides[name] = repository.read_titles(source, path, tally, ids_optional=True)
+        files = (f"{stems[0]}.raw.txt", f"raw_data/{stems[1]}.raw.txt")
+        sides[name] = repository.read_side(source, name, files, tally, ids_optional=True)
     vectors: list[Path] = []
     widths: dict[str, int] = {}
     first = 0
     for name, side in sides.items():
         path = _one(source, name, "_embs_imgs_*.npy")
-        if path is None:
+        if path is None or side.may_lack:
             continue
         array = load_vectors(path)
         widths[path.name] = array.shape[1]

@@ -26,7 +26,7 @@ _SEAL = "sha256"
 _PIECE = 1 << 20
 """Bytes of a file that are read at a time for its digest."""
 
-MAKE_ANEW = "delete the folder of its stage and those of later stages, and run the command again"
+MAKE_ANEW = "make it again by --redo=STAGE, with the name of the stage whose folder it lies in"
 """The advice on a damaged file that a stage wrote."""
 
 

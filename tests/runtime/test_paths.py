@@ -1,0 +1,51 @@
+"""Paths that users give: text or a path, with ~ for the home folder, through one door."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mufin_jax.data.preparation.config import PrepareConfig
+from mufin_jax.model.config import ModelConfig
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.paths import user_name, user_path
+
+_AS_TEXT = """
+from pathlib import Path
+from mufin_jax import Dataset, Experiment, Predictor
+from mufin_jax.pipeline.embed import EmbedConfig
+from mufin_jax.runtime.errors import InputError
+e = Experiment(data="~/shop", workdir="runs/x", refit_of="~/old")
+assert (e.data, e.folder, e.refit_of) == (Path.home() / "shop", Path("runs/x"), Path.home() / "old")
+c = EmbedConfig(data="~/shop", out="~/out", text_checkpoint="~/text")
+assert (c.data, c.out, c.text_checkpoint) == (
+    Path.home() / "shop", Path.home() / "out", str(Path.home() / "text"))
+for load in (Dataset.load, Predictor.load):
+    try:
+        load("~/nowhere")
+    except InputError as error:
+        assert str(Path.home() / "nowhere") in str(error), error
+"""
+
+
+def test_text_is_a_path_and_a_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert user_path("~/shop") == Path("/home/somebody/shop") == user_path(Path("~/shop"))
+    assert user_path("a/~b") == Path("a/~b")
+    assert user_name("google/vit", "x") == "google/vit"
+    assert user_name("~/vit", "x") == "/home/somebody/vit"
+    assert PrepareConfig(images=Path("~/photos")).images == Path("/home/somebody/photos")
+    assert PrepareConfig(tokenizer="~/t", text_vectors="~/v").tokenizer == "/home/somebody/t"
+    assert ModelConfig(text_checkpoint="~/text").text_checkpoint == "/home/somebody/text"
+
+
+@pytest.mark.parametrize("wrong", ["", 3, b"folder", None])
+def test_what_is_no_path_is_named(wrong):
+    check = getattr(user_path, "__wrapped__", user_path)  # without the tests' check of types
+    with pytest.raises(InputError, match=r"data=.*: expected a path, as text"):
+        check(wrong, "data")
+
+
+def test_every_door_of_the_library_takes_text():
+    subprocess.run([sys.executable, "-c", _AS_TEXT], check=True)
