@@ -35,6 +35,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "model.reduce_hidden": 512,
         "loss": "hinge",
         "least_steps": 0,
+        "crop": 0.0,
         "dropout": 0.0,
         "temperature": 0.07,
         "learn_temperature": False,

@@ -48,6 +48,8 @@ class Draw(enum.IntEnum):
     """What the report shows."""
     SELECT_SAMPLES = 17
     """Samples of validation points, whose weights are averaged."""
+    PRETRAIN_CROPS = 18
+    """Crops of the pictures of a step of Module I."""
 
 
 def sequence(seed: int, draw: Draw, *numbers: int) -> np.random.SeedSequence:

@@ -44,6 +44,8 @@ class PretrainConfig:
         cluster_size: labels (or datapoints) in a cluster, for clustered batches.
         modality_dropout: probability that an item of a batch loses all its pictures, or all its
             texts; an item with one modality keeps it.
+        crop: a step shows random crops of its pictures, half of them mirrored; a crop leaves out
+            this share of the height and width at most. 0 shows pictures as they are.
         dropout: share of the entries of the encoders' vectors that a step sets to zero, before they
             are reduced to D.
         teacher: ready vectors by item id (docs/data.md) whose relations the student's vectors take
@@ -73,6 +75,7 @@ class PretrainConfig:
     random_others: int = 0
     cluster_size: int = 16
     modality_dropout: float = 0.0
+    crop: float = 0.0
     dropout: float = 0.0
     teacher: str | None = None
     teacher_weight: float = 1.0
@@ -96,8 +99,9 @@ class PretrainConfig:
         check_probability("pretrain", self.modality_dropout)
         if not 0 < self.margin < 2:
             raise InputError(f"pretrain.margin={self.margin}: expected a number between 0 and 2")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"pretrain.dropout={self.dropout}: expected a share from 0 to below 1")
+        for name in ("dropout", "crop"):
+            if not 0 <= (share := getattr(self, name)) < 1:
+                raise InputError(f"pretrain.{name}={share}: expected a share from 0 to below 1")
         if not 0.001 <= self.temperature <= 10:
             raise InputError(
                 f"pretrain.temperature={self.temperature}: expected a number from 0.001 to 10"

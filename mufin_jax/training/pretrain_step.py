@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.reduction import Dropout
 from mufin_jax.runtime.draws import Draw, key
 from mufin_jax.training import losses
+from mufin_jax.training.augmentation import cropped
 from mufin_jax.training.follower import TEACHER
 from mufin_jax.training.nonfinite import gradient_norm, kept_unless_finite
 from mufin_jax.training.pretrain_batches import Batch
@@ -32,14 +33,22 @@ def make_step(
         config: the settings.
         graphdef: the model's structure.
         optimizer: of the weights that train.
-        seed: of dropout.
+        seed: of dropout and crops.
     """
 
     def loss_of(
-        train: Weights, frozen: Weights, batch: Batch, dropout: Dropout | None
+        train: Weights, frozen: Weights, batch: Batch, steps: Int[Array, ""]
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         model: Mufin = nnx.merge(graphdef, without_temperature(train), frozen)
-        vectors = model.describe(batch.pool, dropout)
+        pool, dropout = batch.pool, None
+        if config.crop:
+            pool = cropped(
+                pool, jax.random.fold_in(key(seed, Draw.PRETRAIN_CROPS), steps), config.crop
+            )
+        if config.dropout:
+            drops = jax.random.fold_in(key(seed, Draw.PRETRAIN_DROPOUT), steps)
+            dropout = Dropout(drops, config.dropout)
+        vectors = model.describe(pool, dropout)
         z = model.embed(vectors, batch.labels).vector
         x = model.embed(vectors, batch.points).vector
         # Over the global batch, whatever the number of devices. A row is an anchor.
@@ -66,7 +75,7 @@ def make_step(
         state: TrainState, frozen: Weights, batch: Batch
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         (loss, told), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.train, frozen, batch, _dropout(config.dropout, seed, state)
+            state.train, frozen, batch, _steps(config, state)
         )
         metrics = {"loss": loss, **told, "gradient": gradient_norm(gradients)}
         if config.learn_temperature:
@@ -77,12 +86,11 @@ def make_step(
     return step
 
 
-def _dropout(share: float, seed: int, state: TrainState) -> Dropout | None:
-    """Return the dropout of a step: a resumed run draws what it would have drawn."""
-    if not share:
-        return None
-    _, steps = optax.tree_utils.tree_get_all_with_path(state.opt, "count")[0]
-    return Dropout(jax.random.fold_in(key(seed, Draw.PRETRAIN_DROPOUT), steps), share)
+def _steps(config: PretrainConfig, state: TrainState) -> Int[Array, ""]:
+    """Return how many steps were made: a resumed run draws what it would have drawn."""
+    if not (config.crop or config.dropout):
+        return jnp.int32(0)
+    return optax.tree_utils.tree_get_all_with_path(state.opt, "count")[0][1]
 
 
 def _taught(

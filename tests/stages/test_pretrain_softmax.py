@@ -11,6 +11,7 @@ from contexts import context
 from small import new_model, relevant, weights
 
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.sources import Pixels
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
@@ -109,16 +110,24 @@ class Run:
     batch: object
 
 
+def patterned(batch):
+    """The batch with a pattern on its pictures, which have a single colour otherwise."""
+    rows = batch.pool.images.rows
+    pattern = np.arange(rows.shape[1])[:, None, None] * np.arange(rows.shape[2])[:, None]
+    rows = (rows.astype(int) + 9 * pattern).astype(np.uint8)
+    return dataclasses.replace(batch, pool=dataclasses.replace(batch.pool, images=Pixels(rows)))
+
+
 def run(dataset, mesh, config):
     model = new_model(dataset, mesh)
     graphdef, train, frozen = split(model, config.optimizer, cross=False)
-    optimizer, metrics = optax.sgd(0.1), []
+    optimizer, metrics = optax.sgd(optax.constant_schedule(0.1)), []
     train |= initial(config.temperature)
     state = TrainState(opt=optimizer.init(train), train=train)
     step, make = make_step(config, graphdef, optimizer), batches(dataset, config, mesh.size)
     first = make(0)
     for i in range(3):
-        state, values = step(state, frozen, put(make(i), by_row(mesh)))
+        state, values = step(state, frozen, put(patterned(make(i)), by_row(mesh)))
         metrics.append(jax.tree.map(float, values))
     return Run(metrics, jax.tree.map(np.array, state.train), first)
 
@@ -135,7 +144,7 @@ def test_the_loss_is_the_mean_of_both_ways_worked_out_pair_by_pair_on_one_device
     temperatures = [values["temperature"] for values in one.metrics]
     assert temperatures[0] == pytest.approx(0.2) and len(set(temperatures)) == 3
 
-    model, batch = new_model(dataset, one_device), one.batch
+    model, batch = new_model(dataset, one_device), patterned(one.batch)
     embed = jax.jit(lambda model, pool, bags: model.embed(model.describe(pool), bags).vector)
     z, x = (np.array(embed(model, batch.pool, bags)) for bags in (batch.labels, batch.points))
     logits, ways = x @ z.T / 0.2, []
@@ -201,3 +210,22 @@ def test_a_training_that_was_killed_learns_the_same_temperature_and_weights_to_t
 def test_settings_that_cannot_be_meant_are_rejected(wrong):
     with pytest.raises(InputError, match=f"pretrain.{next(iter(wrong))}"):
         PretrainConfig(**wrong)
+
+
+def test_crops_change_what_is_learned_and_are_the_same_on_one_device_and_on_eight(
+    dataset, mesh, one_device
+):
+    config = dataclasses.replace(OVER_POINTS, learn_temperature=True, crop=0.5)
+    eight, one = (run(dataset, devices, config) for devices in (mesh, one_device))
+    for a, b in zip(eight.metrics, one.metrics, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+    plain = run(dataset, one_device, dataclasses.replace(config, crop=0.0))
+    assert plain.metrics[0]["loss"] != pytest.approx(one.metrics[0]["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_crop_leaves_something(share):
+    with pytest.raises(
+        InputError, match=f"pretrain.crop={share}: expected a share from 0 to below"
+    ):
+        PretrainConfig(crop=share)
