@@ -2,9 +2,10 @@
 
     python -m experiments.amazon --stage=all --data=DIR
 
-Module I learns by a softmax over the batch. Module IV starts at Module I's scores, with frozen
-encoders. The score has eight parts, among them the walk over who was bought with whom; their
-weights are fitted on validation points, for known and for new products apart.
+Module I learns by a softmax over the batch, from random crops of the pictures. Module IV starts at
+Module I's scores, with frozen encoders. The score has eight parts, among them the walk over who was
+bought with whom; their weights are fitted on validation points, for known and for new products
+apart.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ CATALOGUE = dataclasses.replace(
         epochs=20,
         least_steps=1500,
         loss="softmax",
+        crop=0.5,
         optimizer=dataclasses.replace(
             MINIATURE.pretrain.optimizer, image_encoder="auto", text_encoder="auto"
         ),
@@ -64,6 +66,7 @@ FROZEN = dataclasses.replace(
         batch_size=256,
         batches_over="points",
         random_others=256,
+        crop=0.0,  # their pictures are described once
         dropout=0.3,
         optimizer=dataclasses.replace(CATALOGUE.pretrain.optimizer, rate=2e-3, warmup=70),
     ),

@@ -33,6 +33,7 @@ def _without(*names: str) -> Row:
 RECIPE = {
     "catalogue": Row(),
     "hinge": Row({"pretrain": {"loss": "hinge"}}),
+    "no_crops": Row({"pretrain": {"crop": 0.0}}),
     # Random free vectors, the paper's A_C and its loss; everything trains, as in `miniature`.
     "papers_module_4": Row(
         {
