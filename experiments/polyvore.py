@@ -90,15 +90,15 @@ RECIPE = dataclasses.replace(
     finetune=dataclasses.replace(
         MINIATURE.finetune,
         loss="softmax",
-        least_steps=600,
+        least_steps=100,  # with 600, Module IV took 6 points of Module I from 242 real rooms
         optimizer=dataclasses.replace(
             _RATES, rate=1e-3, attention_rate=1e-3,
             image_encoder="frozen", text_encoder="frozen", self_attention="frozen",
         ),
     ),
     cost="two minutes on a CPU",
-    expected="FITB on the built-in outfits, seed 0: 88.0 of a ceiling of 97.25, Module I alone "
-    "52.0; on 100 questions about 242 real rooms 75, nearest title 57",
+    expected="FITB on the built-in outfits, seed 0: 86.0 of a ceiling of 97.25, Module I alone "
+    "51.8; on 100 questions about 242 real rooms 75, Module I alone 74, nearest title 57",
 )  # fmt: skip
 """The recipe of docs/recipe.md for outfits: softmax losses, Module IV on frozen encoders."""
 
