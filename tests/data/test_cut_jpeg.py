@@ -1,5 +1,6 @@
 """JPEGs that lack their end: how much is missing, and what is read of them by an option."""
 
+import functools
 import io
 import json
 from pathlib import Path
@@ -12,7 +13,12 @@ from raw_folders import write_json_lines
 from mufin_jax.data.cut_jpeg import complete
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import BadImage, read_image
+from mufin_jax.data.preparation import resize_beam
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
+from mufin_jax.data.preparation.resize_one import Resized, Resizer
+from mufin_jax.data.preparation.spool import JpegSpool
+from mufin_jax.data.readers.files import SourceFolder
+from mufin_jax.data.readers.image_files import ImageFiles
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.prediction.pictures import read_picture
 from mufin_jax.runtime.errors import InputError, TooManyBadRows
@@ -107,6 +113,22 @@ def test_a_picture_without_its_end_is_broken_unless_the_option_allows_it(tmp_pat
     cut = (tmp_path / "raw" / "images" / "0.jpg").read_bytes()
     np.testing.assert_array_equal(read_picture(cut, dataset, "a query"), found[errors.argmax()])
     assert len(found) == 2 and errors.min() == 0 and 0 < errors.max() < 5
+
+
+def test_a_shard_of_beam_tells_of_a_missing_end_too(tmp_path):
+    folder = SourceFolder(catalogue(tmp_path / "raw", 0.97, 0.6))
+    names = ImageFiles(folder)
+    keys = np.array([names.add(f"images/{name}.jpg") for name in ("whole", "0", "1")])
+    read = functools.partial(read_image, processing=STRETCH)
+    resizer, spool = Resizer(names, read, 64, True, True, 0.1), JpegSpool(tmp_path / "spool")
+    spool.create()
+    np.save(spool.folder / "keys.npy", keys)
+    resize_beam._Shards(resizer, spool, 10)(0)
+    whole, cut, broken = resize_beam._collect(0, resizer, spool)
+    assert isinstance(whole, Resized) and (whole.missing, whole.name) == (0.0, "")
+    assert isinstance(cut, Resized) and 0 < cut.missing <= 0.1 and cut.name == "images/0.jpg"
+    assert whole.pixels is not None and whole.pixels.shape == (64, 64, 3)
+    assert isinstance(broken, BadImage) and "truncated" in str(broken)
 
 
 def test_the_option_is_a_share(tmp_path):
