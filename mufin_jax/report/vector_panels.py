@@ -230,7 +230,7 @@ def _descriptor(asked: Asked, number: int, title: str) -> Item:
         labels = dataset.labels
         if labels.text.ndim > 1 or (dataset.test.text.ndim > 1 and dataset.questions is None):
             tokens = dataset.texts[number][: dataset.text_lengths[number]]
-            title = dataset.tokenizer.backend.decode(tokens.tolist())
+            title = dataset.tokenizer.backend.decode(tokens.tolist()).replace(" ##", "")
         elif dataset.test.text.ndim > 1:  # of an outfit, each text is that of a label
             title = labels.titles[int((labels.text == number).argmax())]
         return Item("", printable(title), ())

@@ -109,7 +109,8 @@ def test_merges_by_chance_are_off_and_a_line_tells_so(tmp_path, caplog):
     np.testing.assert_array_equal(ids, np.tile(ids[:1], (20, 1)))
 
 
-def test_titles_of_the_catalogue_are_tried(tmp_path):
+def test_titles_of_the_catalogue_are_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_trial, "_MEMORY", 2**29)
     words = {"type": "Replace", "pattern": {"String": "garment 7"}, "content": "q" * 10**6}
     sequence = [words, {"type": "Replace", "pattern": {"String": "q"}, "content": "a" * 10**4}]
     path = tokenizer_json(tmp_path, normalizer={"type": "Sequence", "normalizers": sequence})

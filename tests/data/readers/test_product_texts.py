@@ -4,6 +4,8 @@ import csv
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import minute
 import numpy as np
@@ -17,6 +19,7 @@ from mufin_jax.data.readers import load_catalogue
 from mufin_jax.data.readers.fields import Columns
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.report import vector_panels
 from mufin_jax.runtime.errors import InputError
 
 CONFIG = PrepareConfig(
@@ -141,6 +144,16 @@ def test_the_report_counts_items_with_several_texts(prepared):
     assert fact["number"] == sum(len(wanted()[uid]) > 1 for uid in items)
     assert fact["of"] == len(items) and fact["first"] == "at most 3 texts"
     assert not [row for row in report["summary"] if row["what"].startswith("unread field about")]
+
+
+def test_the_report_shows_each_text_of_an_item(prepared):
+    loader = SimpleNamespace(num_texts=prepared.num_texts)
+    asked: Any = SimpleNamespace(dataset=prepared, predictor=SimpleNamespace(loader=loader))
+    for side in (prepared.test, prepared.labels):
+        for i, uid in enumerate(side.ids):
+            rows = [int(row) for row in side.text[i] if row >= 0]
+            shown = [vector_panels._descriptor(asked, row, "another title").title for row in rows]
+            assert shown == wanted()[uid]
 
 
 def test_ready_vectors_of_texts_with_several_texts_are_an_error(prepared, tmp_path):
