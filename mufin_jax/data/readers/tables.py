@@ -1,5 +1,6 @@
 """Products as tables: CSV and TSV with a header, and Parquet. Rows are read piece by piece."""
 
+import contextlib
 import csv
 import itertools
 import math
@@ -37,9 +38,10 @@ def csv_rows(path: Path, columns: Columns) -> Iterator[tuple[int, Any]]:
     reader = csv.reader(
         itertools.chain([first], (line + "\n" for _, line in numbered)), delimiter=separator
     )
-    header = _header(path, next(reader, []), columns)
-    row, lists = reader.line_num, _lists(header, columns)
+    row = 0
     try:
+        header = _header(path, next(reader, []), columns)
+        row, lists = reader.line_num, _lists(header, columns)
         for values in reader:
             number, row = row + skipped, reader.line_num
             if not values:
@@ -132,8 +134,9 @@ def split_cell(text: str, separator: str | None, usual: str) -> list[str]:
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):
         quote = "'" if "'" in text and '"' not in text else '"'
-        values = next(csv.reader([text[1:-1]], quotechar=quote, skipinitialspace=True), [])
-        return [value.strip() for value in values]
+        inner = csv.reader([text[1:-1]], quotechar=quote, skipinitialspace=True)
+        with contextlib.suppress(csv.Error):  # it is no such list
+            return [value.strip() for value in next(inner, [])]
     if separator is None:
         separator = next((mark for mark in usual if mark in text), None)
     return [value.strip() for value in text.split(separator)] if separator else [text]

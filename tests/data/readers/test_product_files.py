@@ -337,3 +337,28 @@ def test_reading_a_table_imports_neither_pandas_nor_pyarrow(tmp_path):
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "ASIN,title\rB1,lamp\rB2,chair\r",
+            r"products\.csv:1: new-line character seen in un",
+        ),
+        ("ASIN,title," + "x" * 200_000 + "\nB1,lamp,1\n", r"products\.csv:1: field larger than"),
+        ('ASIN,title\nB1,"lamp\n' + "x" * 200_000, r"products\.csv:2: field larger than"),
+    ],
+)
+def test_a_table_that_is_no_csv_is_one_line(content, message, tmp_path):
+    (tmp_path / "products.csv").write_text(content, newline="")
+    with pytest.raises(InputError, match=message) as error:
+        load_catalogue(tmp_path, Tally(0.05), 15, 10**7)
+    assert "\n" not in str(error.value)
+
+
+def test_a_cell_in_brackets_that_is_no_list_is_cut_as_any_other():
+    assert split_cell("['a', 'b']", None, "|") == ["a", "b"]
+    assert split_cell("[a\rb|c]", None, "|") == ["[a\rb", "c]"]
+    long = "[" + "x" * 200_000 + "]"
+    assert split_cell(long, None, "|") == [long]
