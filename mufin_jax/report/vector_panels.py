@@ -62,8 +62,9 @@ def heat_maps(asked: Asked, truth: Path | None) -> Panel:
         tables["figure5_scenes"] = counted + control
         best = shown_map(found)
     test, labels = asked.dataset.test, asked.dataset.labels
-    rows = [_descriptor(asked, int(n), test.titles[best.point]) for n in best.rows]
-    columns = [_descriptor(asked, int(n), labels.titles[best.label]) for n in best.columns]
+    dataset, texts = asked.dataset, asked.predictor.loader.num_texts
+    rows = [_descriptor(dataset, texts, int(n), test.titles[best.point]) for n in best.rows]
+    columns = [_descriptor(dataset, texts, int(n), labels.titles[best.label]) for n in best.columns]
     tables["figure5_heat_map"] = [
         {"point": test.ids[best.point], "point's descriptor": i, "label": labels.ids[best.label],
          "label's descriptor": j, "attention": float(weight),
@@ -223,9 +224,15 @@ def _fits(one: HeatMap) -> bool:
     return max(one.weights.shape) <= MOST_CELLS
 
 
-def _descriptor(asked: Asked, number: int, title: str) -> Item:
-    """Return a descriptor as an item to show: a picture, or a text (of several, that one)."""
-    dataset, texts = asked.dataset, asked.predictor.loader.num_texts
+def _descriptor(dataset: Dataset, texts: int, number: int, title: str) -> Item:
+    """Return a descriptor as an item to show: a picture, or a text (of several, that one).
+
+    Args:
+        dataset: the prepared folder.
+        texts: the number of descriptors that are texts; they come first.
+        number: the descriptor's.
+        title: of its item.
+    """
     if number < texts:
         labels = dataset.labels
         if labels.text.ndim > 1 or (dataset.test.text.ndim > 1 and dataset.questions is None):

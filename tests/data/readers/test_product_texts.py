@@ -4,8 +4,6 @@ import csv
 import importlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import minute
 import numpy as np
@@ -147,12 +145,13 @@ def test_the_report_counts_items_with_several_texts(prepared):
 
 
 def test_the_report_shows_each_text_of_an_item(prepared):
-    loader = SimpleNamespace(num_texts=prepared.num_texts)
-    asked: Any = SimpleNamespace(dataset=prepared, predictor=SimpleNamespace(loader=loader))
     for side in (prepared.test, prepared.labels):
         for i, uid in enumerate(side.ids):
             rows = [int(row) for row in side.text[i] if row >= 0]
-            shown = [vector_panels._descriptor(asked, row, "another title").title for row in rows]
+            shown = [
+                vector_panels._descriptor(prepared, prepared.num_texts, row, "another title").title
+                for row in rows
+            ]
             assert shown == wanted()[uid]
 
 
