@@ -30,6 +30,7 @@ from mufin_jax.runtime.exit import main_guard
 from mufin_jax.runtime.logs import progress, set_up_logging
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import replacing
+from mufin_jax.runtime.storage.paths import settle_paths
 
 ENDINGS = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"))
 """Of the files that count as pictures, in small or capital letters."""
@@ -46,6 +47,10 @@ class ImgBinConfig:
     """The pictures: PICTURES/UID/0.jpg, PICTURES/UID/1.png and so on, or PICTURES/UID.jpg."""
     max_bytes: int = MAX_BYTES
     """Larger files are left out."""
+
+    def __post_init__(self) -> None:
+        """Take paths as text, and ~ as the home folder."""
+        settle_paths(self, fields=["data", "pictures"])
 
 
 def write_img_bin(config: ImgBinConfig) -> dict[str, int]:
