@@ -175,7 +175,7 @@ def test_a_batch_has_each_items_vector_once(dataset, teacher, over):
 def trained(dataset, mesh, *teachers, steps=40):
     """Steps by plain gradient descent on one batch, for each teacher; the metrics of all steps."""
     graphdef, train, frozen = split(new_model(dataset, mesh), CONFIG.optimizer, cross=False)
-    optimizer, found = optax.sgd(0.01), []
+    optimizer, found = optax.sgd(0.003), []
     step = make_step(CONFIG, graphdef, optimizer)
     for teacher in teachers:
         make = Batches(CONFIG, dataset, Loader(dataset, "both", devices=mesh.size), 0, teacher)
@@ -197,7 +197,8 @@ def test_a_step_learns_from_the_teacher_on_one_device_and_on_eight(
     (eight,) = trained(dataset, mesh, teacher, steps=2)
     for a, b in zip(eight, one[:2], strict=True):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
-    assert one[-1]["teacher"] < 0.97 * one[0]["teacher"]
+    learned = [values["teacher"] for values in one[::10]]
+    assert learned == sorted(learned, reverse=True) and learned[-1] < learned[0] - 0.02
     assert {values["teacher"] for values in alone} == {0}
     # The rest of the loss is that of a student who knows nothing of the teacher.
     assert one[0]["loss"] - one[0]["teacher"] == pytest.approx(alone[0]["loss"], abs=1e-5)
