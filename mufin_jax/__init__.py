@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mufin_jax.evaluation.test_set import evaluate
     from mufin_jax.pipeline.experiment import Experiment
     from mufin_jax.pipeline.run import run
-    from mufin_jax.prediction.predictor import Prediction, Predictor
+    from mufin_jax.prediction.answers import Prediction
+    from mufin_jax.prediction.predictor import Predictor
 
 __version__ = "0.1.0"
 __all__ = ["Dataset", "Experiment", "Prediction", "Predictor", "evaluate", "run"]
@@ -31,6 +32,7 @@ __getattr__, __dir__ = lazy_face(
         "evaluation.test_set": ["evaluate"],
         "pipeline.experiment": ["Experiment"],
         "pipeline.run": ["run"],
-        "prediction.predictor": ["Prediction", "Predictor"],
+        "prediction.answers": ["Prediction"],
+        "prediction.predictor": ["Predictor"],
     },
 )

@@ -1,5 +1,7 @@
 """Which label a datapoint is itself: in product-to-product data, most products are both."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, Int64
 from scipy.sparse import csr_matrix
@@ -44,12 +46,15 @@ class LabelFinder:
 
     def find(self, uid: str) -> int:
         """Return the label with this id, the last of several, or -1."""
+        return next(self.all_of(uid), -1)
+
+    def all_of(self, uid: str) -> Iterator[int]:
+        """Yield the labels with this id, the last one first."""
         place = int(np.searchsorted(self._hashes, hash(uid), "right"))
         while place and self._hashes[place - 1] == hash(uid):
             place -= 1
             if self._ids[label := int(self._labels[place])] == uid:
-                return label
-        return -1
+                yield label
 
 
 def warm_points(own: Int64[np.ndarray, " n"], pairs: csr_matrix) -> Bool[np.ndarray, " n"]:

@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation.agreement import check_agreement, same_data
 from mufin_jax.evaluation.rankings import evaluate_ranking, spare_places
+from mufin_jax.model.saved import new_loader
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
@@ -24,7 +26,7 @@ def evaluate(
 
     Args:
         predictor: a trained model with its label side.
-        dataset: a prepared folder with the same labels.
+        dataset: a prepared folder with the same labels and the same tokenizer.
         lists: shortlists to score instead of the predictor's own.
 
     Returns:
@@ -32,7 +34,7 @@ def evaluate(
         them.
 
     Raises:
-        InputError: if there are no test points.
+        InputError: if there are no test points, or the data are of another catalogue.
     """
     ranking, _ = rank_test(predictor, dataset, lists)
     return measure(ranking, dataset)
@@ -54,15 +56,19 @@ def rank_test(
 
     Args:
         predictor: a trained model with its label side.
-        dataset: a prepared folder with the same labels.
+        dataset: a prepared folder with the same labels and the same tokenizer.
         lists: shortlists to score instead of the predictor's own.
 
     Raises:
-        InputError: if there are no test points.
+        InputError: if there are no test points, or the data are of another catalogue.
     """
+    check_agreement(predictor, dataset, lists)
     if not len(dataset.test):
         raise InputError(f"{dataset.path}: found no test points; expected at least one to rank")
-    ranked = predictor.rank_side(dataset.test, spare_places(dataset.test.filter), lists)
+    loader = None
+    if not same_data(predictor, dataset):  # its items are other rows of other files
+        loader = new_loader(predictor.model.config, dataset, padded=False)
+    ranked = predictor.rank_side(dataset.test, spare_places(dataset.test.filter), lists, loader)
     blocks = list(until_stopped(ranked, "evaluate"))
     labels, scores = (np.concatenate(part) for part in zip(*blocks, strict=True))
     return labels, scores

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from mufin_jax.runtime.imports import lazy_face
 
 if TYPE_CHECKING:
+    from mufin_jax.prediction.answers import Prediction
     from mufin_jax.prediction.build import build_predictor
     from mufin_jax.prediction.config import PredictConfig
     from mufin_jax.prediction.label_cache import LabelCache
-    from mufin_jax.prediction.predictor import Prediction, Predictor
+    from mufin_jax.prediction.predictor import Predictor
 
 __all__ = ["LabelCache", "PredictConfig", "Prediction", "Predictor", "build_predictor"]
 __getattr__, __dir__ = lazy_face(
@@ -21,6 +22,7 @@ __getattr__, __dir__ = lazy_face(
         "build": ["build_predictor"],
         "label_cache": ["LabelCache"],
         "config": ["PredictConfig"],
-        "predictor": ["Prediction", "Predictor"],
+        "answers": ["Prediction"],
+        "predictor": ["Predictor"],
     },
 )

@@ -78,7 +78,7 @@ class Item:
             vectors = [vector for vector in vectors if not is_missing(vector)] or None
         return cls(
             name,
-            _id(found.get("id"), name),
+            _id(found.get("id"), f"{name}: id"),
             _titles(found, name),
             [one for one in pictures_in(found.get("images"), name) if not _is_empty(one)],
             found.get("text_vector"),
@@ -116,6 +116,22 @@ def check_k(k: object, shortlist: int) -> None:
         )
 
 
+def read_ids(ids: object, name: str) -> list[str]:
+    """Return ids in a list; one id counts as one, and missing ones as absent.
+
+    Args:
+        ids: texts or whole numbers in any iterable, or one of them.
+        name: of the argument, for messages.
+
+    Raises:
+        InputError: if they are of another kind.
+    """
+    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+        ids = [ids]
+    found = [_id(None if is_missing(uid) else uid, name) for uid in ids]
+    return [uid for uid in found if uid is not None]
+
+
 def is_missing(value: object) -> bool:
     """Return whether a value stands for none: None, NaN, or what a table calls NA."""
     if value is None or type(value).__name__ in _MISSING:
@@ -134,8 +150,8 @@ def _id(value: Any, name: str) -> str | None:
     uid = clean_id(value.item() if isinstance(value, np.generic) else value)
     if uid is None:
         raise InputError(
-            f"{name}: id: found {type(value).__name__} {value!r:.80}; expected a text or a whole "
-            "number"
+            f"{name}: found {type(value).__name__} {value!r:.80}; expected an id: a text or a "
+            "whole number"
         )
     return uid
 

@@ -13,6 +13,7 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.model.heads import Embedding
 from mufin_jax.prediction.mix import Mix
 from mufin_jax.prediction.parts import WIDTH, Known, Part, Query
+from mufin_jax.retrieval.barred import Barred
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.padding import next_multiple
 
@@ -155,8 +156,10 @@ class PartRanking:
             x: unit vectors, which the indices are asked for.
             k: as for `rank`.
         """
+        own = Barred(np.zeros((len(x), 1), np.int32), np.zeros(0, np.int32))  # an item with an id
         query = Query(points, x, self.known([""] * len(x), [""] * len(x)))
         for name in self.mix.names:
+            self.parts[name].ask(dataclasses.replace(query, barred=own)).shortlist(k)
             answer = self.parts[name].ask(query)
             answer.shortlist(k)
             if name == "c":

@@ -24,6 +24,7 @@ from scipy.sparse import csr_matrix
 from mufin_jax.model.heads import Embedding, Heads
 from mufin_jax.prediction import scoring
 from mufin_jax.prediction.label_cache import LabelCache
+from mufin_jax.retrieval.barred import Barred, allowed_points
 from mufin_jax.retrieval.index import LabelIndex, shortlist_points
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.retrieval.sparse_scores import (
@@ -67,11 +68,13 @@ class Query:
         points: their embeddings on the devices; those after the first b are padding.
         x: x1 on the host; zero for a datapoint without any descriptor.
         known: their titles, and which labels they are.
+        barred: labels that no part may list for them; None bars nothing.
     """
 
     points: Embedding
     x: Float32[np.ndarray, "b d"]
     known: Known
+    barred: Barred | None = None
 
 
 @runtime_checkable  # tests check types when they run
@@ -101,15 +104,15 @@ class _Near:
     """The answer of `Nearest`."""
 
     index: LabelIndex
-    x: Float32[np.ndarray, "b d"]
+    query: Query
 
     def shortlist(self, k: int) -> Shortlist:
-        return shortlist_points(self.index, self.x, k)
+        return allowed_points(self.index, self.query.x, k, self.query.barred)
 
     def at(self, labels: Int32[np.ndarray, "b c"]) -> Float32[np.ndarray, "b c"]:
         entries = self.index.entries
         known = (labels >= 0) & entries.has_entry[labels]
-        cosines = entries.exact_similarity(self.x, np.where(known, labels, -1))
+        cosines = entries.exact_similarity(self.query.x, np.where(known, labels, -1))
         return np.where(known, cosines, 0).astype(np.float32)
 
 
@@ -125,7 +128,7 @@ class Nearest:
 
     def ask(self, query: Query) -> Answer:
         """Return what the part says of the labels."""
-        return _Near(self.index, query.x)
+        return _Near(self.index, query)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +139,7 @@ class _Classified:
     query: Query
 
     def shortlist(self, k: int) -> Shortlist:
-        return shortlist_points(self.part.index, self.query.x, k)
+        return allowed_points(self.part.index, self.query.x, k, self.query.barred)
 
     def at(self, labels: Int32[np.ndarray, "b c"]) -> Float32[np.ndarray, "b c"]:
         part, count = self.part, labels.shape[1]
@@ -171,9 +174,12 @@ class _Rows:
     """The answer of a part that knows few labels of a datapoint."""
 
     scores: csr_matrix
+    barred: Barred | None
 
     def shortlist(self, k: int) -> Shortlist:
-        return best_labels(self.scores, k)
+        if self.barred is None:
+            return best_labels(self.scores, k)
+        return self.barred.cut(best_labels(self.scores, k + int(self.barred.spare.max())), k)
 
     def at(self, labels: Int32[np.ndarray, "b c"]) -> Float32[np.ndarray, "b c"]:
         return scores_at(self.scores, labels)
@@ -201,7 +207,7 @@ class Vote:
         """Return what the part says of the labels."""
         nearest = shortlist_points(self.index, query.x, self.neighbours)
         votes = softmax_rows(nearest, self.temperature, len(self.pairs.indptr) - 1)
-        return _Rows(product(votes, self.pairs))
+        return _Rows(product(votes, self.pairs), query.barred)
 
 
 def _walked(walk: Walk, rows: csr_matrix) -> csr_matrix:
@@ -217,7 +223,8 @@ class KnownWalk:
 
     def ask(self, query: Query) -> Answer:
         """Return what the part says of the labels."""
-        return _Rows(_walked(self.walk, one_hot(query.known.own, self.walk.num_labels)))
+        rows = one_hot(query.known.own, self.walk.num_labels)
+        return _Rows(_walked(self.walk, rows), query.barred)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +247,7 @@ class SoftWalk:
         """Return what the part says of the labels."""
         nearest = shortlist_points(self.index, query.x, self.stand_ins)
         rows = softmax_rows(nearest, self.temperature, self.walk.num_labels)
-        return _Rows(_walked(self.walk, rows))
+        return _Rows(_walked(self.walk, rows), query.barred)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,7 +258,7 @@ class Titles:
 
     def ask(self, query: Query) -> Answer:
         """Return what the part says of the labels."""
-        return _Rows(self.words.scores(query.known.titles))
+        return _Rows(self.words.scores(query.known.titles), query.barred)
 
 
 class TitleVote:
@@ -274,4 +281,5 @@ class TitleVote:
         """Return what the part says of the labels."""
         similar = product(self.words.rows(query.known.titles), self._by_word)
         nearest = best_labels(similar, self.neighbours)
-        return _Rows(product(share_rows(nearest, len(self.pairs.indptr) - 1), self.pairs))
+        votes = share_rows(nearest, len(self.pairs.indptr) - 1)
+        return _Rows(product(votes, self.pairs), query.barred)

@@ -9,9 +9,9 @@ A warm server compiles nothing: queries are padded to few shapes (`shapes.py`), 
 `Predictor.warm_up` compiles (`warming.py`).
 """
 
-import dataclasses
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +21,24 @@ from jaxtyping import Float, Int
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, prefetch
+from mufin_jax.data.own_labels import LabelFinder
 from mufin_jax.model.embed_side import embed
 from mufin_jax.model.heads import Embedding
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model, new_loader
 from mufin_jax.prediction import scoring, shapes
+from mufin_jax.prediction.answers import Prediction, named
 from mufin_jax.prediction.config import PredictConfig, measured_with
 from mufin_jax.prediction.encoding import BlockEncoder
-from mufin_jax.prediction.items import Items, check_k, read_query
+from mufin_jax.prediction.items import Items, check_k, read_ids, read_query
 from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.prediction.part_files import load_ranking
 from mufin_jax.prediction.part_ranking import PartRanking
 from mufin_jax.prediction.parts import Known, Query
-from mufin_jax.prediction.queries import names_of, read_items
+from mufin_jax.prediction.queries import barred_labels, names_of, read_items
 from mufin_jax.prediction.warming import warm_up
-from mufin_jax.retrieval.index import LabelIndex, shortlist_points
+from mufin_jax.retrieval.barred import Barred, allowed_points
+from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put, replicated
@@ -46,16 +49,6 @@ from mufin_jax.runtime.storage.paths import Given, user_path
 
 BLOCK = 256
 """Datapoints that are embedded together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """One label predicted for one item."""
-
-    label: int
-    id: str
-    title: str
-    score: float
 
 
 class Predictor:
@@ -151,8 +144,10 @@ class Predictor:
             found.ranking = load_ranking(selected, whole, heads, found.cache, every_part)
         return found
 
-    def predict(self, items: Items, k: int = 5) -> list[list[Prediction]]:
-        """Rank labels for items the model has not seen.
+    def predict(
+        self, items: Items, k: int = 5, *, exclude: Iterable[object] = ()
+    ) -> list[list[Prediction]]:
+        """Rank labels for items; an item with an "id" never gets the label that it is itself.
 
         Args:
             items: dicts with a "title", or "titles" of several (an outfit's, say), and "images":
@@ -160,26 +155,33 @@ class Predictor:
                 uint8 pixels. Either kind may be missing: None, NaN and NA count as absent. A table
                 of pandas, polars or pyarrow with such columns serves as well.
             k: labels to return for each item; at most the length of the shortlist.
+            exclude: ids of labels that no item gets; those that are no label's change nothing.
 
         Returns:
             for each item its labels, best first; fewer than k where there are no more.
 
         Raises:
-            InputError: if `items` or `k` is not of this form, an item has nothing that the model
-                sees, or a picture cannot be read.
+            InputError: if `items`, `k` or `exclude` is not of this form, an item has nothing that
+                the model sees, or a picture cannot be read.
         """
         check_k(k, self.config.shortlist)
-        query, results = read_query(items), []
+        query, excluded, results = read_query(items), read_ids(exclude, "exclude"), []
         for rows in cut(len(query), BLOCK):
             block = query[rows]
             pool, bags = read_items(block, self.dataset, self.loader.descriptors)
             known = self.ranking and self.ranking.known(*names_of(block))
-            labels, scores = self.rank(pool, bags, len(block), known=known)
-            results += [self._name(*row, k) for row in zip(labels, scores, strict=True)]
+            barred = barred_labels(block, excluded, lambda: self.finder)
+            labels, scores = self.rank(pool, bags, len(block), known=known, barred=barred)
+            side, ranked = self.dataset.labels, zip(labels, scores, strict=True)
+            results += [named(side, *row, k) for row in ranked]
         return results
 
     def rank_side(
-        self, side: Side, extra: int = 0, lists: Shortlist | None = None
+        self,
+        side: Side,
+        extra: int = 0,
+        lists: Shortlist | None = None,
+        loader: Loader | None = None,
     ) -> Iterator[tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]]:
         """Yield labels and scores of a side's items, block after block, best first.
 
@@ -187,8 +189,9 @@ class Predictor:
             side: the items.
             extra: labels to retrieve beyond the shortlist, as an overlap filter can remove some.
             lists: shortlists to use instead of this predictor's own.
+            loader: instead of this predictor's own, for a side of another folder.
         """
-        for rows, pool, bags in self.read(side):
+        for rows, pool, bags in self.read(side, loader=loader):
             given = None
             if lists is not None:
                 given = Shortlist(lists.labels[rows], lists.similarities[rows])
@@ -227,19 +230,21 @@ class Predictor:
         extra: int = 0,
         lists: Shortlist | None = None,
         known: Known | None = None,
+        barred: Barred | None = None,
     ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
         """Return the labels of the first `count` bags and their scores, best first.
 
         Shortlists that are given are scored by the paper's mix. Parts also use what is `known` of
-        the datapoints; without it, they have no title and are cold.
+        the datapoints; without it, they have no title and are cold. No other list has labels that
+        are `barred`.
         """
         points = self.embed(pool, bags)
         if lists is None:
             x, k = fetch(points.vector)[:count], self.config.shortlist + extra
             if self.ranking is not None:
                 known = known or Known([""] * count, np.full(count, -1))
-                return self.ranking.rank(Query(points, x, known), k)
-            lists = shortlist_points(self.index, x, k)
+                return self.ranking.rank(Query(points, x, known, barred), k)
+            lists = allowed_points(self.index, x, k, barred)
         labels, scores = self.score(points, lists)
         return labels[:count], scores[:count]
 
@@ -280,10 +285,7 @@ class Predictor:
         """
         warm_up(self, points, images, extra, titles)
 
-    def _name(self, labels: np.ndarray, scores: np.ndarray, k: int) -> list[Prediction]:
-        side = self.dataset.labels
-        return [
-            Prediction(int(label), side.ids[int(label)], side.titles[int(label)], float(score))
-            for label, score in zip(labels[:k], scores[:k], strict=True)
-            if label >= 0
-        ]
+    @functools.cached_property
+    def finder(self) -> LabelFinder:
+        """Finds labels by their ids; made when the first id is asked for, or before."""
+        return LabelFinder(self.dataset.labels.ids, np.arange(self.dataset.num_labels))

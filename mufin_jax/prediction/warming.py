@@ -6,6 +6,7 @@ import numpy as np
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.prediction import shapes
+from mufin_jax.retrieval.barred import FEWEST_SPARE
 from mufin_jax.retrieval.index import shortlist_points
 from mufin_jax.runtime import machine
 
@@ -30,7 +31,8 @@ def warm_up(predictor: "Predictor", points: int, images: int, extra: int, titles
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     k = predictor.config.shortlist + extra
     for power in range((points - 1).bit_length() + 1):
-        predictor.index.warm_up(x[: 1 << power], k)
+        for spare in (0, FEWEST_SPARE):  # the latter for items that have an id
+            predictor.index.warm_up(x[: 1 << power], k + min(spare, predictor.dataset.num_labels))
     for size in shapes.up_to(points, shapes.points):
         lists = shortlist_points(predictor.index, x[:size], k)
         for slots in shapes.up_to(titles + images, shapes.slots):
@@ -40,4 +42,5 @@ def warm_up(predictor: "Predictor", points: int, images: int, extra: int, titles
             if predictor.ranking:
                 embedded = predictor.embed(Pool(None, None), bags)
                 predictor.ranking.warm_up(embedded, x[:size], k)
+    _ = predictor.finder
     machine.give_back_memory()

@@ -16,11 +16,11 @@ from mufin_jax.runtime.errors import InputError
 class Ranks(Predictor):
     """A predictor without a model, which records how it ranks a side."""
 
-    def __init__(self):
-        self.extras = []
+    def __init__(self, dataset):
+        self.extras, self.dataset = [], dataset
         self.ranking = None
 
-    def rank_side(self, side, extra=0, lists=None):
+    def rank_side(self, side, extra=0, lists=None, loader=None):
         self.extras.append(extra)
         labels = np.tile(np.arange(5, dtype=np.int32), (len(side), 1))
         if len(side):
@@ -28,7 +28,7 @@ class Ranks(Predictor):
 
 
 def test_evaluating_ranks_every_test_point_once(dataset):
-    predictor = Ranks()
+    predictor = Ranks(dataset)
     assert "P@1" in evaluate(predictor, dataset)
     assert len(predictor.extras) == 1
 
@@ -37,7 +37,7 @@ def test_lists_are_longer_by_the_labels_that_the_filter_can_remove(dataset):
     shape = (len(dataset.test), dataset.num_labels)
     three = sparse.csr_matrix(np.arange(shape[1]) < 3, dtype=np.float32, shape=(1, shape[1]))
     test = dataclasses.replace(dataset.test, filter=sparse.vstack([three] * shape[0], "csr"))
-    predictor = Ranks()
+    predictor = Ranks(dataset)
     rank_test(predictor, dataclasses.replace(dataset, test=test))
     time_blocks(predictor, dataclasses.replace(dataset, test=test))
     assert predictor.extras == [3, 3]
@@ -45,7 +45,7 @@ def test_lists_are_longer_by_the_labels_that_the_filter_can_remove(dataset):
 
 def test_blocks_are_timed_when_all_is_compiled(dataset):
     """The pass that gives all rows of parts ranks more candidates, which compiles other shapes."""
-    predictor = Ranks()
+    predictor = Ranks(dataset)
     predictor.ranking = SimpleNamespace()
     time_blocks(predictor, dataset)
     assert predictor.extras == [0, 0]
@@ -53,7 +53,7 @@ def test_blocks_are_timed_when_all_is_compiled(dataset):
 
 def test_single_points_are_timed_with_what_parts_know_of_them(dataset):
     """A warm point costs a walk, a title its words: without them, the time would be too short."""
-    predictor, asked = Ranks(), []
+    predictor, asked = Ranks(dataset), []
     predictor.ranking = SimpleNamespace(known_of=lambda side, rows: (side.name, *rows))
     predictor.batch = lambda side, rows: (None, None)
     predictor.rank = lambda pool, bags, count, known=None: asked.append(known)
@@ -69,4 +69,4 @@ def test_a_data_set_without_test_points_is_rejected(dataset):
         image_rows=test.image_rows[:0], relevance=pairs, filter=pairs,
     )  # fmt: skip
     with pytest.raises(InputError, match="found no test points; expected at least one"):
-        evaluate(Ranks(), dataclasses.replace(dataset, test=empty))
+        evaluate(Ranks(dataset), dataclasses.replace(dataset, test=empty))

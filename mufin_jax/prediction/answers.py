@@ -1,0 +1,36 @@
+"""What `predict` returns: labels with their ids, titles and scores."""
+
+import dataclasses
+
+from jaxtyping import Float, Int
+from numpy import ndarray
+
+from mufin_jax.data.dataset import Side
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One label predicted for one item."""
+
+    label: int
+    id: str
+    title: str
+    score: float
+
+
+def named(
+    side: Side, labels: Int[ndarray, " c"], scores: Float[ndarray, " c"], k: int
+) -> list[Prediction]:
+    """Return the first k labels of a ranking as predictions; -1 is left out.
+
+    Args:
+        side: the labels.
+        labels: of one item, best first.
+        scores: of these labels.
+        k: how many there are at most.
+    """
+    return [
+        Prediction(int(label), side.ids[int(label)], side.titles[int(label)], float(score))
+        for label, score in zip(labels[:k], scores[:k], strict=True)
+        if label >= 0
+    ]

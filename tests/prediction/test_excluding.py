@@ -1,0 +1,168 @@
+"""Labels that an item must not get: itself, and what the caller excludes. Lists stay as long."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from small import SIZES, new_model
+from test_predictor import K, build
+
+from mufin_jax.data.own_labels import LabelFinder
+from mufin_jax.data.strings import Strings
+from mufin_jax.prediction.config import PredictConfig
+from mufin_jax.prediction.items import read_ids
+from mufin_jax.prediction.mix import Mix, Weights
+from mufin_jax.prediction.part_files import (
+    PartConfig,
+    TrainingPairs,
+    build_parts,
+    load_ranking,
+    save_ranking,
+)
+from mufin_jax.prediction.parts import PARTS
+from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.retrieval.barred import Barred, allowed_points
+from mufin_jax.retrieval.config import IndexConfig
+from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.runtime.errors import InputError
+
+L = SIZES["label"]
+ITEM = {"title": "red lamp"}
+
+
+def unit(count, width):
+    vectors = np.random.default_rng(count).normal(size=(count, width)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("excluding")
+
+
+@pytest.fixture(scope="module")
+def predictor(folder, dataset, one_device):
+    return build(folder, new_model(dataset, one_device), None, dataset)
+
+
+@pytest.fixture(scope="module")
+def with_parts(folder, predictor, dataset):
+    """The same with all parts but the walk of warm points, which lists few labels."""
+    model, pairs = predictor.model, TrainingPairs.read(dataset)
+    x, z, w = (unit(count, 6) for count in (SIZES["train"], L, L))
+    build_parts(
+        folder / "select", PARTS, dataset, pairs, model.heads(), x, z, w,
+        IndexConfig(backend="exact"),
+    )  # fmt: skip
+    weights = Weights({"z": 1.0, "mu": 0.4, "c": 0.5, "v": 0.3, "g": 0.2, "sg": 0.2, "t": 0.2})
+    save_ranking(folder / "select", PARTS, PartConfig(), {"all": Mix(weights, weights)})
+    ranking = load_ranking(folder / "select", dataset, model.heads(), predictor.cache)
+    one = predictor
+    return Predictor(one.model, one.index, one.cache, dataset, one.config, ranking)
+
+
+@pytest.fixture(params=["mix", "parts"])
+def either(request, predictor, with_parts):
+    return predictor if request.param == "mix" else with_parts
+
+
+def labels(answers):
+    return [[one.label for one in answer] for answer in answers]
+
+
+def test_an_item_with_the_id_of_a_label_does_not_get_that_label(either):
+    (plain,) = labels(either.predict([ITEM], K))
+    for label in plain[:3]:
+        (found,) = labels(either.predict([ITEM | {"id": f"label{label}"}], K))
+        assert label not in found and len(found) == K
+
+
+def test_an_item_with_another_id_gets_what_it_gets_without_one(either):
+    assert either.predict([ITEM | {"id": "test3"}], K) == either.predict([ITEM], K)
+
+
+@pytest.mark.parametrize("most", [1, 5, K])
+def test_lists_are_as_long_as_there_are_labels_left(either, most):
+    rng = np.random.default_rng(0)
+    for count in range(L + 1):
+        excluded = rng.permutation(L)[:count].tolist()
+        ids = [f"label{label}" for label in excluded]
+        (found,) = labels(either.predict([ITEM], most, exclude=ids))
+        assert len(found) == min(most, L - count) and not set(found) & set(excluded)
+
+
+def test_labels_that_remain_have_the_scores_and_the_order_of_a_longer_list(predictor):
+    whole = Predictor(
+        predictor.model, predictor.index, predictor.cache, predictor.dataset,
+        PredictConfig(shortlist=L),
+    )  # fmt: skip
+    (everything,) = whole.predict([ITEM], L)
+    excluded = [one.id for one in everything[:3]]
+    (found,) = predictor.predict([ITEM], K, exclude=excluded)
+    scores = {one.label: one.score for one in everything}
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    for one in found:
+        assert one.score == pytest.approx(scores[one.label], abs=1e-5)
+
+
+def test_an_answer_does_not_depend_on_what_is_barred_for_the_other_items(either):
+    items = [ITEM, ITEM | {"id": "label1"}, ITEM | {"id": "label2"}, {"title": "blue chair"}]
+    together = either.predict(items, K, exclude=["label4"])
+    for item, answer in zip(items, together, strict=True):
+        (alone,) = either.predict([item], K, exclude=["label4"])
+        assert [one.label for one in alone] == [one.label for one in answer]
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["label5", ["label5"], (" label5 ", None, np.nan), iter(["label5"]), ["no", "label5"]],
+)
+def test_excluded_ids_may_come_in_any_iterable_and_one_counts_as_one(predictor, given):
+    wanted = predictor.predict([ITEM], K, exclude=["label5"])
+    assert 5 not in labels(wanted)[0]
+    assert predictor.predict([ITEM], K, exclude=given) == wanted
+
+
+@pytest.mark.parametrize("given", [{"id": "label5"}, [["label5"]], [5.5], b"label5"])
+def test_what_is_no_id_is_rejected(predictor, given):
+    with pytest.raises(InputError, match=r"^exclude: found .*; expected an id: a text or a whole"):
+        read_ids(given, "exclude")
+
+
+def test_all_labels_with_an_id_are_found():
+    finder = LabelFinder(Strings.pack(["a", "b", "a", "c", "a"]), np.arange(5))
+    assert [*finder.all_of("a")] == [4, 2, 0] and [*finder.all_of("no")] == []
+
+
+def test_what_is_barred_is_cut_out_and_labels_after_it_move_up():
+    barred = Barred(np.array([[3, -1], [-1, -1], [1, 2]], np.int32), np.array([7], np.int32))
+    lists = Shortlist(
+        np.tile(np.array([7, 3, 1, 2, -1], np.int32), (3, 1)),
+        np.tile(np.array([0.9, 0.8, 0.7, 0.6, -np.inf], np.float32), (3, 1)),
+    )
+    found = barred.cut(lists, 3)
+    np.testing.assert_array_equal(found.labels, [[1, 2, -1], [3, 1, 2], [3, -1, -1]])
+    none = -np.inf
+    wanted = np.float32([[0.7, 0.6, none], [0.8, 0.7, 0.6], [0.8, none, none]])
+    np.testing.assert_array_equal(found.similarities, wanted)
+    np.testing.assert_array_equal(barred.spare, [16, 16, 16])
+    many = dataclasses.replace(barred, everywhere=np.arange(16, dtype=np.int32))
+    np.testing.assert_array_equal(many.spare, [64, 16, 64])
+
+
+def test_approximate_and_sharded_searches_fill_lists_up_too(mesh):
+    rng = np.random.default_rng(0)
+    vectors = unit(3000, 8)
+    owners, x = np.repeat(np.arange(300), 10), vectors[:4]
+    banned = np.unique(rng.integers(300, size=150)).astype(np.int32)
+    barred = Barred(np.array([[0], [1], [-1], [-1]], np.int32), banned)
+    exact = LabelIndex.build(vectors, owners, IndexConfig(backend="exact"))
+    wanted = allowed_points(exact, x, 20, barred)
+    assert (wanted.labels >= 0).all() and not np.isin(wanted.labels, banned).any()
+    for backend in ("sharded", "auto"):
+        index = LabelIndex.build(vectors, owners, IndexConfig(backend=backend), mesh=mesh)
+        found = allowed_points(index, x, 20, barred)
+        assert (found.labels >= 0).all() and not np.isin(found.labels, banned).any()
+        if backend == "sharded":
+            np.testing.assert_array_equal(found.labels, wanted.labels)
