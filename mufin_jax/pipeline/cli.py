@@ -26,6 +26,7 @@ with swift_imports():
     from mufin_jax.data.preparation.overlap import Overlap
     from mufin_jax.evaluation.summary import summary
     from mufin_jax.pipeline.experiment import ABOUT, Experiment, StageName
+    from mufin_jax.pipeline.idle_options import reject_idle_options
     from mufin_jax.pipeline.run import run
     from mufin_jax.pipeline.sources import recorded_data
     from mufin_jax.runtime import machine
@@ -120,7 +121,8 @@ def parse(
     """Turn arguments into a command.
 
     Raises:
-        InputError: for an unknown preset, flag or value; one line with the nearest name.
+        InputError: for an unknown preset, flag or value, in one line with the nearest name; and for
+            an option that does nothing without another one.
         SystemExit: after --help.
     """
     begun_with = _begun_with(arguments)
@@ -147,7 +149,9 @@ def parse(
     if command.experiment.data is None and begun_with is not None:
         experiment = dataclasses.replace(command.experiment, data=begun_with)
         command = dataclasses.replace(command, experiment=experiment)
-    return dataclasses.replace(command, experiment=_with_short_flags(command))
+    experiment = _with_short_flags(command)
+    reject_idle_options(experiment, presets[preset])
+    return dataclasses.replace(command, experiment=experiment)
 
 
 def _begun_with(arguments: list[str]) -> Path | None:
