@@ -61,7 +61,7 @@ RULES = (
     ),
     Rule(
         ("prepare.image_size", "prepare.fit", "prepare.resample", "prepare.mean", "prepare.std",
-         "prepare.image_array_gb", "prepare.max_bytes", "prepare.max_pixels"),
+         "prepare.image_array_gb", "prepare.max_bytes", "prepare.max_pixels", "prepare.missing_rows"),
         lambda e: e.prepare.image_vectors is None,
         "no --prepare.image-vectors: no picture is read",
     ),
@@ -87,6 +87,11 @@ RULES = (
         ("pretrain.temperature", "pretrain.both_ways"),
         lambda e: e.pretrain.loss == "softmax",
         "--pretrain.loss=softmax",
+    ),
+    Rule(
+        ("pretrain.teacher_weight",),
+        lambda e: e.pretrain.teacher is not None,
+        "--pretrain.teacher",
     ),
     Rule(
         ("pretrain.negatives", "pretrain.hard_negatives", "pretrain.margin"),
@@ -158,6 +163,11 @@ RULES = (
         ("select.part.stand_ins", "select.part.stand_in_temperature"),
         lambda e: "sg" in e.select.parts,
         "the part sg in --select.parts",
+    ),
+    Rule(
+        ("select.part.title_neighbours",),
+        lambda e: "tv" in e.select.parts,
+        "the part tv in --select.parts",
     ),
     Rule(("report.points", "report.vectors"), lambda e: e.report.figures, "--report.figures"),
 )  # fmt: skip
