@@ -14,6 +14,7 @@ Importing this package imports no JAX: a name is loaded when it is first used.
 from typing import TYPE_CHECKING
 
 from mufin_jax.runtime.imports import lazy_face
+from mufin_jax.runtime.surroundings import check_platform
 
 if TYPE_CHECKING:
     from mufin_jax.data.dataset import Dataset
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mufin_jax.prediction.answers import Prediction
     from mufin_jax.prediction.predictor import Predictor
 
+check_platform()
 __version__ = "0.1.0"
 __all__ = ["Dataset", "Experiment", "Prediction", "Predictor", "evaluate", "run"]
 __getattr__, __dir__ = lazy_face(

@@ -61,7 +61,8 @@ RULES = (
     ),
     Rule(
         ("prepare.image_size", "prepare.fit", "prepare.resample", "prepare.mean", "prepare.std",
-         "prepare.image_array_gb", "prepare.max_bytes", "prepare.max_pixels", "prepare.missing_rows"),
+         "prepare.image_array_gb", "prepare.max_bytes", "prepare.max_pixels",
+         "prepare.missing_rows"),
         lambda e: e.prepare.image_vectors is None,
         "no --prepare.image-vectors: no picture is read",
     ),

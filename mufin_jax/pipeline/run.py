@@ -26,6 +26,7 @@ from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.disk import disk_error
 from mufin_jax.runtime.storage.files import load_json
 from mufin_jax.runtime.storage.paths import Given, user_path
+from mufin_jax.runtime.surroundings import check_precision
 from mufin_jax.stages.select import SelectConfig
 from mufin_jax.training.teacher import check_teacher
 
@@ -58,6 +59,7 @@ def run(
     experiment = with_prepared_data(experiment)
     _check(experiment, stage, redo)
     experiment, others = experiment.resolved(), [user_path(other) for other in others]
+    check_precision()
     mesh = mesh or make_mesh()
     if ROWS % mesh.size:
         raise InputError(

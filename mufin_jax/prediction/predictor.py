@@ -46,6 +46,7 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
 from mufin_jax.runtime.storage.files import load_sealed
 from mufin_jax.runtime.storage.paths import Given, user_path
+from mufin_jax.runtime.surroundings import check_precision, check_process
 
 BLOCK = 256
 """Datapoints that are embedded together."""
@@ -81,7 +82,7 @@ class Predictor:
         # block is spread over the devices on its own.
         self.loader = new_loader(model.config, dataset, padded=False)
         self.encoder = BlockEncoder(model.encoder(), self.loader.descriptors)
-        self._heads = model.heads()
+        self._heads, self._loaded_by = model.heads(), os.getpid()
 
     @classmethod
     def load_parts(
@@ -135,6 +136,7 @@ class Predictor:
                 f"{workdir}: no trained model there; run the stages up to finetune with "
                 f"--workdir={workdir} first"
             )
+        check_precision()
         model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
         dataset = Dataset.load(workdir / "prepare", to_answer=True)
         found = cls.load_parts(folder, model, dataset, config or measured_with(workdir))
@@ -249,7 +251,14 @@ class Predictor:
         return labels[:count], scores[:count]
 
     def embed(self, pool: Pool, bags: Bags) -> Embedding:
-        """Return the embeddings of the bags, padded to one of few sizes, on the devices."""
+        """Return the embeddings of the bags, padded to one of few sizes, on the devices.
+
+        Raises:
+            InputError: in a fork of the process that loaded the predictor, and where JAX makes
+                arrays of 64 bits.
+        """
+        check_process(self._loaded_by)
+        check_precision()
         mesh = self.model.mesh
         none = np.zeros((1, self.model.dim), np.float32)
         vectors = np.concatenate([none, *self.encoder.describe(pool)])

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mufin_jax.runtime.errors import DiskError
+from mufin_jax.runtime.printing import print_everything
 from mufin_jax.runtime.storage.disk import disk_error_in
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,8 @@ class Tree:
         """
         try:
             self.searcher.serialize(str(folder), relative_path=True)
-            listed = (folder / _ASSETS).read_text()  # written last, and never checked by ScaNN
+            # Written last, and never checked by ScaNN.
+            listed = (folder / _ASSETS).read_text("utf-8", "replace")
             if missing := [name for name in _LISTED if name not in listed]:
                 raise RuntimeError(f"{folder}: ScaNN has left {missing} out of {_ASSETS}")
         except RuntimeError:
@@ -203,6 +205,7 @@ def build_apart(vectors: Path, folder: Path, threads: int, stop: Callable[[], No
 
 def _main(vectors: str, folder: str, threads: str) -> None:
     """Build and save the tree, in the other process of `build_apart`."""
+    print_everything()  # an error names the folder
 
     def end_with_parent() -> None:
         os.read(0, 1)  # until the parent closes it, or is no more

@@ -11,6 +11,7 @@ from pathlib import Path
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.liveness import say
 from mufin_jax.runtime.errors import MufinError
+from mufin_jax.runtime.printing import print_everything
 from mufin_jax.runtime.signals import signals_stop_gently
 from mufin_jax.runtime.storage.disk import disk_error, is_disk_error
 
@@ -21,6 +22,7 @@ def main_guard(main: Callable[[], object]) -> int:
     What a user can fix becomes one line on stderr; other exceptions are bugs and pass through. With
     several processes, all end when one does, with the same code; see distributed/liveness.py.
     """
+    print_everything()
     try:
         with signals_stop_gently():
             main()

@@ -4,8 +4,12 @@ import copy
 import dataclasses
 import decimal
 import io
+import os
+import signal
 import types
+import warnings
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +24,7 @@ from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.items import read_query
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.config import IndexConfig
+from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 
 LAMP = {"title": "red lamp"}
@@ -234,3 +239,36 @@ def test_pictures_have_the_limits_that_the_run_was_prepared_with(predictor, limi
     wide = Image.new("RGB", (4100, 4000))  # more than the default allows
     assert wide.width * wide.height > MAX_PIXELS
     assert limited(predictor, max_pixels=20_000_000).predict([{"images": wide}])
+
+
+def test_a_fork_of_the_process_that_loaded_a_predictor_is_one_line_and_does_not_wait(predictor):
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX and Python warn of forks, too
+        child = os.fork()
+    if not child:
+        signal.alarm(20)
+        try:
+            predictor.predict([LAMP])
+            line = "it answered"
+        except InputError as error:
+            line = str(error)
+        os.write(writing, line.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        line = pipe.read()
+    os.waitpid(child, 0)
+    assert line.startswith(f"process {child} is a fork of process {os.getpid()}, which loaded the")
+    assert "load the predictor in each process" in line
+
+
+def test_a_process_with_64_bits_is_one_line(predictor):
+    jax.config.update("jax_enable_x64", True)
+    try:
+        for compute in (lambda: predictor.predict([LAMP]), make_mesh):
+            with pytest.raises(InputError, match=r"^jax_enable_x64 is on, .* JAX_ENABLE_X64=0 or"):
+                compute()
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert predictor.predict([LAMP])

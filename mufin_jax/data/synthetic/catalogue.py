@@ -31,6 +31,7 @@ from mufin_jax.data.synthetic import titles as titles_module
 from mufin_jax.data.synthetic.catalogue_pictures import write_images, write_vectors
 from mufin_jax.data.synthetic.catalogue_world import LABELS_PER_THEME, World, make_world
 from mufin_jax.runtime.errors import InputError, MufinError
+from mufin_jax.runtime.printing import print_everything
 from mufin_jax.runtime.storage.disk import disk_errors, filling
 from mufin_jax.runtime.storage.files import discard
 
@@ -230,6 +231,7 @@ def main() -> None:
         """
         write_miniature(config, out)
 
+    print_everything()
     try:
         tyro.cli(write, prog="python -m mufin_jax.data.synthetic.catalogue")
     except MufinError as error:

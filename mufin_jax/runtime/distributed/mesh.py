@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from mufin_jax.runtime.distributed.padding import next_multiple
+from mufin_jax.runtime.surroundings import check_precision
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,7 +35,11 @@ def make_mesh(devices: list[Any] | None = None) -> Mesh:
 
     The axis is Auto: under Explicit axes, jax's own default since 0.10, `nnx.Embed` on a sharded
     batch and gathers from a sharded table raise ShardingTypeError.
+
+    Raises:
+        InputError: if JAX makes arrays of 64 bits.
     """
+    check_precision()
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
