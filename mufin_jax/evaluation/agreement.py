@@ -3,12 +3,14 @@
 Labels are numbers, and so are tokens: with those of another catalogue, all scores would be noise.
 """
 
+import json
 from typing import Any
 
 import numpy as np
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.strings import Strings
+from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
@@ -86,10 +88,15 @@ def _facts(own: Dataset, other: Dataset, texts: bool) -> list[tuple[str, Any, An
         found += [
             ("number of tokens of a title", own.texts.shape[1], other.texts.shape[1]),
             ("size of the vocabulary", mine.vocab_size, its.vocab_size),
-            ("tokenizer", mine.backend.to_str(), its.backend.to_str()),
+            ("tokenizer", _pipeline(mine), _pipeline(its)),
             ("prompt", mine.prompt, its.prompt),
         ]
     return found
+
+
+def _pipeline(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return what a tokenizer does, without the length that its last use has left."""
+    return json.loads(tokenizer.backend.to_str()) | {"truncation": None, "padding": None}
 
 
 def _width(vectors: np.ndarray | None) -> int | None:
