@@ -118,11 +118,11 @@ def options(config: type, prefix: str = "") -> Iterator[str]:
 
 @functools.cache  # pages name the same options
 def accepted(option: str) -> bool:
-    """Return whether the command takes an option with its value."""
+    """Return whether the command takes an option with its value, next to others that it needs."""
     try:
         parse(PRESETS, [option], RecipeAblations)
-    except InputError:
-        return False
+    except InputError as error:
+        return "does nothing here: it needs" in str(error)
     return True
 
 
