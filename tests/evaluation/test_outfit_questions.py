@@ -19,7 +19,6 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.evaluation import metrics, outfits
-from mufin_jax.evaluation.rankings import drop
 from mufin_jax.evaluation.summary import summary
 from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline.cli import main, parse
@@ -29,7 +28,6 @@ from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report import style, vector_panels
 from mufin_jax.report.cross_attention import ask
-from mufin_jax.report.sample import Asked
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import load_json
@@ -303,11 +301,10 @@ def test_the_report_shows_the_questions(workdir, mesh, tmp_path, monkeypatch):
 
 def test_each_text_of_an_outfit_is_shown_as_the_title_of_its_item(predictor):
     dataset = predictor.dataset
-    scored = drop(dataset.questions.answers, dataset.test.pairs, None)
-    asked = Asked(dataset, predictor, scored, points=1, vectors=5, seed=0)
     (numbers,), (real,) = predictor.loader.slots(dataset.test, np.array([2]))
     texts = [n for n in numbers[real].tolist() if n < predictor.loader.num_texts]
-    shown = [vector_panels._descriptor(asked, n, "all of them").title for n in texts]
+    count = predictor.loader.num_texts
+    shown = [vector_panels._descriptor(dataset, count, n, "all of them").title for n in texts]
     assert len(shown) > 1 and " | ".join(shown) == dataset.test.titles[2]
 
 

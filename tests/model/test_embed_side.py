@@ -100,6 +100,13 @@ def test_large_pictures_are_described_in_smaller_blocks(dataset, one_device, mon
     assert pictures_a_call(model, loader, 7) == 3
 
 
+def test_ready_vectors_of_pictures_are_read_in_whole_blocks(dataset, model, loader, monkeypatch):
+    """The model does nothing to them: no array grows with their number."""
+    vectors = Vectors(np.ones((1, 8), np.float32))
+    monkeypatch.setattr(loader, "pictures", lambda rows: (vectors, rows))
+    assert pictures_a_call(model, loader, 512) == 512
+
+
 def test_blocks_of_pictures_are_as_small_as_their_memory_requires(
     model, loader, vectors, tmp_path, monkeypatch
 ):

@@ -98,7 +98,7 @@ def exact_pixels(predictor, dataset, monkeypatch):
         for number, row in zip(pictures("test", i), dataset.test.images_of(i), strict=True)
     }
     monkeypatch.setattr(
-        pictures_file, "read_image", lambda image, _, **limits: by_colour[image.getpixel((0, 0))]
+        pictures_file, "read_image", lambda image, *_, **limits: by_colour[image.getpixel((0, 0))]
     )
 
 

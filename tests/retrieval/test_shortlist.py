@@ -44,7 +44,7 @@ def test_a_folder_that_is_no_shortlist_is_rejected(folder, name, content):
     path.unlink()
     if content is not None:
         path.write_bytes(whole[:-1] if content == "truncated" else content)
-    with pytest.raises(InputError, match=f"{name}.npy .*run the command again$") as error:
+    with pytest.raises(InputError, match=f"{name}.npy .*make it again by --redo=STAGE") as error:
         Shortlist.load(folder)
     assert "\n" not in str(error.value)
 

@@ -133,7 +133,9 @@ def test_a_resumed_run_reads_its_copy_of_the_vectors(dataset, tmp_path):
     np.testing.assert_array_equal(again.vectors, first.vectors)
     np.testing.assert_array_equal(again.rows["label"], first.rows["label"])
     np.save(tmp_path / ROWS, np.zeros(5, np.int32))
-    with pytest.raises(InputError, match=r"teacher_rows.npy: 5 rows, expected 39; delete"):
+    with pytest.raises(
+        InputError, match=r"teacher_rows.npy: 5 rows, expected 39; make it again by --redo"
+    ):
         Teacher.load(path, dataset, tmp_path)
 
 

@@ -164,9 +164,17 @@ def read_side(
         files: names that its file may have.
         tally: takes bad lines.
         ids_optional: as for `read_titles`.
+
+    Raises:
+        InputError: if test points have relevant labels and no titles.
     """
     path = source.find(*files) if name == "test" else source.require(*files)
     if path is None or (name == "test" and not path.stat().st_size):
+        if source.find(_PAIRS["test"]):
+            raise InputError(
+                f"{files[0]} is absent or empty, but there is {_PAIRS['test']}: bring the titles "
+                "of the test points, or leave out both to train without test points"
+            )
         tally.warnings.append(f"{files[0]} is absent or empty: there are no test points")
         return no_test_points(files[0])
     return read_titles(source, path, tally, ids_optional)

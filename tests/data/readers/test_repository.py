@@ -114,7 +114,10 @@ FATAL = {
         edit("tst_X_Y.txt", lambda text: text.replace("\n1", "\n91")),
         "do not belong together",
     ),
-    "empty titles": (edit("raw_data/test.raw.txt", lambda _: ""), "test.raw.txt is empty"),
+    "empty titles": (
+        edit("raw_data/test.raw.txt", lambda _: ""),
+        "test.raw.txt is absent or empty",
+    ),
     "no archive": (
         lambda f: (f / "images/test.img.bin.npz").write_bytes(b"PK"),
         "not a CSR matrix",
