@@ -36,6 +36,13 @@ def _validated(stage: str) -> Callable[[Experiment], bool]:
     return lambda e: getattr(e, stage).validate.every > 0
 
 
+def _trains_on_pixels(e: Experiment) -> bool:
+    """Return whether Module I trains all of an image encoder."""
+    option = e.pretrain.optimizer.image_encoder
+    whole = option == "all" or (option == "auto" and e.model.image_checkpoint is None)
+    return whole and e.prepare.image_vectors is None and _seen("images")(e)
+
+
 def _searches(*backends: str) -> Callable[[Experiment], bool]:
     return lambda e: e.retrieve.index.backend in ("auto", *backends)
 
@@ -93,6 +100,11 @@ RULES = (
         ("pretrain.teacher_weight",),
         lambda e: e.pretrain.teacher is not None,
         "--pretrain.teacher",
+    ),
+    Rule(
+        ("pretrain.crop",),
+        _trains_on_pixels,
+        "an image encoder that trains on pixels: --pretrain.optimizer.image-encoder=all",
     ),
     Rule(
         ("pretrain.negatives", "pretrain.hard_negatives", "pretrain.margin"),

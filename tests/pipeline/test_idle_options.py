@@ -61,6 +61,8 @@ IDLE = [
     ({"select__parts": ("z",), "select__part__neighbours": 9}, "neighbours=9", "the part v"),
     ({"select__parts": ("z",), "select__part__stand_ins": 9}, "stand-ins=9", "the part sg"),
     ({"select__parts": ("t",), "select__part__title_neighbours": 9}, "bours=9", "the part tv"),
+    ({"pretrain__optimizer__image_encoder": "last", "pretrain__crop": 0.3}, "crop=0.3", "=all"),
+    ({"prepare__image_vectors": "v", "pretrain__crop": 0.3}, "crop=0.3", "on pixels"),
     ({"pretrain__teacher_weight": 0.5}, "--pretrain.teacher-weight=0.5", "--pretrain.teacher"),
     ({"report__figures": False, "report__points": 9}, "--report.points=9", "--report.figures"),
 ]  # fmt: skip
