@@ -63,7 +63,8 @@ def pictures_a_call(model: ItemEncoder, loader: Loader, most: int) -> int:
 
     # Only what grows with the number of pictures counts, and no weights.
     rows = len(jax.tree.leaves(one)[0])
-    grown = (b - a for a, b in zip(sizes(1), sizes(2), strict=True))
+    # A single picture may be computed in other steps than several.
+    grown = (b - a for a, b in zip(sizes(2), sizes(3), strict=True))
     growth = max(grown, default=0) / rows  # ready vectors are only read
     while most > 1 and most * growth / model.mesh.size > LARGEST:
         most //= 2

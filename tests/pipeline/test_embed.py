@@ -124,7 +124,8 @@ def test_ready_vectors_are_described_as_the_checkpoints_describe(folders, one_de
         centre(model, loader)
         found.append(np.asarray(describe_once(model, loader, tmp_path / f"{folder.name}.npy")))
     assert found[0].std(0).min() > 0.01
-    np.testing.assert_allclose(*found, atol=1e-5)
+    # The largest entries are near 2: their last bits are larger than those of numbers below 1.
+    np.testing.assert_allclose(*found, atol=1e-5 * np.abs(found[0]).max())
 
 
 @pytest.mark.slow

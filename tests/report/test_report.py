@@ -163,8 +163,10 @@ def test_rows_of_the_heat_map_and_shares_of_its_columns_sum_to_one(reported):
 def test_maps_have_coordinates_for_every_vector(reported):
     found = rows(reported[0] / "report", "figure5_map")
     kinds = [row["vector"] for row in found]
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {
-        kind: 12 for kind in ("x1", "x2+", "x2-", "w+", "w-")
+    # 12 are drawn; those without a right or without a wrong label among their best are left out.
+    count = len(kinds) // 5
+    assert 8 <= count <= 12 and {kind: kinds.count(kind) for kind in set(kinds)} == {
+        kind: count for kind in ("x1", "x2+", "x2-", "w+", "w-")
     }
     assert len(rows(reported[0] / "report", "figure6")) == 30
 
@@ -186,9 +188,9 @@ def test_cosines_are_of_the_best_ranked_relevant_and_other_labels(reported):
                 pairs.append((right[0], wrong[0]))
     (met,) = meet(predictor, np.array(chosen), np.array(pairs))
     found = rows(workdir / "report", "figure5_cosines")
-    assert len(chosen) == 12 and len(found) == 2
+    assert len(chosen) == len(points) and len(found) == 2
     for place, row in enumerate(found):
-        assert row["test points"] == "12" and ("not" in row["label"]) == bool(place)
+        assert row["test points"] == str(len(points)) and ("not" in row["label"]) == bool(place)
         w = met.w[:, place]
         for name, x in (("x1 with w", met.x1), ("x2 with w", met.x2[:, place])):
             wanted = np.mean([a @ b for a, b in zip(x, w, strict=True)])

@@ -122,8 +122,9 @@ def leftovers(workdir: Path) -> list[str]:
     half_made = re.compile(r".*\.tmp(/.*)?|.*\.part|.*\.spool|.*incomplete.*|owner\.json")
     found = [name for name in names if half_made.fullmatch(name)]
     if not (workdir / "prepare" / "manifest.json").exists():  # only complete preparation counts
+        told = ("prepare/settings.json", "prepare/sources.json")  # what the next try is compared to
         found += [
-            name for name in names if name.startswith("prepare/") and "settings.json" not in name
+            name for name in names if name.startswith("prepare/") and not name.startswith(told)
         ]
     if not (workdir / "miniature" / "ceiling.json").exists():
         found += [name for name in names if name.startswith("miniature/")]
