@@ -5,29 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 from raw_folders import write_repository
-from small import PIXELS, SIZES, new_model, pictures, relevant, title
+from small import PIXELS, SIZES, label_predictor, pictures, relevant, title
 
 from mufin_jax.data.dataset import Dataset
-from mufin_jax.data.loader import Loader
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.evaluation.agreement import check_agreement
 from mufin_jax.evaluation.test_set import evaluate, rank_test
-from mufin_jax.model.embed_side import describe_once
-from mufin_jax.prediction.build import build_predictor
-from mufin_jax.prediction.config import PredictConfig
-from mufin_jax.prediction.predictor import Predictor
-from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory, dataset, one_device):
-    folder, model = tmp_path_factory.mktemp("agreement"), new_model(dataset, one_device)
-    vectors = describe_once(model, Loader(dataset), folder / "vectors.npy")
-    config, exact = PredictConfig(shortlist=9), IndexConfig(backend="exact")
-    build_predictor(folder / "p", model, None, dataset, vectors, config, exact)
-    return Predictor.load_parts(folder / "p", model, dataset)
+    return label_predictor(tmp_path_factory.mktemp("agreement"), dataset, one_device)
 
 
 def prepared(folder, dataset, tests, labels=range(SIZES["label"]), words="{}", own=True):

@@ -14,16 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from raw_folders import picture
-from small import new_model
+from small import label_predictor
 
 from mufin_jax.data.images import MAX_PIXELS
-from mufin_jax.data.loader import Loader
-from mufin_jax.model.embed_side import describe_once
-from mufin_jax.prediction.build import build_predictor
-from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.items import read_query
-from mufin_jax.prediction.predictor import Predictor
-from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 
@@ -33,11 +27,7 @@ LAMP = {"title": "red lamp"}
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory, dataset, one_device):
     """A predictor of label embeddings, on one device."""
-    folder, model = tmp_path_factory.mktemp("items"), new_model(dataset, one_device)
-    vectors = describe_once(model, Loader(dataset), folder / "vectors.npy")
-    config, exact = PredictConfig(shortlist=9), IndexConfig(backend="exact")
-    build_predictor(folder / "p", model, None, dataset, vectors, config, exact)
-    return Predictor.load_parts(folder / "p", model, dataset)
+    return label_predictor(tmp_path_factory.mktemp("items"), dataset, one_device)
 
 
 class NAType:

@@ -29,15 +29,15 @@ for load in (Dataset.load, Predictor.load):
 """
 
 
-def test_text_is_a_path_and_a_tilde_is_the_home_folder(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert user_path("~/shop") == Path("/home/somebody/shop") == user_path(Path("~/shop"))
+def test_text_is_a_path_and_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/shop") == tmp_path / "shop" == user_path(Path("~/shop"))
     assert user_path("a/~b") == Path("a/~b")
     assert user_name("google/vit", "x") == "google/vit"
-    assert user_name("~/vit", "x") == "/home/somebody/vit"
-    assert PrepareConfig(images=Path("~/photos")).images == Path("/home/somebody/photos")
-    assert PrepareConfig(tokenizer="~/t", text_vectors="~/v").tokenizer == "/home/somebody/t"
-    assert ModelConfig(text_checkpoint="~/text").text_checkpoint == "/home/somebody/text"
+    assert user_name("~/vit", "x") == str(tmp_path / "vit")
+    assert PrepareConfig(images=Path("~/photos")).images == tmp_path / "photos"
+    assert PrepareConfig(tokenizer="~/t", text_vectors="~/v").tokenizer == str(tmp_path / "t")
+    assert ModelConfig(text_checkpoint="~/text").text_checkpoint == str(tmp_path / "text")
 
 
 @pytest.mark.parametrize("wrong", ["", 3, b"folder", None])

@@ -9,12 +9,18 @@ from jax.sharding import Mesh
 from raw_folders import write_repository
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.loader import Loader
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.encoders.abstract import abstract_module
 from mufin_jax.encoders.distilbert import DistilBertConfig
 from mufin_jax.encoders.vit import ViTConfig
 from mufin_jax.model.config import ModelConfig
+from mufin_jax.model.embed_side import describe_once
 from mufin_jax.model.mufin import Mufin
+from mufin_jax.prediction.build import build_predictor
+from mufin_jax.prediction.config import PredictConfig
+from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.runtime.distributed.mesh import put, replicated
 
 PIXELS = 8
@@ -109,3 +115,12 @@ def weights(model: nnx.Module) -> dict[str, np.ndarray]:
     """Return copies of a model's weights by path, such as self_attention/query/kernel."""
     flat = nnx.to_flat_state(nnx.state(model))
     return {"/".join(map(str, path)): np.array(weight[...]) for path, weight in flat}
+
+
+def label_predictor(folder: Path, dataset: Dataset, mesh: Mesh) -> Predictor:
+    """Return a predictor by label embeddings, without a table, with shortlists of nine labels."""
+    model = new_model(dataset, mesh)
+    vectors = describe_once(model, Loader(dataset), folder / "vectors.npy")
+    config, exact = PredictConfig(shortlist=9), IndexConfig(backend="exact")
+    build_predictor(folder / "p", model, None, dataset, vectors, config, exact)
+    return Predictor.load_parts(folder / "p", model, dataset)
