@@ -14,6 +14,7 @@ from places import ROOT
 import mufin_jax
 from experiments import amazon
 from experiments.recipe_ablations import RecipeAblations
+from mufin_jax.commands.predict import PredictCommand
 from mufin_jax.pipeline.cli import parse
 from mufin_jax.pipeline.embed import EmbedConfig
 from mufin_jax.pipeline.experiment import Experiment
@@ -93,6 +94,10 @@ def wrong_options(text: str) -> list[str]:
     wrong = []
     for line in text.splitlines():
         if re.search(r"^\s*hf |-m pytest ", line):  # options of others
+            continue
+        if "mufin predict" in line:
+            found = [option["flag"] for option in _OPTION.finditer(line)]
+            wrong += sorted(set(found) - {*options(PredictCommand)})
             continue
         for option in _OPTION.finditer(line):
             if option["flag"] in others:  # of another command

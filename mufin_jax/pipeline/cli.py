@@ -10,13 +10,13 @@ import inspect
 import io
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from mufin_jax.pipeline.cli_messages import one_line
+from mufin_jax.pipeline.cli_messages import flags_of, one_line
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.exit import main_guard
 from mufin_jax.runtime.imports import swift_imports
@@ -88,6 +88,7 @@ def main(
     presets: Mapping[str, Experiment],
     argv: Sequence[str] | None = None,
     kind: type[Command] = Command,
+    prog: str | None = None,
 ) -> int:
     """Run what the arguments say and return the exit code.
 
@@ -97,15 +98,17 @@ def main(
             ready vectors, "catalogue-frozen" takes the place of "catalogue".
         argv: the arguments; those of the process by default.
         kind: the command, with its flags.
+        prog: the name of the program that this process is; by default, that of an experiment, if
+            there are no arguments.
     """
-    if argv is None:  # no other program uses this process
+    if argv is None or prog:  # no other program uses this process
         gc.freeze()
         machine.share_memory_among_threads()
     arguments = list(sys.argv[1:] if argv is None else argv)
     set_up_logging()
 
     def begin() -> None:
-        command = parse(presets, arguments, kind)
+        command = parse(presets, arguments, kind, prog)
         machine.set_threads(command.threads, threads_of(command.experiment.folder))
         processes.start(command.hosts)
         if processes.several():
@@ -116,9 +119,18 @@ def main(
 
 
 def parse(
-    presets: Mapping[str, Experiment], arguments: list[str], kind: type[Command] = Command
+    presets: Mapping[str, Experiment],
+    arguments: list[str],
+    kind: type[Command] = Command,
+    prog: str | None = None,
 ) -> Command:
     """Turn arguments into a command.
+
+    Args:
+        presets: experiments by name.
+        arguments: of the command line.
+        kind: the command, with its flags.
+        prog: the program's name in --help.
 
     Raises:
         InputError: for an unknown preset, flag or value, in one line with the nearest name; and for
@@ -139,13 +151,15 @@ def parse(
     try:
         with contextlib.redirect_stderr(message):
             command = tyro.cli(
-                kind, default=default, args=arguments, prog=_prog(),
+                kind, default=default, args=arguments, prog=prog or _prog(),
                 description=_description(kind, presets),
             )  # fmt: skip
     except SystemExit as end:
         if not end.code:
             raise
-        raise InputError(one_line(message.getvalue(), [*_flags(default)])) from None
+        raise InputError(
+            one_line(message.getvalue(), [*flags_of(default, leave_out=ABOUT)])
+        ) from None
     if command.experiment.data is None and begun_with is not None:
         experiment = dataclasses.replace(command.experiment, data=begun_with)
         command = dataclasses.replace(command, experiment=experiment)
@@ -212,17 +226,3 @@ def _description(kind: type[Command], presets: Mapping[str, Experiment]) -> str:
 
 def _prog() -> str:
     return f"python -m experiments.{Path(sys.argv[0]).stem}"
-
-
-def _flags(default: Any, prefix: str = "--") -> Iterator[str]:
-    """Yield every flag that a configuration has."""
-    for field in dataclasses.fields(default):
-        if field.name in ABOUT:
-            continue
-        value = getattr(default, field.name)
-        if not dataclasses.is_dataclass(value):
-            yield prefix + field.name.replace("_", "-")
-        else:
-            yield from _flags(
-                value, prefix if isinstance(value, Experiment) else f"{prefix}{field.name}."
-            )

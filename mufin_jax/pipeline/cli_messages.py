@@ -5,9 +5,49 @@ reads the text; setup.cfg bounds tyro's version, and tests/pipeline/test_cli_mes
 case for each message.
 """
 
+import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+_SYNONYMS = {
+    "--lr": ("--pretrain.optimizer.rate", "--finetune.optimizer.rate"),
+    "--learning-rate": ("--pretrain.optimizer.rate", "--finetune.optimizer.rate"),
+    "--bs": ("--pretrain.batch-size", "--finetune.batch-size"),
+    "--num-epochs": ("--pretrain.epochs", "--finetune.epochs"),
+    "--steps": ("--pretrain.least-steps", "--finetune.least-steps"),
+    "--wd": ("--pretrain.optimizer.weight-decay", "--finetune.optimizer.weight-decay"),
+    "--top-k": ("--k", "--predict.shortlist"),
+    "--topk": ("--k", "--predict.shortlist"),
+    "--k": ("--predict.shortlist",),
+    "--num-results": ("--k",),
+    "--embedding-dim": ("--model.dim",),
+    "--hidden-size": ("--model.dim",),
+    "--model-name": ("--model.text-checkpoint", "--model.image-checkpoint", "--text-checkpoint"),
+    "--encoder": ("--model.text-checkpoint", "--model.image-checkpoint", "--text-checkpoint"),
+    "--output": ("--out", "--workdir"),
+    "--output-dir": ("--out", "--workdir"),
+    "--save-dir": ("--workdir",),
+    "--logdir": ("--workdir",),
+    "--dataset": ("--data",),
+    "--data-dir": ("--data",),
+    "--input": ("--items", "--data"),
+    "--file": ("--items", "--data"),
+    "--text": ("--title",),
+    "--name": ("--title",),
+    "--picture": ("--image",),
+    "--photo": ("--image",),
+    "--asin": ("--id",),
+    "--filter": ("--within",),
+    "--recipe": ("--preset",),
+    "--config": ("--preset",),
+    "--val-share": ("--prepare.validation-share",),
+    "--test-size": ("--prepare.test-share",),
+    "--num-workers": ("--threads",),
+    "--max-length": ("--prepare.max-tokens",),
+}
+"""What people call options elsewhere; of the names here, those count that the command has."""
 
 
 def one_line(message: str, flags: Sequence[str]) -> str:
@@ -21,7 +61,7 @@ def one_line(message: str, flags: Sequence[str]) -> str:
     text = " ".join(word for word in words if not re.fullmatch("[-+|]+", word))  # boxes in ASCII
     if found := re.search("Unrecognized options?: (.*?)(?:,| Perhaps| For full|$)", text):
         return unknown(found[1], flags)
-    if found := re.search("Error parsing (--[^ :]+): (.*?)(?: Argument helptext|$)", text):
+    if found := re.search("Error parsing (?:-./)?(--[^ :]+): (.*?)(?: Argument helptext|$)", text):
         kinds = {"literal for int": "a whole number", "to float": "a number"}
         value = found[2].rpartition(": ")[2]
         for sign, kind in kinds.items():
@@ -34,6 +74,8 @@ def one_line(message: str, flags: Sequence[str]) -> str:
     if found := re.search("Missing value for argument '(--.*?)'. Expected (.*?) values", text):
         count = "a value" if found[2] == "1" else f"{found[2]} values"
         return f"{found[1]}: expected {count} after it; see --help"
+    if found := re.search("Missing from [^:]*: ([^ ]+)", text):
+        return f"{found[1]} is missing; see --help"
     return text
 
 
@@ -51,6 +93,26 @@ def unknown(argument: str, flags: Sequence[str]) -> str:
             "--name or --no-name; see --help"
         )
     nearest = [flag for flag in flags if flag.endswith("." + name[2:])]
+    nearest = nearest or [flag for flag in _SYNONYMS.get(name, ()) if flag in flags]
     nearest = nearest or difflib.get_close_matches(name, flags, 1, 0.7)
     advice = f"did you mean {' or '.join(nearest)}?" if nearest else "see --help"
     return f"unrecognized option {name}; {advice}"
+
+
+def flags_of(settings: Any, prefix: str = "--", leave_out: Collection[str] = ()) -> Iterator[str]:
+    """Yield every flag that settings have.
+
+    Args:
+        settings: a dataclass; one in a field called "experiment" adds nothing to its flags' names.
+        prefix: in front of each.
+        leave_out: fields that are no flags.
+    """
+    for field in dataclasses.fields(settings):
+        if field.name in leave_out:
+            continue
+        value, name = getattr(settings, field.name), field.name.replace("_", "-")
+        if not dataclasses.is_dataclass(value):
+            yield prefix + name
+        else:
+            inside = prefix if field.name == "experiment" else f"{prefix}{name}."
+            yield from flags_of(value, inside, leave_out)

@@ -1,6 +1,8 @@
 """What `predict` returns: labels with their ids, titles and scores."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -34,3 +36,8 @@ def named(
         for label, score in zip(labels[:k], scores[:k], strict=True)
         if label >= 0
     ]
+
+
+def as_json(answer: Sequence[Prediction]) -> list[dict[str, Any]]:
+    """Return the labels of an item as JSON has them, best first."""
+    return [{"id": one.id, "title": one.title, "score": one.score} for one in answer]

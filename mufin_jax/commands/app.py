@@ -1,0 +1,148 @@
+"""The command `mufin`: which subcommands there are, and what `--help` prints of each.
+
+This file imports no JAX and no parser: `mufin --help` answers at once.
+"""
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+
+from mufin_jax import __version__
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.exit import main_guard
+
+Run = Callable[[list[str]], object]
+"""Runs a subcommand on the arguments after its name; an exit code may come back."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subcommand:
+    """A subcommand, as `mufin --help` shows it.
+
+    Attributes:
+        about: what it does, in one line.
+        help: what its own short --help prints: examples and the usual options.
+        module: what defines its `run`; "" if the caller of `main` brings it.
+        other_names: what people call it elsewhere.
+    """
+
+    about: str
+    help: str
+    module: str = ""
+    other_names: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "train": Subcommand(
+        "train on a catalogue of your own, or on the built-in one",
+        """\
+  mufin train                                         the built-in catalogue, minutes on a CPU
+  mufin train --data=DIR --workdir=runs/shop          a catalogue of your own
+  mufin train --data=products.csv --prepare.columns id=sku related=goes_with
+
+The same command resumes a stopped run, and skips finished stages.
+
+  --data=DIR|FILE       products.jsonl, .csv or .parquet with their pictures (docs/data.md)
+  --workdir=DIR         the folder of the run
+  --preset=NAME         another recipe, such as paper (default with --data: catalogue)
+  --stage=NAME          one stage alone, such as prepare
+  --redo=NAME           make a stage and those after it again
+  --prepare.columns id=NAME title=NAME images=NAME related=NAME
+  --pretrain.epochs=N   --finetune.epochs=N   --seed=N""",
+        other_names=("fit", "run", "finetune", "pretrain", "prepare"),
+    ),
+    "predict": Subcommand(
+        "rank the labels of a finished run for items",
+        """\
+  mufin predict RUN --title="wall shelf, oak" --image=shelf.jpg -k 10
+
+  --title=TEXT          repeat it for an item of several texts
+  --image=FILE          repeat it for several pictures
+  -k N                  labels an item (default 10)
+  --exclude=FILE        ids that nobody gets, one a line
+  --json                JSON instead of a table""",
+        "mufin_jax.commands.predict",
+        ("infer", "inference", "query", "recommend", "score", "answer", "rank"),
+    ),
+    "embed": Subcommand(
+        "write ready vectors of a catalogue by checkpoints",
+        """\
+  mufin embed --data=DIR --out=OUT --text-checkpoint=intfloat/e5-small-v2
+  mufin train --data=DIR --prepare.text-vectors=OUT/text
+
+The same command resumes a stopped one.
+
+  --data=DIR                the catalogue (docs/data.md)
+  --out=OUT                 gets text/ and image/
+  --text-checkpoint=NAME    a folder, or a name on the hub
+  --image-checkpoint=NAME""",
+        "mufin_jax.commands.embed",
+        ("encode", "vectors", "describe"),
+    ),
+}
+"""The subcommands by name."""
+
+_FULL = "--help-all"
+
+
+def main(arguments: Sequence[str], runs: Mapping[str, Run]) -> int:
+    """Run what the arguments say and return the exit code.
+
+    Args:
+        arguments: those after the name of the command.
+        runs: the subcommands that have no module, by name.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        return _print(overview())
+    if arguments[0] == _FULL:
+        helps = (f"mufin {name}: {one.about}\n\n{one.help}" for name, one in COMMANDS.items())
+        return _print("\n\n\n".join([overview(), *helps]))
+    if arguments[0] in ("--version", "version"):
+        return _print(f"mufin_jax {__version__}")
+    name, *rest = arguments
+    if name in COMMANDS and ("--help" in rest or "-h" in rest):
+        return _print(short_help(name))
+    if name not in COMMANDS:
+        return main_guard(lambda: _reject(name))
+    rest = ["--help" if one == _FULL else one for one in rest]
+    if name in runs:
+        code = runs[name](rest)
+        return code if isinstance(code, int) else 0
+    return main_guard(lambda: importlib.import_module(COMMANDS[name].module).run(rest))
+
+
+def _print(text: str) -> int:
+    return main_guard(lambda: print(text))
+
+
+def overview() -> str:
+    """Return what `mufin --help` prints."""
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  mufin {name:{width}}  {one.about}" for name, one in COMMANDS.items())
+    return f"""\
+mufin_jax {__version__}: multi-modal extreme classification, from training to answers
+
+{listed}
+
+  mufin train --data=shop --workdir=runs/shop
+  mufin predict runs/shop --title="wall shelf, oak" -k 10
+
+mufin COMMAND --help has examples, mufin COMMAND {_FULL} has every option."""
+
+
+def short_help(name: str) -> str:
+    """Return what `mufin NAME --help` prints."""
+    one = COMMANDS[name]
+    return f"mufin {name}: {one.about}\n\n{one.help}\n\nEvery option: mufin {name} {_FULL}"
+
+
+def _reject(name: str) -> None:
+    """Raise InputError for a subcommand that does not exist, with the nearest name."""
+    if name.startswith("-"):
+        raise InputError(f"{name}: expected the name of a command first; see mufin --help")
+    called = {other: known for known, one in COMMANDS.items() for other in one.other_names}
+    called |= {known: known for known in COMMANDS}
+    nearest = difflib.get_close_matches(name.lower(), called, 1, 0.6)
+    advice = f"did you mean mufin {called[nearest[0]]}?" if nearest else "see mufin --help"
+    raise InputError(f"{name!r:.80} is no command of mufin ({', '.join(COMMANDS)}); {advice}")

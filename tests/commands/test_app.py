@@ -1,0 +1,99 @@
+"""The command `mufin`: its help, its hints for wrong names, and what it imports."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mufin_jax import __main__, __version__
+from mufin_jax.commands.app import COMMANDS, main
+from mufin_jax.commands.parsing import parse
+from mufin_jax.commands.predict import PredictCommand
+from mufin_jax.pipeline.embed import EmbedConfig
+from mufin_jax.runtime import machine
+from mufin_jax.runtime.errors import InputError
+
+
+def test_help_imports_no_jax_no_numpy_and_no_parser():
+    heavy = "{'jax', 'numpy', 'scipy', 'tyro', 'rich', 'experiments'}"
+    code = (
+        "import sys; from mufin_jax import __main__; sys.argv[1:] = ['--help']; __main__.main(); "
+        f"sys.exit(repr(sorted({heavy} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr == "[]\n" and "mufin predict runs/shop" in done.stdout
+
+
+def test_help_without_a_command_lists_all_of_them(capsys):
+    for arguments in ([], ["--help"], ["-h"], ["help"], ["--help-all"]):
+        assert main(arguments, {}) == 0
+        shown = capsys.readouterr().out
+        assert all(f"mufin {name}" in shown and one.about in shown
+                   for name, one in COMMANDS.items())  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_short_help_of_a_command_has_examples_and_fits_a_terminal(name, capsys):
+    assert main([name, "--seed=1", "--help"], {}) == 0
+    shown = capsys.readouterr().out
+    assert f"mufin {name} " in shown and f"mufin {name} --help-all" in shown
+    assert len(shown.splitlines()) <= 30 and max(map(len, shown.splitlines())) <= 100
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"], {}) == 0
+    assert capsys.readouterr().out == f"mufin_jax {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("predit", "did you mean mufin predict?"),
+        ("Train", "did you mean mufin train?"),
+        ("fit", "did you mean mufin train?"),
+        ("recommend", "did you mean mufin predict?"),
+        ("qqq", "see mufin --help"),
+        ("--data=x", "expected the name of a command first; see mufin --help"),
+    ],
+)
+def test_an_unknown_command_is_answered_with_the_nearest_name(name, advice, capsys):
+    assert main([name, "--k=1"], {}) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ") and shown.endswith(f"{advice}\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "line"),
+    [
+        (PredictCommand, [], "RUN is missing; see --help"),
+        (PredictCommand, ["run", "--titel=x"],
+         "unrecognized option --titel; did you mean --title?"),
+        (PredictCommand, ["run", "--top-k=3"], "unrecognized option --top-k; did you mean --k?"),
+        (PredictCommand, ["run", "--photo=x"],
+         "unrecognized option --photo; did you mean --image?"),
+        (PredictCommand, ["run", "-k", "x"], "--k: 'x' is not a whole number; see --help"),
+        (EmbedConfig, ["--output=x"], "unrecognized option --output; did you mean --out?"),
+        (EmbedConfig, ["--prepare.colums=x"],
+         "unrecognized option --prepare.colums; did you mean --prepare.columns?"),
+        (EmbedConfig, ["--out=x"], "--data is missing; see --help"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_of_a_command_is_answered_in_one_line(kind, arguments, line):
+    with pytest.raises(InputError) as error:
+        parse(kind, arguments, "name")
+    assert str(error.value) == line
+
+
+def test_mufin_train_answers_as_the_experiment_does(capsys, monkeypatch):
+    monkeypatch.setattr(machine, "share_memory_among_threads", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["mufin", "train", "--lr=1"])
+    assert __main__.main() == 2
+    assert capsys.readouterr().err == (
+        "error: unrecognized option --lr; did you mean --pretrain.optimizer.rate or "
+        "--finetune.optimizer.rate?\n"
+    )
+
+
+def test_predicting_for_no_item_is_rejected(capsys):
+    assert main(["predict", "run"], {}) == 2
+    assert "found no item; expected --title" in capsys.readouterr().err
