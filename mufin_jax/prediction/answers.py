@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from mufin_jax.data.dataset import Side
+from mufin_jax.prediction.catalogue import Catalogue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,18 +21,20 @@ class Prediction:
 
 
 def named(
-    side: Side, labels: Int[ndarray, " c"], scores: Float[ndarray, " c"], k: int
+    catalogue: Catalogue, labels: Int[ndarray, " c"], scores: Float[ndarray, " c"], k: int
 ) -> list[Prediction]:
     """Return the first k labels of a ranking as predictions; -1 is left out.
 
     Args:
-        side: the labels.
+        catalogue: names the labels.
         labels: of one item, best first.
         scores: of these labels.
         k: how many there are at most.
     """
     return [
-        Prediction(int(label), side.ids[int(label)], side.titles[int(label)], float(score))
+        Prediction(
+            int(label), catalogue.id_of(int(label)), catalogue.title_of(int(label)), float(score)
+        )
         for label, score in zip(labels[:k], scores[:k], strict=True)
         if label >= 0
     ]

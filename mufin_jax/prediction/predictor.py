@@ -9,7 +9,6 @@ A warm server compiles nothing: queries are padded to few shapes (`shapes.py`), 
 `Predictor.warm_up` compiles (`warming.py`).
 """
 
-import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,18 +20,18 @@ from jaxtyping import Float, Int
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader, prefetch
-from mufin_jax.data.own_labels import LabelFinder
 from mufin_jax.model.embed_side import embed
 from mufin_jax.model.heads import Embedding
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.model.saved import load_model, new_loader
+from mufin_jax.model.saved import new_loader
 from mufin_jax.prediction import scoring, shapes
 from mufin_jax.prediction.answers import Prediction, named
-from mufin_jax.prediction.config import PredictConfig, measured_with
+from mufin_jax.prediction.catalogue import Catalogue
+from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.encoding import BlockEncoder
 from mufin_jax.prediction.items import Items, check_k, read_ids, read_query
 from mufin_jax.prediction.label_cache import LabelCache
-from mufin_jax.prediction.part_files import load_ranking
+from mufin_jax.prediction.load import load_built, load_run
 from mufin_jax.prediction.part_ranking import PartRanking
 from mufin_jax.prediction.parts import Known, Query
 from mufin_jax.prediction.queries import barred_labels, names_of, read_items
@@ -41,10 +40,7 @@ from mufin_jax.retrieval.barred import Barred, allowed_points
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.blocks import cut
-from mufin_jax.runtime.distributed.mesh import by_row, fetch, make_mesh, put, replicated
-from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.run_folder import use_compile_cache
-from mufin_jax.runtime.storage.files import load_sealed
+from mufin_jax.runtime.distributed.mesh import by_row, fetch, put, replicated
 from mufin_jax.runtime.storage.paths import Given, user_path
 from mufin_jax.runtime.surroundings import check_precision, check_process
 
@@ -78,6 +74,7 @@ class Predictor:
     ):
         self.model, self.index, self.cache = model, index, cache
         self.dataset, self.config, self.ranking = dataset, config, ranking
+        self.catalogue = Catalogue.of(dataset.labels)
         # Every process reads all rows, and no row is padding: a pool is cut into blocks, and each
         # block is spread over the devices on its own.
         self.loader = new_loader(model.config, dataset, padded=False)
@@ -99,10 +96,7 @@ class Predictor:
         Raises:
             InputError: if a file of it is missing or damaged.
         """
-        config = config or PredictConfig(**load_sealed(folder / "predictor.json"))
-        index = LabelIndex.load(folder / "index", model.mesh)
-        cache = LabelCache.load(folder / "labels", model.cross_attention, model.mesh)
-        return cls(model, index, cache, dataset, config)
+        return cls(*load_built(folder, model, dataset, config))
 
     @classmethod
     def load(
@@ -127,24 +121,7 @@ class Predictor:
         Raises:
             InputError: if the folder holds no finished run.
         """
-        workdir = user_path(workdir)
-        folder = workdir / "finetune" / "predictor"
-        if os.access(workdir, os.W_OK):
-            use_compile_cache(workdir)
-        if not (folder / "predictor.json").exists():
-            raise InputError(
-                f"{workdir}: no trained model there; run the stages up to finetune with "
-                f"--workdir={workdir} first"
-            )
-        check_precision()
-        model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
-        dataset = Dataset.load(workdir / "prepare", to_answer=True)
-        found = cls.load_parts(folder, model, dataset, config or measured_with(workdir))
-        if (workdir / "select" / "done.json").exists():
-            whole = Dataset.load(workdir / "prepare", hold_out=False, to_answer=True)
-            selected, heads = workdir / "select", found._heads
-            found.ranking = load_ranking(selected, whole, heads, found.cache, every_part)
-        return found
+        return cls(*load_run(user_path(workdir), mesh, config, every_part))
 
     def predict(
         self, items: Items, k: int = 5, *, exclude: Iterable[object] = ()
@@ -172,10 +149,10 @@ class Predictor:
             block = query[rows]
             pool, bags = read_items(block, self.dataset, self.loader.descriptors)
             known = self.ranking and self.ranking.known(*names_of(block))
-            barred = barred_labels(block, excluded, lambda: self.finder)
+            barred = barred_labels(block, excluded, self.catalogue)
             labels, scores = self.rank(pool, bags, len(block), known=known, barred=barred)
-            side, ranked = self.dataset.labels, zip(labels, scores, strict=True)
-            results += [named(side, *row, k) for row in ranked]
+            ranked = zip(labels, scores, strict=True)
+            results += [named(self.catalogue, *row, k) for row in ranked]
         return results
 
     def rank_side(
@@ -293,8 +270,3 @@ class Predictor:
             titles: of an item, at most.
         """
         warm_up(self, points, images, extra, titles)
-
-    @functools.cached_property
-    def finder(self) -> LabelFinder:
-        """Finds labels by their ids; made when the first id is asked for, or before."""
-        return LabelFinder(self.dataset.labels.ids, np.arange(self.dataset.num_labels))

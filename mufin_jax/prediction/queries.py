@@ -1,6 +1,6 @@
 """A user's items turned into a pool and bags, as the model of a run sees them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float32
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.descriptors import Descriptors, Vector
-from mufin_jax.data.own_labels import LabelFinder
+from mufin_jax.prediction.catalogue import Catalogue
 from mufin_jax.prediction.items import Item
 from mufin_jax.prediction.pictures import read_picture
 from mufin_jax.retrieval.barred import Barred
@@ -51,27 +51,25 @@ def names_of(items: Sequence[Item]) -> tuple[list[str], list[str | None]]:
 
 
 def barred_labels(
-    items: Sequence[Item], excluded: Sequence[str], finder: Callable[[], LabelFinder]
+    items: Sequence[Item], excluded: Sequence[str], catalogue: Catalogue
 ) -> Barred | None:
     """Return the labels that items must not get: those that they are, and those excluded.
 
     Args:
         items: of a query.
         excluded: ids of labels that no item gets.
-        finder: finds labels by their ids; called only if there is an id.
+        catalogue: finds labels by their ids.
 
     Returns:
         None where nothing is barred.
     """
     if not excluded and not any(item.id for item in items):
         return None
-    all_of = finder().all_of
-    found = [list(all_of(item.id)) if item.id else [] for item in items]
+    found = [list(catalogue.all_of(item.id)) if item.id else [] for item in items]
     own = np.full((len(items), max(map(len, found))), -1, np.int32)
     for row, labels in enumerate(found):
         own[row, : len(labels)] = labels
-    everywhere = sorted({label for uid in excluded for label in all_of(uid)})
-    return Barred(own, np.array(everywhere, np.int32))
+    return Barred(own, catalogue.labels_of(excluded))
 
 
 def _seen(

@@ -32,7 +32,7 @@ def warm_up(predictor: "Predictor", points: int, images: int, extra: int, titles
     k = predictor.config.shortlist + extra
     for power in range((points - 1).bit_length() + 1):
         for spare in (0, FEWEST_SPARE):  # the latter for items that have an id
-            predictor.index.warm_up(x[: 1 << power], k + min(spare, predictor.dataset.num_labels))
+            predictor.index.warm_up(x[: 1 << power], k + min(spare, predictor.catalogue.num_labels))
     for size in shapes.up_to(points, shapes.points):
         lists = shortlist_points(predictor.index, x[:size], k)
         for slots in shapes.up_to(titles + images, shapes.slots):
@@ -42,5 +42,5 @@ def warm_up(predictor: "Predictor", points: int, images: int, extra: int, titles
             if predictor.ranking:
                 embedded = predictor.embed(Pool(None, None), bags)
                 predictor.ranking.warm_up(embedded, x[:size], k)
-    _ = predictor.finder
+    _ = predictor.catalogue.finder
     machine.give_back_memory()

@@ -1,0 +1,65 @@
+"""What a predictor is made of, loaded from the folder of a run."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from jax.sharding import Mesh
+
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.model.mufin import Mufin
+from mufin_jax.model.saved import load_model
+from mufin_jax.prediction.config import PredictConfig, measured_with
+from mufin_jax.prediction.label_cache import LabelCache
+from mufin_jax.prediction.part_files import load_ranking
+from mufin_jax.prediction.part_ranking import PartRanking
+from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.run_folder import use_compile_cache
+from mufin_jax.runtime.storage.files import load_sealed
+from mufin_jax.runtime.surroundings import check_precision
+
+
+class Loaded(NamedTuple):
+    """The arguments of a `Predictor`, in their order."""
+
+    model: Mufin
+    index: LabelIndex
+    cache: LabelCache
+    dataset: Dataset
+    config: PredictConfig
+    ranking: PartRanking | None = None
+
+
+def load_built(
+    folder: Path, model: Mufin, dataset: Dataset, config: PredictConfig | None = None
+) -> Loaded:
+    """Load what `build_predictor` wrote; see `Predictor.load_parts`."""
+    config = config or PredictConfig(**load_sealed(folder / "predictor.json"))
+    index = LabelIndex.load(folder / "index", model.mesh)
+    cache = LabelCache.load(folder / "labels", model.cross_attention, model.mesh)
+    return Loaded(model, index, cache, dataset, config)
+
+
+def load_run(
+    workdir: Path, mesh: Mesh | None, config: PredictConfig | None, every_part: bool
+) -> Loaded:
+    """Load the predictor of a run; see `Predictor.load`."""
+    folder = workdir / "finetune" / "predictor"
+    if os.access(workdir, os.W_OK):
+        use_compile_cache(workdir)
+    if not (folder / "predictor.json").exists():
+        raise InputError(
+            f"{workdir}: no trained model there; run the stages up to finetune with "
+            f"--workdir={workdir} first"
+        )
+    check_precision()
+    model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
+    dataset = Dataset.load(workdir / "prepare", to_answer=True)
+    found = load_built(folder, model, dataset, config or measured_with(workdir))
+    if not (workdir / "select" / "done.json").exists():
+        return found
+    whole = Dataset.load(workdir / "prepare", hold_out=False, to_answer=True)
+    ranking = load_ranking(workdir / "select", whole, model.heads(), found.cache, every_part)
+    return found._replace(ranking=ranking)
