@@ -177,9 +177,8 @@ class _Rows:
     barred: Barred | None
 
     def shortlist(self, k: int) -> Shortlist:
-        if self.barred is None:
-            return best_labels(self.scores, k)
-        return self.barred.cut(best_labels(self.scores, k + int(self.barred.spare.max())), k)
+        scores = self.scores if self.barred is None else self.barred.left(self.scores)
+        return best_labels(scores, k)
 
     def at(self, labels: Int32[np.ndarray, "b c"]) -> Float32[np.ndarray, "b c"]:
         return scores_at(self.scores, labels)

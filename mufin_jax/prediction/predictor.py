@@ -36,7 +36,7 @@ from mufin_jax.prediction.part_ranking import PartRanking
 from mufin_jax.prediction.parts import Known, Query
 from mufin_jax.prediction.queries import barred_labels, names_of, read_items
 from mufin_jax.prediction.warming import warm_up
-from mufin_jax.retrieval.barred import Barred, allowed_points
+from mufin_jax.retrieval.barred import Barred, Within, allowed_points
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.blocks import cut
@@ -75,6 +75,7 @@ class Predictor:
         self.model, self.index, self.cache = model, index, cache
         self.dataset, self.config, self.ranking = dataset, config, ranking
         self.catalogue = Catalogue.of(dataset.labels)
+        self._within: Within | None = None
         # Every process reads all rows, and no row is padding: a pool is cut into blocks, and each
         # block is spread over the devices on its own.
         self.loader = new_loader(model.config, dataset, padded=False)
@@ -124,7 +125,12 @@ class Predictor:
         return cls(*load_run(user_path(workdir), mesh, config, every_part))
 
     def predict(
-        self, items: Items, k: int = 5, *, exclude: Iterable[object] = ()
+        self,
+        items: Items,
+        k: int = 5,
+        *,
+        exclude: Iterable[object] = (),
+        within: Iterable[object] | None = None,
     ) -> list[list[Prediction]]:
         """Rank labels for items; an item with an "id" never gets the label that it is itself.
 
@@ -135,25 +141,35 @@ class Predictor:
                 of pandas, polars or pyarrow with such columns serves as well.
             k: labels to return for each item; at most the length of the shortlist.
             exclude: ids of labels that no item gets; those that are no label's change nothing.
+            within: ids of the only labels that items get; None allows all labels.
 
         Returns:
             for each item its labels, best first; fewer than k where there are no more.
 
         Raises:
-            InputError: if `items`, `k` or `exclude` is not of this form, an item has nothing that
-                the model sees, or a picture cannot be read.
+            InputError: if `items`, `k`, `exclude` or `within` is not of this form, an item has
+                nothing that the model sees, or a picture cannot be read.
         """
         check_k(k, self.config.shortlist)
-        query, excluded, results = read_query(items), read_ids(exclude, "exclude"), []
+        query, catalogue, results = read_query(items), self.catalogue, []
+        gone = catalogue.labels_of(read_ids(exclude, "exclude"))
+        allowed = None if within is None else self._only(read_ids(within, "within"))
         for rows in cut(len(query), BLOCK):
             block = query[rows]
             pool, bags = read_items(block, self.dataset, self.loader.descriptors)
             known = self.ranking and self.ranking.known(*names_of(block))
-            barred = barred_labels(block, excluded, self.catalogue)
+            barred = barred_labels(block, catalogue, gone, allowed)
             labels, scores = self.rank(pool, bags, len(block), known=known, barred=barred)
             ranked = zip(labels, scores, strict=True)
-            results += [named(self.catalogue, *row, k) for row in ranked]
+            results += [named(catalogue, *row, k) for row in ranked]
         return results
+
+    def _only(self, ids: list[str]) -> Within:
+        """Return the labels with these ids; what the last query made of its own is used again."""
+        labels, last = self.catalogue.labels_of(ids), self._within
+        if last is None or not np.array_equal(last.labels, labels):
+            self._within = last = Within(labels)
+        return last
 
     def rank_side(
         self,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset
@@ -12,7 +12,7 @@ from mufin_jax.data.descriptors import Descriptors, Vector
 from mufin_jax.prediction.catalogue import Catalogue
 from mufin_jax.prediction.items import Item
 from mufin_jax.prediction.pictures import read_picture
-from mufin_jax.retrieval.barred import Barred
+from mufin_jax.retrieval.barred import Barred, Within
 from mufin_jax.runtime.errors import InputError
 
 
@@ -51,25 +51,29 @@ def names_of(items: Sequence[Item]) -> tuple[list[str], list[str | None]]:
 
 
 def barred_labels(
-    items: Sequence[Item], excluded: Sequence[str], catalogue: Catalogue
+    items: Sequence[Item],
+    catalogue: Catalogue,
+    everywhere: Int32[np.ndarray, " e"],
+    within: Within | None,
 ) -> Barred | None:
-    """Return the labels that items must not get: those that they are, and those excluded.
+    """Return the labels that items must not get: those that they are, and those barred for all.
 
     Args:
         items: of a query.
-        excluded: ids of labels that no item gets.
         catalogue: finds labels by their ids.
+        everywhere: labels that no item gets, ascending.
+        within: the labels that are allowed at all; None allows all.
 
     Returns:
         None where nothing is barred.
     """
-    if not excluded and not any(item.id for item in items):
+    if not len(everywhere) and within is None and not any(item.id for item in items):
         return None
     found = [list(catalogue.all_of(item.id)) if item.id else [] for item in items]
     own = np.full((len(items), max(map(len, found))), -1, np.int32)
     for row, labels in enumerate(found):
         own[row, : len(labels)] = labels
-    return Barred(own, catalogue.labels_of(excluded))
+    return Barred(own, everywhere, within)
 
 
 def _seen(

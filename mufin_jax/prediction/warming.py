@@ -30,9 +30,10 @@ def warm_up(predictor: "Predictor", points: int, images: int, extra: int, titles
     x = np.random.default_rng(0).normal(size=(points, predictor.model.dim)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     k = predictor.config.shortlist + extra
+    longer = min(k + FEWEST_SPARE, max(k, len(predictor.index.entries.filled)))
     for power in range((points - 1).bit_length() + 1):
-        for spare in (0, FEWEST_SPARE):  # the latter for items that have an id
-            predictor.index.warm_up(x[: 1 << power], k + min(spare, predictor.catalogue.num_labels))
+        for length in (k, longer):  # the latter for items that have an id
+            predictor.index.warm_up(x[: 1 << power], length)
     for size in shapes.up_to(points, shapes.points):
         lists = shortlist_points(predictor.index, x[:size], k)
         for slots in shapes.up_to(titles + images, shapes.slots):

@@ -21,9 +21,11 @@ from mufin_jax.prediction.part_files import (
 )
 from mufin_jax.prediction.parts import PARTS
 from mufin_jax.prediction.predictor import Predictor
-from mufin_jax.retrieval.barred import Barred, allowed_points
+from mufin_jax.retrieval import barred as barred_module
+from mufin_jax.retrieval.barred import Barred, Within, allowed_points, first_spare
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.retrieval.searcher import ExactSearcher
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
 
@@ -124,6 +126,27 @@ def test_excluded_ids_may_come_in_any_iterable_and_one_counts_as_one(predictor, 
     assert predictor.predict([ITEM], K, exclude=given) == wanted
 
 
+@pytest.mark.parametrize("most", [1, 5, K])
+def test_lists_hold_only_labels_that_are_allowed_and_all_of_these(either, most):
+    rng = np.random.default_rng(0)
+    for count in range(L + 1):
+        allowed, excluded = set(rng.permutation(L)[:count].tolist()), {0, 1}
+        ids = [f"label{label}" for label in (*allowed, L + 7)]
+        (found,) = labels(
+            either.predict([ITEM], most, within=ids, exclude=[f"label{one}" for one in excluded])
+        )
+        assert len(found) == min(most, len(allowed - excluded))
+        assert set(found) <= allowed - excluded
+
+
+def test_allowing_all_labels_changes_nothing(either):
+    everything = [f"label{label}" for label in range(L)]
+    items = [ITEM, ITEM | {"id": "label1"}]
+    wanted, found = either.predict(items, K), either.predict(items, K, within=everything)
+    assert labels(found) == labels(wanted)
+    assert found[0][0].score == pytest.approx(wanted[0][0].score, abs=1e-6)
+
+
 @pytest.mark.parametrize("given", [{"id": "label5"}, [["label5"]], [5.5], b"label5"])
 def test_what_is_no_id_is_rejected(predictor, given):
     with pytest.raises(InputError, match=r"^exclude: found .*; expected an id: a text or a whole"):
@@ -146,9 +169,8 @@ def test_what_is_barred_is_cut_out_and_labels_after_it_move_up():
     none = -np.inf
     wanted = np.float32([[0.7, 0.6, none], [0.8, 0.7, 0.6], [0.8, none, none]])
     np.testing.assert_array_equal(found.similarities, wanted)
-    np.testing.assert_array_equal(barred.spare, [16, 16, 16])
-    many = dataclasses.replace(barred, everywhere=np.arange(16, dtype=np.int32))
-    np.testing.assert_array_equal(many.spare, [64, 16, 64])
+    np.testing.assert_array_equal(barred.rows, [True, True, True])
+    np.testing.assert_array_equal(Barred(barred.own, barred.everywhere[:0]).rows, [1, 0, 1])
 
 
 def test_approximate_and_sharded_searches_fill_lists_up_too(mesh):
@@ -166,3 +188,45 @@ def test_approximate_and_sharded_searches_fill_lists_up_too(mesh):
         assert (found.labels >= 0).all() and not np.isin(found.labels, banned).any()
         if backend == "sharded":
             np.testing.assert_array_equal(found.labels, wanted.labels)
+
+
+@pytest.mark.parametrize("exact", [100_000, 0])
+def test_few_and_many_allowed_labels_are_searched_alike(monkeypatch, exact):
+    """With few, their entries are compared exactly; with many, longer lists of all are cut."""
+    monkeypatch.setattr(barred_module, "_EXACT", exact)
+    vectors, rng = unit(900, 8), np.random.default_rng(1)
+    index = LabelIndex.build(vectors, np.repeat(np.arange(300), 3), IndexConfig(backend="exact"))
+    x = np.concatenate([vectors[:4], np.zeros((1, 8), np.float32)])
+    some = np.unique(rng.integers(300, size=60)).astype(np.int32)
+    own = np.stack([np.repeat(some[0], 5), np.full(5, -1)], 1).astype(np.int32)
+    barred = Barred(own, some[5:9], Within(some))
+    found = allowed_points(index, x, 20, barred)
+    left = np.setdiff1d(some, [some[0], *some[5:9]])
+    cosines = (x[:4] @ vectors.T).reshape(4, 300, 3).max(2)[:, left]
+    wanted = left[np.argsort(-cosines, axis=1, kind="stable")[:, :20]]
+    np.testing.assert_array_equal(found.labels[:4], wanted)
+    np.testing.assert_allclose(found.similarities[:4], -np.sort(-cosines)[:, :20], atol=1e-6)
+    assert (found.labels[4] == -1).all()
+
+
+def test_a_first_search_is_longer_where_more_is_barred_for_all():
+    assert [first_spare(100, gone, 1000) for gone in (0, 90, 200, 500, 990, 1000)] == [
+        16, 16, 64, 256, 1024, 1024,
+    ]  # fmt: skip
+
+
+def test_a_search_is_repeated_only_where_a_list_came_short():
+    vectors, asked = unit(400, 8), []
+    index = LabelIndex.build(vectors, np.arange(400), IndexConfig(backend="exact"))
+
+    class Counting(ExactSearcher):
+        def shortlist(self, queries, k):
+            asked.append((len(queries), k))
+            return super().shortlist(queries, k)
+
+    counting = dataclasses.replace(index, searcher=Counting(index.entries))
+    nearest = np.argsort(-(vectors[:1] @ vectors.T)[0])[:40]
+    barred = Barred(np.full((3, 1), -1, np.int32), np.sort(nearest).astype(np.int32))
+    found = allowed_points(counting, np.concatenate([vectors[:1], -vectors[:2]]), 10, barred)
+    assert (found.labels >= 0).all()
+    assert asked == [(3, 26), (1, 74)]
