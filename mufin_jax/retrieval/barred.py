@@ -77,7 +77,9 @@ class Barred:
     @property
     def rows(self) -> Bool[np.ndarray, " b"]:
         """Whether anything is barred for each datapoint."""
-        return (self.own >= 0).any(1) | (len(self.everywhere) > 0) | (self.within is not None)
+        if len(self.everywhere) or self.within is not None:
+            return np.ones(len(self.own), bool)
+        return np.asarray((self.own >= 0).any(1))
 
     def at(self, rows: Int[np.ndarray, " n"]) -> "Barred":
         """Return what is barred for some datapoints."""
