@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from mufin_jax.prediction.part_files import FILES
 from mufin_jax.prediction.parts import WALKS, PartName
-from mufin_jax.prediction.predictor import BLOCK
+from mufin_jax.prediction.ranker import BLOCK
 from mufin_jax.retrieval import scann
 from mufin_jax.retrieval.walk import POINTS
 from mufin_jax.retrieval.words import COMMON_WORD

@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Int32, Int64
+from jaxtyping import Array, Float, Float32, Int, Int32, Int64
 
 from mufin_jax.model import label_table
 from mufin_jax.model.attention import Memory
 from mufin_jax.model.embed_side import SideEmbedding
 from mufin_jax.model.heads import CrossBlock
+from mufin_jax.prediction import shapes
 from mufin_jax.retrieval.build import Consumer
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import (
@@ -35,12 +36,14 @@ from mufin_jax.runtime.distributed.mesh import (
     put_rows,
     replicated,
 )
-from mufin_jax.runtime.distributed.padding import pad_rows
+from mufin_jax.runtime.distributed.padding import grown, pad_rows
 from mufin_jax.runtime.storage import files
 from mufin_jax.runtime.storage.npy import mapped, whole_npy
 
 _ROWS = 4096
 """Descriptors whose keys and values a device computes at once."""
+_FEWEST = 256
+"""Rows that labels in memory are padded to, at least."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +76,44 @@ class LabelCache:
         """
         files.check_seal(folder)
         offsets = np.load(folder / "offsets.npy", allow_pickle=False)
-        described = _memory(block, put_rows(mapped(folder / "bags.npy"), mesh), mesh)
-        w = put_rows(mapped(folder / "w.npy"), mesh)
-        return cls((described, w), offsets, max(1, int(np.diff(offsets).max(initial=0))))
+        most = max(1, int(np.diff(offsets).max(initial=0)))
+        bags, w = mapped(folder / "bags.npy"), mapped(folder / "w.npy")
+        return cls._placed(bags, w, offsets, most, block, mesh)
+
+    @classmethod
+    def build(
+        cls,
+        bags: Float32[np.ndarray, "e d"],
+        offsets: Int64[np.ndarray, "l1"],
+        w: Float32[np.ndarray, "l d"],
+        block: CrossBlock,
+        mesh: Mesh,
+    ) -> "LabelCache":
+        """Return the cache of labels that are in memory, padded: few shapes are compiled.
+
+        Args:
+            bags: Z1, label after label.
+            offsets: the descriptors of label l are rows offsets[l] to offsets[l + 1].
+            w: the classifiers.
+            block: A_C, which makes keys and values.
+            mesh: the devices.
+        """
+        most = shapes.slots(int(np.diff(offsets).max(initial=1)))
+        wide, classes = (grown(one, _power(len(one))) for one in (bags, w))
+        return cls._placed(wide, classes, offsets, most, block, mesh)
+
+    @classmethod
+    def _placed(
+        cls,
+        bags: Float32[np.ndarray, "r d"],
+        w: Float32[np.ndarray, "s d"],
+        offsets: Int64[np.ndarray, "l1"],
+        most: int,
+        block: CrossBlock,
+        mesh: Mesh,
+    ) -> "LabelCache":
+        described = _memory(block, put_rows(bags, mesh), mesh)
+        return cls((described, put_rows(w, mesh)), offsets, most)
 
     def slots(self, labels: Int[np.ndarray, "b c"]) -> Int32[np.ndarray, "b c m"]:
         """Return the rows of the labels' descriptors, -1 where there is none."""
@@ -83,6 +121,11 @@ class LabelCache:
         place = self.offsets[chosen][..., None] + np.arange(self.most)
         real = (place < self.offsets[chosen + 1][..., None]) & (labels >= 0)[..., None]
         return np.where(real, place, -1).astype(np.int32)
+
+
+def _power(count: int) -> int:
+    """Return the power of two that holds so many rows, and at least a few."""
+    return 1 << max(count - 1, _FEWEST - 1).bit_length()
 
 
 def gather(

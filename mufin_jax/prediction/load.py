@@ -1,5 +1,7 @@
 """What a predictor is made of, loaded from the folder of a run."""
 
+import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +15,15 @@ from mufin_jax.prediction.config import PredictConfig, measured_with
 from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.prediction.part_files import load_ranking
 from mufin_jax.prediction.part_ranking import PartRanking
+from mufin_jax.prediction.versions import Versions
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
-from mufin_jax.runtime.storage.files import load_sealed
+from mufin_jax.runtime.storage.files import MANIFEST, load_sealed
 from mufin_jax.runtime.surroundings import check_precision
+
+log = logging.getLogger(__name__)
 
 
 class Loaded(NamedTuple):
@@ -30,6 +35,7 @@ class Loaded(NamedTuple):
     dataset: Dataset
     config: PredictConfig
     ranking: PartRanking | None = None
+    versions: Versions | None = None
 
 
 def load_built(
@@ -43,7 +49,11 @@ def load_built(
 
 
 def load_run(
-    workdir: Path, mesh: Mesh | None, config: PredictConfig | None, every_part: bool
+    workdir: Path,
+    mesh: Mesh | None,
+    config: PredictConfig | None,
+    every_part: bool,
+    catalogue: bool,
 ) -> Loaded:
     """Load the predictor of a run; see `Predictor.load`."""
     folder = workdir / "finetune" / "predictor"
@@ -58,8 +68,16 @@ def load_run(
     model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
     dataset = Dataset.load(workdir / "prepare", to_answer=True)
     found = load_built(folder, model, dataset, config or measured_with(workdir))
-    if not (workdir / "select" / "done.json").exists():
-        return found
-    whole = Dataset.load(workdir / "prepare", hold_out=False, to_answer=True)
-    ranking = load_ranking(workdir / "select", whole, model.heads(), found.cache, every_part)
-    return found._replace(ranking=ranking)
+    if (workdir / "select" / "done.json").exists():
+        whole = Dataset.load(workdir / "prepare", hold_out=False, to_answer=True)
+        selected, heads = workdir / "select", model.heads()
+        found = found._replace(
+            ranking=load_ranking(selected, whole, heads, found.cache, every_part)
+        )
+    base = hashlib.sha256((folder / "labels" / MANIFEST).read_bytes()).hexdigest()
+    versions = Versions(workdir / "catalogue", base)
+    if catalogue:
+        return found._replace(versions=versions)
+    if versions.folder.exists():
+        log.info("%s: the labels of training answer, without the changes since", versions.folder)
+    return found

@@ -1,54 +1,40 @@
-"""Prediction: embed, shortlist, classify, mix, top k (paper, section 3).
+"""Prediction: titles and pictures in, ranked labels out.
 
-A datapoint is embedded once. Its shortlist R comes with a_l, the largest cosine of x1 with any
-entry of label l. The classifiers give c_l = x2_l·w_l, for the labels of the shortlist only. The
-score is 0.7 c + 0.3 a. Label bags, centroids and index are rebuilt with the encoders that Module IV
-leaves (`build.py`), so a query passes one encoder once.
+`ranker.py` ranks. The labels that are ranked come and go: `catalogue.py` knows them, `changing.py`
+changes them.
 
 A warm server compiles nothing: queries are padded to few shapes (`shapes.py`), all of which
 `Predictor.warm_up` compiles (`warming.py`).
 """
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
 
-from mufin_jax.data.bags import Bags, Pool
-from mufin_jax.data.dataset import Dataset, Side
-from mufin_jax.data.loader import Loader, prefetch
-from mufin_jax.model.embed_side import embed
-from mufin_jax.model.heads import Embedding
+from mufin_jax.data.dataset import Dataset
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.model.saved import new_loader
-from mufin_jax.prediction import scoring, shapes
+from mufin_jax.prediction import changing, ranker
+from mufin_jax.prediction.added import Added, Base
 from mufin_jax.prediction.answers import Prediction, named
 from mufin_jax.prediction.catalogue import Catalogue
 from mufin_jax.prediction.config import PredictConfig
-from mufin_jax.prediction.encoding import BlockEncoder
 from mufin_jax.prediction.items import Items, check_k, read_ids, read_query
 from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.prediction.load import load_built, load_run
 from mufin_jax.prediction.part_ranking import PartRanking
-from mufin_jax.prediction.parts import Known, Query
 from mufin_jax.prediction.queries import barred_labels, names_of, read_items
+from mufin_jax.prediction.ranker import Ranker
+from mufin_jax.prediction.versions import Versions
 from mufin_jax.prediction.warming import warm_up
-from mufin_jax.retrieval.barred import Barred, Within, allowed_points
+from mufin_jax.retrieval.barred import Within
 from mufin_jax.retrieval.index import LabelIndex
-from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.blocks import cut
-from mufin_jax.runtime.distributed.mesh import by_row, fetch, put, replicated
 from mufin_jax.runtime.storage.paths import Given, user_path
-from mufin_jax.runtime.surroundings import check_precision, check_process
-
-BLOCK = 256
-"""Datapoints that are embedded together."""
 
 
-class Predictor:
+class Predictor(Ranker):
     """Answers queries: titles and pictures in, ranked labels out.
 
     With several processes on the model's mesh, all of them must ask the same, and all get the
@@ -61,6 +47,7 @@ class Predictor:
         dataset: the prepared folder the model was trained on: tokenizer, picture size, titles.
         config: shortlist and mix.
         ranking: the parts and weights that rank instead of the paper's mix of c and a.
+        versions: the folder of the catalogue's versions; None keeps changes in memory.
     """
 
     def __init__(
@@ -71,16 +58,15 @@ class Predictor:
         dataset: Dataset,
         config: PredictConfig,
         ranking: PartRanking | None = None,
+        versions: Versions | None = None,
     ):
-        self.model, self.index, self.cache = model, index, cache
-        self.dataset, self.config, self.ranking = dataset, config, ranking
-        self.catalogue = Catalogue.of(dataset.labels)
+        super().__init__(model, index, cache, dataset, config, ranking)
+        self.versions = versions
         self._within: Within | None = None
-        # Every process reads all rows, and no row is padding: a pool is cut into blocks, and each
-        # block is spread over the devices on its own.
-        self.loader = new_loader(model.config, dataset, padded=False)
-        self.encoder = BlockEncoder(model.encoder(), self.loader.descriptors)
-        self._heads, self._loaded_by = model.heads(), os.getpid()
+        # Replaced together, in one step: a query in another thread sees both or neither.
+        self._labels: tuple[Catalogue, Added | None] = Catalogue.of(dataset.labels, model.dim), None
+        if versions is not None:
+            self.refresh()
 
     @classmethod
     def load_parts(
@@ -106,6 +92,7 @@ class Predictor:
         mesh: Mesh | None = None,
         config: PredictConfig | None = None,
         every_part: bool = False,
+        catalogue: bool = True,
     ) -> "Predictor":
         """Load the predictor of a run whose stage finetune is done.
 
@@ -118,11 +105,13 @@ class Predictor:
             config: shortlist and mix; by default those that the run was measured with or, before
                 evaluate is done, those of its settings during finetune.
             every_part: load the parts without a weight, too; they do not rank.
+            catalogue: recommend the labels of the current version of the run's catalogue; without,
+                those of training.
 
         Raises:
             InputError: if the folder holds no finished run.
         """
-        return cls(*load_run(user_path(workdir), mesh, config, every_part))
+        return cls(*load_run(user_path(workdir), mesh, config, every_part, catalogue))
 
     def predict(
         self,
@@ -151,129 +140,93 @@ class Predictor:
                 nothing that the model sees, or a picture cannot be read.
         """
         check_k(k, self.config.shortlist)
-        query, catalogue, results = read_query(items), self.catalogue, []
-        gone = catalogue.labels_of(read_ids(exclude, "exclude"))
-        allowed = None if within is None else self._only(read_ids(within, "within"))
-        for rows in cut(len(query), BLOCK):
+        query, (catalogue, added), results = read_query(items), self._labels, []
+        gone = catalogue.barred(read_ids(exclude, "exclude"))
+        allowed = None if within is None else self._only(catalogue, read_ids(within, "within"))
+        for rows in cut(len(query), ranker.BLOCK):
             block = query[rows]
             pool, bags = read_items(block, self.dataset, self.loader.descriptors)
             known = self.ranking and self.ranking.known(*names_of(block))
             barred = barred_labels(block, catalogue, gone, allowed)
-            labels, scores = self.rank(pool, bags, len(block), known=known, barred=barred)
+            labels, scores = self.rank(
+                pool, bags, len(block), known=known, barred=barred, added=added
+            )
             ranked = zip(labels, scores, strict=True)
             results += [named(catalogue, *row, k) for row in ranked]
         return results
 
-    def _only(self, ids: list[str]) -> Within:
+    def _only(self, catalogue: Catalogue, ids: list[str]) -> Within:
         """Return the labels with these ids; what the last query made of its own is used again."""
-        labels, last = self.catalogue.labels_of(ids), self._within
+        labels, last = catalogue.labels_of(ids), self._within
         if last is None or not np.array_equal(last.labels, labels):
             self._within = last = Within(labels)
         return last
 
-    def rank_side(
-        self,
-        side: Side,
-        extra: int = 0,
-        lists: Shortlist | None = None,
-        loader: Loader | None = None,
-    ) -> Iterator[tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]]:
-        """Yield labels and scores of a side's items, block after block, best first.
+    @property
+    def catalogue(self) -> Catalogue:
+        """The labels that can be recommended now."""
+        return self._labels[0]
+
+    def change_to(self, catalogue: Catalogue) -> None:
+        """Recommend the labels of a catalogue; every process must call this function."""
+        added = None
+        if len(catalogue.added):
+            base = Base(self._heads, self.index, self.cache, self.config.mix, self.ranking)
+            added = Added.build(catalogue.added, base)
+        self._labels = catalogue, added
+
+    def add_labels(self, items: Items, save: bool = True) -> None:
+        """Recommend more labels from now on, without training.
 
         Args:
-            side: the items.
-            extra: labels to retrieve beyond the shortlist, as an overlap filter can remove some.
-            lists: shortlists to use instead of this predictor's own.
-            loader: instead of this predictor's own, for a side of another folder.
-        """
-        for rows, pool, bags in self.read(side, loader=loader):
-            given = None
-            if lists is not None:
-                given = Shortlist(lists.labels[rows], lists.similarities[rows])
-            known = self.ranking and self.ranking.known_of(side, rows)
-            yield self.rank(pool, bags, len(rows), extra, given, known)
-
-    def read(
-        self, side: Side, rows: Int[np.ndarray, " n"] | None = None, loader: Loader | None = None
-    ) -> Iterator[tuple[Int[np.ndarray, " b"], Pool, Bags]]:
-        """Yield places among the rows, with what is read of them, block after block.
-
-        Args:
-            side: the items; no more pictures of one are read than the loader's dataset has of any
-                item of the side's kind.
-            rows: those that are read; all by default.
-            loader: instead of this predictor's own.
-        """
-        rows, loader = np.arange(len(side)) if rows is None else rows, loader or self.loader
-        blocks = [np.arange(some.start, some.stop) for some in cut(len(rows), BLOCK)]
-        made = prefetch(lambda i: self.batch(side, rows[blocks[i]], loader), 0, len(blocks))
-        for block, (pool, bags) in zip(blocks, made, strict=True):
-            yield block, pool, bags
-
-    def batch(
-        self, side: Side, rows: Int[np.ndarray, " b"], loader: Loader | None = None
-    ) -> tuple[Pool, Bags]:
-        """Return what is read of these items of a side; see `read`."""
-        pool, (bags,) = (loader or self.loader).batch([(side, rows)])
-        return pool, bags
-
-    def rank(
-        self,
-        pool: Pool,
-        bags: Bags,
-        count: int,
-        extra: int = 0,
-        lists: Shortlist | None = None,
-        known: Known | None = None,
-        barred: Barred | None = None,
-    ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
-        """Return the labels of the first `count` bags and their scores, best first.
-
-        Shortlists that are given are scored by the paper's mix. Parts also use what is `known` of
-        the datapoints; without it, they have no title and are cold. No other list has labels that
-        are `barred`.
-        """
-        points = self.embed(pool, bags)
-        if lists is None:
-            x, k = fetch(points.vector)[:count], self.config.shortlist + extra
-            if self.ranking is not None:
-                known = known or Known([""] * count, np.full(count, -1))
-                return self.ranking.rank(Query(points, x, known, barred), k)
-            lists = allowed_points(self.index, x, k, barred)
-        labels, scores = self.score(points, lists)
-        return labels[:count], scores[:count]
-
-    def embed(self, pool: Pool, bags: Bags) -> Embedding:
-        """Return the embeddings of the bags, padded to one of few sizes, on the devices.
+            items: in the forms of `predict`, each with an "id". An item that is a removed label of
+                training, and has nothing but its id, comes back as it was trained.
+            save: whether a predictor of a run's folder writes the next version of its catalogue;
+                without, the change is lost with this predictor.
 
         Raises:
-            InputError: in a fork of the process that loaded the predictor, and where JAX makes
-                arrays of 64 bits.
+            InputError: if an item has no id, an id that is recommended already, or nothing to see.
+            Held: if another process writes a version at this moment.
+            DiskError: if the version cannot be written.
         """
-        check_process(self._loaded_by)
-        check_precision()
-        mesh = self.model.mesh
-        none = np.zeros((1, self.model.dim), np.float32)
-        vectors = np.concatenate([none, *self.encoder.describe(pool)])
-        bags = shapes.padded(bags, mesh.size)
-        # Descriptors in the order of the slots: the shape of what is embedded is that of the bags.
-        chosen = vectors[np.where(bags.mask, bags.slots + 1, 0).ravel()]
-        bags = Bags(np.arange(bags.mask.size, dtype=np.int32).reshape(bags.mask.shape), bags.mask)
-        return embed(self._heads, put(chosen, replicated(mesh)), put(bags, by_row(mesh)))
+        changing.add(self, items, save)
 
-    def score(
-        self, points: Embedding, lists: Shortlist
-    ) -> tuple[Int[np.ndarray, "b k"], Float[np.ndarray, "b k"]]:
-        """Return the labels of shortlists and their scores, best first.
+    def remove_labels(self, ids: Iterable[object], save: bool = True) -> None:
+        """Recommend labels no more; see `add_labels`.
 
         Args:
-            points: what `embed` returned.
-            lists: the shortlists of the first datapoints; the other datapoints are padding.
+            ids: of labels that are recommended.
+            save: as for `add_labels`.
+
+        Raises:
+            InputError: if an id is that of no label that is recommended.
         """
-        return scoring.score(self._heads, points, self.cache, lists, self.config.mix)
+        changing.remove(self, ids, save)
+
+    def update_labels(self, items: Items, save: bool = True) -> None:
+        """Replace labels by items with the same ids, in one step; see `add_labels`.
+
+        A label of training that is updated loses what it has learned: its classifier and centroid.
+        """
+        changing.update(self, items, save)
+
+    def refresh(self) -> bool:
+        """Move to the current version of the catalogue; return whether that is another one.
+
+        Changes that were not saved are lost.
+        """
+        return changing.refresh(self)
+
+    def roll_back(self) -> None:
+        """Make the version before the current one of the catalogue current again, for all.
+
+        Raises:
+            InputError: if there is none.
+        """
+        changing.roll_back(self)
 
     def warm_up(
-        self, points: int = BLOCK, images: int = 15, extra: int = 0, titles: int = 1
+        self, points: int = ranker.BLOCK, images: int = 15, extra: int = 0, titles: int = 1
     ) -> None:
         """Compile what queries of common shapes need: the first answer is as fast as the next.
 

@@ -43,5 +43,5 @@ def warm_up(predictor: "Predictor", points: int, images: int, extra: int, titles
             if predictor.ranking:
                 embedded = predictor.embed(Pool(None, None), bags)
                 predictor.ranking.warm_up(embedded, x[:size], k)
-    _ = predictor.catalogue.finder
+    _ = predictor.catalogue.base.finder
     machine.give_back_memory()

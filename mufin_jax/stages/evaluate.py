@@ -89,7 +89,7 @@ def evaluate(config: EvaluateConfig, context: StageContext) -> None:
         log.info("%s", NOTHING)
         processes.once("nothing is measured", lambda: _write(_nothing(dataset), context))
         return
-    predictor = Predictor.load(context.workdir, context.mesh, context.predict, True)
+    predictor = Predictor.load(context.workdir, context.mesh, context.predict, True, False)
     if dataset.questions is None:
         measured = _rank_labels(config, predictor, dataset, context)
     elif config.missing_pictures:

@@ -110,7 +110,7 @@ def _panels(config: ReportConfig, context: StageContext) -> list[Panel]:
          lambda: data_panels.popularity(dataset, rankings)),
     ]  # fmt: skip
     if config.figures:
-        predictor = Predictor.load(workdir, context.mesh, context.predict)
+        predictor = Predictor.load(workdir, context.mesh, context.predict, catalogue=False)
         asked = Asked(dataset, predictor, scored, config.points, config.vectors, seed)
         makers[3:3] = [
             ("figure1", "Figure 1: what each modality finds",

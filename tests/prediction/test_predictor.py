@@ -17,7 +17,7 @@ from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import describe_once, embed_blocks
 from mufin_jax.model.saved import save_model
 from mufin_jax.prediction import pictures as pictures_file
-from mufin_jax.prediction import predictor as predictor_module
+from mufin_jax.prediction import ranker as ranker_module
 from mufin_jax.prediction import scoring
 from mufin_jax.prediction.build import build_predictor
 from mufin_jax.prediction.config import PredictConfig
@@ -143,7 +143,7 @@ def test_neither_order_nor_batch_size_changes_a_score(
     blocks = rank(predictor, dataset.test)
     np.testing.assert_array_equal(blocks[0], ranked[0])
     np.testing.assert_allclose(blocks[1], ranked[1], atol=1e-5)
-    monkeypatch.setattr(predictor_module, "BLOCK", 4)
+    monkeypatch.setattr(ranker_module, "BLOCK", 4)
     labels, scores = answers(predictor, [item(i) for i in order])
     np.testing.assert_array_equal(labels, ranked[0][order])
     np.testing.assert_allclose(scores, ranked[1][order], atol=1e-5)
@@ -188,7 +188,7 @@ def test_without_the_classifier_the_ranking_is_the_retrievers(predictor, dataset
 
 
 def test_given_shortlists_are_scored_instead_of_its_own(predictor, ranked, dataset):
-    lists = predictor_module.Shortlist(
+    lists = ranker_module.Shortlist(
         np.ascontiguousarray(ranked[0][:, ::3]), np.zeros((SIZES["test"], 3), np.float32)
     )
     lists.labels[4, 2] = -1
@@ -249,7 +249,7 @@ def test_one_device_predicts_what_eight_do(folder, ranked, dataset, one_device):
     ],
 )
 def test_a_bad_item_is_named_by_its_number(predictor, monkeypatch, wrong, reason):
-    monkeypatch.setattr(predictor_module, "BLOCK", 2)
+    monkeypatch.setattr(ranker_module, "BLOCK", 2)
     with pytest.raises(InputError, match=rf"^item 3: .*{reason}"):
         predictor.predict([{"title": "lamp"}] * 3 + [wrong])
 

@@ -1,0 +1,158 @@
+"""Labels that come and go without training: added, removed and updated, in memory or as versions.
+
+An added label is embedded as the labels of training were. It has no training points, so its
+classifier is w = z (alpha = 1).
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mufin_jax.data.strings import Strings
+from mufin_jax.prediction.catalogue import Catalogue
+from mufin_jax.prediction.items import Item, Items, read_ids, read_query
+from mufin_jax.prediction.queries import names_of, read_items
+from mufin_jax.prediction.segment import Changes, Segment
+from mufin_jax.runtime.blocks import cut
+from mufin_jax.runtime.distributed import processes
+from mufin_jax.runtime.distributed.mesh import fetch
+from mufin_jax.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from mufin_jax.prediction.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+_BLOCK = 256
+"""Labels that are embedded together."""
+
+
+def add(predictor: "Predictor", items: Items, save: bool) -> None:
+    """Add labels; see `Predictor.add_labels`."""
+    given = _with_ids(items)
+    restored = [uid for uid, item in given.items() if not _shows(item)]
+    shown = [item for item in given.values() if _shows(item)]
+    predictor.catalogue.check_new(given, restored)  # before any is encoded
+    new = _segment(predictor, shown)
+    if given:
+        _change(predictor, lambda catalogue: catalogue.with_labels(new, restored), save)
+
+
+def remove(predictor: "Predictor", ids: Iterable[object], save: bool) -> None:
+    """Remove labels; see `Predictor.remove_labels`."""
+    named = read_ids(ids, "ids")
+    if named:
+        _change(predictor, lambda catalogue: catalogue.without_labels(named), save)
+
+
+def update(predictor: "Predictor", items: Items, save: bool) -> None:
+    """Replace labels; see `Predictor.update_labels`."""
+    given = _with_ids(items)
+    predictor.catalogue.without_labels(given)  # before any is encoded
+    new = _segment(predictor, list(given.values()))
+
+    def replaced(catalogue: Catalogue) -> Changes:
+        return catalogue.changed(catalogue.without_labels(given)).with_labels(new)
+
+    if given:
+        _change(predictor, replaced, save)
+
+
+def refresh(predictor: "Predictor") -> bool:
+    """Move to the current version; see `Predictor.refresh`."""
+    versions, catalogue = predictor.versions, predictor.catalogue
+    if versions is None:
+        return False
+    number = processes.decide(versions.current)
+    if number == catalogue.version:
+        return False
+    found = Changes.none(predictor.model.dim)
+    if number:
+        number, found = versions.load_current(_reader(predictor), found)
+    predictor.change_to(catalogue.changed(found, number))
+    return True
+
+
+def roll_back(predictor: "Predictor") -> None:
+    """Return to the version before the current one; see `Predictor.roll_back`."""
+    versions = predictor.versions
+    if versions is None:
+        raise InputError("this predictor has no versions; load it from a run's folder")
+
+    def move() -> None:
+        with versions.hold():
+            versions.roll_back()
+
+    processes.once("a catalogue", move)
+    refresh(predictor)
+
+
+def _change(predictor: "Predictor", change: Callable[[Catalogue], Changes], save: bool) -> None:
+    """Change the catalogue: as a new version if it can be saved, else in memory."""
+    versions = predictor.versions
+    if not save or versions is None or not processes.decide(lambda: versions.writable):
+        if save and versions is not None:
+            log.warning("%s cannot be written: labels change in memory alone", versions.folder)
+        changes = change(predictor.catalogue)
+        predictor.change_to(predictor.catalogue.changed(changes, version=-1))
+        return
+
+    def write() -> None:
+        none = Changes.none(predictor.model.dim)
+        with versions.hold():
+            number, found = versions.load_current(_reader(predictor), none)
+            changes = change(predictor.catalogue.changed(found, number))
+            versions.save(changes.save, number)
+
+    processes.once("a catalogue", write)
+    refresh(predictor)
+
+
+def _reader(predictor: "Predictor") -> Callable[[Path], Changes]:
+    """Return what reads the changes of a version."""
+    labels = len(predictor.catalogue.base.ids)
+    return lambda folder: Changes.load(folder, predictor.model.dim, labels)
+
+
+def _with_ids(items: Items) -> dict[str, Item]:
+    """Return items by their ids, in their order; reject items without one, and ids given twice."""
+    found: dict[str, Item] = {}
+    for item in read_query(items):
+        if item.id is None:
+            raise InputError(f"{item.name}: no id; expected an id for each label")
+        if item.id in found:
+            raise InputError(f"{item.name}: the id {item.id!r:.80} twice; expected distinct ids")
+        found[item.id] = item
+    return found
+
+
+def _shows(item: Item) -> bool:
+    """Return whether an item has anything besides its id."""
+    vectors = item.text_vector is not None or item.image_vectors is not None
+    return bool(item.titles or item.pictures or vectors)
+
+
+def _segment(predictor: "Predictor", items: Sequence[Item]) -> Segment:
+    """Embed items as labels."""
+    dim, bags, counts, z = predictor.model.dim, [], [np.zeros(1, np.int64)], []
+    for rows in cut(len(items), _BLOCK):
+        block = items[rows]
+        pool, slots = read_items(block, predictor.dataset, predictor.loader.descriptors)
+        found = predictor.embed(pool, slots)
+        bag, mask, vector = (part[: len(block)] for part in
+                             fetch((found.bag, found.mask, found.vector)))  # fmt: skip
+        bags.append(bag[mask])
+        counts.append(mask.sum(1))
+        z.append(vector)
+    none = np.zeros((0, dim), np.float32)
+    titles, ids = names_of(items)
+    return Segment(
+        Strings.pack(str(uid) for uid in ids),
+        Strings.pack(titles),
+        np.concatenate([none, *bags]),
+        np.cumsum(np.concatenate(counts)),
+        np.concatenate([none, *z]),
+    )

@@ -1,0 +1,129 @@
+"""Labels added after training, as they lie on the disk: names, bags and vectors.
+
+They have no training points and no row of the label table: their classifier is w = z (alpha = 1).
+The folder holds `ids.npz`, `titles.npz`, `bags.npy` (float32 (e, D): Z1, label after label),
+`offsets.npy` (int64 (n + 1,)) and `w.npy` (float32 (n, D)).
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64
+
+from mufin_jax.data.strings import Strings, check_offsets
+from mufin_jax.runtime.storage import files
+
+_ARRAYS = {"bags": "bags", "offsets": "offsets", "z": "w"}
+"""The arrays of a segment, and the names of their files."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Labels added after training.
+
+    Attributes:
+        ids: of the labels.
+        titles: "" where there is none.
+        bags: Z1 of their descriptors, label after label.
+        offsets: where the descriptors of each label start, and where the last ones end.
+        z: their vectors, which are their classifiers, too.
+    """
+
+    ids: Strings
+    titles: Strings
+    bags: Float32[np.ndarray, "e d"]
+    offsets: Int64[np.ndarray, " n_plus_1"]
+    z: Float32[np.ndarray, "n d"]
+
+    @classmethod
+    def empty(cls, dim: int) -> "Segment":
+        """Return a segment without any label, of vectors of this width."""
+        none = np.zeros((0, dim), np.float32)
+        return cls(Strings.pack([]), Strings.pack([]), none, np.zeros(1, np.int64), none)
+
+    def __len__(self) -> int:
+        """Return the number of labels."""
+        return len(self.z)
+
+    def followed_by(self, other: "Segment") -> "Segment":
+        """Return the labels of both segments."""
+        return Segment(
+            Strings.pack([*self.ids, *other.ids]),
+            Strings.pack([*self.titles, *other.titles]),
+            np.concatenate([self.bags, other.bags]),
+            np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]]),
+            np.concatenate([self.z, other.z]),
+        )
+
+    def only(self, kept: Bool[np.ndarray, " n"]) -> "Segment":
+        """Return some of the labels."""
+        rows, counts = np.flatnonzero(kept), np.diff(self.offsets)
+        return Segment(
+            Strings.pack(self.ids.at(rows)),
+            Strings.pack(self.titles.at(rows)),
+            self.bags[np.repeat(kept, counts)],
+            np.concatenate([[0], np.cumsum(counts[kept])]).astype(np.int64),
+            self.z[kept],
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the files of the segment to a folder, which is made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.ids.save(folder / "ids.npz")
+        self.titles.save(folder / "titles.npz")
+        for name, file in _ARRAYS.items():
+            files.save_array(folder / f"{file}.npy", getattr(self, name))
+
+    @classmethod
+    def load(cls, folder: Path, dim: int) -> "Segment":
+        """Load what `save` wrote; raise ValueError if the files do not fit together."""
+        arrays = {
+            name: np.load(folder / f"{file}.npy", allow_pickle=False)
+            for name, file in _ARRAYS.items()
+        }
+        found = cls(Strings.load(folder / "ids.npz"), Strings.load(folder / "titles.npz"), **arrays)
+        check_offsets(found.offsets, len(found.bags))
+        counts = {len(found.ids), len(found.titles), len(found.z), len(found.offsets) - 1}
+        if len(counts) > 1 or found.z.shape[1:] != (dim,) or found.bags.shape[1:] != (dim,):
+            raise ValueError(f"{sorted(counts)} labels, vectors {found.z.shape}, expected D={dim}")
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """How the labels that can be recommended differ from those of training.
+
+    Attributes:
+        added: labels that training did not know.
+        removed: labels of training that are gone, ascending: their tombstones.
+    """
+
+    added: Segment
+    removed: Int32[np.ndarray, " r"]
+
+    @classmethod
+    def none(cls, dim: int) -> "Changes":
+        """Return no changes; D is the width of vectors."""
+        return cls(Segment.empty(dim), np.zeros(0, np.int32))
+
+    def save(self, folder: Path) -> None:
+        """Write `added/` and `removed.npy` to a folder."""
+        self.added.save(folder / "added")
+        files.save_array(folder / "removed.npy", self.removed)
+
+    @classmethod
+    def load(cls, folder: Path, dim: int, num_labels: int) -> "Changes":
+        """Load what `save` wrote; raise ValueError if it does not fit so many labels of training.
+
+        Args:
+            folder: where it was written.
+            dim: D.
+            num_labels: L, the labels of training.
+        """
+        removed = np.load(folder / "removed.npy", allow_pickle=False)
+        if removed.dtype != np.int32 or removed.ndim != 1 or (np.diff(removed) <= 0).any():
+            raise ValueError(f"removed.npy is {removed.dtype} {removed.shape}, or out of order")
+        if len(removed) and not 0 <= removed[0] <= removed[-1] < num_labels:
+            raise ValueError(f"removed.npy names labels up to {removed[-1]} of {num_labels}")
+        return cls(Segment.load(folder / "added", dim), removed)
