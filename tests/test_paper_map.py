@@ -172,7 +172,7 @@ METHOD = {
     "model/heads.py": ["Heads.embed", "Heads.adapt"],
     "model/label_table.py": ["combine", "update"],
     "retrieval/index.py": ["LabelIndex.shortlist"],
-    "prediction/predictor.py": ["Predictor.rank"],
+    "prediction/ranker.py": ["Ranker.rank"],
 }
 
 
