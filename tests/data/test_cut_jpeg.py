@@ -60,6 +60,14 @@ def test_the_missing_share_is_that_of_the_rows_that_differ(kind):
             assert complete(cut, 10**7, missing / 2) is None or missing == 0
 
 
+def test_a_cut_within_a_mark_is_a_cut_in_front_of_it():
+    """Noise after the first byte of a mark would be another mark, and the rest would count."""
+    data = WHOLE["baseline"]
+    cut = data[: data.index(b"\xff\x00", len(data) * 9 // 10) + 1]
+    whole, missing = complete(cut, 10**7, 0.5) or (b"", 0)
+    assert missing > 0.01 and (whole, missing) == complete(cut[:-1], 10**7, 0.5)
+
+
 def test_what_is_no_jpeg_without_its_end_is_left_alone(tmp_path):
     png = io.BytesIO()
     Image.new("RGB", (9, 9)).save(png, "PNG")

@@ -91,6 +91,13 @@ def test_another_length_of_titles_is_rejected(predictor, dataset):
         evaluate(predictor, other)
 
 
+def test_another_prompt_is_rejected(predictor, dataset):
+    other = with_manifest(dataset)
+    other.manifest["prompt"] = "query: "
+    with pytest.raises(InputError, match=r"found another prompt than .*\(query: ; expected "):
+        evaluate(predictor, other)
+
+
 def test_shortlists_of_other_points_are_rejected(predictor, dataset):
     lists = Shortlist(np.zeros((3, 2), np.int32), np.zeros((3, 2), np.float32))
     with pytest.raises(InputError, match="found 3 shortlists; expected one for each of the 11"):

@@ -126,6 +126,11 @@ def test_a_part_that_few_samples_take_is_left_out():
     assert twice.parts == {"v": 1.0, "t": 0.1}
 
 
+def test_an_average_scales_offsets_as_it_scales_weights():
+    found = [Weights({"z": 2.0}, 1.5, 1.0), Weights({"z": 0.5}, 0.5, 0.1)]
+    assert selection._average(found) == Weights({"z": 1.0}, 1.0, 0.35)
+
+
 def test_a_single_part_is_its_own_mix(made):
     fit = fit_weights(Judged.judge(*made), ["t"])
     assert set(fit.weights.parts) == {"t"} and fit.objective >= fit.alone["t"]
@@ -182,3 +187,14 @@ def test_a_part_that_knows_all_labels_fills_lists_up_and_lowers_nothing():
     fit = fit_weights(judged, ["z", "v"])
     assert fit.weights.parts == {"v": 1.0, "z": 1e-3} and fit.objective == fit.alone["v"] == 100
     assert fit_weights(judged, ["v"]).weights.parts == {"v": 1.0}
+
+
+@pytest.mark.parametrize("gap, filled", [(5e-4, {"z": 1e-4}), (5e-8, {}), (0.1, {"z": 1e-3})])
+def test_a_part_that_fills_lists_up_gets_the_largest_weight_that_lowers_nothing(gap, filled):
+    """The votes differ by the gap; z has them in the wrong order."""
+    values = {"v": np.float32([[gap, 0]]), "z": np.float32([[0, 1]])}
+    labels = np.array([[0, 1]], np.int32)
+    found = Candidates(labels, values, labels >= 0, np.ones(1, bool))
+    judged = Judged.judge(found, csr_matrix([[1.0, 0.0]]), csr_matrix((1, 2)))
+    weights = selection._filled(judged, Weights({"v": 1.0}), {"v": 100.0, "z": 50.0})
+    assert weights.parts == {"v": 1.0} | filled

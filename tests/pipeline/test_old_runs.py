@@ -32,7 +32,7 @@ from mufin_jax.pipeline.run import run
 from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.run_folder import flatten
-from mufin_jax.runtime.storage.files import jsonable, load_json
+from mufin_jax.runtime.storage.files import jsonable, load_json, save_json
 
 RUNS = sorted((GOLDEN / "runs").iterdir())
 WHOLE = sorted(path.name.partition(".")[0] for path in (GOLDEN / "whole_runs").iterdir())
@@ -130,6 +130,18 @@ def test_three_added_options_leave_an_older_run_as_it_is(tmp_path, monkeypatch):
     added = {"future": 3, "other": None, "optimizer.future.rate": 0.5}
     monkeypatch.setitem(old_runs.ADDED, "finetune", ADDED["finetune"] | added)
     assert differences(workdir, experiment) == []
+
+
+@pytest.mark.parametrize("checkpoint, wanted", [(None, "pad"), ("vit", "crop")])
+def test_the_way_pictures_were_made_square_is_that_of_the_folder_or_of_the_checkpoint(
+    tmp_path, checkpoint, wanted
+):
+    """The first version did not record it. A checkpoint's own way is no setting."""
+    (tmp_path / "prepare").mkdir()
+    save_json(tmp_path / "prepare" / "settings.json", {"image_checkpoint": checkpoint})
+    save_json(tmp_path / "prepare" / "manifest.json", {"processing": {"fit": "pad"}})
+    settings = {"image_checkpoint": checkpoint, "fit": "crop"}
+    assert made_with(tmp_path, "prepare", settings)["fit"] == wanted
 
 
 def configs_in(config: Any, found: dict[str, list[str]]) -> dict[str, list[str]]:

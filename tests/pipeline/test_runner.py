@@ -12,11 +12,14 @@ from raw_folders import write_json_lines
 from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline import runner as deciding
 from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.pipeline.redo import remove_stages
 from mufin_jax.pipeline.run import run
+from mufin_jax.pipeline.sources import as_named_now, keep_sources
 from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import DiskError, InputError
 from mufin_jax.runtime.storage.files import load_json, save_json
+from mufin_jax.runtime.storage.fingerprint import load_sources
 
 NAMES = minute.STAGES
 
@@ -274,6 +277,50 @@ def test_moved_checkpoints_and_vectors_are_known_again(go, tmp_path):
     (tmp_path / "vectors-moved" / "a.npy").write_bytes(b"2")
     with pytest.raises(InputError, match=r"image_vectors: .*with another a.npy -> "):
         go(using(tmp_path / "text-moved", tmp_path / "vectors-moved"))
+
+
+def test_files_that_are_absent_at_another_place_are_not_those_that_were_read(tmp_path):
+    given, folder = tmp_path / "given", tmp_path / "prepare"
+    given.mkdir()
+    folder.mkdir()
+    (given / "vocab.txt").write_text("lamp")
+    keep_sources(folder, "prepare", {"tokenizer": str(given)})
+    for place in (given, shutil.copytree(given, tmp_path / "copied")):
+        assert as_named_now(folder, "tokenizer", "old", str(place)) == str(place)
+    assert as_named_now(folder, "tokenizer", "old", str(tmp_path / "nowhere")) == "old"
+
+
+@pytest.mark.parametrize("stage, again", [("prepare", True), ("pretrain", False)])
+def test_only_a_preparation_that_begins_again_reads_its_files_anew(tmp_path, stage, again):
+    """Training that resumes has read them before: they must not have changed since."""
+    name = {"prepare": "tokenizer", "pretrain": "model.text_checkpoint"}[stage]
+    given, found = tmp_path / "given", []
+    given.mkdir()
+    (tmp_path / stage).mkdir()
+    for words in ("lamp", "lamps"):
+        (given / "vocab.txt").write_text(words)
+        keep_sources(tmp_path / stage, stage, {name: str(given)})
+        found.append(load_sources(tmp_path / stage)[name])
+    assert (found[0] != found[1]) == again
+    keep_sources(tmp_path / stage, stage, {})
+    assert (load_sources(tmp_path / stage) == {}) == again
+
+
+def test_answers_to_questions_are_ranked_by_module_one_too(go, tmp_path):
+    go()
+    (tmp_path / "run" / "prepare" / "questions.npz").write_bytes(b"")
+    for name in ("pretrain", "evaluate"):
+        shutil.rmtree(tmp_path / "run" / name)
+    with pytest.raises(InputError, match="stage evaluate needs pretrain, which is not finished"):
+        go(stage="evaluate")
+
+
+def test_what_a_killed_removal_left_is_in_nobodys_way(tmp_path):
+    for name in ("evaluate", "evaluate.removed"):
+        (tmp_path / name).mkdir()
+        save_json(tmp_path / name / "settings.json", {})
+    remove_stages(tmp_path, ["evaluate"], "again")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_finished_run_in_a_read_only_folder_gives_its_metrics(go, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from small import label_predictor
 
 from mufin_jax.data.images import MAX_PIXELS
 from mufin_jax.prediction.items import read_query
+from mufin_jax.prediction.queries import names_of
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 
@@ -262,3 +263,9 @@ def test_a_process_with_64_bits_is_one_line(predictor):
     finally:
         jax.config.update("jax_enable_x64", False)
     assert predictor.predict([LAMP])
+
+
+def test_parts_that_read_titles_read_the_first_one_of_an_item():
+    """As `Side.titles` has it for the items of a prepared folder."""
+    items = read_query([{"titles": ["red lamp", "ornate"], "id": 3}, {"images": b"any"}, LAMP])
+    assert names_of(items) == (["red lamp", "", "red lamp"], ["3", None, None])

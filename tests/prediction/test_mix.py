@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from mufin_jax.data.dataset import Side
+from mufin_jax.data.strings import Strings
 from mufin_jax.prediction.mix import Mix, Weights, load_mixes, save_mixes
-from mufin_jax.prediction.part_ranking import Candidates, union
+from mufin_jax.prediction.part_ranking import Candidates, PartRanking, union
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
 
@@ -64,6 +66,18 @@ def test_joined_blocks_rank_as_each_block_alone():
     alone = [block.ranked(block.mixed(MIX), 3)[0] for block in (FOUND, other)]
     assert labels.tolist() == np.concatenate(alone).tolist()
     assert joined.at(np.array([2])).labels.tolist() == [[2, -1, -1]]
+
+
+def test_an_item_that_is_a_label_without_a_training_pair_is_cold():
+    ids = Strings.pack(["a", "b", "c"])
+    ranking = PartRanking({}, MIX, np.array([True, False, True]), ids)
+    given = ["c", "b", "new", "a"]
+    titles, none = Strings.pack(["", "", "", ""]), np.zeros(0, np.int64)
+    side = Side(
+        "test", Strings.pack(given), titles, np.zeros(4, np.int32), np.zeros(5, np.int64), none
+    )
+    assert ranking.known_of(side, np.array([0, 1, 2, 3])).own.tolist() == [2, -1, -1, 0]
+    assert ranking.known([""] * 4, given).own.tolist() == [2, -1, -1, 0]
 
 
 def test_mixes_are_saved_and_a_changed_file_is_rejected(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mufin_jax.retrieval.words import TitleWords
 from mufin_jax.runtime.errors import InputError
@@ -26,6 +27,14 @@ def test_rare_words_weigh_more(words):
     """`blue` is in one title of six, `lamp` in two."""
     blue, lamp = words.scores(["blue", "lamp"]).toarray()[:, 1]
     assert blue > lamp > 0
+
+
+def test_weights_are_those_of_scikit_learn_by_the_number_of_titles_with_a_word():
+    given = ["red red chair, red", "green sofa"]
+    words = TitleWords.build(given, LABELS)
+    wanted = TfidfVectorizer().fit([*given, *LABELS])
+    assert words.vocabulary == sorted(wanted.vocabulary_)
+    np.testing.assert_allclose(words.weights, wanted.idf_)
 
 
 def test_what_is_saved_scores_the_same(words, tmp_path):

@@ -55,3 +55,15 @@ def test_nobody_makes_a_generator_without_an_address():
     }
     strangers = [name for name in found if not any(name.startswith(own) for own in OWN_HOMES)]
     assert not strangers
+
+
+def test_each_draw_has_one_place_in_the_library():
+    """A second place would draw the same bits for another purpose."""
+    named = re.compile(r"\bDraw\.([A-Z_]{2,})\b")
+    found = [
+        name
+        for path in ROOT.rglob("*.py")
+        if path.name != "draws.py"
+        for name in named.findall(path.read_text(encoding="utf-8"))
+    ]
+    assert sorted(found) == sorted(draw.name for draw in Draw)

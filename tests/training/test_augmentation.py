@@ -42,6 +42,15 @@ def test_a_crop_is_a_window_scaled_back_to_the_whole_size(ramp):
     assert starts.max() > 4 and ends.min() < 19
 
 
+def test_a_crop_lies_at_any_height_whatever_its_distance_from_the_left(ramp):
+    rows = np.array(cropped(ramp, jax.random.key(2), 0.4).images.rows)
+    left = np.minimum(rows[:, 8, 0, 0], rows[:, 8, -1, 0]) / 8 / 24
+    top, share = rows[:, 0, 12, 1] / 4 / 16, np.abs(rows[:, 8, 9, 0] - rows[:, 8, 8, 0]) / 8
+    free = share < 0.9  # a larger crop has hardly a choice
+    places = [some[free] / (1 - share[free]) for some in (top, left)]
+    assert free.sum() > 200 and abs(np.corrcoef(places)[0, 1]) < 0.3
+
+
 def test_only_pixels_are_cropped():
     pool = Pool(None, Vectors(np.ones((2, 3), np.float32)))
     assert cropped(pool, jax.random.key(0), 0.3) is pool
