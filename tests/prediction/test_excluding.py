@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from small import SIZES, new_model
 from test_predictor import K, build
 
@@ -19,7 +20,7 @@ from mufin_jax.prediction.part_files import (
     load_ranking,
     save_ranking,
 )
-from mufin_jax.prediction.parts import PARTS
+from mufin_jax.prediction.parts import PARTS, _Rows
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval import barred as barred_module
 from mufin_jax.retrieval.barred import Barred, Within, allowed_points, first_spare
@@ -171,6 +172,24 @@ def test_what_is_barred_is_cut_out_and_labels_after_it_move_up():
     np.testing.assert_array_equal(found.similarities, wanted)
     np.testing.assert_array_equal(barred.rows, [True, True, True])
     np.testing.assert_array_equal(Barred(barred.own, barred.everywhere[:0]).rows, [1, 0, 1])
+
+
+def test_long_lists_keep_their_order():
+    rng = np.random.default_rng(0)
+    order = np.array([rng.permutation(200) for _ in range(5)], np.int32)
+    banned = np.sort(rng.permutation(200)[:60]).astype(np.int32)
+    barred = Barred(np.full((5, 1), -1, np.int32), banned)
+    near = np.tile(np.linspace(1, 0, 200, dtype=np.float32), (5, 1))
+    found = barred.cut(Shortlist(order, near), 100)
+    for row, labels in zip(found.labels, order, strict=True):
+        assert row.tolist() == [label for label in labels if label not in banned][:100]
+    assert (np.diff(found.similarities) < 0).all()
+
+
+def test_lists_of_few_labels_are_as_long_where_another_item_of_the_block_bars_nothing():
+    scores = csr_matrix(np.float32([[5, 4, 3, 2], [5, 4, 3, 2]]))
+    barred = Barred(np.array([[0], [-1]], np.int32), np.zeros(0, np.int32))
+    assert _Rows(scores, barred).shortlist(2).labels.tolist() == [[1, 2], [0, 1]]
 
 
 def test_approximate_and_sharded_searches_fill_lists_up_too(mesh):
