@@ -23,7 +23,13 @@ from mufin_jax.prediction.part_files import (
 from mufin_jax.prediction.parts import PARTS, _Rows
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval import barred as barred_module
-from mufin_jax.retrieval.barred import Barred, Within, allowed_points, first_spare
+from mufin_jax.retrieval.barred import (
+    FEWEST_SPARE,
+    Barred,
+    Within,
+    allowed_points,
+    first_spare,
+)
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.searcher import ExactSearcher
@@ -190,6 +196,14 @@ def test_lists_of_few_labels_are_as_long_where_another_item_of_the_block_bars_no
     scores = csr_matrix(np.float32([[5, 4, 3, 2], [5, 4, 3, 2]]))
     barred = Barred(np.array([[0], [-1]], np.int32), np.zeros(0, np.int32))
     assert _Rows(scores, barred).shortlist(2).labels.tolist() == [[1, 2], [0, 1]]
+
+
+def test_warm_up_prepares_the_longer_searches_of_items_with_an_id(predictor, monkeypatch):
+    asked = []
+    monkeypatch.setattr(LabelIndex, "warm_up", lambda self, x, k: asked.append(k))
+    predictor.warm_up(points=1, images=0, titles=1)
+    longer = min(K + FEWEST_SPARE, len(predictor.index.entries.filled))
+    assert set(asked) == {K, longer} and longer > K
 
 
 def test_approximate_and_sharded_searches_fill_lists_up_too(mesh):
