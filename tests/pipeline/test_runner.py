@@ -315,6 +315,14 @@ def test_answers_to_questions_are_ranked_by_module_one_too(go, tmp_path):
         go(stage="evaluate")
 
 
+def test_the_figures_of_a_run_go_with_its_evaluation_alone(go, tmp_path):
+    go()
+    remove_stages(tmp_path / "run", ["report"], "again")
+    assert (tmp_path / "run" / "metrics.json").exists()
+    remove_stages(tmp_path / "run", ["evaluate"], "again")
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_what_a_killed_removal_left_is_in_nobodys_way(tmp_path):
     for name in ("evaluate", "evaluate.removed"):
         (tmp_path / name).mkdir()
