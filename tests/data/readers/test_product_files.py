@@ -282,6 +282,20 @@ def test_a_cell_is_cut_into_its_values(text, separator, values):
     assert split_cell(text, separator, "|;,") == values
 
 
+def test_commas_separate_ids_of_related_products_but_belong_to_names_of_pictures(tmp_path):
+    rows = [
+        item | {"images": f"images/{i}, front.jpg", "also_buy": ",".join(item["also_buy"])}
+        for i, item in enumerate(PRODUCTS)
+    ]
+    with (tmp_path / "products.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    lists = [p | {"images": [row["images"]]} for p, row in zip(PRODUCTS, rows, strict=True)]
+    wanted = content(write_json_lines(tmp_path / "lines", products=lists))
+    assert content(tmp_path / "products.csv") == wanted
+
+
 def linked(folder: Path) -> Path:
     """Write products whose pictures lie in another folder, behind a link."""
     raw = write_json_lines(folder / "raw", products=PRODUCTS)
