@@ -104,6 +104,20 @@ def test_a_model_uses_only_outputs_of_its_own_frozen_weights(dataset, mesh, tmp_
         assert (loader.sources.images.rows is not dataset.images) == served
 
 
+@pytest.mark.parametrize("kind, served", [("image", False), ("text", False), ("image-trunk", True)])
+def test_outputs_of_a_whole_encoder_are_of_its_last_block_too(
+    kind, served, dataset, mesh, tmp_path
+):
+    """Module I may train the last block alone, and Module IV none."""
+    model, paths = new_model(dataset, mesh), []
+    for _ in range(2):
+        part = frozen_features._Part(model, Loader(dataset, "both", mesh), kind, tmp_path)
+        paths.append(part.path)
+        bias = (model.text_encoder if kind == "text" else model.image_encoder).blocks[-1].up.bias
+        bias[...] = bias[...] + 1
+    assert (paths[0] == paths[1]) == served
+
+
 @pytest.mark.parametrize("other", [{"heads": 3}, {"layer_norm_eps": 1e-3}, {"dtype": "bfloat16"}])
 def test_a_model_that_uses_the_same_weights_differently_uses_no_kept_outputs(
     other, dataset, mesh, tmp_path
