@@ -1,6 +1,7 @@
 """A predictor is measured on its own catalogue: other labels or tokens would make noise."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -89,6 +90,16 @@ def test_another_length_of_titles_is_rejected(predictor, dataset):
     other = with_manifest(dataset, texts=dataset.texts[:, :4])
     with pytest.raises(InputError, match=r"number of tokens of a title .*\(4; expected 8\)"):
         evaluate(predictor, other)
+
+
+def test_a_tokenizer_of_the_same_size_with_other_numbers_is_rejected(predictor, dataset, tmp_path):
+    facts = json.loads((dataset.path / "tokenizer.json").read_text())
+    vocabulary = facts["model"]["vocab"]
+    one, other = sorted(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="found another tokenizer than"):
+        evaluate(predictor, with_manifest(dataset, path=tmp_path))
 
 
 def test_another_prompt_is_rejected(predictor, dataset):
