@@ -11,6 +11,7 @@ from mufin_jax.prediction.mix import Mix, Weights, load_mixes, save_mixes
 from mufin_jax.prediction.part_ranking import Candidates, PartRanking, union
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.storage.files import save_sealed
 
 VALUES = {
     "z": np.array([[0.5, 0.25, 0], [1, 0, 0.5]], np.float32),
@@ -89,3 +90,12 @@ def test_mixes_are_saved_and_a_changed_file_is_rejected(tmp_path):
     path.write_text(json.dumps(facts))
     with pytest.raises(InputError, match=r"mixes\.json"):
         load_mixes(path)
+
+
+@pytest.mark.parametrize("field", ["untrained_scale", "untrained_offset"])
+def test_scales_and_offsets_that_are_no_numbers_are_rejected(tmp_path, field):
+    """JSON holds null in the place of NaN and infinity."""
+    sides = {side: {"parts": {}, field: None} for side in ("warm", "cold")}
+    save_sealed(tmp_path / "mixes.json", {"all": sides})
+    with pytest.raises(InputError, match=r"mixes\.json: not weights"):
+        load_mixes(tmp_path / "mixes.json")

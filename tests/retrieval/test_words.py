@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mufin_jax.retrieval.words import TitleWords
@@ -59,6 +60,16 @@ def test_rows_of_other_titles_are_saved_and_loaded(words, tmp_path):
         words.load_rows(tmp_path / "titles", 4)
     words.save_rows(tmp_path / "none", [])
     assert words.load_rows(tmp_path / "none", 0).shape[0] == 0
+
+
+def test_rows_that_are_not_finite_are_rejected(words, tmp_path):
+    words.save_rows(tmp_path, ["red chair"])
+    rows = scipy.sparse.load_npz(tmp_path / "rows.npz")
+    rows.data[0] = np.nan
+    scipy.sparse.save_npz(tmp_path / "rows.npz", rows)
+    files.seal(tmp_path)
+    with pytest.raises(InputError, match=r"not words of titles \(.*a number is not finite\)"):
+        words.load_rows(tmp_path, 1)
 
 
 def test_titles_without_any_word_score_nothing(tmp_path):

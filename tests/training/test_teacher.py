@@ -28,7 +28,7 @@ from mufin_jax.training.pretrain_batches import Batches
 from mufin_jax.training.pretrain_config import PretrainConfig
 from mufin_jax.training.pretrain_step import make_step
 from mufin_jax.training.setup import TrainState, split
-from mufin_jax.training.teacher import ROWS, VECTORS, Teacher
+from mufin_jax.training.teacher import ROWS, VECTORS, Teacher, _centred
 
 CONFIG = PretrainConfig(
     loss="softmax", batch_size=7, hard_limit=1.0, temperature=0.3, random_others=3,
@@ -123,6 +123,11 @@ def test_a_teacher_has_the_vectors_of_points_and_labels_by_id_without_their_mean
             whole /= max(np.linalg.norm(whole), 1e-9)
             np.testing.assert_allclose(found, whole, atol=1e-6)
             assert not teacher.of(side, np.array([item]), np.array([False])).any()
+
+
+def test_a_vector_that_is_the_mean_but_for_rounding_has_no_direction():
+    found = _centred(np.array([[3.0, 4.0 + 1e-7], [3.0, 5.0]]), np.array([3.0, 4.0]))
+    assert found.tolist() == [[0, 0], [0, 1]]
 
 
 def test_a_resumed_run_reads_its_copy_of_the_vectors(dataset, tmp_path):
