@@ -110,7 +110,7 @@ def measure_added(
     block, mesh, one = heads.cross_attention, heads.mesh, np.array([0, 1])
     cache = LabelCache.build(vectors[:1], one, vectors[:1], block, mesh)
     wall, cpu = time.perf_counter(), time.process_time()
-    ready = Added.build(segment, Base(heads, base, cache, 0.7, None))
+    ready = Added.build(segment, Base(heads, base, cache, 0.7, None, 0))
     facts = {"add_cpu_s": time.process_time() - cpu, "add_s": time.perf_counter() - wall}
     cpu = time.process_time()
     unit_bags = LabelEntries(bags / np.linalg.norm(bags, axis=1, keepdims=True), offsets)

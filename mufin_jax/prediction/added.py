@@ -4,7 +4,8 @@ import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
+from scipy.sparse import csr_matrix
 
 from mufin_jax.model.heads import Embedding, Heads
 from mufin_jax.prediction import scoring
@@ -16,7 +17,11 @@ from mufin_jax.prediction.segment import Segment
 from mufin_jax.retrieval.barred import Barred, allowed_points
 from mufin_jax.retrieval.exact import LabelEntries, best_first
 from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.retrieval.sparse_scores import softmax_rows
 from mufin_jax.retrieval.words import TitleWords
+
+_TEMPERATURE = 0.05
+"""Of the softmax over the cosines of an added label with the labels of training that lend to it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Base:
         cache: their bags and classifiers.
         mix: the weight of c, where no parts rank.
         ranking: the parts that rank, if any do.
+        lenders: labels of training that an added label has values of, where a part reads training
+            points; 0 lends nothing.
     """
 
     heads: Heads
@@ -36,6 +43,7 @@ class Base:
     cache: LabelCache
     mix: float
     ranking: PartRanking | None
+    lenders: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +72,11 @@ class Added:
             _ = found.index
             return found
         vectors = LabelIndex.build_grouped(_entries(segment, True), base.index.config, mesh)
-        return cls(base, segment, cache, _joined(base.ranking, segment, vectors, cache))
+        lenders = None
+        if base.lenders:
+            lenders = _lenders(base.index, base.ranking, segment.z, base.lenders)
+        joined = _joined(base.ranking, segment, vectors, cache, lenders)
+        return cls(base, segment, cache, joined)
 
     @functools.cached_property
     def index(self) -> LabelIndex:
@@ -118,11 +130,16 @@ def _entries(segment: Segment, pooled: bool) -> LabelEntries:
 
 
 def _joined(
-    ranking: PartRanking, segment: Segment, vectors: LabelIndex, cache: LabelCache
+    ranking: PartRanking,
+    segment: Segment,
+    vectors: LabelIndex,
+    cache: LabelCache,
+    lenders: csr_matrix | None,
 ) -> PartRanking:
     """Return a ranking of the labels of training and the added ones.
 
-    What needs training points (mu, v, g, sg, tv) tells nothing of added labels.
+    What reads training points (mu, v, g, sg, tv) tells nothing of added labels, or what it tells of
+    the labels of training that lend to them.
     """
     parts, offset = {}, len(ranking.trained)
     for name, part in ranking.parts.items():
@@ -135,6 +152,32 @@ def _joined(
             words = part.words
             rows = words.rows(segment.titles)
             own = Titles(TitleWords(words.vocabulary, words.weights, rows))
-        parts[name] = Joined(part, own, offset, len(segment))
+        elif name == "mu" and isinstance(part, Nearest) and lenders is not None:
+            own = Nearest(_lent_centroids(part.index, lenders))
+        parts[name] = Joined(part, own, offset, len(segment), None if own else lenders)
     trained = np.concatenate([ranking.trained, np.zeros(len(segment), bool)])
     return dataclasses.replace(ranking, parts=parts, trained=trained)
+
+
+def _lenders(
+    index: LabelIndex, ranking: PartRanking, z: Float32[np.ndarray, "n d"], count: int
+) -> csr_matrix:
+    """Return added labels x labels of training: the trained labels that are most like each."""
+    untrained = np.flatnonzero(~ranking.trained).astype(np.int32)
+    alike = Barred(np.full((len(z), 1), -1, np.int32), untrained)
+    nearest = allowed_points(index, z, count, alike)
+    return softmax_rows(nearest, _TEMPERATURE, len(ranking.trained))
+
+
+def _lent_centroids(index: LabelIndex, lenders: csr_matrix) -> LabelIndex:
+    """Return an index of the centroids that added labels have of those that are like them."""
+    entries = index.entries
+    known = lenders @ csr_matrix(
+        (np.ones(len(entries.vectors)), np.arange(len(entries.vectors)), entries.offsets)
+    )
+    means = np.asarray(known @ np.asarray(entries.vectors), np.float32)
+    norms = np.linalg.norm(means, axis=1, keepdims=True)
+    real = norms[:, 0] > 1e-6
+    offsets = np.concatenate([[0], np.cumsum(real)])
+    some = LabelEntries(means[real] / norms[real], offsets)
+    return LabelIndex.build_grouped(some, index.config)

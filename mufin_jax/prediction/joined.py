@@ -4,10 +4,12 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float32, Int32
+from scipy.sparse import csr_matrix
 
-from mufin_jax.prediction.parts import Answer, Part, Query
+from mufin_jax.prediction.parts import Answer, Part, Query, Rows
 from mufin_jax.retrieval.exact import best_first
 from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.retrieval.sparse_scores import product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,19 +51,25 @@ class Joined:
         added: the part over the added labels, numbered from 0; None knows nothing of them.
         offset: L, the number of labels of training.
         count: how many labels were added.
+        lenders: added labels x labels of training: added labels have the values of those that are
+            like them, where the part knows few labels of a datapoint; None lends nothing.
     """
 
     base: Part
     added: Part | None
     offset: int
     count: int
+    lenders: csr_matrix | None = None
 
     def ask(self, query: Query) -> Answer:
         """Return what the part says of the labels."""
         base = self.base.ask(_about(query, 0, self.offset))
+        own = _about(query, self.offset, self.offset + self.count)
+        if self.lenders is not None and isinstance(base, Rows):
+            lent = product(base.scores, csr_matrix(self.lenders.T))
+            return _Both(base, Rows(lent, own.barred), self.offset)
         if self.added is None:
             return _Both(base, None, self.offset)
-        own = _about(query, self.offset, self.offset + self.count)
         return _Both(base, self.added.ask(own), self.offset)
 
 

@@ -170,17 +170,24 @@ class Classifiers:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
-    """The answer of a part that knows few labels of a datapoint."""
+class Rows:
+    """The answer of a part that knows few labels of a datapoint.
+
+    Attributes:
+        scores: datapoints x labels.
+        barred: labels that it may not list.
+    """
 
     scores: csr_matrix
     barred: Barred | None
 
     def shortlist(self, k: int) -> Shortlist:
+        """Return the k best labels; see `Answer`."""
         scores = self.scores if self.barred is None else self.barred.left(self.scores)
         return best_labels(scores, k)
 
     def at(self, labels: Int32[np.ndarray, "b c"]) -> Float32[np.ndarray, "b c"]:
+        """Return the values of labels; see `Answer`."""
         return scores_at(self.scores, labels)
 
 
@@ -206,7 +213,7 @@ class Vote:
         """Return what the part says of the labels."""
         nearest = shortlist_points(self.index, query.x, self.neighbours)
         votes = softmax_rows(nearest, self.temperature, len(self.pairs.indptr) - 1)
-        return _Rows(product(votes, self.pairs), query.barred)
+        return Rows(product(votes, self.pairs), query.barred)
 
 
 def _walked(walk: Walk, rows: csr_matrix) -> csr_matrix:
@@ -223,7 +230,7 @@ class KnownWalk:
     def ask(self, query: Query) -> Answer:
         """Return what the part says of the labels."""
         rows = one_hot(query.known.own, self.walk.num_labels)
-        return _Rows(_walked(self.walk, rows), query.barred)
+        return Rows(_walked(self.walk, rows), query.barred)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +253,7 @@ class SoftWalk:
         """Return what the part says of the labels."""
         nearest = shortlist_points(self.index, query.x, self.stand_ins)
         rows = softmax_rows(nearest, self.temperature, self.walk.num_labels)
-        return _Rows(_walked(self.walk, rows), query.barred)
+        return Rows(_walked(self.walk, rows), query.barred)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +264,7 @@ class Titles:
 
     def ask(self, query: Query) -> Answer:
         """Return what the part says of the labels."""
-        return _Rows(self.words.scores(query.known.titles), query.barred)
+        return Rows(self.words.scores(query.known.titles), query.barred)
 
 
 class TitleVote:
@@ -281,4 +288,4 @@ class TitleVote:
         similar = product(self.words.rows(query.known.titles), self._by_word)
         nearest = best_labels(similar, self.neighbours)
         votes = share_rows(nearest, len(self.pairs.indptr) - 1)
-        return _Rows(product(votes, self.pairs), query.barred)
+        return Rows(product(votes, self.pairs), query.barred)

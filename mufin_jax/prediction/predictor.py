@@ -48,7 +48,13 @@ class Predictor(Ranker):
         config: shortlist and mix.
         ranking: the parts and weights that rank instead of the paper's mix of c and a.
         versions: the folder of the catalogue's versions; None keeps changes in memory.
+
+    Attributes:
+        lenders: how many labels of training lend an added label their values of the parts that read
+            training points (mu, v, g, sg, tv); 0 gives it what an untrained label of training has.
     """
+
+    lenders: int = 10
 
     def __init__(
         self,
@@ -167,11 +173,18 @@ class Predictor(Ranker):
         """The labels that can be recommended now."""
         return self._labels[0]
 
+    @property
+    def added(self) -> Added | None:
+        """The added labels, ready to answer; None if there are none."""
+        return self._labels[1]
+
     def change_to(self, catalogue: Catalogue) -> None:
         """Recommend the labels of a catalogue; every process must call this function."""
         added = None
         if len(catalogue.added):
-            base = Base(self._heads, self.index, self.cache, self.config.mix, self.ranking)
+            base = Base(
+                self._heads, self.index, self.cache, self.config.mix, self.ranking, self.lenders
+            )
             added = Added.build(catalogue.added, base)
         self._labels = catalogue, added
 

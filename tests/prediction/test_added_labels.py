@@ -32,6 +32,7 @@ from mufin_jax.prediction.versions import Versions
 from mufin_jax.retrieval.barred import Barred
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.errors import InputError
 
 L = SIZES["label"]
@@ -146,11 +147,12 @@ def predictor(whole_and_fewer):
     """The predictor of fewer labels; its changes end with the test."""
     one = whole_and_fewer[1]
     yield one
+    one.lenders = Predictor.lenders
     one.change_to(type(one.catalogue).of(one.dataset.labels, 6))
 
 
 def test_an_added_label_ranks_where_one_with_alpha_1_does(whole_and_fewer, predictor):
-    whole = whole_and_fewer[0]
+    whole, predictor.lenders = whole_and_fewer[0], 0
     before = named(predictor.predict(ITEMS, 9))
     predictor.add_labels(NEW)
     wanted, found = whole.predict(ITEMS, 9), predictor.predict(ITEMS, 9)
@@ -303,3 +305,25 @@ def test_a_catalogue_of_another_model_is_rejected(both, tmp_path):
     writer.add_labels(NEW)
     with pytest.raises(InputError, match=r"labels of another model; delete .*catalogue"):
         Predictor(*parts, Versions(tmp_path / "catalogue", "another model"))
+
+
+def test_labels_of_training_lend_added_labels_what_they_know(whole_and_fewer, predictor):
+    """A label that is added with all that a label of training has is scored like that label."""
+    if predictor.ranking is None:
+        return  # the paper's mix reads no training points of an added label
+    titles = predictor.dataset.labels.titles
+    (best,) = predictor.predict([{"title": titles[0]}], 1)
+    predictor.lenders = 1
+    predictor.add_labels([label_item(best[0].label) | {"id": "twin"}])
+    parts = predictor.added.ranking.parts
+    ((_, pool, bags),) = predictor.read(predictor.dataset.test)
+    points = predictor.embed(pool, bags)
+    own = np.full(SIZES["test"], 1)
+    query = Query(points, fetch(points.vector)[: len(own)], Known([""] * len(own), own))
+    pair = np.tile(np.array([best[0].label, BASE], np.int32), (len(own), 1))
+    for name in ("mu", "v", "g"):
+        values = parts[name].ask(query).at(pair)
+        assert values.any()
+        np.testing.assert_allclose(values[:, 1], values[:, 0], atol=1e-5)
+    lists = parts["v"].ask(query).shortlist(9)
+    assert (lists.labels == BASE).any()
