@@ -257,7 +257,7 @@ def test_a_run_loads_the_current_version_and_other_predictors_follow(
     assert reader.refresh() and reader.predict(ITEMS, 9) == found != writer.predict(ITEMS, 9)
 
 
-@pytest.mark.parametrize("backend", ["sharded", "auto"])
+@pytest.mark.parametrize("backend", [pytest.param("sharded", marks=SLOW), "auto"])
 def test_lists_of_both_kinds_of_labels_are_whole_with_every_search(mesh, backend):
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(40, 8))
@@ -286,6 +286,8 @@ def test_lists_of_both_kinds_of_labels_are_whole_with_every_search(mesh, backend
     )
 
 
+@pytest.mark.slow
+@pytest.mark.rotates("eight devices to which labels are added", every=2)
 def test_eight_devices_answer_as_one_does(both, fewer, mesh):
     one = both[0][1]
     wide = Predictor.load_parts(both[1][1] / "predictor", new_model(fewer, mesh), fewer)
