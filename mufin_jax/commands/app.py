@@ -56,12 +56,21 @@ The same command resumes a stopped run, and skips finished stages.
         "rank the labels of a finished run for items",
         """\
   mufin predict RUN --title="wall shelf, oak" --image=shelf.jpg -k 10
+  mufin predict RUN --id=B00ABC                       a known product; never itself
+  mufin predict RUN --items=in.jsonl --out=out.jsonl  also .csv, .parquet, and .gz
+  mufin predict RUN --items=in.csv --out=out.csv --columns title=name images=photo
+
+The same command resumes a stopped file, to the same bytes.
 
   --title=TEXT          repeat it for an item of several texts
   --image=FILE          repeat it for several pictures
+  --id=ID               of a known product; repeat it for several
   -k N                  labels an item (default 10)
-  --exclude=FILE        ids that nobody gets, one a line
-  --json                JSON instead of a table""",
+  --exclude=FILE        ids that nobody gets, one a line; --within=FILE the only ones
+  --explain             the parts of each score
+  --json                JSON instead of a table
+  --images=DIR          where the pictures of --items are, if not next to the file
+  --max-bad=SHARE       tolerated share of bad rows (default 0.05)""",
         "mufin_jax.commands.predict",
         ("infer", "inference", "query", "recommend", "score", "answer", "rank"),
     ),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.data.validation import HELD_OUT, POINTS, Validation
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.runtime.storage.files import damaged
+from mufin_jax.runtime.storage.files import damaged, load_json
 from mufin_jax.runtime.storage.npy import load_arrays
 from mufin_jax.runtime.storage.paths import Given, user_path
 
@@ -143,6 +142,10 @@ class Dataset:
             _check(dataset)
             return dataset
 
+    def __repr__(self) -> str:
+        sizes = (f"{len(side):,} {side.name}" for side in (self.train, self.test, self.labels))
+        return f"Dataset({str(self.path)!r}: {', '.join(sizes)})"
+
     @property
     def num_labels(self) -> int:
         """L, the number of labels."""
@@ -187,15 +190,12 @@ def _load(path: Path, manifest: dict[str, Any], hold_out: bool) -> dict[str, Any
         images = RecordImages(path / "records", _map(path / "image_homes.npy", "i", None, 3), size)
     else:
         images = ArrayImages(np.zeros((0, size, size, 3), np.uint8))
-    ceiling = path / "ceiling.json"
-    text_vectors = None
     if "text_vectors.npy" in files:
         text_vectors = _map(path / "text_vectors.npy", "f", None, None)
-    if text_vectors is None:
-        texts = _map(path / "texts.npy", "i", None, None)
-        lengths = _map(path / "text_lengths.npy", "i", None)
-    else:
         texts, lengths = np.zeros((0, 1), np.int32), np.zeros(0, np.int32)
+    else:
+        text_vectors, texts = None, _map(path / "texts.npy", "i", None, None)
+        lengths = _map(path / "text_lengths.npy", "i", None)
     train, validation = _load_side(path, "train"), None
     if hold_out and POINTS in files:
         train = dataclasses.replace(train, held_out=load_csr(path / HELD_OUT, len(train)))
@@ -209,7 +209,7 @@ def _load(path: Path, manifest: dict[str, Any], hold_out: bool) -> dict[str, Any
         "text_vectors": text_vectors,
         "images": images,
         "image_vectors": vectors,
-        "ceiling": json.loads(ceiling.read_text("utf-8")) if "ceiling.json" in files else None,
+        "ceiling": load_json(path / "ceiling.json") if "ceiling.json" in files else None,
         "questions": Questions.load(path / "questions.npz") if "questions.npz" in files else None,
         "validation": validation,
     }

@@ -104,6 +104,11 @@ class Experiment:
                     f"pictures; expected --{stage}.modality-dropout=0"
                 )
 
+    def __repr__(self) -> str:
+        """Return what a notebook shows; `options` has all settings."""
+        data = self.data or f"built-in {type(self.miniature).__name__.removesuffix('Config')}"
+        return f"Experiment({self.name!r}, data: {data}, run: {self.folder}, seed {self.seed})"
+
     @property
     def folder(self) -> Path:
         """The run's folder."""

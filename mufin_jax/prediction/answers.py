@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 from numpy import ndarray
@@ -10,14 +10,48 @@ from numpy import ndarray
 from mufin_jax.prediction.catalogue import Catalogue
 
 
+class PartOfScore(NamedTuple):
+    """A part of a score, such as c, the classifier's (`parts.py` has all of them).
+
+    Attributes:
+        value: what the part gives the label.
+        weight: what it counts.
+    """
+
+    value: float
+    weight: float
+
+
+class Explanation(NamedTuple):
+    """Why a label has its score.
+
+    Attributes:
+        parts: by name; the sum of value times weight is the score.
+        attention: how much each of the item's descriptors (texts first, then pictures) attends to
+            each of the label's, a row each; None for a model without cross-attention.
+    """
+
+    parts: dict[str, PartOfScore]
+    attention: tuple[tuple[float, ...], ...] | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One label predicted for one item."""
+    """One label predicted for one item.
+
+    Attributes:
+        label: its number.
+        id: its id.
+        title: its title, "" if it has none.
+        score: the larger, the better.
+        why: present if the query asked for it (`explain=True`).
+    """
 
     label: int
     id: str
     title: str
     score: float
+    why: Explanation | None = None
 
 
 def named(
@@ -42,4 +76,10 @@ def named(
 
 def as_json(answer: Sequence[Prediction]) -> list[dict[str, Any]]:
     """Return the labels of an item as JSON has them, best first."""
-    return [{"id": one.id, "title": one.title, "score": one.score} for one in answer]
+    found: list[dict[str, Any]] = []
+    for one in answer:
+        found.append({"id": one.id, "title": one.title, "score": one.score})
+        if one.why is not None:
+            parts = {name: part._asdict() for name, part in one.why.parts.items()}
+            found[-1] |= {"parts": parts, "attention": one.why.attention}
+    return found

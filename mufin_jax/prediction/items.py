@@ -32,10 +32,6 @@ class Table(Protocol):
         ...
 
 
-Items = Iterable[Mapping[str, Any]] | Table
-"""Dicts, one an item, or a table."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Item:
     """What one item brings; nothing of it is read yet.
@@ -86,26 +82,35 @@ class Item:
         )
 
 
+Items = Iterable[Mapping[str, Any] | str | Item] | Table
+"""Dicts, one an item, or ids of known products, or items; or a table."""
+
+
 def read_query(items: object) -> list[Item]:
     """Return the items of a query.
 
     Args:
-        items: dicts in any iterable, or a table (`Items`).
+        items: dicts or ids in any iterable, items that are read, or a table (`Items`).
 
     Raises:
         InputError: if the items are in another form, or a field of one is.
     """
-    expected = "expected a list of dicts, one an item"
+    expected = "expected a list of dicts or ids, one an item"
     for method, arguments in _ROWS.items():
         if isinstance(items, Table) and hasattr(items, method):
             items = getattr(items, method)(*arguments)
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
         raise InputError(f"items: found {type(items).__name__}; {expected}")
-    rows = list(items)
-    for row, item in enumerate(rows):
-        if not isinstance(item, Mapping):
+    found = []
+    for row, item in enumerate(items):
+        if isinstance(item, Item):
+            found.append(item)
+            continue
+        if not isinstance(item, Mapping | str):
             raise InputError(f"item {row}: found {type(item).__name__}; {expected}")
-    return [Item.read(item, f"item {row}") for row, item in enumerate(rows)]
+        given = {"id": item} if isinstance(item, str) else item
+        found.append(Item.read(given, f"item {row}"))
+    return found
 
 
 def check_k(k: object, shortlist: int) -> None:

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,6 +16,13 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import MAX_BYTES, MAX_PIXELS, BadImage, read_image
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.paths import user_path
+
+
+class ReadPicture(NamedTuple):
+    """A picture that `read_picture` has read already."""
+
+    pixels: UInt8[np.ndarray, "size size 3"]
+
 
 _FORMS = "a path, bytes, an open file, a PIL image or an array of pixels"
 _URL = re.compile(r"[a-z][a-z0-9+]+://|data:", re.IGNORECASE)
@@ -58,6 +65,8 @@ def read_picture(source: Any, dataset: Dataset, name: str) -> UInt8[np.ndarray, 
     Raises:
         InputError: if it is no picture, or one that the run would have left out.
     """
+    if isinstance(source, ReadPicture):
+        return source.pixels
     limits: Mapping[str, Any] = dataset.manifest.get("config", {})
     max_bytes = limits.get("max_bytes", MAX_BYTES)
     max_pixels = limits.get("max_pixels", MAX_PIXELS)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float32
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.model.mufin import Mufin
@@ -20,17 +21,19 @@ from mufin_jax.prediction.added import Added, Base
 from mufin_jax.prediction.answers import Prediction, named
 from mufin_jax.prediction.catalogue import Catalogue
 from mufin_jax.prediction.config import PredictConfig
+from mufin_jax.prediction.explain import explained, with_reasons
 from mufin_jax.prediction.items import Items, check_k, read_ids, read_query
+from mufin_jax.prediction.known_items import KnownItems
 from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.prediction.load import load_built, load_run
 from mufin_jax.prediction.part_ranking import PartRanking
-from mufin_jax.prediction.queries import barred_labels, names_of, read_items
+from mufin_jax.prediction.queries import barred_labels, names_of
 from mufin_jax.prediction.ranker import Ranker
 from mufin_jax.prediction.versions import Versions
 from mufin_jax.prediction.warming import warm_up
 from mufin_jax.retrieval.barred import Within
 from mufin_jax.retrieval.index import LabelIndex
-from mufin_jax.runtime.blocks import cut
+from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.storage.paths import Given, user_path
 
 
@@ -69,6 +72,7 @@ class Predictor(Ranker):
         super().__init__(model, index, cache, dataset, config, ranking)
         self.versions = versions
         self._within: Within | None = None
+        self._known_items: KnownItems | None = None
         # Replaced together, in one step: a query in another thread sees both or neither.
         self._labels: tuple[Catalogue, Added | None] = Catalogue.of(dataset.labels, model.dim), None
         if versions is not None:
@@ -126,17 +130,20 @@ class Predictor(Ranker):
         *,
         exclude: Iterable[object] = (),
         within: Iterable[object] | None = None,
+        explain: bool = False,
     ) -> list[list[Prediction]]:
         """Rank labels for items; an item with an "id" never gets the label that it is itself.
 
         Args:
             items: dicts with a "title", or "titles" of several (an outfit's, say), and "images":
                 one picture or a list, each a path, bytes, an open file, a PIL image or an array of
-                uint8 pixels. Either kind may be missing: None, NaN and NA count as absent. A table
+                uint8 pixels. Either kind may be missing: None, NaN and NA count as absent. An "id"
+                alone, or an id instead of a dict, asks for that product of the run's data. A table
                 of pandas, polars or pyarrow with such columns serves as well.
             k: labels to return for each item; at most the length of the shortlist.
             exclude: ids of labels that no item gets; those that are no label's change nothing.
             within: ids of the only labels that items get; None allows all labels.
+            explain: whether each prediction tells why it has its score.
 
         Returns:
             for each item its labels, best first; fewer than k where there are no more.
@@ -146,20 +153,49 @@ class Predictor(Ranker):
                 nothing that the model sees, or a picture cannot be read.
         """
         check_k(k, self.config.shortlist)
-        query, (catalogue, added), results = read_query(items), self._labels, []
+        query, (catalogue, added) = read_query(items), self._labels
+        results: list[list[Prediction]] = [[] for _ in query]
         gone = catalogue.barred(read_ids(exclude, "exclude"))
         allowed = None if within is None else self._only(catalogue, read_ids(within, "within"))
-        for rows in cut(len(query), ranker.BLOCK):
-            block = query[rows]
-            pool, bags = read_items(block, self.dataset, self.loader.descriptors)
+        for places, block, pool, bags in self.known_items.blocks(query, ranker.BLOCK):
             known = self.ranking and self.ranking.known(*names_of(block))
             barred = barred_labels(block, catalogue, gone, allowed)
             labels, scores = self.rank(
                 pool, bags, len(block), known=known, barred=barred, added=added
             )
-            ranked = zip(labels, scores, strict=True)
-            results += [named(catalogue, *row, k) for row in ranked]
+            why = None
+            if explain:
+                why = explained(self, self.embed(pool, bags), labels[:, :k], known, added)
+            for row, place in enumerate(places):
+                answer = named(catalogue, labels[row], scores[row], k)
+                results[place] = with_reasons(answer, why[row]) if why else answer
         return results
+
+    def encode(self, items: Items) -> Float32[np.ndarray, "n d"]:
+        """Return x1 of items, in the forms of `predict`: unit vectors, to compare by cosines.
+
+        Raises:
+            InputError: as for `predict`.
+        """
+        query = read_query(items)
+        vectors = np.zeros((len(query), self.model.dim), np.float32)
+        for places, _, pool, bags in self.known_items.blocks(query, ranker.BLOCK):
+            vectors[list(places)] = fetch(self.embed(pool, bags).vector)[: len(places)]
+        return vectors
+
+    @property
+    def known_items(self) -> KnownItems:
+        """The items of the run's own data."""
+        if self._known_items is None or self._known_items.dataset is not self.dataset:
+            self._known_items = KnownItems(self.dataset, self.loader)
+        return self._known_items
+
+    def __repr__(self) -> str:
+        how = f"{self.config.mix:g} c + {1 - self.config.mix:g} a"
+        if self.ranking is not None:
+            how = f"parts {', '.join(self.ranking.mix.names)}"
+        sizes = f"{self.catalogue.num_labels:,} labels, D = {self.model.dim}"
+        return f"Predictor({sizes}, lists of {self.config.shortlist}, {how})"
 
     def _only(self, catalogue: Catalogue, ids: list[str]) -> Within:
         """Return the labels with these ids; what the last query made of its own is used again."""

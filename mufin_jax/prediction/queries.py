@@ -33,7 +33,7 @@ def read_items(
     """
     titles, pictures, words, shown = [], [], [], []
     for item in items:
-        own, sources, *vectors = _seen(item, dataset, descriptors)
+        own, sources, *vectors = seen(item, dataset, descriptors)
         titles.append(own)
         pictures.append([read_picture(source, dataset, item.name) for source in sources])
         words.append(vectors[0])
@@ -76,7 +76,7 @@ def barred_labels(
     return Barred(own, everywhere, within)
 
 
-def _seen(
+def seen(
     item: Item, dataset: Dataset, descriptors: Descriptors
 ) -> tuple[list[str], list[Any], Sequence[Vector], Sequence[Vector]]:
     """Return what the model sees of an item; reject an item of which it sees nothing.

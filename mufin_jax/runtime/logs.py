@@ -68,7 +68,14 @@ def set_up_logging(level: int = logging.INFO, process: int | None = None) -> Non
 
 
 def progress(**options: Any) -> tqdm:
-    """Make a progress bar; only process 0 shows it, on a terminal, elsewhere it only counts."""
+    """Make a progress bar; only process 0 shows it, on a terminal or in a notebook.
+
+    Elsewhere it only counts.
+    """
+    if "ipykernel" in sys.modules and processes.is_main():
+        from tqdm.auto import tqdm as bar  # a widget, or text without ipywidgets
+
+        return bar(**options)
     return tqdm(disable=None if processes.is_main() else True, **options)
 
 

@@ -94,6 +94,22 @@ def test_mufin_train_answers_as_the_experiment_does(capsys, monkeypatch):
     )
 
 
-def test_predicting_for_no_item_is_rejected(capsys):
-    assert main(["predict", "run"], {}) == 2
-    assert "found no item; expected --title" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "found no item; expected one of --title or --image, --id, --items"),
+        (["--title=a", "--id=b"], "found --title or --image and --id; expected one of"),
+        (["--items=a.csv"], "--items=FILE and --out=FILE belong together: give both"),
+        (["--id=a", "--out=a.csv"], "--items=FILE and --out=FILE belong together: give both"),
+        (["--items=a.csv", "--out=b.csv", "--json"], "--explain and --json are for --title,"),
+        (["--items=a.csv", "--out=b.csv", "--max-bad=5"], "--max-bad=5.0: expected a share"),
+        (["--items=a.csv", "--out=b.xls"], "b.xls: expected a name that ends in .jsonl, .csv,"),
+        (["--items=no.csv", "--out=b.csv"], "no.csv: no such file; expected items, a row each"),
+        (["--id=a", "--exclude=no.txt"], "no.txt: no such file; expected a text file of ids"),
+        (["--id=a"], "run: no trained model there"),
+    ],
+)
+def test_wrong_use_of_predict_is_answered_in_one_line(arguments, line, capsys):
+    assert main(["predict", "run", *arguments], {}) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {line}") and shown.count("\n") == 1

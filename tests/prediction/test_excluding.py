@@ -263,3 +263,18 @@ def test_a_search_is_repeated_only_where_a_list_came_short():
     found = allowed_points(counting, np.concatenate([vectors[:1], -vectors[:2]]), 10, barred)
     assert (found.labels >= 0).all()
     assert asked == [(3, 26), (1, 74)]
+
+
+def test_the_parts_of_a_score_sum_up_to_it_by_their_weights(either):
+    items = [ITEM | {"id": "label1"}, {"title": "blue chair"}]
+    answers = either.predict(items, K, explain=True)
+    assert [[dataclasses.replace(one, why=None) for one in answer] for answer in answers] == (
+        either.predict(items, K)
+    )
+    for one in (one for answer in answers for one in answer):
+        total = sum(part.value * part.weight for part in one.why.parts.values())
+        assert total == pytest.approx(one.score, abs=1e-5)
+        own = either.loader.slots(either.dataset.labels, np.array([one.label]))[1].sum()
+        grid = np.array(one.why.attention)
+        assert grid.shape == (1, own) and (grid >= 0).all()
+        np.testing.assert_allclose(grid.sum(1), 1 if own else 0, atol=1e-6)

@@ -273,11 +273,11 @@ def test_predicting_no_items_returns_no_predictions(predictor):
         ("lamp", "items: found str"),
         (None, "items: found NoneType"),
         (5, "items: found int"),
-        ([{"title": "lamp"}, "lamp"], "item 1: found str"),
+        ([{"title": "lamp"}, 5], "item 1: found int"),
     ],
 )
-def test_items_that_are_not_a_list_of_dicts_are_rejected(items, found):
-    with pytest.raises(InputError, match=f"^{found}; expected a list of dicts, one an item$"):
+def test_items_that_are_not_a_list_of_dicts_or_ids_are_rejected(items, found):
+    with pytest.raises(InputError, match=f"^{found}; expected a list of dicts or ids"):
         read_query(items)
 
 

@@ -21,6 +21,7 @@ class Columns:
         separator: between the values of a list in one cell; if None, the first of | ; , that occurs
             in it (in pictures, the first of | ;).
         given: the names that the user chose.
+        needs_id: whether a product without an id is bad.
     """
 
     id: tuple[str, ...] = ("ASIN", "asin", "uid", "parent_asin", "id")
@@ -31,6 +32,7 @@ class Columns:
     texts: tuple[str, ...] = ()
     separator: str | None = None
     given: tuple[str, ...] = ()
+    needs_id: bool = True
 
     @classmethod
     def parse(cls, options: Sequence[str]) -> "Columns":

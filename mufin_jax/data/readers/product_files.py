@@ -70,7 +70,7 @@ def recognises(source: SourceFolder) -> bool:
 
 def is_product_file(path: Path) -> bool:
     """Return whether a file's name ends like one that can be read."""
-    return path.is_file() and _rows(path) is not None
+    return path.is_file() and rows_of(path) is not None
 
 
 def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) -> Catalogue:
@@ -130,22 +130,22 @@ def _product_files(source: SourceFolder) -> list[Path]:
     if path is not None:
         return [path]
     names = {found.name for form in _AMAZON for found in source.path.glob(f"{form}*")}
-    return [path for path in map(source.find, sorted(names)) if path and _rows(path)]
+    return [path for path in map(source.find, sorted(names)) if path and rows_of(path)]
 
 
 def _split_file(source: SourceFolder, side: str) -> Path | None:
     return source.find(*(_FILES[side] + ending for ending in ROWS))
 
 
-def _rows(path: Path) -> Rows | None:
-    """Return what reads a file: the longest ending counts."""
+def rows_of(path: Path) -> Rows | None:
+    """Return what reads a file, None if nothing does: the longest ending of its name counts."""
     endings = [ending for ending in ROWS if path.name.endswith(ending)]
     return ROWS[max(endings, key=len)] if endings else None
 
 
 def _read_file(source: SourceFolder, path: Path, tally: Tally) -> ProductFile:
     """Read one item a row; unusable rows stay, not `kept`: relevance counts rows."""
-    columns, rows = source.columns, _rows(path)
+    columns, rows = source.columns, rows_of(path)
     items, fields, name = [], FieldCounts(columns.names), source.name(path.resolve())
     known: set[str] = set()
     shared: dict[str, str] = {}  # each id is one object, wherever it occurs

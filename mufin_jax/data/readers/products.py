@@ -68,7 +68,7 @@ def product_of(row: int, found: Any, columns: Columns) -> Product:
 
 def _checked(row: int, found: dict[str, Any], columns: Columns) -> Product:
     uid = clean_id(_first(found, columns.id)[1])
-    if uid is None:
+    if uid is None and columns.needs_id:
         others = ", ".join(columns.id[1:])
         raise ValueError(
             f"expected a non-empty `{columns.id[0]}`{f' (or {others})' if others else ''}"
@@ -85,7 +85,7 @@ def _checked(row: int, found: dict[str, Any], columns: Columns) -> Product:
     texts = [unescaped(text) for text in written]
     return Product(
         row,
-        uid,
+        uid or "",
         title,
         images,
         relevant,

@@ -109,7 +109,7 @@ def _header(path: Path, names: list[str], columns: Columns) -> list[str]:
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path}: two columns are named {twice[:40]!r}: expected different names")
-    if not set(names) & set(columns.id):
+    if columns.needs_id and not set(names) & set(columns.id):
         raise InputError(
             f"{path}: no column is an id: expected {', '.join(columns.id)}, or "
             f"--prepare.columns id=NAME; found the columns {shown or 'none'}"

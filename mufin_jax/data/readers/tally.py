@@ -52,15 +52,16 @@ class Tally:
 
     Attributes:
         max_bad: the largest tolerated share of bad members of any population (lines, images ...).
+        option: the flag that sets it.
         counts: defects by kind.
         listed: the first `LISTED` defects.
         warnings: sentences about the data as a whole, for the log and the report.
         facts: what readers tell about the data as a whole, for the report's summary.
     """
 
-    def __init__(self, max_bad: float):
+    def __init__(self, max_bad: float, option: str = "--prepare.max-bad"):
         """Start at zero."""
-        self.max_bad = max_bad
+        self.max_bad, self.option = max_bad, option
         self.counts: Counter[str] = Counter()
         self.listed: list[dict[str, Any]] = []
         self.warnings: list[str] = []
@@ -123,7 +124,7 @@ class Tally:
                     f"{bad.total():,} of {total:,} {population} are bad{' so far' * so_far}, more "
                     f"than the tolerated {self.max_bad:.0%}; most often ({times:,} times) {worst}, "
                     f"first at {self._first[worst]}. {REMEDIES.get(worst, 'Fix the data')}, or "
-                    "raise --prepare.max-bad"
+                    f"raise {self.option}"
                 )
 
     def summary(self) -> str:
