@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from mufin_jax.pipeline.cli_messages import flags_of, one_line
+from mufin_jax.pipeline.cli_messages import flags_of, one_line, reject_empty
 from mufin_jax.runtime.errors import InputError
 
 T = TypeVar("T")
@@ -23,9 +23,11 @@ def parse(kind: type[T], arguments: Sequence[str], name: str) -> T:
         name: of the subcommand.
 
     Raises:
-        InputError: for an unknown option or value, in one line with the nearest name.
+        InputError: for an unknown option or value, in one line with the nearest name; and for an
+            empty value.
         SystemExit: after --help.
     """
+    reject_empty(arguments, ["--prepare.prompt"])
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):

@@ -13,6 +13,7 @@ from typing import Any
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.files import MANIFEST, load_sealed, save_sealed, sha256
+from mufin_jax.runtime.storage.paths import gone_link
 
 RECORDS_CHECKSUMS = "records.json"
 VERSION = 1
@@ -59,15 +60,7 @@ def load_manifest(
       InputError: if the folder is not there, not complete, of another version, or changed.
     """
     path = folder / MANIFEST
-    if folder.is_symlink() and not folder.exists():
-        raise InputError(
-            f"{folder} is a link to {folder.readlink()}, which is gone (moved or deleted): put "
-            "that folder back, or in the place of the link"
-        )
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: expected one that `prepare` wrote")
-    if not path.is_file():
-        raise InputError(f"{folder} has no {MANIFEST}: not prepared, or not to its end; prepare it")
+    _check_prepared(folder)
     manifest, records = load_sealed(path), {}
     if (folder / RECORDS_CHECKSUMS).is_file() or not spared(RECORDS_CHECKSUMS):
         records = load_sealed(folder / RECORDS_CHECKSUMS)
@@ -100,6 +93,22 @@ def load_manifest(
                     f"{folder / name} has changed since it was prepared: prepare it {AGAIN}"
                 )
     return manifest
+
+
+def _check_prepared(folder: Path) -> None:
+    """Raise InputError if a folder has no manifest; the message gives the one that is meant."""
+    if found := gone_link(folder):
+        raise InputError(f"{found}: put that folder back, or in the place of the link")
+    if (folder / MANIFEST).is_file():
+        return
+    run = folder.absolute().parent
+    for meant, what in ((folder / "prepare", "a run's"), (run / "prepare", "a stage's")):
+        stage = what == "a run's" or (run / "run.json").is_file()
+        if stage and folder.name != "prepare" and (meant / MANIFEST).is_file():
+            raise InputError(f"{folder} is {what} folder: give the prepared one, {meant}")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: expected one that `prepare` wrote")
+    raise InputError(f"{folder} has no {MANIFEST}: not prepared, or not to its end; prepare it")
 
 
 def unread_by_answers(name: str) -> bool:

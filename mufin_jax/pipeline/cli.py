@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mufin_jax.pipeline.cli_messages import flags_of, one_line
+from mufin_jax.pipeline.cli_messages import flags_of, one_line, reject_empty
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.exit import main_guard
 from mufin_jax.runtime.imports import swift_imports
@@ -47,7 +47,8 @@ class Command:
     redo: StageName | None = None
     """Remove this stage and those after it, and make them again; finished stages before it stay."""
     preset: str = "miniature"
-    """Where the defaults come from: miniature (without --data), paper (with it), or another."""
+    """Where the defaults come from: by default miniature without --data; with it catalogue, or
+    paper where the experiment has no catalogue."""
     filter: Overlap | None = None
     """Short for --prepare.filter."""
     label_images: Literal["true", "false"] | None = None
@@ -137,6 +138,7 @@ def parse(
             an option that does nothing without another one.
         SystemExit: after --help.
     """
+    reject_empty(arguments, ["--prepare.prompt"])
     begun_with = _begun_with(arguments)
     given = begun_with is not None or _value(arguments, "--data") is not None
     own = "catalogue" if "catalogue" in presets else "paper"
@@ -207,13 +209,14 @@ def _with_short_flags(command: Command) -> Experiment:
 
 
 def _value(arguments: list[str], flag: str) -> str | None:
-    """Return the value of a flag on which the defaults of all others depend."""
+    """Return the last value of a flag on which the defaults of all others depend."""
+    found = None
     for here, following in itertools.zip_longest(arguments, arguments[1:]):
         if here == flag:
-            return following
+            found = following
         if here.startswith(flag + "="):
-            return here[len(flag) + 1 :]
-    return None
+            found = here[len(flag) + 1 :]
+    return found
 
 
 def _description(kind: type[Command], presets: Mapping[str, Experiment]) -> str:

@@ -7,9 +7,12 @@ case for each message.
 
 import dataclasses
 import difflib
+import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
+
+from mufin_jax.runtime.errors import InputError
 
 _SYNONYMS = {
     "--lr": ("--pretrain.optimizer.rate", "--finetune.optimizer.rate"),
@@ -77,6 +80,28 @@ def one_line(message: str, flags: Sequence[str]) -> str:
     if found := re.search("Missing from [^:]*: ([^ ]+)", text):
         return f"{found[1]} is missing; see --help"
     return text
+
+
+def reject_empty(arguments: Sequence[str], allowed: Sequence[str] = ()) -> None:
+    """Reject an option whose value is empty: it often comes from a shell's unset variable.
+
+    Args:
+        arguments: of the command.
+        allowed: the options of which an empty value means something.
+
+    Raises:
+        InputError: with the first such option; or if an argument without an option is empty.
+    """
+    if arguments and not arguments[0]:
+        raise InputError("the first argument is empty (is a variable of the shell unset?)")
+    for here, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = here.partition("=")
+        empty = not value if equals else following == ""
+        if name.startswith("--") and empty and name.replace("_", "-") not in allowed:
+            raise InputError(
+                f"{name} is empty: expected a value after it (is a variable of the shell unset?), "
+                "or no such option"
+            )
 
 
 def unknown(argument: str, flags: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ from mufin_jax.model.embed_side import encode, pictures_a_call
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import new_loader, new_model
 from mufin_jax.pipeline.checkpoints import check_checkpoints
+from mufin_jax.pipeline.cli_messages import reject_empty
 from mufin_jax.pipeline.old_runs import ADDED
 from mufin_jax.pipeline.sources import as_named_now
 from mufin_jax.runtime.blocks import cut
@@ -201,7 +202,12 @@ def _mentions(dataset: Dataset, kind: Kind) -> tuple[list[str], Int64[np.ndarray
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     set_up_logging()
-    return main_guard(lambda: embed(tyro.cli(EmbedConfig, args=argv)))
+
+    def begin() -> None:
+        reject_empty(sys.argv[1:] if argv is None else argv, ["--prepare.prompt"])
+        embed(tyro.cli(EmbedConfig, args=argv))
+
+    return main_guard(begin)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from mufin_jax.data.readers.catalogue import SIDES
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.repository import read_titles
 from mufin_jax.data.readers.tally import Tally
+from mufin_jax.pipeline.cli_messages import reject_empty
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.exit import main_guard
 from mufin_jax.runtime.logs import progress, set_up_logging
@@ -138,7 +139,12 @@ def _order(path: Path) -> list[tuple[int, int | str]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     set_up_logging()
-    return main_guard(lambda: write_img_bin(tyro.cli(ImgBinConfig, args=argv)))
+
+    def begin() -> None:
+        reject_empty(sys.argv[1:] if argv is None else argv)
+        write_img_bin(tyro.cli(ImgBinConfig, args=argv))
+
+    return main_guard(begin)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def run(
         Held: another run uses the folder.
         Stopped: after a signal; the same call resumes.
     """
+    _check_types(experiment, others)
     experiment = with_prepared_data(experiment)
     _check(experiment, stage, redo)
     experiment, others = experiment.resolved(), [user_path(other) for other in others]
@@ -124,6 +126,21 @@ def _finished_before(experiment: Experiment, stage: StageName, mesh: Mesh) -> di
     return _metrics(held)
 
 
+def _check_types(experiment: object, others: object) -> None:
+    """Reject arguments of another type, of which a later error would tell less.
+
+    Raises:
+        InputError: with the type that was found.
+    """
+    if not isinstance(experiment, Experiment):
+        raise InputError(
+            f"experiment: found {type(experiment).__name__}; expected an Experiment, such as "
+            "Experiment(data=DIR)"
+        )
+    if isinstance(others, str | os.PathLike):
+        raise InputError(f"others: found {type(others).__name__}; expected a list of folders")
+
+
 def _check(experiment: Experiment, stage: StageName, redo: StageName | None) -> None:
     """Reject what can be seen to be wrong before anything is read.
 
@@ -138,6 +155,7 @@ def _check(experiment: Experiment, stage: StageName, redo: StageName | None) -> 
             f"--redo={redo} with --stage={stage}: {redo} and the stages after it are removed, and "
             f"only {stage} would be made; leave --stage out, or give --stage={redo}"
         )
+    _reject_part_of_run(experiment.folder)
     data = experiment.data
     if data is not None and not data.is_dir() and not is_product_file(data):
         keeps = redo not in ("all", "prepare") and processes.decide(
@@ -161,6 +179,19 @@ def _check(experiment: Experiment, stage: StageName, redo: StageName | None) -> 
                 f"--{name}.validate.every={every}: the best step is chosen on validation points, "
                 "and there are none; add --prepare.validation-share=0.1"
             )
+
+
+def _reject_part_of_run(workdir: Path) -> None:
+    """Reject the folder of a stage where a run's is expected: a run would begin inside a run.
+
+    Raises:
+        InputError: with the run's folder.
+    """
+    run = workdir.absolute().parent
+    if (workdir / "settings.json").is_file() and (run / "run.json").is_file():
+        raise InputError(
+            f"{workdir} is the folder of a stage: expected the run's, --workdir={workdir.parent}"
+        )
 
 
 def _check_inputs(experiment: Experiment, names: Sequence[str], runner: Runner) -> None:

@@ -21,7 +21,7 @@ from mufin_jax.pipeline.memory_survey import HOLDS, abstract_model, foresee, siz
 from mufin_jax.pipeline.old_runs import made_with
 from mufin_jax.pipeline.redo import clear_removed, remove_stages
 from mufin_jax.pipeline.sources import keep_sources
-from mufin_jax.pipeline.stage_table import STAGES, context, stages_of
+from mufin_jax.pipeline.stage_table import STAGES, context, option_of, stages_of
 from mufin_jax.pipeline.time_plan import log_time_plan
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
@@ -56,8 +56,9 @@ class Runner:
         again = name == REMADE or (name == "prepare" and not self.held.finished(name))
         if again:
             return
+        option = functools.partial(option_of, self.experiment, name)
         try:
-            self.held.check(name, settings, made_with)
+            self.held.check(name, settings, made_with, option)
         except InputError as error:
             named = self.experiment.data is not None and re.search("[( ]data: ", str(error))
             if name != "prepare" or not named:
@@ -154,6 +155,12 @@ class Runner:
         more = ("pretrain",) if name == "evaluate" and asks else ()
         return [other for other in stages_of(self.experiment) if other in STAGES[name].needs + more]
 
+    def _first_missing(self, name: str) -> str:
+        """Return the first stage that is not finished and that a stage needs, or the stage."""
+        missing = (other for other in self._needs(name) if not self.held.finished(other))
+        first = next(missing, None)
+        return name if first is None else self._first_missing(first)
+
     def _finished(self, name: str) -> bool:
         """Return whether a stage is finished; prepare its folder if it is not.
 
@@ -167,7 +174,7 @@ class Runner:
         if again or not self.held.finished(name):
             for other in self._needs(name):
                 if not self.held.finished(other):
-                    raise InputError(_missing(name, other, workdir))
+                    raise InputError(_missing(name, other, workdir, self._first_missing(other)))
         if again:
             remove_stages(workdir, [name], f"{name} is made again")
         if self.held.finished(name):
@@ -233,10 +240,18 @@ class Runner:
         log_time_plan(*modules, mufin, dataset, self.mesh)
 
 
-def _missing(name: str, other: str, workdir: Path) -> str:
-    """Return the message on a stage that is not finished and that another one reads."""
+def _missing(name: str, other: str, workdir: Path, first: str) -> str:
+    """Return the message on a stage that is not finished and that another one reads.
+
+    Args:
+        name: the stage that reads.
+        other: the stage that is not finished.
+        workdir: the run's folder.
+        first: the stage to run first: `other`, or one that `other` needs.
+    """
+    begin = first if first == other else f"{first} first"
     return _broken(workdir / other) or (
-        f"stage {name} needs {other}, which is not finished in {workdir}: run --stage={other} or "
+        f"stage {name} needs {other}, which is not finished in {workdir}: run --stage={begin} or "
         "--stage=all"
     )
 

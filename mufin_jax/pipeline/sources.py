@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mufin_jax.data.readers.forms import absent_data
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
@@ -130,7 +131,7 @@ def reject_absent(data: Path, workdir: Path) -> None:
     """
     found = _made_from(workdir)
     stands = f"; {workdir}/prepare stands without: leave --data out" if found else ""
-    raise InputError(f"--data={data}: no such folder, nor a file of products such as .csv{stands}")
+    raise InputError(f"--data={absent_data(data)}{stands}")
 
 
 def _files_of(name: str, path: Path) -> list[str] | None:

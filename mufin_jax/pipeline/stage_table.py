@@ -134,6 +134,25 @@ def stages_of(experiment: Experiment) -> list[str]:
     return [name for name, stage in STAGES.items() if stage.wanted(experiment)]
 
 
+def option_of(experiment: Experiment, stage: str, name: str) -> str:
+    """Return the option of a setting that a stage records, such as "--pretrain.crop"; "" if none.
+
+    Args:
+        experiment: which has the options.
+        stage: the stage.
+        name: of the setting, nested ones joined by dots.
+    """
+    for path in (f"{stage}.{name}", name, f"model.{name}", f"select.{name}"):
+        value: Any = experiment
+        for part in path.split("."):
+            value = getattr(value, part, None) if dataclasses.is_dataclass(value) else None
+            if value is None:
+                break
+        else:
+            return "--" + path.replace("_", "-")
+    return ""
+
+
 def context(experiment: Experiment, stage: str, mesh: Mesh) -> StageContext:
     """Return what a stage of an experiment is given in addition to its own settings."""
     folders = {name: experiment.folder / name for name in STAGES}

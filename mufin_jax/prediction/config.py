@@ -5,6 +5,10 @@ from pathlib import Path
 
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import damaged, load_json
+from mufin_jax.runtime.storage.paths import gone_link
+
+PREDICTOR = "finetune/predictor/predictor.json"
+"""The last file of a run's predictor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,30 @@ class PredictConfig:
                 f"predict.shortlist={self.shortlist}, predict.mix={self.mix}: expected a shortlist "
                 "of at least 1 and a mix between 0 and 1"
             )
+
+
+def check_finished(workdir: Path) -> None:
+    """Check that a folder is that of a run whose stage finetune is done.
+
+    Raises:
+        InputError: it is not; the message gives the folder of the run that it is a part of, or
+            that it holds.
+    """
+    if (workdir / PREDICTOR).exists():
+        return
+    for run in workdir.absolute().parents[:4]:
+        if (run / PREDICTOR).exists():
+            raise InputError(f"{workdir} is a part of a run: give the run's folder, {run}")
+    if not workdir.is_dir():
+        found = gone_link(workdir) or f"{workdir}: no such folder"
+        raise InputError(f"{found}; expected the folder of a run")
+    for path in sorted(workdir.glob(f"*/{PREDICTOR}")):
+        run = path.relative_to(workdir).parts[0]
+        raise InputError(f"{workdir}: the run is in the folder {run}: give {workdir / run}")
+    raise InputError(
+        f"{workdir}: no trained model there; run the stages up to finetune with "
+        f"--workdir={workdir} first"
+    )
 
 
 def measured_with(workdir: Path) -> PredictConfig | None:

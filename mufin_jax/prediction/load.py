@@ -11,14 +11,13 @@ from jax.sharding import Mesh
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model
-from mufin_jax.prediction.config import PredictConfig, measured_with
+from mufin_jax.prediction.config import PredictConfig, check_finished, measured_with
 from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.prediction.part_files import load_ranking
 from mufin_jax.prediction.part_ranking import PartRanking
 from mufin_jax.prediction.versions import Versions
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.runtime.distributed.mesh import make_mesh
-from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
 from mufin_jax.runtime.storage.files import MANIFEST, load_sealed
 from mufin_jax.runtime.surroundings import check_precision
@@ -57,13 +56,9 @@ def load_run(
 ) -> Loaded:
     """Load the predictor of a run; see `Predictor.load`."""
     folder = workdir / "finetune" / "predictor"
+    check_finished(workdir)
     if os.access(workdir, os.W_OK):
         use_compile_cache(workdir)
-    if not (folder / "predictor.json").exists():
-        raise InputError(
-            f"{workdir}: no trained model there; run the stages up to finetune with "
-            f"--workdir={workdir} first"
-        )
     check_precision()
     model = load_model(workdir / "finetune" / "model", mesh or make_mesh())
     dataset = Dataset.load(workdir / "prepare", to_answer=True)

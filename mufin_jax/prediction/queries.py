@@ -130,4 +130,6 @@ def _vectors(
     found = found[None] if field == "text_vector" or found.ndim == 1 else found
     if found.ndim != 2 or found.shape[1] != ready.shape[1] or not np.isfinite(found).all():
         raise InputError(f"{name}: {field}: expected finite numbers, {ready.shape[1]} a vector")
+    if len(found) and not found.any():
+        raise InputError(f"{name}: {field} is zero: expected what the encoder makes of the item")
     return found

@@ -26,8 +26,9 @@ import filelock
 
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import DiskError, Held, InputError
-from mufin_jax.runtime.storage.disk import disk_errors
+from mufin_jax.runtime.storage.disk import disk_errors, is_disk_error
 from mufin_jax.runtime.storage.files import discard, jsonable, load_json, save_json
+from mufin_jax.runtime.storage.paths import gone_link
 
 T = TypeVar("T")
 
@@ -65,14 +66,20 @@ class Run:
                 self.workdir.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=1)
             except (FileExistsError, NotADirectoryError):
-                raise InputError(
-                    f"{self.workdir} is, or lies in, a file; choose another --workdir"
-                ) from None
+                found = gone_link(self.workdir) or f"{self.workdir} is, or lies in, a file"
+                raise InputError(f"{found}; choose another --workdir") from None
             except filelock.Timeout as error:
                 raise Held(
                     f"{self.workdir} belongs to {self._owner()}; wait for it, stop it, or choose "
                     "another --workdir"
                 ) from error
+            except OSError as error:
+                if is_disk_error(error):
+                    raise
+                reason = error.strerror or str(error)
+                raise InputError(
+                    f"{self.workdir} cannot be made ({reason}); choose another --workdir"
+                ) from None
         save_json(
             self.workdir / "owner.json",
             {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()},
@@ -124,7 +131,13 @@ class Run:
         if processes.is_main() and not path.exists():
             save_json(path, settings)
 
-    def check(self, stage: str, settings: Any, made_with: MadeWith | None = None) -> None:
+    def check(
+        self,
+        stage: str,
+        settings: Any,
+        made_with: MadeWith | None = None,
+        flag: Callable[[str], str] | None = None,
+    ) -> None:
         """Check the settings as `guard` does, and record nothing.
 
         Args:
@@ -132,6 +145,7 @@ class Run:
             settings: What it is going to be made with.
             made_with: Gives what the folder was made with, where settings.json has other words for
                 it.
+            flag: Gives the option of a setting, as a user writes it; "" if it has none.
 
         Raises:
             InputError: The folder was begun with other settings; the message lists what differs.
@@ -139,9 +153,12 @@ class Run:
 
         def check() -> None:
             if changes := self.changes(stage, settings, made_with):
+                names = (change.partition(":")[0] for change in changes)
+                options = [option for option in map(flag, names) if option] if flag else []
+                by = f" by {', '.join(options[:4])}" if options else ""
                 raise InputError(
                     f"{self.workdir / stage} was made with other settings ({'; '.join(changes)}): "
-                    f"give those, choose another --workdir, or make it and the stages after it "
+                    f"give those{by}, choose another --workdir, or make it and the stages after it "
                     f"again by --redo={stage}"
                 )
 

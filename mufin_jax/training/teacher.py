@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Float64, Int, Int32
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.readers.named_vectors import NamedVectors, check_named_vectors
+from mufin_jax.data.readers.vectors import VectorContent
 from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
@@ -117,8 +118,13 @@ def _copy(path: Path, dataset: Dataset, out: Path) -> None:
         )  # fmt: skip
     del numbers
     bounds = np.append(starts, len(found.items))
-    width = found.files[0].shape[1]
-    total = sum((some.sum(0) for some in _means(found, bounds)), np.zeros(width))
+    width, content = found.files[0].shape[1], VectorContent()
+    total = np.zeros(width)
+    for some in _means(found, bounds):
+        total += some.sum(0)
+        content.add(some)
+    for warning in content.warnings(f"{path}: ", "teacher"):
+        log.warning("%s: %s", path, warning)
     with whole_npy(out / VECTORS, (width,), rows=len(known)) as writer:
         for some in _means(found, bounds):
             writer.append(_centred(some, total / len(known)))

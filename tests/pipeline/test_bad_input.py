@@ -269,7 +269,7 @@ CASES = [
     Case("text longer than the encoder", flags("--prepare.max-tokens=64", ), "texts have up to 64 tokens, but the text encoder takes 16"),
     # The data folder as a whole.
     Case("no data folder", flags("--data=/no/such/folder"), "--data=/no/such/folder: no such folder"),
-    Case("data that are a file", made("", "x"), "no such folder"),
+    Case("data that are a file", made("", "x"), "raw/file is another kind of file: expected a folder"),
     Case("empty data folder", empty, "raw holds nothing: expected raw_data/"),
     Case("unknown form", made("data.csv", "a,b"), "raw holds data.csv: expected raw_data/"),
     # The repository's form.

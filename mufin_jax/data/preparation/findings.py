@@ -48,11 +48,28 @@ def warn_of(
                 urls = tally.counts["image by URL"] if kind == "images" else 0
                 given = f": {urls:,} are given as URLs, which are not downloaded" if urls else ""
                 tally.warnings.append(f"{what}{given}{hint}")
+    tally.warnings += _alike(catalogue, items, counts)
     if cut.share > CUT_SHARE:
         tally.warnings.append(
             f"{cut.number:,} of {cut.of:,} titles ({cut.share:.0%}) are longer than max_tokens="
             f"{max_tokens} and lose their end; raise --prepare.max-tokens"
         )
+
+
+def _alike(
+    catalogue: Catalogue, items: Mapping[str, Items], counts: Mapping[str, int]
+) -> list[str]:
+    """Return warnings of one title, or one picture, that all products have."""
+    number, found = len({uid for name in items for uid in items[name].ids}), []
+    if number < 2 or catalogue.questions is not None:
+        return []
+    titles = {name: own.titles for name, own in items.items()}
+    first = next((title for own in titles.values() for title in own if title), "")
+    if counts["texts"] == 1 and first and all(t == first for own in titles.values() for t in own):
+        found.append(f"all {number:,} products have one title, {first[:40]!r}")
+    if counts["images"] == 1 and all((np.diff(o.image_offsets) > 0).all() for o in items.values()):
+        found.append(f"all {number:,} products have one picture")
+    return found
 
 
 SIDES_OF = {

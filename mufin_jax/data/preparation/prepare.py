@@ -227,7 +227,7 @@ def _bags(
         given = Path(config.image_vectors)
         return None, ready_images(given, catalogue, vectors, tally, config.max_images)
     if catalogue.vectors:
-        return None, copy_vectors(catalogue, vectors)
+        return None, copy_vectors(catalogue, vectors, tally)
     spool = JpegSpool(out / _SPOOL)
     return spool, _images(config, catalogue, processing, out, tally, spool, worker)
 

@@ -10,6 +10,7 @@ from mufin_jax.data.preparation.resize import Bag
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue, RawSide
 from mufin_jax.data.readers.named_vectors import Kind, NamedVectors
 from mufin_jax.data.readers.tally import Tally
+from mufin_jax.data.readers.vectors import VectorContent
 from mufin_jax.runtime.blocks import cut
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
@@ -90,9 +91,13 @@ def _write(
             if uid:
                 ids.setdefault(uid, len(ids))
     found = NamedVectors.load(path, ids, kind)
+    content = VectorContent()
     with NpyWriter(out, (found.files[0].shape[1],), np.float32) as writer:
         for some in until_stopped(cut(len(found.rows), _BLOCK), "prepare"):
-            writer.append(found.read(some))
+            block = found.read(some)
+            content.add(block)
+            writer.append(block)
+    tally.warnings += content.warnings(f"{path}: ", kind)
     rows = _runs(found.items)
     _report_missing(path, catalogue, kind, ids, rows, tally)
     return ids, rows

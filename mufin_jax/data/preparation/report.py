@@ -22,6 +22,7 @@ WARN_ABOVE = {
     "labels without a training pair": 0.1,
     "test points without a label to score": 0.1,
     "pictures given as URLs": 0.5,
+    "test pairs that training has": 0.1,
 }
 """A larger share than this is a warning."""
 _KINDS = {
@@ -81,11 +82,26 @@ def pair_facts(catalogue: Catalogue, items: Mapping[str, Items], filters: Pairs)
         for name in SIDES[:2]
     }
     trained = np.diff(left["train"].tocsc().indptr) > 0
+    known = _known_pairs(items, left) if catalogue.questions is None else []
     scored = np.diff(left["test"].indptr) > 0
     return [
         _lacking("labels without a training pair", [("label", trained)], items),
         _lacking("test points without a label to score", [("test", scored)], items),
+        *known,
     ]
+
+
+def _known_pairs(items: Mapping[str, Items], pairs: Pairs) -> list[Fact]:
+    """Return how many of the test pairs that are scored training has with the same item."""
+    numbers = {uid: i for i, uid in enumerate(items["train"].ids) if uid}
+    same = [(i, numbers[uid]) for i, uid in enumerate(items["test"].ids) if uid in numbers]
+    if not same:
+        return []
+    test, train = np.array(same, np.int64).T
+    common = pairs["test"][test].multiply(pairs["train"][train]).tocsr()
+    rows = common.nonzero()[0]
+    first = f"test {items['test'].ids[int(test[rows[0]])]!r}" if len(rows) else ""
+    return [Fact("test pairs that training has", common.nnz, pairs["test"].nnz, first)]
 
 
 def warnings_of(facts: list[Fact], questions: bool) -> list[str]:

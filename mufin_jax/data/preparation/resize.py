@@ -14,7 +14,7 @@ from mufin_jax.data.preparation.resize_one import Resizer, Worker
 from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue
 from mufin_jax.data.readers.tally import Tally
-from mufin_jax.data.readers.vectors import load_vectors
+from mufin_jax.data.readers.vectors import VectorContent, load_vectors
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.npy import NpyWriter
@@ -117,12 +117,13 @@ def resize_images(
     return mentions.bags(row_of[inverse])
 
 
-def copy_vectors(catalogue: Catalogue, out: Path) -> dict[str, Bag]:
+def copy_vectors(catalogue: Catalogue, out: Path, tally: Tally) -> dict[str, Bag]:
     """Write the catalogue's image vectors one file after the other, as float32.
 
     Raises:
-        InputError: if a vector exceeds float32.
+        InputError: if a vector exceeds float32, or all are zero.
     """
+    content = VectorContent()
     arrays = [load_vectors(path) for path in catalogue.vectors]
     with NpyWriter(out, (arrays[0].shape[1],), np.float32) as writer:
         for path, array in zip(catalogue.vectors, arrays, strict=True):
@@ -131,7 +132,10 @@ def copy_vectors(catalogue: Catalogue, out: Path) -> dict[str, Bag]:
                     chunk = np.asarray(array[start : start + _CHUNK], np.float32)
                 if not np.isfinite(chunk).all():
                     raise InputError(f"{path.name}: a value near row {start} exceeds float32")
+                content.add(chunk)
                 writer.append(chunk)
+    names = ", ".join(path.name for path in catalogue.vectors)
+    tally.warnings += content.warnings(f"{names}: ", "image")
     mentions = _Mentions(catalogue)
     return mentions.bags(mentions.keys)
 

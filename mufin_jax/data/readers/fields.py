@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from mufin_jax.runtime.errors import InputError
 
 _OPTIONS = {"id", "title", "texts", "images", "related", "category", "separator"}
+_JOINED = re.compile(f"[,;]\\s*(?=(?:{'|'.join(sorted(_OPTIONS))})=)")
+"""Between two options that are joined into one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Columns:
         """
         chosen: dict[str, str] = {}
         for option in options:
+            if joined := [part.strip() for part in _JOINED.split(option)][1:]:
+                parts = " ".join([_JOINED.split(option)[0].strip(), *joined])
+                raise InputError(
+                    f"columns: {option!r}: separate them by blanks: --prepare.columns {parts}"
+                )
             name, equals, value = option.partition("=")
             if not equals or not value or name not in _OPTIONS or name in chosen:
                 raise InputError(

@@ -2,6 +2,8 @@
 
 import contextlib
 import gzip
+import os
+import re
 import stat
 import unicodedata
 import zlib
@@ -18,6 +20,9 @@ from mufin_jax.runtime.storage.text import MARK, check_utf8
 
 MAX_LINE = 64 * 2**20
 MAX_BLANK = 1_000_000
+_HINTS = 20
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{200,}={0,2}")
+_ENCODED = "a picture as base64 text: expected the path of a file"
 _FREE, _TIMES = 2**20, 100  # an archive may unpack to _FREE bytes and _TIMES its size
 
 
@@ -58,6 +63,7 @@ class SourceFolder:
         self.columns = columns or Columns()
         self.used: set[str] = set()
         self._folders = (self.path, *([pictures.resolve()] if pictures else []))
+        self._hints = 0
 
     def find(self, *names: str) -> Path | None:
         """Return the first of these relative names that is a file, or None.
@@ -96,11 +102,15 @@ class SourceFolder:
             BadImage: if the path is absolute, leads out of the folder (by "..", "~" or a link), or
                 is not a regular file.
         """
+        relative = PurePosixPath(name)
         try:
-            relative = PurePosixPath(name)
+            if name.startswith("data:"):
+                raise BadImage(_ENCODED)
             if "\\" in name:
                 raise BadImage('a path with "\\": expected "/" between folders')
             if relative.is_absolute() or name.startswith("~"):
+                if _BASE64.fullmatch(name):
+                    raise BadImage(_ENCODED)
                 raise BadImage("not a path relative to the data folder")
             if ".." in relative.parts or "\0" in name:
                 raise BadImage("a path that leads out of the data folder")
@@ -110,10 +120,32 @@ class SourceFolder:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise BadImage("not a regular file")
         except FileNotFoundError:
-            raise BadImage("no such file") from None
+            encoded = _BASE64.fullmatch(name)
+            text = _ENCODED if encoded else f"no such file{self._instead(relative)}"
+            raise BadImage(text) from None
         except (OSError, RuntimeError, ValueError) as error:
+            if _BASE64.fullmatch(name):  # too long for a path
+                raise BadImage(_ENCODED) from None
             raise BadImage(f"not a usable path ({type(error).__name__})") from None
         return path
+
+    def _instead(self, relative: PurePosixPath) -> str:
+        """Return a hint at the file that a path may mean; only of the first few, as it takes time.
+
+        A folder of pictures may hold millions.
+        """
+        if self._hints >= _HINTS:
+            return ""
+        self._hints += 1
+        for folder in self._folders:
+            if (folder / "images" / relative).is_file():
+                return f" (there is images/{relative}: name the folder by --prepare.images=DIR)"
+            with contextlib.suppress(OSError), os.scandir((folder / relative).parent) as entries:
+                plain = relative.name.casefold()
+                for entry in entries:
+                    if entry.name.casefold() == plain:
+                        return f" (there is {entry.name})"
+        return ""
 
     def _has(self, path: Path) -> bool:
         """Return whether a resolved path is in one of the folders."""
@@ -168,7 +200,7 @@ def pieces(path: Path, size: int) -> Generator[bytes]:
         while piece := file.read(size):
             check_stop("prepare")
             if first:
-                check_utf8(path, piece[:4])
+                check_utf8(path, piece[:8])
             first = False
             limit.add(len(piece), 1)
             yield piece
@@ -192,10 +224,15 @@ def lines(path: Path, trailing_blanks: bool = False) -> Iterator[tuple[int, byte
             check_stop("prepare")
             row += 1
             if row == 1:
-                check_utf8(path, line[:4])
+                check_utf8(path, line[:8])
             if len(line) > MAX_LINE:
                 raise InputError(f"{path}:{row}: expected lines of at most {MAX_LINE:,} bytes")
             limit.add(len(line), row)
+            if row == 1 and b"\r" in line.rstrip(b"\r") and not line.endswith(b"\n"):
+                raise InputError(
+                    f"{path} has lines that end in CR alone: expected LF or CRLF; convert it by "
+                    "`tr '\\r' '\\n'`"
+                )
             line = line.removeprefix(MARK).rstrip(b"\r\n")
             if not trailing_blanks and not line.strip():
                 blank += 1

@@ -4,6 +4,9 @@ from pathlib import Path
 
 from mufin_jax.data.readers.files import SourceFolder
 
+_SHOWN = 160
+"""Longer names are cut in messages."""
+
 
 class ImageFiles:
     """Image files by number; each distinct path has one number."""
@@ -22,8 +25,9 @@ class ImageFiles:
         return key
 
     def name(self, key: int) -> str:
-        """Return the path as the data give it."""
-        return self._names[key]
+        """Return the path as the data give it; the beginning of a long one, and its length."""
+        name = self._names[key]
+        return name if len(name) <= _SHOWN else f"{name[:40]}... ({len(name):,} characters)"
 
     def read(self, key: int) -> Path:
         """Return the file; raise BadImage if it is not in the data folder."""

@@ -20,16 +20,11 @@ from mufin_jax.data.readers import repository
 from mufin_jax.data.readers.catalogue import Catalogue
 from mufin_jax.data.readers.fields import Columns, FieldCounts
 from mufin_jax.data.readers.files import SourceFolder
+from mufin_jax.data.readers.hash_split import TEST_SHARE, split_by_hash
 from mufin_jax.data.readers.image_files import ImageFiles
 from mufin_jax.data.readers.json_rows import json_rows
 from mufin_jax.data.readers.products import Product, product_of
-from mufin_jax.data.readers.relations import (
-    TEST_SHARE,
-    ProductFile,
-    relevance_of,
-    side_of,
-    split_by_hash,
-)
+from mufin_jax.data.readers.relations import ProductFile, relevance_of, side_of
 from mufin_jax.data.readers.tables import csv_rows, parquet_rows
 from mufin_jax.data.readers.tally import Tally
 from mufin_jax.runtime.errors import InputError
@@ -97,7 +92,8 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
         share = TEST_SHARE if source.test_share is None else source.test_share
         files = split_by_hash(whole, tally, share)
         sides = {name: side_of(files[name], images, tally, max_images) for name in _FILES}
-        relevance = relevance_of(files, sides, tally, complete=False)
+        known = {item.uid for item in whole.items if item.kept}
+        relevance = relevance_of(files, sides, tally, complete=False, products=known)
         return Catalogue(FORM, sides, relevance, None, images)
     if source.test_share is not None:
         raise InputError(

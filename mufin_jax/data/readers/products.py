@@ -10,6 +10,7 @@ from mufin_jax.data.readers.values import clean_id, unescaped, whole_number
 
 T = TypeVar("T")
 _SINGLE = {"imUrl", "image"}  # fields of one picture, which need no list
+_AMAZON_KINDS = {"also_bought", "also_viewed", "bought_together", "buy_after_viewing"}
 _SIZES = ("path", "large", "hi_res", "thumb", "url")  # of a picture: the first that there is
 
 
@@ -148,7 +149,7 @@ def _path(value: Any) -> str | None:
 def _relations(found: dict[str, Any], columns: Columns) -> tuple[Sequence[Any] | None, int]:
     """Return the ids or numbers of relevant labels, and how many are null."""
     name, related = _first(found, columns.related)
-    if isinstance(related, dict):  # Amazon's of 2014: lists by kind
+    if isinstance(related, dict) and not related.keys() - _AMAZON_KINDS:  # of 2014: lists by kind
         name, related = f"{name}.also_bought", related.get("also_bought")
     if related is not None:
         return _list_of(name, related, clean_id, "str")

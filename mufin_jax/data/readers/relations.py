@@ -1,10 +1,9 @@
-"""Products and what is bought with them: the split by hash, and ids to numbers of labels.
+"""Products and what is bought with them: ids to numbers of labels.
 
-Every id that no product has is counted. If no relation is left, the error tells why.
+Every id that no product has is counted.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -18,6 +17,9 @@ from mufin_jax.data.readers.products import Product
 from mufin_jax.data.readers.tally import Fact, Tally
 from mufin_jax.data.readers.values import similar_id
 from mufin_jax.runtime.errors import InputError
+
+UNBOUGHT = "label without a training product"
+"""A kind of defect: a test product relates to a product that no training product relates to."""
 
 
 @dataclasses.dataclass
@@ -37,70 +39,6 @@ class ProductFile:
     fields: FieldCounts
     no_items: str = ""
     may_lack: bool = False
-
-
-TEST_SHARE = 0.2
-"""The share of the products of an unsplit catalogue that become test points."""
-
-
-def is_test(asin: str, share: float = TEST_SHARE) -> bool:
-    """Return whether a product of an unsplit catalogue is a test point, by a hash of its id."""
-    number = int(hashlib.sha1(asin.encode("utf-8", "replace")).hexdigest()[:8], 16)
-    return (number % 5 + number // 5 % 1000 / 1000) / 5 < share  # by default one in five
-
-
-def split_by_hash(
-    file: ProductFile, tally: Tally, share: float = TEST_SHARE
-) -> dict[str, ProductFile]:
-    """Split into sides: points have a label; labels are bought with a training point.
-
-    Products whose relations match nothing are counted: they become neither point nor label.
-
-    Raises:
-        InputError: if no product has a relation to another one; the message tells why.
-    """
-    products = [item for item in file.items if item.kept]
-    uids = {item.uid for item in products}
-    _tell_relations(tally, [file], uids)
-    related = [item for item in products if item.relevant]
-    matched = [item for item in related if not uids.isdisjoint(item.relevant or ())]
-    if not matched:
-        tally.check()
-        raise InputError(_no_relation(file, products, related))
-    similar = uids  # are looked through once: every further search would take as long
-    for item in related:
-        if uids.isdisjoint(item.relevant or ()):
-            reason = f"none of its {len(item.relevant or ())} related ids is a product: "
-            reason, similar = reason + _first(item, similar), set[str]()
-            tally.count("product without a match", file.name, item.row, reason)
-    test = [item for item in matched if is_test(item.uid, share)]
-    train = [item for item in matched if not is_test(item.uid, share)]
-    bought = {uid for item in train for uid in item.relevant or ()}
-    labels = [item for item in products if item.uid in bought]
-    kept = [item for item in test if not bought.isdisjoint(item.relevant or ())]
-    for item in test:
-        if bought.isdisjoint(item.relevant or ()):
-            reason = f"what {item.uid} relates to is bought with no training product"
-            tally.count("test product without a label", file.name, item.row, reason)
-    fifth = (
-        f"of {len(matched):,} products with a relation to another product, one in five is a test "
-        "point, by a hash of its id; expected more products, or a file for each side"
-    )
-    why = {
-        "train": f"no product falls into the training part: {fifth}",
-        "test": f"no product falls into the test fifth: {fifth}"
-        if not test
-        else f"none of the {len(test):,} products of the test fifth has a label: nothing that they "
-        "relate to is bought with a training product; expected more relations, or a file for each "
-        "side",
-    }
-    parts = {"train": train, "test": kept, "label": labels}
-    return {
-        name: ProductFile(
-            file.name, items, file.fields, why.get(name, why["train"]), name == "test" and not share
-        )
-        for name, items in parts.items()
-    }
 
 
 def side_of(file: ProductFile, images: ImageFiles, tally: Tally, max_images: int) -> RawSide:
@@ -137,7 +75,11 @@ def side_of(file: ProductFile, images: ImageFiles, tally: Tally, max_images: int
 
 
 def relevance_of(
-    files: Mapping[str, ProductFile], sides: Mapping[str, RawSide], tally: Tally, complete: bool
+    files: Mapping[str, ProductFile],
+    sides: Mapping[str, RawSide],
+    tally: Tally,
+    complete: bool,
+    products: Container[str] = (),
 ) -> dict[str, scipy.sparse.csr_matrix]:
     """Return `also_buy` ids or `target_ind` numbers of both sides of points as matrices.
 
@@ -147,6 +89,7 @@ def relevance_of(
         tally: takes unknown labels.
         complete: there is a label file: a row without any known label is bad. Without one,
             also_buy can name products outside the catalogue; these are only counted.
+        products: the ids of products that may be no label: no training product relates to them.
 
     Raises:
         InputError: if no training point has a relation.
@@ -156,7 +99,7 @@ def relevance_of(
         tally.check()
         raise InputError(
             f"{train.name}: no item has `also_buy` or `target_ind`, and there is no trn_X_Y.txt; "
-            f"found the fields {train.fields.shown()}{_instead(train)}"
+            f"found the fields {train.fields.shown()}{unread_relations(train)}"
         )
     label = sides["label"]
     numbers: dict[str, int] = {}
@@ -164,13 +107,14 @@ def relevance_of(
         if label.kept[i]:
             numbers.setdefault(uid, i)
     if complete:
-        _tell_relations(tally, [files["train"], files["test"]], numbers)
+        tell_relations(tally, [files["train"], files["test"]], numbers)
     return {
-        name: _rows(files[name], numbers, len(label), tally, complete) for name in ("train", "test")
+        name: _rows(files[name], numbers, len(label), tally, complete, products)
+        for name in ("train", "test")
     }
 
 
-def _tell_relations(tally: Tally, files: Sequence[ProductFile], known: Container[str]) -> None:
+def tell_relations(tally: Tally, files: Sequence[ProductFile], known: Container[str]) -> None:
     """Add to the tally's facts: items without a relation, and relations that match nothing."""
     missing: dict[str, str] = {}
     first, total, lone, read, missed = "", 0, 0, 0, 0
@@ -198,11 +142,16 @@ def _tell_relations(tally: Tally, files: Sequence[ProductFile], known: Container
 
 
 def _rows(
-    file: ProductFile, numbers: dict[str, int], num_labels: int, tally: Tally, complete: bool
+    file: ProductFile,
+    numbers: dict[str, int],
+    num_labels: int,
+    tally: Tally,
+    complete: bool,
+    products: Container[str],
 ) -> scipy.sparse.csr_matrix:
     counts_from_one = matrices.CountsFromOne(num_labels)
     tally.seen("also_buy rows", len(file.items))
-    rows = _known(file, numbers, num_labels, tally, complete, counts_from_one)
+    rows = _known(file, numbers, num_labels, tally, complete, products, counts_from_one)
     matrix = matrices.from_rows(rows, num_labels)
     counts_from_one.warn(tally, f"{file.name}: `target_ind`")
     return matrix
@@ -214,6 +163,7 @@ def _known(
     num_labels: int,
     tally: Tally,
     complete: bool,
+    products: Container[str],
     counts_from_one: matrices.CountsFromOne,
 ) -> Iterator[list[int]]:
     """Yield the numbers of each item's known labels; the tally takes the unknown ones."""
@@ -227,46 +177,30 @@ def _known(
                 counts_from_one.see(name)
                 found.append(name if 0 <= name < num_labels else -1)
         row = [number for number in found if number >= 0]
-        if len(row) < len(found):
-            reason = f"{len(found) - len(row)} unknown labels, the first "
-            unknown = next(n for n, i in zip(item.relevant or (), found, strict=True) if i < 0)
+        unknown = [n for n, i in zip(item.relevant or (), found, strict=True) if i < 0]
+        unbought = [name for name in unknown if name in products]
+        if unbought:
+            reason = f"no training product relates to {unbought[0]!r}, so it is no label"
+            tally.note(UNBOUGHT, file.name, item.row, reason)
+        unknown = [name for name in unknown if name not in products] if unbought else unknown
+        if unknown:
+            reason, first = f"{len(unknown)} unknown labels, the first ", unknown[0]
             if complete and not row:
-                reason, similar = reason + _quoted(unknown, similar), ()
+                reason, similar = reason + quoted(first, similar), ()
                 tally.bad("also_buy rows", "unknown label", file.name, item.row, reason)
             else:
-                tally.note("unknown label", file.name, item.row, reason + repr(unknown))
+                tally.note("unknown label", file.name, item.row, reason + repr(first))
         yield row
 
 
-def _no_relation(file: ProductFile, products: Sequence[Product], related: Sequence[Product]) -> str:
-    """Return why no product of a file has a relation to another one."""
-    if not products:
-        return f"{file.name}: none of its {len(file.items):,} lines is a usable product"
-    if not related:
-        return (
-            f"{file.name}: none of the {len(products):,} products has ids in `also_buy`; found the "
-            f"fields {file.fields.shown()}{_instead(file)}"
-        )
-    number = sum(len(item.relevant or ()) for item in related)
-    first = _first(related[0], [item.uid for item in products])
-    return (
-        f"{file.name}: none of the {number:,} ids in `also_buy` is the id of a product; the first, "
-        f"in line {related[0].row}, is {first}; the first product's id is {products[0].uid[:60]!r}"
-    )
-
-
-def _first(item: Product, uids: Iterable[str]) -> str:
-    return _quoted((item.relevant or [""])[0], uids)
-
-
-def _quoted(wanted: str | int, uids: Iterable[str]) -> str:
+def quoted(wanted: str | int, uids: Iterable[str]) -> str:
     """Return an id in quotes, and the known id that it resembles."""
     similar = similar_id(wanted, uids) if isinstance(wanted, str) else None
     shown = repr(wanted[:60]) if isinstance(wanted, str) else repr(wanted)
     return f"{shown} (there is {similar[:60]!r})" if similar else shown
 
 
-def _instead(file: ProductFile) -> str:
+def unread_relations(file: ProductFile) -> str:
     """Return a hint at unread fields that may hold the relations."""
     alike = [name[:40] for name in file.fields.alike("relations")]
     if not alike:

@@ -23,6 +23,8 @@ from mufin_jax.runtime.storage.files import damaged
 FORM = "image vectors"
 _SPLITS = {"train": ("trn", "train"), "test": ("tst", "test"), "label": ("lbl", "label")}
 _CHUNK = 65_536
+ZERO_SHARE = 0.05
+"""A larger share of vectors that are zero is a warning."""
 
 
 def recognises(source: SourceFolder) -> bool:
@@ -66,6 +68,53 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
     repository.read_categories(source, sides["label"])
     relevance, filters = repository.read_pairs(source, sides, tally)
     return Catalogue(FORM, sides, relevance, filters, vectors=vectors)
+
+
+class VectorContent:
+    """Whether vectors tell items apart: zeros and copies of one vector do not.
+
+    Attributes:
+        count: how many there are.
+        zeros: how many of them are zero.
+    """
+
+    def __init__(self) -> None:
+        """Start without a vector."""
+        self.count = self.zeros = 0
+        self._first: np.ndarray | None = None
+        self._differ = False
+
+    def add(self, vectors: np.ndarray) -> None:
+        """Look at some more vectors, a row each."""
+        if not len(vectors):
+            return
+        if self._first is None:
+            self._first = np.array(vectors[0])
+        self.count += len(vectors)
+        self.zeros += int(np.count_nonzero(~vectors.any(axis=1)))
+        self._differ = self._differ or bool((vectors != self._first).any())
+
+    def warnings(self, place: str, kind: str) -> list[str]:
+        """Return what is odd about all vectors.
+
+        Args:
+            place: begins the error.
+            kind: of vectors, in words.
+
+        Raises:
+            InputError: if all are zero.
+        """
+        if self.count and self.zeros == self.count:
+            raise InputError(
+                f"{place}all {self.count:,} vectors are zero: expected vectors that an encoder has "
+                "made"
+            )
+        if self.count > 1 and not self._differ:
+            return [f"all {self.count:,} {kind} vectors are equal: they tell no items apart"]
+        if self.zeros > ZERO_SHARE * self.count:
+            share = self.zeros / self.count
+            return [f"{self.zeros:,} of {self.count:,} {kind} vectors are zero ({share:.0%})"]
+        return []
 
 
 def load_vectors(path: Path) -> np.memmap:

@@ -14,6 +14,8 @@ _DISK = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
 )
 
+_FORBIDDEN = frozenset(os.strerror(number) for number in (errno.EACCES, errno.EPERM))
+
 
 @contextlib.contextmanager
 def disk_errors(path: Path, needed: int | None = None, more: bool = False) -> Iterator[None]:
@@ -89,6 +91,8 @@ def filling(folder: Path, clear: Callable[[], object]) -> Iterator[None]:
 
 def disk_error(path: Path, reason: str, needed: int | None = None, more: bool = False) -> DiskError:
     """Return the DiskError for a path; see `disk_errors` for the arguments."""
+    if reason in _FORBIDDEN:  # space is beside the point
+        return DiskError(f"{path}: {reason}; choose another --workdir, or allow writing there")
     facts = []
     if needed is not None:
         facts.append(f"{'more than ' if more else ''}{in_bytes(needed, gigabytes=False)} needed")

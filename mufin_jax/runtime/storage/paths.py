@@ -9,6 +9,9 @@ from mufin_jax.runtime.errors import InputError
 Given = str | os.PathLike[str]
 """A path as a user may give it."""
 
+_NAME, _PATH = 255, 4095
+"""The most bytes of a file's name, and of a path, on usual file systems."""
+
 
 def user_path(given: Given, what: str = "path") -> Path:
     """Return a path that a user gave; a leading ~ becomes the home folder.
@@ -18,17 +21,32 @@ def user_path(given: Given, what: str = "path") -> Path:
         what: its name in messages.
 
     Raises:
-        InputError: it is neither text nor a path, or it is empty.
+        InputError: it is neither text nor a path, it is empty, or no file can have such a name.
     """
     found = os.fspath(given) if isinstance(given, str | os.PathLike) else None
-    if not isinstance(found, str) or not found:
+    if not isinstance(found, str) or not found or "\0" in found:
         raise InputError(f"{what}={given!r:.80}: expected a path, as text or as a pathlib.Path")
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in found.split(os.sep)]
+    if max(sizes) > _NAME or sum(sizes) + len(sizes) > _PATH:
+        raise InputError(
+            f"{what}={found[:40]}... ({len(found):,} characters): expected names of at most "
+            f"{_NAME} bytes, and paths of at most {_PATH:,}"
+        )
     return Path(os.path.expanduser(found))
+
+
+def gone_link(path: Path) -> str:
+    """Return "LINK is a link to X, which is gone ..." of a path that is, or lies in, one; or ""."""
+    for here in (path, *path.parents):
+        if here.is_symlink() and not here.exists():
+            return f"{here} is a link to {here.readlink()}, which is gone (moved or deleted)"
+    return ""
 
 
 def user_name(given: Given, what: str) -> str:
     """Return a hub's name unchanged, and a path as `user_path` does."""
-    return str(user_path(given, what)) if not isinstance(given, str) or given[:1] == "~" else given
+    found = str(user_path(given, what))
+    return given if isinstance(given, str) and given[:1] != "~" else found
 
 
 def settle_paths(config: Any, prefix: str = "", names: bool = False, *, fields: list[str]) -> None:

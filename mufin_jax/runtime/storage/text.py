@@ -15,9 +15,26 @@ _WIDE = {
     b"\xfe\xff": "UTF-16",
 }
 
+_SHEET = "export the sheet as CSV"
+_KINDS = {
+    b"PK\x03\x04": (
+        "a zip archive, or a workbook such as .xlsx",
+        f"unpack it, or {_SHEET}",
+    ),
+    b"\xd0\xcf\x11\xe0": ("a workbook such as .xls", _SHEET),
+    b"\x1f\x8b": ("a gzip file", "give its name the ending .gz"),
+    b"PAR1\x15": ("a Parquet file", "give its name the ending .parquet"),
+    b"\xfd7zX": ("an xz archive", "unpack it"),
+    b"\x28\xb5\x2f\xfd": ("a zstd archive", "unpack it"),
+}
+"""How files of other kinds begin that people give another ending, their name, and what to do."""
+
 
 def check_utf8(path: Path, start: bytes) -> None:
-    """Raise InputError if a file's first bytes are those of UTF-16 or UTF-32."""
+    """Raise InputError if a file's first bytes are those of UTF-16, UTF-32 or no text at all."""
+    for magic, (kind, advice) in _KINDS.items():
+        if start.startswith(magic):
+            raise InputError(f"{path} is {kind}: expected text; {advice}")
     found = next((name for mark, name in _WIDE.items() if start.startswith(mark)), None)
     if found is None and len(start) >= 4:  # without a mark: every other byte is zero
         zeros = [byte == 0 for byte in start[:4]]
@@ -36,5 +53,5 @@ def load_text(path: Path) -> str:
         UnicodeDecodeError: if it is no UTF-8.
     """
     content = path.read_bytes()
-    check_utf8(path, content[:4])
+    check_utf8(path, content[:8])
     return content.removeprefix(MARK).decode("utf-8")

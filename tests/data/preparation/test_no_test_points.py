@@ -10,7 +10,7 @@ from raw_folders import write_json_lines
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.preparation.config import PrepareConfig
 from mufin_jax.data.preparation.prepare import prepare
-from mufin_jax.data.readers.relations import is_test
+from mufin_jax.data.readers.hash_split import is_test
 from mufin_jax.runtime.errors import InputError
 
 PLAIN = PrepareConfig(vocab_size=64)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from raw_folders import read_catalogue, write_json_lines, write_matrix
 
-from mufin_jax.data.readers.relations import is_test
+from mufin_jax.data.readers.hash_split import is_test
 from mufin_jax.runtime.errors import InputError
 
 PRODUCTS = [

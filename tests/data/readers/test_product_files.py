@@ -133,7 +133,7 @@ def test_one_file_can_be_the_data(expected, tmp_path):
     (tmp_path / "products.jsonl").write_text("{}")
     assert content(tmp_path / "my shop.csv") == expected
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match=r"notes.txt: expected a folder, or a file .jsonl or"):
+    with pytest.raises(InputError, match=r"notes.txt is another kind of file: expected a folder"):
         content(tmp_path / "notes.txt")
 
 

@@ -108,14 +108,14 @@ def test_products_that_relate_to_nothing_known_are_counted_with_the_first_exampl
     assert first["row"] == 11 and first["reason"].endswith("is a product: 'gone'")
 
 
-def test_an_empty_test_fifth_is_told_in_its_own_words(tmp_path):
+def test_an_empty_test_part_is_told_in_its_own_words(tmp_path):
     few = [item | {"also_buy": ["P0", "P1"]} for item in products(2)]  # neither is a test product
-    with pytest.raises(InputError, match="no product falls into the test fifth: of 2 products"):
+    with pytest.raises(InputError, match="no product falls into the test part: of 2 products"):
         prepare(CONFIG, write_json_lines(tmp_path / "a", products=few), tmp_path / "out")
     items = products()
     for item in items:
         item["also_buy"] = item["also_buy"][:1]
-    with pytest.raises(InputError, match="products of the test fifth has a label: nothing that"):
+    with pytest.raises(InputError, match="products of the test part has a label: nothing that"):
         prepare(CONFIG, write_json_lines(tmp_path / "b", products=items), tmp_path / "out")
 
 
