@@ -11,6 +11,7 @@ from mufin_jax.data.synthetic.ads import AdsConfig
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.model.config import ModelConfig
+from mufin_jax.pipeline.setting_types import reject_other_types
 from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.paths import settle_paths
@@ -88,6 +89,7 @@ class Experiment:
     def __post_init__(self) -> None:
         """Reject seeds that numpy and JAX cannot both take, and free vectors that cannot learn."""
         settle_paths(self, fields=["data", "workdir", "refit_of"])
+        reject_other_types(self)
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed={self.seed}: expected a whole number from 0 to 2147483647")
         if self.initialize.eta == "zero" and self.finetune.classifiers == "table":

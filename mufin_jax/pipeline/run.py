@@ -57,7 +57,7 @@ def run(
         Held: another run uses the folder.
         Stopped: after a signal; the same call resumes.
     """
-    _check_types(experiment, others)
+    _check_types(experiment, mesh, others)
     experiment = with_prepared_data(experiment)
     _check(experiment, stage, redo)
     experiment, others = experiment.resolved(), [user_path(other) for other in others]
@@ -126,7 +126,7 @@ def _finished_before(experiment: Experiment, stage: StageName, mesh: Mesh) -> di
     return _metrics(held)
 
 
-def _check_types(experiment: object, others: object) -> None:
+def _check_types(experiment: object, mesh: object, others: object) -> None:
     """Reject arguments of another type, of which a later error would tell less.
 
     Raises:
@@ -137,6 +137,8 @@ def _check_types(experiment: object, others: object) -> None:
             f"experiment: found {type(experiment).__name__}; expected an Experiment, such as "
             "Experiment(data=DIR)"
         )
+    if not isinstance(mesh, Mesh | None):
+        raise InputError(f"mesh: found {type(mesh).__name__}; expected a jax.sharding.Mesh")
     if isinstance(others, str | os.PathLike):
         raise InputError(f"others: found {type(others).__name__}; expected a list of folders")
 

@@ -1,6 +1,7 @@
 """How a predictor makes scores."""
 
 import dataclasses
+import numbers
 from pathlib import Path
 
 from mufin_jax.runtime.errors import InputError
@@ -25,11 +26,26 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         """Reject an empty shortlist and weights outside [0, 1]."""
+        check_count("predict.shortlist", self.shortlist)
+        if not isinstance(self.mix, numbers.Real):
+            raise InputError(f"predict.mix={self.mix!r:.80}: expected a number between 0 and 1")
         if self.shortlist < 1 or not 0 <= self.mix <= 1:
             raise InputError(
                 f"predict.shortlist={self.shortlist}, predict.mix={self.mix}: expected a shortlist "
                 "of at least 1 and a mix between 0 and 1"
             )
+
+
+def check_count(name: str, value: object, least: int | None = None) -> None:
+    """Reject what is no whole number, or one below the least.
+
+    Raises:
+        InputError: with the name and the value.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or (least is not None and int(value) < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise InputError(f"{name}={value!r:.80}: expected a whole number{bound}")
 
 
 def check_finished(workdir: Path) -> None:

@@ -18,6 +18,7 @@ from mufin_jax.prediction.part_ranking import PartRanking
 from mufin_jax.prediction.versions import Versions
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.runtime.distributed.mesh import make_mesh
+from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import use_compile_cache
 from mufin_jax.runtime.storage.files import MANIFEST, load_sealed
 from mufin_jax.runtime.surroundings import check_precision
@@ -56,6 +57,8 @@ def load_run(
 ) -> Loaded:
     """Load the predictor of a run; see `Predictor.load`."""
     folder = workdir / "finetune" / "predictor"
+    if config is not None and not isinstance(config, PredictConfig):
+        raise InputError(f"config: found {type(config).__name__}; expected a PredictConfig")
     check_finished(workdir)
     if os.access(workdir, os.W_OK):
         use_compile_cache(workdir)

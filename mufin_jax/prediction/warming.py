@@ -6,6 +6,7 @@ import numpy as np
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.prediction import shapes
+from mufin_jax.prediction.config import check_count
 from mufin_jax.retrieval.barred import FEWEST_SPARE
 from mufin_jax.retrieval.index import shortlist_points
 from mufin_jax.runtime import machine
@@ -23,7 +24,14 @@ def warm_up(predictor: "Predictor", points: int, images: int, extra: int, titles
         images: pictures of an item, at most.
         extra: labels to retrieve beyond the shortlist.
         titles: of an item, at most.
+
+    Raises:
+        InputError: if one of them is no whole number, or too small.
     """
+    for name, value, least in (
+        ("points", points, 1), ("images", images, 0), ("extra", extra, 0), ("titles", titles, 0),
+    ):  # fmt: skip
+        check_count(name, value, least)
     descriptors = predictor.loader.descriptors
     for pool in shapes.pools(descriptors, images):
         list(predictor.encoder.describe(pool))

@@ -32,7 +32,10 @@ from places import GOLDEN
 import mufin_jax as mufin
 from mufin_jax.pipeline import embed, img_bin
 from mufin_jax.pipeline.experiment import Experiment
+from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.items import check_k, read_ids, read_query
+from mufin_jax.prediction.load import load_run
+from mufin_jax.prediction.warming import warm_up
 
 CSV = table(products())
 BAD = 65
@@ -215,6 +218,13 @@ RUNS = [
 CODE = [
     Mistake("a dict instead of an experiment", calls(lambda folder: unchecked(mufin.run)({"data": "x"}, stage="prepare")), "experiment: found dict; expected an Experiment"),
     Mistake("the path of the data instead of an experiment", calls(lambda folder: unchecked(mufin.run)("catalogue")), "experiment: found str; expected an Experiment"),
+    Mistake("a dict instead of a configuration", calls(lambda folder: Experiment(prepare={"filter": "self"})), "prepare: found dict; expected a PrepareConfig"),
+    Mistake("a number in quotes", calls(lambda folder: Experiment(seed="1")), "seed='1': expected a whole number, found str"),
+    Mistake("a shortlist with a fraction", calls(lambda folder: PredictConfig(shortlist=2.5)), "predict.shortlist=2.5: expected a whole number"),
+    Mistake("a mix in quotes", calls(lambda folder: PredictConfig(mix="0.7")), "predict.mix='0.7': expected a number"),
+    Mistake("a predictor with a dict as its settings", calls(lambda folder: unchecked(load_run)(finished(folder), None, {"mix": 1}, False)), "config: found dict; expected a PredictConfig"),
+    Mistake("a number of items in quotes", calls(lambda folder: unchecked(warm_up)(None, "256", 0, 0, 1)), "points='256': expected a whole number of at least 1"),
+    Mistake("fewer than no pictures", calls(lambda folder: unchecked(warm_up)(None, 1, -1, 0, 1)), "images=-1: expected a whole number of at least 0"),
     Mistake("other runs as one text", calls(lambda folder: unchecked(mufin.run)(Experiment(), others="runs/a")), "others: found str; expected a list of folders"),
     Mistake("an empty checkpoint in code", calls(lambda folder: newcomers.minute.ModelConfig(text_checkpoint="")), "text_checkpoint='': expected"),
     Mistake("a predictor of the stage's folder", calls(lambda folder: mufin.Predictor.load(finished(folder) / "finetune")), "run/finetune is a part of a run: give the run's folder, "),

@@ -177,12 +177,15 @@ def _known(
                 counts_from_one.see(name)
                 found.append(name if 0 <= name < num_labels else -1)
         row = [number for number in found if number >= 0]
+        if len(row) == len(found):
+            yield row
+            continue
         unknown = [n for n, i in zip(item.relevant or (), found, strict=True) if i < 0]
-        unbought = [name for name in unknown if name in products]
+        unbought = [name for name in unknown if isinstance(name, str) and name in products]
         if unbought:
             reason = f"no training product relates to {unbought[0]!r}, so it is no label"
             tally.note(UNBOUGHT, file.name, item.row, reason)
-        unknown = [name for name in unknown if name not in products] if unbought else unknown
+        unknown = [name for name in unknown if name not in unbought]
         if unknown:
             reason, first = f"{len(unknown)} unknown labels, the first ", unknown[0]
             if complete and not row:
