@@ -1,6 +1,7 @@
 """What newcomers give: a tiny catalogue in the forms of their mistakes, and the ways to call."""
 
 import contextlib
+import copy
 import csv
 import dataclasses
 import inspect
@@ -187,6 +188,15 @@ def vectors(array: np.ndarray, kind: str = "text", ids: str | None = None):
 def unchecked(function: Callable[..., object]) -> Callable[..., object]:
     """Return a function as users have it, without the check of types that tests add."""
     return inspect.unwrap(function)
+
+
+def built(kind: type, **values: object) -> object:
+    """Return settings as users build them, without the check of types that tests add."""
+    made = copy.copy(kind())
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    made.__post_init__()
+    return made
 
 
 def amazon_help() -> int:
