@@ -223,7 +223,7 @@ CODE = [
     Mistake("a number in quotes", calls(lambda folder: built(Experiment, seed="1")), "seed='1': expected a whole number, found str"),
     Mistake("a shortlist with a fraction", calls(lambda folder: built(PredictConfig, shortlist=2.5)), "predict.shortlist=2.5: expected a whole number"),
     Mistake("a mix in quotes", calls(lambda folder: built(PredictConfig, mix="0.7")), "predict.mix='0.7': expected a number"),
-    Mistake("a predictor with a dict as its settings", calls(lambda folder: unchecked(load_run)(finished(folder), None, {"mix": 1}, False)), "config: found dict; expected a PredictConfig"),
+    Mistake("a predictor with a dict as its settings", calls(lambda folder: unchecked(load_run)(finished(folder), None, {"mix": 1}, False, None)), "config: found dict; expected a PredictConfig"),
     Mistake("a number of items in quotes", calls(lambda folder: unchecked(warm_up)(None, "256", 0, 0, 1)), "points='256': expected a whole number of at least 1"),
     Mistake("fewer than no pictures", calls(lambda folder: unchecked(warm_up)(None, 1, -1, 0, 1)), "images=-1: expected a whole number of at least 0"),
     Mistake("other runs as one text", calls(lambda folder: unchecked(mufin.run)(Experiment(), others="runs/a")), "others: found str; expected a list of folders"),
