@@ -50,7 +50,7 @@ def test_the_error_for_an_unknown_folder_lists_its_files_and_the_known_forms(tmp
     (tmp_path / "holiday.mp4").touch()
     with pytest.raises(InputError, match=r"holds holiday.mp4: expected raw_data.*products.jsonl"):
         read_catalogue(tmp_path)
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="absent: no such folder, nor a file of products"):
         read_catalogue(tmp_path / "absent")
 
 
