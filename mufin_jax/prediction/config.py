@@ -42,10 +42,11 @@ def check_count(name: str, value: object, least: int | None = None) -> None:
     Raises:
         InputError: with the name and the value.
     """
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or (least is not None and int(value) < least):
-        bound = "" if least is None else f" of at least {least}"
-        raise InputError(f"{name}={value!r:.80}: expected a whole number{bound}")
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        if least is None or int(value) >= least:
+            return
+    bound = "" if least is None else f" of at least {least}"
+    raise InputError(f"{name}={value!r:.80}: expected a whole number{bound}")
 
 
 def check_finished(workdir: Path) -> None:

@@ -192,7 +192,7 @@ def unchecked(function: Callable[..., object]) -> Callable[..., object]:
 
 def built(kind: type, **values: object) -> object:
     """Return settings as users build them, without the check of types that tests add."""
-    made = copy.copy(kind())
+    made: Any = copy.copy(kind())
     for name, value in values.items():
         object.__setattr__(made, name, value)
     made.__post_init__()
