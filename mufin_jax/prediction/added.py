@@ -20,8 +20,11 @@ from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.sparse_scores import softmax_rows
 from mufin_jax.retrieval.words import TitleWords
 
-_TEMPERATURE = 0.05
-"""Of the softmax over the cosines of an added label with the labels of training that lend to it."""
+_TEMPERATURE = 0.1
+"""Of the softmax over the cosines of an added label with the labels that lend to it ..."""
+_SHARE = 0.3
+"""... and the share of their values that they lend: by all of them, added labels would displace
+trained ones (docs/catalogue.md has the figures)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +37,7 @@ class Base:
         cache: their bags and classifiers.
         mix: the weight of c, where no parts rank.
         ranking: the parts that rank, if any do.
-        lenders: labels of training that an added label has values of, where a part reads training
-            points; 0 lends nothing.
+        lenders: labels of training that lend an added label a share of their votes and walks.
     """
 
     heads: Heads
@@ -138,8 +140,8 @@ def _joined(
 ) -> PartRanking:
     """Return a ranking of the labels of training and the added ones.
 
-    What reads training points (mu, v, g, sg, tv) tells nothing of added labels, or what it tells of
-    the labels of training that lend to them.
+    What reads training points (mu, v, g, sg, tv) tells nothing of added labels. But labels of
+    training that are like them lend them a share of what v, g, sg and tv tell.
     """
     parts, offset = {}, len(ranking.trained)
     for name, part in ranking.parts.items():
@@ -152,8 +154,6 @@ def _joined(
             words = part.words
             rows = words.rows(segment.titles)
             own = Titles(TitleWords(words.vocabulary, words.weights, rows))
-        elif name == "mu" and isinstance(part, Nearest) and lenders is not None:
-            own = Nearest(_lent_centroids(part.index, lenders))
         parts[name] = Joined(part, own, offset, len(segment), None if own else lenders)
     trained = np.concatenate([ranking.trained, np.zeros(len(segment), bool)])
     return dataclasses.replace(ranking, parts=parts, trained=trained)
@@ -166,18 +166,4 @@ def _lenders(
     untrained = np.flatnonzero(~ranking.trained).astype(np.int32)
     alike = Barred(np.full((len(z), 1), -1, np.int32), untrained)
     nearest = allowed_points(index, z, count, alike)
-    return softmax_rows(nearest, _TEMPERATURE, len(ranking.trained))
-
-
-def _lent_centroids(index: LabelIndex, lenders: csr_matrix) -> LabelIndex:
-    """Return an index of the centroids that added labels have of those that are like them."""
-    entries = index.entries
-    known = lenders @ csr_matrix(
-        (np.ones(len(entries.vectors)), np.arange(len(entries.vectors)), entries.offsets)
-    )
-    means = np.asarray(known @ np.asarray(entries.vectors), np.float32)
-    norms = np.linalg.norm(means, axis=1, keepdims=True)
-    real = norms[:, 0] > 1e-6
-    offsets = np.concatenate([[0], np.cumsum(real)])
-    some = LabelEntries(means[real] / norms[real], offsets)
-    return LabelIndex.build_grouped(some, index.config)
+    return _SHARE * softmax_rows(nearest, _TEMPERATURE, len(ranking.trained))

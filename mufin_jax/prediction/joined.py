@@ -51,8 +51,8 @@ class Joined:
         added: the part over the added labels, numbered from 0; None knows nothing of them.
         offset: L, the number of labels of training.
         count: how many labels were added.
-        lenders: added labels x labels of training: added labels have the values of those that are
-            like them, where the part knows few labels of a datapoint; None lends nothing.
+        lenders: added labels x labels of training: the shares that added labels have of the values
+            of others, where the part knows few labels of a datapoint; None lends nothing.
     """
 
     base: Part

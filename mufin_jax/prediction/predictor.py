@@ -53,11 +53,11 @@ class Predictor(Ranker):
         versions: the folder of the catalogue's versions; None keeps changes in memory.
 
     Attributes:
-        lenders: how many labels of training lend an added label their values of the parts that read
-            training points (mu, v, g, sg, tv); 0 gives it what an untrained label of training has.
+        lenders: how many labels of training lend an added label a share of their votes and walks
+            (the parts v, g, sg, tv); 0 gives it what an untrained label of training has.
     """
 
-    lenders: int = 10
+    lenders: int = 30
 
     def __init__(
         self,

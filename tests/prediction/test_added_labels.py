@@ -16,6 +16,7 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.model import label_table
 from mufin_jax.model.heads import Embedding
 from mufin_jax.model.saved import save_model
+from mufin_jax.prediction import added as added_module
 from mufin_jax.prediction import pictures as pictures_file
 from mufin_jax.prediction.joined import Joined
 from mufin_jax.prediction.mix import Mix, Weights
@@ -309,8 +310,8 @@ def test_a_catalogue_of_another_model_is_rejected(both, tmp_path):
         Predictor(*parts, Versions(tmp_path / "catalogue", "another model"))
 
 
-def test_labels_of_training_lend_added_labels_what_they_know(whole_and_fewer, predictor):
-    """A label that is added with all that a label of training has is scored like that label."""
+def test_labels_of_training_lend_added_labels_a_share_of_what_they_know(predictor):
+    """One label lends to a label with the same content: the share of its votes and its walks."""
     if predictor.ranking is None:
         return  # the paper's mix reads no training points of an added label
     titles = predictor.dataset.labels.titles
@@ -323,9 +324,10 @@ def test_labels_of_training_lend_added_labels_what_they_know(whole_and_fewer, pr
     own = np.full(SIZES["test"], 1)
     query = Query(points, fetch(points.vector)[: len(own)], Known([""] * len(own), own))
     pair = np.tile(np.array([best[0].label, BASE], np.int32), (len(own), 1))
-    for name in ("mu", "v", "g"):
+    for name in ("v", "g"):
         values = parts[name].ask(query).at(pair)
         assert values.any()
-        np.testing.assert_allclose(values[:, 1], values[:, 0], atol=1e-5)
+        np.testing.assert_allclose(values[:, 1], added_module._SHARE * values[:, 0], atol=1e-6)
+    assert not parts["mu"].ask(query).at(pair)[:, 1].any()
     lists = parts["v"].ask(query).shortlist(9)
     assert (lists.labels == BASE).any()
