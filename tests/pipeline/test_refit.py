@@ -11,16 +11,16 @@ import pytest
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.pipeline.experiment import Experiment
-from mufin_jax.pipeline.refit import chosen_step
+from mufin_jax.pipeline.refit import chosen_step, chosen_weights
 from mufin_jax.pipeline.run import _check_refit, run
 from mufin_jax.pipeline.stage_table import STAGES
-from mufin_jax.prediction.mix import load_mixes
+from mufin_jax.prediction.mix import load_mixes, save_mixes
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import MetricsWriter
-from mufin_jax.runtime.storage.files import save_json
+from mufin_jax.runtime.storage.files import load_json, save_json
 from mufin_jax.stages import finetune, pretrain
 from mufin_jax.stages.context import Refit, StageContext
 from mufin_jax.stages.select import SelectConfig
@@ -60,6 +60,17 @@ def test_the_chosen_step_is_the_best_one_unless_it_is_the_last(tmp_path):
     ):
         record(tmp_path / name, objectives)
         assert chosen_step(tmp_path / name) == chosen, name
+
+
+def test_a_refit_records_which_weights_it_takes(tmp_path):
+    """So a run whose weights were fitted again is another one."""
+    refit = dataclasses.replace(minute.MINUTE, refit_of=tmp_path)
+    assert chosen_weights(minute.MINUTE) == {}
+    assert chosen_weights(refit) == {"refit": {"weights": None}}
+    (tmp_path / "select").mkdir()
+    save_mixes(tmp_path / "select" / "mixes.json", {})
+    digest = load_json(tmp_path / "select" / "mixes.json")["sha256"]
+    assert chosen_weights(refit) == {"refit": {"weights": digest}}
 
 
 @pytest.mark.parametrize(

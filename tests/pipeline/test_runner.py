@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import jax
 import minute
@@ -18,6 +19,7 @@ from mufin_jax.pipeline.sources import as_named_now, keep_sources
 from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import DiskError, InputError
+from mufin_jax.runtime.run_folder import Run
 from mufin_jax.runtime.storage.files import load_json, save_json
 from mufin_jax.runtime.storage.fingerprint import load_sources
 
@@ -321,6 +323,17 @@ def test_the_figures_of_a_run_go_with_its_evaluation_alone(go, tmp_path):
     assert (tmp_path / "run" / "metrics.json").exists()
     remove_stages(tmp_path / "run", ["evaluate"], "again")
     assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_the_time_plan_of_what_is_ahead_is_logged(tmp_path, monkeypatch):
+    told = []
+    for name in ("Dataset", "abstract_model", "context", "foresee", "sizes_of"):
+        monkeypatch.setattr(deciding, name, MagicMock())
+    monkeypatch.setattr(deciding, "log_time_plan", lambda *plans: told.append(plans[:2]))
+    experiment = at(tmp_path)
+    runner = deciding.Runner(experiment, Run(tmp_path), make_mesh(jax.devices()[:1]))
+    runner._foresee(["pretrain", "initialize"])
+    assert told == [(experiment.pretrain, None)]
 
 
 def test_what_a_killed_removal_left_is_in_nobodys_way(tmp_path):

@@ -1,5 +1,6 @@
 """Weights of the parts of a score: by hand, for warm and cold queries, and on the disk."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from mufin_jax.data.dataset import Side
 from mufin_jax.data.strings import Strings
-from mufin_jax.prediction.mix import Mix, Weights, load_mixes, save_mixes
+from mufin_jax.prediction.mix import Mix, Weights, _checked, load_mixes, save_mixes
 from mufin_jax.prediction.part_ranking import Candidates, PartRanking, union
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.errors import InputError
@@ -99,3 +100,5 @@ def test_scales_and_offsets_that_are_no_numbers_are_rejected(tmp_path, field):
     save_sealed(tmp_path / "mixes.json", {"all": sides})
     with pytest.raises(InputError, match=r"mixes\.json: not weights"):
         load_mixes(tmp_path / "mixes.json")
+    with pytest.raises(ValueError, match="a weight is inf"):
+        _checked(dataclasses.replace(COLD, **{field: float("inf")}))

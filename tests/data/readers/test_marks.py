@@ -15,6 +15,7 @@ from raw_folders import (
 )
 
 from mufin_jax.data.readers import Catalogue, load_ceiling
+from mufin_jax.data.readers.values import clean_id
 from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.encoders.checkpoint_files import parsed
 from mufin_jax.runtime.errors import InputError
@@ -165,3 +166,11 @@ def test_blanks_around_the_ids_of_outfits_and_items_are_no_part_of_them(tmp_path
     judged.write_text("\n" + judged.read_text().replace("\n", "\n\n"))
     catalogue, tally = read_catalogue(raw)
     assert content(catalogue) == expected and not tally.counts
+
+
+@pytest.mark.parametrize(
+    ("value", "uid"),
+    [(3.0, "3"), (2.0**53 - 1, "9007199254740991"), (2.0**53, None), (1e300, None), (2.5, None)],
+)
+def test_a_number_that_may_have_been_another_one_is_no_id(value, uid):
+    assert clean_id(value) == uid
