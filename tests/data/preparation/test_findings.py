@@ -52,7 +52,8 @@ def test_pictures_that_are_only_urls_are_a_warning(tmp_path):
 def test_a_side_without_titles_is_a_warning_only_if_a_field_looks_alike(tmp_path):
     labels = [{"uid": f"L{i}", "name": "shelf", "images": [f"images/{i}.jpg"]} for i in range(4)]
     points = [{"uid": f"T{i}", "title": "oak", "target_ind": [i]} for i in range(4)]
-    raw = write_json_lines(tmp_path / "raw", trn=points, tst=points, lbl=labels)
+    test = [point | {"uid": f"Q{i}"} for i, point in enumerate(points)]
+    raw = write_json_lines(tmp_path / "raw", trn=points, tst=test, lbl=labels)
     prepare(CONFIG, raw, tmp_path / "out")
     report = json.loads((tmp_path / "out" / "prepare_report.json").read_text())
     assert report["warnings"] == [

@@ -61,7 +61,10 @@ def test_the_summary_counts_products_relations_and_pictures_with_their_first_exa
 def test_labels_that_training_never_sees_are_counted_and_a_warning_above_a_tenth(tmp_path):
     labels = [{"uid": f"L{i}", "title": f"shelf {i}"} for i in range(10)]
     points = [{"uid": f"T{i}", "title": "oak", "target_ind": [i]} for i in range(9)]
-    test = [*points[1:], {"uid": "L9", "title": "self", "target_ind": [9]}]
+    test = [
+        *({**point, "uid": f"Q{i}"} for i, point in enumerate(points[1:])),
+        {"uid": "L9", "title": "self", "target_ind": [9]},
+    ]
     raw = write_json_lines(tmp_path / "raw", trn=points, tst=test, lbl=labels)
     rows, warnings = prepared(raw, tmp_path)
     assert numbers(rows, "labels without a training pair") == [(1, 10)]
