@@ -20,7 +20,7 @@ from mufin_jax.prediction.part_files import (
     load_ranking,
     save_ranking,
 )
-from mufin_jax.prediction.parts import PARTS, _Rows
+from mufin_jax.prediction.parts import PARTS, Rows
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.retrieval import barred as barred_module
 from mufin_jax.retrieval.barred import (
@@ -195,7 +195,7 @@ def test_long_lists_keep_their_order():
 def test_lists_of_few_labels_are_as_long_where_another_item_of_the_block_bars_nothing():
     scores = csr_matrix(np.float32([[5, 4, 3, 2], [5, 4, 3, 2]]))
     barred = Barred(np.array([[0], [-1]], np.int32), np.zeros(0, np.int32))
-    assert _Rows(scores, barred).shortlist(2).labels.tolist() == [[1, 2], [0, 1]]
+    assert Rows(scores, barred).shortlist(2).labels.tolist() == [[1, 2], [0, 1]]
 
 
 def test_warm_up_prepares_the_longer_searches_of_items_with_an_id(predictor, monkeypatch):
