@@ -331,3 +331,13 @@ def test_labels_of_training_lend_added_labels_a_share_of_what_they_know(predicto
     assert not parts["mu"].ask(query).at(pair)[:, 1].any()
     lists = parts["v"].ask(query).shortlist(9)
     assert (lists.labels == BASE).any()
+
+
+def test_the_reasons_of_a_score_know_added_labels(predictor):
+    predictor.add_labels(NEW)
+    found = [one for answer in predictor.predict(ITEMS, 9, explain=True) for one in answer]
+    assert any(one.label >= BASE for one in found)
+    for one in found:
+        total = sum(part.value * part.weight for part in one.why.parts.values())
+        assert total == pytest.approx(one.score, abs=1e-5)
+        np.testing.assert_allclose(np.array(one.why.attention).sum(1), 1, atol=1e-6)
