@@ -187,7 +187,7 @@ def test_rows_of_the_recipe_that_differ_in_the_score_share_all_that_trains():
     alike = {name for name, row in RECIPE.items() if settings(row.of(full)) == settings(full)}
     assert alike == of_scores
     assert RECIPE["no_mu"].of(full).select.parts == ("z", "c", "v", "g", "sg", "t", "tv")
-    assert len({str(row.of(full)) for row in RECIPE.values()}) == len(RECIPE)
+    assert len({str(row.of(full).options()) for row in RECIPE.values()}) == len(RECIPE)
 
 
 def test_a_row_changes_fields_of_fields_and_leaves_the_others():

@@ -181,7 +181,7 @@ def test_a_pyarrow_table_is_read_row_by_row(predictor):
         ({"images": np.zeros((0, 4), np.uint8)}, r"an array of uint8 \(0, 4\); expected"),
         ({"images": "https://shop.example/a.jpg"}, "item 1: picture .*: an address, and pictures"),
         ({"images": "absent.jpg"}, r"item 1: picture \(absent.jpg\): cannot be decoded"),
-        ({"images": "\0"}, r"item 1: picture .*: cannot be decoded"),
+        ({"images": "\0"}, r"item 1: picture .*: expected a path, as text or as a pathlib.Path"),
         ({"images": b""}, "item 1: picture: an empty file"),
     ],
 )
