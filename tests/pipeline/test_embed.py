@@ -13,7 +13,7 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.encoders.pretrained import image_processing
 from mufin_jax.model.config import ModelConfig
-from mufin_jax.model.embed_side import describe_once
+from mufin_jax.model.embed_side import describe_once, encode
 from mufin_jax.model.saved import load_model, new_loader, new_model
 from mufin_jax.pipeline.embed import EmbedConfig, embed, main
 from mufin_jax.runtime.errors import InputError
@@ -116,16 +116,25 @@ def test_a_command_without_a_checkpoint_or_for_outfits_is_rejected(raw, tmp_path
 
 @pytest.mark.slow
 def test_ready_vectors_are_described_as_the_checkpoints_describe(folders, one_device, tmp_path):
-    found = []
+    seen, found = [], []
     for folder, config in zip(folders, (CHECKPOINTS, MODEL), strict=True):
         dataset = Dataset.load(folder)
         model = new_model(config, dataset, one_device, seed=3)
         loader = new_loader(model.config, dataset, one_device)
         centre(model, loader)
+        pictures = np.arange(loader.num_descriptors - loader.num_texts)
+        texts = encode(model, loader, "text", np.arange(loader.num_texts))
+        seen.append((texts, encode(model, loader, "image", pictures)))
         found.append(np.asarray(describe_once(model, loader, tmp_path / f"{folder.name}.npy")))
     assert found[0].std(0).min() > 0.01
-    # The largest entries are near 2: their last bits are larger than those of numbers below 1.
-    np.testing.assert_allclose(*found, atol=1e-5 * np.abs(found[0]).max())
+    scales = []
+    for some in zip(*seen, strict=True):
+        encoded, ready = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in some)
+        np.testing.assert_allclose(encoded, ready, atol=1e-6)
+        scales.append((ready - ready.mean(0)).std(1).min())
+    # Vectors of random encoders are nearly equal. Centring brings what differs, and with it the
+    # rounding, to a scale of 1.
+    np.testing.assert_allclose(*found, atol=1e-6 / min(scales))
 
 
 @pytest.mark.slow
