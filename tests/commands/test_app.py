@@ -106,7 +106,7 @@ def test_mufin_train_answers_as_the_experiment_does(capsys, monkeypatch):
         (["--items=a.csv", "--out=b.xls"], "b.xls: expected a name that ends in .jsonl, .csv,"),
         (["--items=no.csv", "--out=b.csv"], "no.csv: no such file; expected items, a row each"),
         (["--id=a", "--exclude=no.txt"], "no.txt: no such file; expected a text file of ids"),
-        (["--id=a"], "run: no trained model there"),
+        (["--id=a"], "run: no such folder; expected the folder of a run"),
     ],
 )
 def test_wrong_use_of_predict_is_answered_in_one_line(arguments, line, capsys):
