@@ -1,5 +1,6 @@
 """Set-up of all tests: eight virtual devices, strict JAX, data sets that may be absent."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -57,6 +58,17 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(autouse=True)
+def same_logging() -> Iterator[None]:
+    """Undo what a command of a test sets for the whole process: log handlers and levels."""
+    loggers = [logging.getLogger(name) for name in (None, "mufin_jax", "experiments")]
+    before = [(list(one.handlers), one.level) for one in loggers]
+    yield
+    for one, (handlers, level) in zip(loggers, before, strict=True):
+        one.handlers[:] = handlers
+        one.setLevel(level)
 
 
 # Imported where needed: the package's signatures are checked only if it is imported after

@@ -1,7 +1,5 @@
 """The mistakes of newcomers: each is right all the same, or one true line tells what to do."""
 
-import logging
-
 import pytest
 from newcomers_rows import MISTAKES
 
@@ -10,13 +8,8 @@ from mufin_jax.pipeline import run as running
 
 @pytest.fixture(autouse=True)
 def no_traces(monkeypatch):
-    """Undo what commands set for the whole process: log handlers and JAX's compile cache."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    """Keep commands from setting JAX's compile cache for the whole process."""
     monkeypatch.setattr(running, "use_compile_cache", lambda folder: None)
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
 
 
 def is_log(line: str) -> bool:

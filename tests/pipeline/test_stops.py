@@ -46,7 +46,7 @@ PHASES = {
     "retrieving": Phase("retrieve", "mufin_jax.retrieval.build:shortlist_points", "embed"),
     "training IV": Phase("finetune", "mufin_jax.training.follower:Follower.__call__", "finetune"),
     "label side": Phase("finetune", "mufin_jax.prediction.build:embed_once", "embed"),
-    "evaluating": Phase("evaluate", "mufin_jax.prediction.predictor:allowed_points", "evaluate"),
+    "evaluating": Phase("evaluate", "mufin_jax.prediction.ranker:allowed_points", "evaluate"),
     "floors": Phase("evaluate", "mufin_jax.baselines.untrained:tfidf", "the floors"),
     "reporting": Phase("report", "mufin_jax.report.tables:by_category", "report"),
     "index": Phase("retrieve", "mufin_jax.retrieval.build:check_unit", "the index"),

@@ -1,5 +1,6 @@
 """Modality dropout: who may lose what, and that draws have an address of their own."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_settings_that_cannot_be_meant_are_rejected():
     for config in (PretrainConfig, FinetuneConfig):
         with pytest.raises(InputError, match=r"modality_dropout=1.5: expected a number from 0 to"):
             config(modality_dropout=1.5)
-    joint = object.__new__(ModelConfig)
+    joint = copy.copy(ModelConfig())
     object.__setattr__(joint, "modalities", "joint")
     with pytest.raises(InputError, match=r"finetune.modality_dropout=0.1 with model.modalities=jo"):
         Experiment(model=joint, finetune=FinetuneConfig(modality_dropout=0.1))
