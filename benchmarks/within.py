@@ -106,7 +106,8 @@ def measure_added(
         dim=DIM, mesh=make_mesh(),
     )  # fmt: skip
     names, offsets = Strings.pack(map(str, range(added))), np.arange(0, BAG * added + 1, BAG)
-    segment = Segment(names, names, bags, offsets, vectors[-added:])
+    starts = np.zeros(added + 1, np.int64)
+    segment = Segment(names, names, bags, offsets, vectors[-added:], starts[:0], starts)
     block, mesh, one = heads.cross_attention, heads.mesh, np.array([0, 1])
     cache = LabelCache.build(vectors[:1], one, vectors[:1], block, mesh)
     wall, cpu = time.perf_counter(), time.process_time()

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+import scipy.sparse
+from jaxtyping import Bool, Float, Float32, Int
 from scipy.sparse import csr_matrix
 
 from mufin_jax.model.heads import Embedding, Heads
@@ -12,9 +13,19 @@ from mufin_jax.prediction import scoring
 from mufin_jax.prediction.joined import Joined
 from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.prediction.part_ranking import PartRanking
-from mufin_jax.prediction.parts import Classifiers, Nearest, Part, Titles
+from mufin_jax.prediction.parts import (
+    Classifiers,
+    KnownWalk,
+    Nearest,
+    Part,
+    SoftWalk,
+    Titles,
+    TitleVote,
+    Vote,
+)
 from mufin_jax.prediction.segment import Segment
 from mufin_jax.retrieval.barred import Barred, allowed_points
+from mufin_jax.retrieval.build import centroids
 from mufin_jax.retrieval.exact import LabelEntries, best_first
 from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.sparse_scores import softmax_rows
@@ -74,9 +85,10 @@ class Added:
             _ = found.index
             return found
         vectors = LabelIndex.build_grouped(_entries(segment, True), base.index.config, mesh)
+        alone = np.diff(segment.point_offsets) == 0
         lenders = None
-        if base.lenders:
-            lenders = _lenders(base.index, base.ranking, segment.z, base.lenders)
+        if base.lenders and alone.any():
+            lenders = _lenders(base.index, base.ranking, segment.z, alone, base.lenders)
         joined = _joined(base.ranking, segment, vectors, cache, lenders)
         return cls(base, segment, cache, joined)
 
@@ -140,10 +152,11 @@ def _joined(
 ) -> PartRanking:
     """Return a ranking of the labels of training and the added ones.
 
-    What reads training points (mu, v, g, sg, tv) tells nothing of added labels. But labels of
-    training that are like them lend them a share of what v, g, sg and tv tell.
+    What reads training points (mu, v, g, sg, tv) knows the added labels that go with some. To
+    others, labels of training that are like them lend a share of what v, g, sg and tv tell.
     """
     parts, offset = {}, len(ranking.trained)
+    vote, goes_with = ranking.parts.get("v"), np.diff(segment.point_offsets) > 0
     for name, part in ranking.parts.items():
         own: Part | None = None
         if name == "z":
@@ -154,16 +167,61 @@ def _joined(
             words = part.words
             rows = words.rows(segment.titles)
             own = Titles(TitleWords(words.vocabulary, words.weights, rows))
-        parts[name] = Joined(part, own, offset, len(segment), None if own else lenders)
-    trained = np.concatenate([ranking.trained, np.zeros(len(segment), bool)])
+        elif name == "mu" and isinstance(vote, Vote) and goes_with.any():
+            own = Nearest(_centroids(vote.index, segment))
+        elif goes_with.any():
+            own = _remembering(part, segment)
+        lends = None if isinstance(part, Titles) else lenders
+        parts[name] = Joined(part, own, offset, len(segment), lends)
+    trained = np.concatenate([ranking.trained, goes_with])
     return dataclasses.replace(ranking, parts=parts, trained=trained)
 
 
+def _remembering(part: Part, segment: Segment) -> Part | None:
+    """Return a part that reads training points, over added labels instead of those of training."""
+    if isinstance(part, Vote):
+        return dataclasses.replace(part, pairs=segment.pairs(len(part.pairs.indptr) - 1))
+    if isinstance(part, TitleVote):
+        return part.over(segment.pairs(len(part.pairs.indptr) - 1))
+    if isinstance(part, KnownWalk | SoftWalk):
+        pairs = segment.pairs(len(part.walk.counts))
+        return dataclasses.replace(part, walk=part.walk.to_others(pairs))
+    return None
+
+
+def _centroids(points: LabelIndex, segment: Segment) -> LabelIndex:
+    """Return an index of the centroids of the training points that added labels go with.
+
+    Args:
+        points: of x1 of the training points.
+        segment: the added labels.
+    """
+    entries = points.entries
+    rows = (np.ones(len(entries.vectors)), np.arange(len(entries.vectors)), entries.offsets)
+    pairs = segment.pairs(len(entries.offsets) - 1).T @ csr_matrix(rows)
+    labels, means = centroids(csr_matrix(pairs), entries.vectors)
+    means = np.asarray(means, np.float32)
+    return LabelIndex.build(means, labels, points.config, len(segment))
+
+
 def _lenders(
-    index: LabelIndex, ranking: PartRanking, z: Float32[np.ndarray, "n d"], count: int
+    index: LabelIndex,
+    ranking: PartRanking,
+    z: Float32[np.ndarray, "n d"],
+    alone: Bool[np.ndarray, " n"],
+    count: int,
 ) -> csr_matrix:
-    """Return added labels x labels of training: the trained labels that are most like each."""
+    """Return added labels x labels of training: the trained labels that are most like each.
+
+    Args:
+        index: of the labels of training.
+        ranking: which of them are trained.
+        z: of the added labels.
+        alone: which of these go with no training point; to others, nothing is lent.
+        count: of lenders, for a label.
+    """
     untrained = np.flatnonzero(~ranking.trained).astype(np.int32)
     alike = Barred(np.full((len(z), 1), -1, np.int32), untrained)
     nearest = allowed_points(index, z, count, alike)
-    return _SHARE * softmax_rows(nearest, _TEMPERATURE, len(ranking.trained))
+    lent = softmax_rows(nearest, _TEMPERATURE, len(ranking.trained))
+    return csr_matrix(scipy.sparse.diags(_SHARE * alone) @ lent)

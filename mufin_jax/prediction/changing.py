@@ -120,7 +120,7 @@ def _reader(predictor: "Predictor") -> Callable[[Path], Changes]:
 def _with_ids(items: Items) -> dict[str, Item]:
     """Return items by their ids, in their order; reject items without one, and ids given twice."""
     found: dict[str, Item] = {}
-    for item in read_query(items):
+    for item in read_query(items, labels=True):
         if item.id is None:
             raise InputError(f"{item.name}: no id; expected an id for each label")
         if item.id in found:
@@ -138,6 +138,8 @@ def _shows(item: Item) -> bool:
 def _segment(predictor: "Predictor", items: Sequence[Item]) -> Segment:
     """Embed items as labels."""
     dim, bags, counts, z = predictor.model.dim, [], [np.zeros(1, np.int64)], []
+    points = [predictor.known_items.training_points(item.related) for item in items]
+    _warn_of_strangers(items, points)
     for rows in cut(len(items), _BLOCK):
         block = items[rows]
         pool, slots = read_items(block, predictor.dataset, predictor.loader.descriptors)
@@ -155,4 +157,17 @@ def _segment(predictor: "Predictor", items: Sequence[Item]) -> Segment:
         np.concatenate([none, *bags]),
         np.cumsum(np.concatenate(counts)),
         np.concatenate([none, *z]),
+        np.concatenate([np.zeros(0, np.int64), *points]),
+        np.cumsum([0, *map(len, points)], dtype=np.int64),
     )
+
+
+def _warn_of_strangers(items: Sequence[Item], points: Sequence[np.ndarray]) -> None:
+    """Log how many labels name related products of which none is a training point."""
+    strange = [item for item, own in zip(items, points, strict=True)
+               if item.related and not len(own)]  # fmt: skip
+    if strange:
+        log.warning(
+            "%d of %d labels are related to no training point; the first is %r, related to %.200r",
+            len(strange), len(items), strange[0].id, list(strange[0].related),
+        )  # fmt: skip

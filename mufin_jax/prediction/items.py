@@ -6,7 +6,7 @@ by the number of its item and its type: text made of a list's or a number's sign
 
 import dataclasses
 import decimal
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +16,8 @@ from mufin_jax.prediction.pictures import pictures_in
 from mufin_jax.runtime.errors import InputError
 
 _FIELDS = ("id", "title", "titles", "images", "text_vector", "image_vectors")
+_OF_LABELS = ("related",)
+"""What an item may have, too, if it becomes a label."""
 _MISSING = ("NAType", "NaTType", "MaskedConstant", "NullScalar")
 """Types whose only value is a missing one, of packages that may not be installed."""
 _ROWS = {"to_pylist": (), "to_dicts": (), "to_dict": ("records",)}
@@ -43,6 +45,7 @@ class Item:
         pictures: as the user gave them.
         text_vector: as the user gave it, None if there is none.
         image_vectors: as the user gave them, None if there are none.
+        related: ids of products that a new label goes with.
     """
 
     name: str
@@ -51,22 +54,25 @@ class Item:
     pictures: list[Any]
     text_vector: Any = None
     image_vectors: Any = None
+    related: Sequence[str] = ()
 
     @classmethod
-    def read(cls, given: Mapping[str, Any], name: str) -> "Item":
+    def read(cls, given: Mapping[str, Any], name: str, label: bool = False) -> "Item":
         """Return the item of a dict.
 
         Args:
             given: with some of the fields "id", "title" or "titles", "images", "text_vector" and
                 "image_vectors".
             name: for messages.
+            label: whether it becomes a label, which may have "related".
 
         Raises:
             InputError: if a field is unknown, or its value is of another kind.
         """
-        if unknown := [field for field in given if field not in _FIELDS]:
+        fields = _FIELDS + _OF_LABELS * label
+        if unknown := [field for field in given if field not in fields]:
             raise InputError(
-                f"{name}: unknown field {unknown[0]!r:.80}; expected {', '.join(_FIELDS)}"
+                f"{name}: unknown field {unknown[0]!r:.80}; expected {', '.join(fields)}"
             )
         found = {field: value for field, value in given.items() if not is_missing(value)}
         vectors = found.get("image_vectors")
@@ -79,6 +85,7 @@ class Item:
             [one for one in pictures_in(found.get("images"), name) if not _is_empty(one)],
             found.get("text_vector"),
             vectors,
+            read_ids(found.get("related", ()), f"{name}: related"),
         )
 
 
@@ -86,11 +93,12 @@ Items = Iterable[Mapping[str, Any] | str | Item] | Table
 """Dicts, one an item, or ids of known products, or items; or a table."""
 
 
-def read_query(items: object) -> list[Item]:
+def read_query(items: object, labels: bool = False) -> list[Item]:
     """Return the items of a query.
 
     Args:
         items: dicts or ids in any iterable, items that are read, or a table (`Items`).
+        labels: whether they become labels, which may have "related".
 
     Raises:
         InputError: if the items are in another form, or a field of one is.
@@ -109,7 +117,7 @@ def read_query(items: object) -> list[Item]:
         if not isinstance(item, Mapping | str):
             raise InputError(f"item {row}: found {type(item).__name__}; {expected}")
         given = {"id": item} if isinstance(item, str) else item
-        found.append(Item.read(given, f"item {row}"))
+        found.append(Item.read(given, f"item {row}", labels))
     return found
 
 

@@ -64,13 +64,14 @@ class Joined:
     def ask(self, query: Query) -> Answer:
         """Return what the part says of the labels."""
         base = self.base.ask(_about(query, 0, self.offset))
-        own = _about(query, self.offset, self.offset + self.count)
+        query = _about(query, self.offset, self.offset + self.count)
+        own = None if self.added is None else self.added.ask(query)
         if self.lenders is not None and isinstance(base, Rows):
-            lent = product(base.scores, csr_matrix(self.lenders.T))
-            return _Both(base, Rows(lent, own.barred), self.offset)
-        if self.added is None:
-            return _Both(base, None, self.offset)
-        return _Both(base, self.added.ask(own), self.offset)
+            scores = product(base.scores, csr_matrix(self.lenders.T))
+            if isinstance(own, Rows):
+                scores = csr_matrix(scores + own.scores)
+            own = Rows(scores, query.barred)
+        return _Both(base, own, self.offset)
 
 
 def _about(query: Query, start: int, stop: int) -> Query:

@@ -5,10 +5,11 @@ A query may mix them with items that bring titles and pictures; each kind is rea
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
@@ -58,6 +59,11 @@ class KnownItems:
             if row >= 0 and self._loader.slots(side, np.array([row]))[1].any():
                 return side, row
         return None
+
+    def training_points(self, ids: Iterable[str]) -> Int64[np.ndarray, " n"]:
+        """Return the rows of the training points with any of these ids, ascending."""
+        found = {row for uid in ids for row in self._finders[0].all_of(uid)}
+        return np.array(sorted(found), np.int64)
 
     def check(self, item: Item) -> None:
         """Reject an item that has nothing to see; no picture of it is read.

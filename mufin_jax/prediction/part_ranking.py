@@ -104,7 +104,7 @@ class PartRanking:
         parts: those that can be asked, by name.
         mix: their weights; a part without a weight is not asked.
         trained: whether each label has a training pair.
-        label_ids: of all labels.
+        label_ids: of the labels that a datapoint can be; added labels come after these.
     """
 
     parts: Mapping[str, Part]
@@ -115,7 +115,7 @@ class PartRanking:
     @functools.cached_property
     def _finder(self) -> LabelFinder:
         """Finds trained labels; made when an item is first asked for by its id, or before."""
-        return LabelFinder(self.label_ids, np.flatnonzero(self.trained))
+        return LabelFinder(self.label_ids, np.flatnonzero(self.trained[: len(self.label_ids)]))
 
     @functools.cached_property
     def _own_of_sides(self) -> dict[str, tuple[Strings, Int64[np.ndarray, " n"]]]:

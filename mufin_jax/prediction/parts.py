@@ -12,6 +12,7 @@
 A part first answers with its own list of labels. Then every part scores the union of these lists.
 """
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
@@ -282,6 +283,12 @@ class TitleVote:
     def __init__(self, words: TitleWords, voters: csr_matrix, pairs: csr_matrix, neighbours: int):
         self.words, self.pairs, self.neighbours = words, pairs, neighbours
         self._by_word = csr_matrix(voters.T)
+
+    def over(self, pairs: csr_matrix) -> "TitleVote":
+        """Return the vote of the same points for other labels; pairs: points x these labels."""
+        other = copy.copy(self)
+        other.pairs = pairs
+        return other
 
     def ask(self, query: Query) -> Answer:
         """Return what the part says of the labels."""

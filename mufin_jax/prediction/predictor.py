@@ -228,8 +228,9 @@ class Predictor(Ranker):
         """Recommend more labels from now on, without training.
 
         Args:
-            items: in the forms of `predict`, each with an "id". An item that is a removed label of
-                training, and has nothing but its id, comes back as it was trained.
+            items: in the forms of `predict`, each with an "id", and perhaps "related": the ids of
+                training points that go with it. An item that is a removed label of training, and
+                has nothing but its id, comes back as it was trained.
             save: whether a predictor of a run's folder writes the next version of its catalogue;
                 without, the change is lost with this predictor.
 

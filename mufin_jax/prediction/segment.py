@@ -2,7 +2,8 @@
 
 They have no training points and no row of the label table: their classifier is w = z (alpha = 1).
 The folder holds `ids.npz`, `titles.npz`, `bags.npy` (float32 (e, D): Z1, label after label),
-`offsets.npy` (int64 (n + 1,)) and `w.npy` (float32 (n, D)).
+`offsets.npy` (int64 (n + 1,)), `w.npy` (float32 (n, D)), and which training points each label goes
+with: `points.npy` (int64, their rows, label after label) and `point_offsets.npy` (int64 (n + 1,)).
 """
 
 import dataclasses
@@ -10,11 +11,15 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
+from scipy.sparse import csr_matrix
 
 from mufin_jax.data.strings import Strings, check_offsets
 from mufin_jax.runtime.storage import files
 
-_ARRAYS = {"bags": "bags", "offsets": "offsets", "z": "w"}
+_ARRAYS = {
+    "bags": "bags", "offsets": "offsets", "z": "w", "points": "points",
+    "point_offsets": "point_offsets",
+}  # fmt: skip
 """The arrays of a segment, and the names of their files."""
 
 
@@ -28,6 +33,8 @@ class Segment:
         bags: Z1 of their descriptors, label after label.
         offsets: where the descriptors of each label start, and where the last ones end.
         z: their vectors, which are their classifiers, too.
+        points: rows of the training points that each label goes with, label after label.
+        point_offsets: where the points of each label start, and where the last ones end.
     """
 
     ids: Strings
@@ -35,12 +42,14 @@ class Segment:
     bags: Float32[np.ndarray, "e d"]
     offsets: Int64[np.ndarray, " n_plus_1"]
     z: Float32[np.ndarray, "n d"]
+    points: Int64[np.ndarray, " p"]
+    point_offsets: Int64[np.ndarray, " n_plus_1"]
 
     @classmethod
     def empty(cls, dim: int) -> "Segment":
         """Return a segment without any label, of vectors of this width."""
-        none = np.zeros((0, dim), np.float32)
-        return cls(Strings.pack([]), Strings.pack([]), none, np.zeros(1, np.int64), none)
+        vectors, start = np.zeros((0, dim), np.float32), np.zeros(1, np.int64)
+        return cls(Strings.pack([]), Strings.pack([]), vectors, start, vectors, start[:0], start)
 
     def __len__(self) -> int:
         """Return the number of labels."""
@@ -54,18 +63,29 @@ class Segment:
             np.concatenate([self.bags, other.bags]),
             np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]]),
             np.concatenate([self.z, other.z]),
+            np.concatenate([self.points, other.points]),
+            np.concatenate([self.point_offsets, self.point_offsets[-1] + other.point_offsets[1:]]),
         )
 
     def only(self, kept: Bool[np.ndarray, " n"]) -> "Segment":
         """Return some of the labels."""
         rows, counts = np.flatnonzero(kept), np.diff(self.offsets)
+        points = np.diff(self.point_offsets)
         return Segment(
             Strings.pack(self.ids.at(rows)),
             Strings.pack(self.titles.at(rows)),
             self.bags[np.repeat(kept, counts)],
             np.concatenate([[0], np.cumsum(counts[kept])]).astype(np.int64),
             self.z[kept],
+            self.points[np.repeat(kept, points)],
+            np.concatenate([[0], np.cumsum(points[kept])]).astype(np.int64),
         )
+
+    def pairs(self, num_points: int) -> csr_matrix:
+        """Return training points x labels of the segment, 1 where they go together."""
+        ones = np.ones(len(self.points), np.float32)
+        shape = (len(self), num_points)
+        return csr_matrix(csr_matrix((ones, self.points, self.point_offsets), shape).T)
 
     def save(self, folder: Path) -> None:
         """Write the files of the segment to a folder, which is made if need be."""
@@ -84,7 +104,9 @@ class Segment:
         }
         found = cls(Strings.load(folder / "ids.npz"), Strings.load(folder / "titles.npz"), **arrays)
         check_offsets(found.offsets, len(found.bags))
-        counts = {len(found.ids), len(found.titles), len(found.z), len(found.offsets) - 1}
+        check_offsets(found.point_offsets, len(found.points))
+        counts = {len(found.ids), len(found.titles), len(found.z), len(found.offsets) - 1,
+                  len(found.point_offsets) - 1}  # fmt: skip
         if len(counts) > 1 or found.z.shape[1:] != (dim,) or found.bags.shape[1:] != (dim,):
             raise ValueError(f"{sorted(counts)} labels, vectors {found.z.shape}, expected D={dim}")
         return found

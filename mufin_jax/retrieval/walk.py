@@ -20,7 +20,8 @@ import functools
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float64, Int
+import scipy.sparse
+from jaxtyping import Float64, Int, Int64
 from scipy.sparse import csr_matrix
 
 from mufin_jax.retrieval.sparse_scores import product
@@ -38,10 +39,12 @@ class Walk:
     Attributes:
         to_points: labels x points, Y_iq / n_i; at most `POINTS` a label.
         to_labels: points x labels, Y_il / n_i + [l is point i].
+        counts: n_i.
     """
 
     to_points: csr_matrix
     to_labels: csr_matrix
+    counts: Int64[np.ndarray, " points"]
 
     @classmethod
     def build(cls, pairs: csr_matrix, own: Int[np.ndarray, " points"]) -> "Walk":
@@ -60,7 +63,18 @@ class Walk:
         steps = csr_matrix((shares, pairs.indices, pairs.indptr), pairs.shape)
         points = np.flatnonzero(own >= 0)
         itself = csr_matrix((np.ones(len(points)), (points, own[points])), pairs.shape)
-        return cls(_capped(csr_matrix(steps.T)), csr_matrix(steps + itself))
+        return cls(
+            _capped(csr_matrix(steps.T)), csr_matrix(steps + itself), counts.astype(np.int64)
+        )
+
+    def to_others(self, pairs: csr_matrix) -> "Walk":
+        """Return the walk from the same labels, by the same points, to other labels.
+
+        Args:
+            pairs: training points x other labels, nonzero where relevant.
+        """
+        shares = scipy.sparse.diags(1 / np.maximum(self.counts, 1))
+        return dataclasses.replace(self, to_labels=csr_matrix(shares @ (pairs != 0)))
 
     @property
     def num_labels(self) -> int:

@@ -41,6 +41,7 @@ BASE = L - 3
 """Labels that training knows in the tests: three are added afterwards."""
 WEIGHTS = Weights({"z": 1.0, "mu": 0.4, "c": 0.5, "v": 0.3, "g": 0.2}, 0.9, 0.05)
 """Without sg, whose stand-ins are labels of training, and t, whose words are those of training."""
+EVERY = Weights(dict.fromkeys(PARTS, 1.0))
 ITEMS = [{"title": "red lamp"}, {"title": "blue chair label"}, {"title": "navy chair"}]
 
 
@@ -117,19 +118,21 @@ def whole_and_fewer(request, both):
     """The two predictors, by the paper's mix or by parts."""
     if request.param == "mix":
         return both[0]
-    made = []
-    for one, folder in zip(*both, strict=True):
-        pairs, heads = TrainingPairs.read(one.dataset), one.model.heads()
-        w = np.load(folder / "predictor" / "labels" / "w.npy")
-        x = np.random.default_rng(0).normal(size=(SIZES["train"], 6)).astype(np.float32)
-        x /= np.linalg.norm(x, axis=1, keepdims=True)
-        z = vectors_of(one)
-        exact = IndexConfig(backend="exact")
-        build_parts(folder / "select", PARTS, one.dataset, pairs, heads, x, z, w, exact)
-        save_ranking(folder / "select", PARTS, PartConfig(), {"all": Mix(WEIGHTS, WEIGHTS)})
-        ranking = load_ranking(folder / "select", one.dataset, heads, one.cache)
-        made.append(Predictor(one.model, one.index, one.cache, one.dataset, one.config, ranking))
-    return made
+    return [with_parts(one, folder) for one, folder in zip(*both, strict=True)]
+
+
+def with_parts(one, folder, weights=WEIGHTS):
+    """Return a predictor of the same labels whose parts rank; all of them are loaded."""
+    pairs, heads = TrainingPairs.read(one.dataset), one.model.heads()
+    w = np.load(folder / "predictor" / "labels" / "w.npy")
+    x = np.random.default_rng(0).normal(size=(SIZES["train"], 6)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    z = vectors_of(one)
+    exact = IndexConfig(backend="exact")
+    build_parts(folder / "select", PARTS, one.dataset, pairs, heads, x, z, w, exact)
+    save_ranking(folder / "select", PARTS, PartConfig(), {"all": Mix(weights, weights)})
+    ranking = load_ranking(folder / "select", one.dataset, heads, one.cache)
+    return Predictor(one.model, one.index, one.cache, one.dataset, one.config, ranking)
 
 
 def vectors_of(predictor):
@@ -162,6 +165,42 @@ def test_an_added_label_ranks_where_one_with_alpha_1_does(whole_and_fewer, predi
         for one, other in zip(ours, theirs, strict=True):
             assert (one.label, one.title) == (other.label, other.title)
             assert one.score == pytest.approx(other.score, abs=1e-5)
+
+
+def points_of(predictor, label):
+    """Return the ids of the training points of a label."""
+    train = predictor.dataset.train
+    return [train.ids[int(row)] for row in train.pairs[:, label].nonzero()[0]]
+
+
+def test_an_added_label_has_the_votes_and_walks_of_a_trained_one_with_the_same_points(both):
+    """Votes and walks read who goes with whom, and nothing else of a label."""
+    one = with_parts(*(some[1] for some in both), weights=EVERY)
+    twin = 4
+    assert len(points_of(one, twin)) > 1 and twin not in TrainingPairs.read(one.dataset).own
+    one.add_labels([NEW[0] | {"related": [*points_of(one, twin), "no product"]}, NEW[1]])
+    try:
+        ranking = one.added.ranking
+        assert ranking.trained[[BASE, BASE + 1]].tolist() == [True, False]
+        test = one.dataset.test
+        for rows, pool, bags in one.read(test):
+            points = one.embed(pool, bags)
+            known = ranking.known_of(test, rows)
+            query = Query(points, fetch(points.vector)[: len(rows)], known)
+            labels = np.tile(np.array([[twin, BASE]], np.int32), (len(rows), 1))
+            for name in ("mu", "v", "g", "sg", "tv"):
+                values = ranking.parts[name].ask(query).at(labels)
+                np.testing.assert_allclose(values[:, 1], values[:, 0], atol=1e-6, err_msg=name)
+                assert name in ("g", "tv") or values.any(), name
+    finally:
+        one.change_to(type(one.catalogue).of(one.dataset.labels, 6))
+
+
+def test_labels_related_to_no_training_point_are_told(predictor, caplog):
+    predictor.add_labels([NEW[0] | {"related": ["nobody"]}])
+    assert "1 of 1 labels are related to no training point; the first is 'label10'" in caplog.text
+    with pytest.raises(InputError, match="unknown field 'related'"):
+        predictor.predict([NEW[0] | {"related": ["nobody"]}])
 
 
 def test_labels_added_and_removed_again_leave_the_same_bits(predictor):

@@ -22,7 +22,9 @@ def changes(number):
     count = number % 5 + 1
     ids = Strings.pack(f"{number}-{i}" for i in range(count))
     z = np.full((count, DIM), number, np.float32)
-    return Changes(Segment(ids, ids, z, np.arange(count + 1), z), np.array([number], np.int32))
+    starts = np.zeros(count + 1, np.int64)
+    added = Segment(ids, ids, z, np.arange(count + 1), z, starts[:0], starts)
+    return Changes(added, np.array([number], np.int32))
 
 
 def number_of(found):
