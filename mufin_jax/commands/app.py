@@ -74,6 +74,23 @@ The same command resumes a stopped file, to the same bytes.
         "mufin_jax.commands.predict",
         ("infer", "inference", "query", "recommend", "score", "answer", "rank"),
     ),
+    "labels": Subcommand(
+        "add, update and remove labels of a finished run, without training",
+        """\
+  mufin labels RUN                      how many labels there are
+  mufin labels RUN add new.jsonl        recommend more products from now on
+  mufin labels RUN update changed.csv   replace products, by their ids
+  mufin labels RUN remove ids.txt       recommend products no more: ids, one a line
+  mufin labels RUN rollback             return to the version before
+
+A new product that names training products in its field of relations is found as if it had been
+trained. Servers and `mufin predict` read the new version; nothing is changed if a row is bad.
+
+  --columns title=NAME images=NAME related=NAME
+  --images=DIR          a folder for the pictures""",
+        "mufin_jax.commands.labels",
+        ("catalogue", "catalog", "add", "remove", "delete", "update", "items", "products"),
+    ),
     "embed": Subcommand(
         "write ready vectors of a catalogue by checkpoints",
         """\

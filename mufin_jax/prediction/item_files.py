@@ -177,6 +177,34 @@ class RowReader:
         self._threads.shutdown()
 
 
+def read_labels(file: ItemFile) -> list[Item]:
+    """Return the products of a file as labels to add; pictures are read when they are embedded.
+
+    Raises:
+        InputError: with the first row that cannot be read, or whose picture is no file.
+    """
+    source, found = SourceFolder(file.path, file.columns, file.pictures), []
+    for row, given in file.rows():
+        if given is None:  # a blank line
+            continue
+        try:
+            if isinstance(given, ValueError):
+                raise given
+            product = product_of(row, given, file.columns)
+            pictures = [source.image(name) for name in product.images]
+        except (ValueError, RecursionError, BadImage, InputError) as error:
+            raise InputError(
+                f"{file.path}:{row}: {_plain(error, row)}; nothing is changed"
+            ) from None
+        titles = [text for text in (product.title, *product.texts) if text]
+        related = [one for one in product.relevant or () if isinstance(one, str)]
+        vectors = given.get("text_vector"), given.get("image_vectors")
+        found.append(Item(_name(row), product.uid or None, titles, pictures, *vectors, related))
+    if not found:
+        raise InputError(f"{file.path} is empty: expected products, a row each")
+    return found
+
+
 def _name(row: int) -> str:
     return f"row {row}"
 
