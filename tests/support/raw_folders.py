@@ -177,7 +177,7 @@ def tiny_repository(folder: Path, num_items: int = 40) -> Path:
 def many_pictures(folder: Path, count: int) -> Path:
     """Write a catalogue of so many pictures, five to a training item, for tests of memory."""
     items = count // 5
-    titles = {side: [(f"{side}{i}", "t") for i in range(items)] for side in SIDES}
+    titles = {side: [(f"{side}{i}", f"title {i}") for i in range(items)] for side in SIDES}
     relevance = {side: [[0]] * items for side in SIDES[:2]}
     images: dict[str, list[list[int]]] = {side: [[]] * items for side in SIDES}
     images["train"] = np.arange(count).reshape(-1, 5).tolist()
