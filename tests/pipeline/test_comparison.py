@@ -250,7 +250,7 @@ def test_flags_of_the_experiment_apply_to_every_row():
 @pytest.mark.rotates("experiments", every=2)
 def test_siamesexml_trains_and_predicts_from_titles_only(compiled, tmp_path):
     siamese = siamesexml(minute.MINUTE, "siamesexml")
-    model, flags = siamese.model, ["--preset=siamesexml", "--label_images=false"]
+    model, flags = siamese.model, ["--preset=siamesexml"]
     assert amazon.PRESETS["siamesexml"].finetune.classifiers == "sum"
     assert (model.modalities, model.self_attention, model.cross_attention) == (
         "text", "none", "none"
