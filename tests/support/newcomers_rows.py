@@ -158,7 +158,7 @@ PICTURES = [
     Mistake("short pictures as base64 with slashes", prepare(edit=every(images=["/9j/" + "4AAQSkZJRgABAQAA" * 20])), "a picture as base64 text: expected the path of a file", BAD),
     Mistake("names of pictures without their folder", prepare(edit=lambda i, p: p.update(images=[f"b{i:02d}.png"])), "b00.png: no such file (there is images/b00.png: name the folder by --prepare.images=", BAD),
     Mistake("names of pictures in capital letters", prepare(edit=lambda i, p: p.update(images=[f"images/B{i:02d}.PNG"])), "images/B00.PNG: no such file (there is b00.png)", BAD),
-    Mistake("absolute paths of pictures", prepare(edit=lambda i, p: p.update(images=[f"/home/me/b{i:02d}.png"])), "not a path relative to the data folder", BAD),
+    Mistake("absolute paths of pictures", prepare(edit=lambda i, p: p.update(images=[f"/photos/b{i:02d}.png"])), "not a path relative to the data folder", BAD),
     Mistake("paths of pictures with a drive", prepare(edit=lambda i, p: p.update(images=[f"C:\\me\\b{i:02d}.png"])), 'a path with "\\": expected "/" between folders', BAD),
     Mistake("one picture for all", prepare(edit=every(images=["images/b00.png"])), "all 12 products have one picture", 0),
 ]  # fmt: skip
