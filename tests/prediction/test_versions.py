@@ -204,3 +204,22 @@ def test_a_writer_killed_at_any_step_leaves_the_version_before_or_after(tmp_path
 @pytest.mark.timeout(300)
 def test_a_hundred_writers_killed_at_random_leave_the_version_before_or_after(tmp_path):
     assert killed(tmp_path / "catalogue", 100) > 20
+
+
+def test_the_points_of_a_label_stay_its_own_when_others_come_go_and_are_saved(tmp_path):
+    """Each label goes with the points of its own number, and as many."""
+
+    def some(*numbers):
+        z = np.full((len(numbers), DIM), 1, np.float32)
+        ids = Strings.pack(map(str, numbers))
+        points = np.repeat(np.array(numbers, np.int64), numbers)
+        ends = np.concatenate([[0], np.cumsum(numbers)]).astype(np.int64)
+        return Segment(ids, ids, z, np.arange(len(numbers) + 1), z, points, ends)
+
+    left = some(2, 3, 1).followed_by(some(4)).only(np.array([False, True, False, True]))
+    left.save(tmp_path / "added")
+    found = Segment.load(tmp_path / "added", DIM)
+    assert list(found.ids) == ["3", "4"]
+    wanted = np.zeros((5, 2))
+    wanted[3, 0], wanted[4, 1] = 3, 4
+    np.testing.assert_array_equal(found.pairs(5).toarray(), wanted)
