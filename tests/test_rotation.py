@@ -1,4 +1,4 @@
-"""The slow tests of a day: always the same for one day, and all of them within some days."""
+"""The long tests of a day: always the same for one day, and all of them within some days."""
 
 import os
 import subprocess
@@ -83,7 +83,7 @@ def test_pytest_runs_a_part_of_a_group_and_prints_the_day(tmp_path, monkeypatch)
         monkeypatch.setenv("ROTATION", rotation)
         command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert ("ROTATION=20261130: a part of the slow tests" in done.stdout) == bool(rotation)
+        assert ("ROTATION=20261130: a part of the long tests" in done.stdout) == bool(rotation)
         return [int(word.split()[0]) for word in done.stdout.split("ran ")[1:]]
 
     some = ran("20261130")

@@ -92,6 +92,7 @@ def cost(process):
     return process.returncode, errors, usage.ru_utime + usage.ru_stime
 
 
+@pytest.mark.rotates("interrupted", every=2)
 def test_a_second_run_on_a_folder_ends_with_73_and_names_the_first(compiled, tmp_path):
     first = minute.start(tmp_path / "run", cache=compiled)
     try:

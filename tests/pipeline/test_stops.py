@@ -66,7 +66,8 @@ def phases_and_signals():
     """Yield every phase with both signals; SIGINT, with the same handler, is rarely tried."""
     for name in PHASES:
         slow = [pytest.mark.slow, pytest.mark.rotates("stops", every=3)]
-        yield pytest.param(name, signal.SIGTERM, id=name, marks=[] if name in DEFAULT else slow)
+        usual = [pytest.mark.rotates("usual stops", every=2)]
+        yield pytest.param(name, signal.SIGTERM, id=name, marks=usual if name in DEFAULT else slow)
     for name in PHASES:
         slow = [pytest.mark.slow, pytest.mark.rotates("interrupts", every=len(PHASES))]
         yield pytest.param(name, signal.SIGINT, id=f"{name} INT", marks=slow)

@@ -162,6 +162,7 @@ def test_a_stage_that_a_full_disk_interrupted_resumes_to_the_same_bits(
     complete(workdir, stage, minute_run, cache=compiled)
 
 
+@pytest.mark.rotates("interrupted", every=2)
 def test_training_that_cannot_save_resumes_from_the_last_checkpoint(minute_run, compiled, tmp_path):
     workdir = minute.begun(minute_run, tmp_path / "run", "pretrain")
     shutil.copytree(minute_run / "pretrain", workdir / "pretrain")

@@ -155,6 +155,7 @@ sys.exit(main_guard(main))
 """
 
 
+@pytest.mark.rotates("compiling", every=2)
 def test_a_run_that_compiles_ends_within_15_seconds_of_a_signal():
     with python(_COMPILES, str(signals.PATIENCE), "saved") as process:
         assert next_line(process.stdout) == "ready\n"
@@ -164,6 +165,7 @@ def test_a_run_that_compiles_ends_within_15_seconds_of_a_signal():
     assert errors.splitlines()[-1].startswith("error: stopped by a signal")
 
 
+@pytest.mark.rotates("compiling", every=2)
 def test_a_run_with_unsaved_steps_may_finish_compiling_unless_a_second_signal_comes():
     with python(_COMPILES, "1", "unsaved") as process:
         assert next_line(process.stdout) == "ready\n"

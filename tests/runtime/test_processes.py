@@ -92,6 +92,7 @@ def check_stacks(errors, own):
         assert all(line.startswith(told) for line in lines[:-1] if line), errors
 
 
+@pytest.mark.rotates("two processes", every=2)
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_dies_ends_the_others_and_the_same_command_resumes(
     through, compiled, tmp_path, victim
@@ -137,6 +138,7 @@ def test_a_suspended_process_ends_the_others_and_itself_once_it_continues(
     assert code == 75, errors
 
 
+@pytest.mark.rotates("two processes", every=2)
 @pytest.mark.parametrize(
     "asked",
     [[1], pytest.param([0], marks=pytest.mark.slow), pytest.param([0, 1], marks=pytest.mark.slow)],
@@ -177,11 +179,13 @@ def test_the_others_end_if_process_0_dies_while_they_wait_for_it(compiled, tmp_p
     minute.ends([main])
 
 
+@pytest.mark.rotates("two processes", every=2)
 def test_an_error_of_one_process_ends_all_with_its_code_and_a_line_each(compiled, tmp_path):
     found = minute.ends(start_toy(tmp_path, "--fault=input", cache=compiled), 45)
     assert found == [(2, "process 1 ended: row 7: no title"), (2, "error: row 7: no title")]
 
 
+@pytest.mark.rotates("two processes", every=2)
 def test_an_error_of_all_processes_is_printed_once(compiled, tmp_path):
     found = minute.ends(start_toy(tmp_path, "--fault=all-input", cache=compiled), 45)
     assert found == [(2, "error: row 7: no title"), (2, "")]

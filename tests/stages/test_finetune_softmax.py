@@ -63,6 +63,7 @@ def run(dataset, mesh):
     return Run(metrics, np.array(state.table.rows.eta))
 
 
+@pytest.mark.rotates("one and eight", every=3)
 def test_the_loss_is_worked_out_pair_by_pair_on_one_device_and_on_eight(dataset, mesh, one_device):
     eight, one = run(dataset, mesh), run(dataset, one_device)
     for a, b in zip(eight.metrics, one.metrics, strict=True):

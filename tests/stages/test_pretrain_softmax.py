@@ -132,6 +132,7 @@ def run(dataset, mesh, config):
     return Run(metrics, jax.tree.map(np.array, state.train), first)
 
 
+@pytest.mark.rotates("one and eight", every=3)
 def test_the_loss_is_the_mean_of_both_ways_worked_out_pair_by_pair_on_one_device_and_on_eight(
     dataset, mesh, one_device
 ):
@@ -212,6 +213,7 @@ def test_settings_that_cannot_be_meant_are_rejected(wrong):
         PretrainConfig(**wrong)
 
 
+@pytest.mark.rotates("one and eight", every=3)
 def test_crops_change_what_is_learned_and_are_the_same_on_one_device_and_on_eight(
     dataset, mesh, one_device
 ):

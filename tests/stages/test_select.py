@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 
 import jax
 import minute
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.evaluation import selection
 from mufin_jax.evaluation.part_rows import rank_rows
 from mufin_jax.evaluation.selection import Fit
 from mufin_jax.evaluation.summary import CONTENT, MODULE_1, PAPER_MIX
@@ -32,8 +34,16 @@ SELECT = SelectConfig(parts=("z", "mu", "c", "v", "sg", "t"), candidates=20)
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory) -> Experiment:
-    """A finished run with parts, whose modules keep their best states."""
+def few_samples() -> Iterator[None]:
+    """Search the weights on few samples of the points, which takes less time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(selection, "RESAMPLES", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory, one_device, few_samples) -> Experiment:
+    """A finished run with parts on one device, whose modules keep their best states."""
     every = ValidateConfig(every=1)
     found = dataclasses.replace(
         minute.MINUTE,
@@ -44,7 +54,7 @@ def experiment(tmp_path_factory) -> Experiment:
         select=SELECT,
         evaluate=dataclasses.replace(minute.MINUTE.evaluate, missing_pictures=(0.0, 1.0)),
     )
-    run(found, "all")
+    run(found, "all", one_device)
     return found
 
 
@@ -92,7 +102,7 @@ def test_serving_knows_the_pairs_of_validation_points(experiment):
     assert predictor.ranking.trained.sum() == len(np.unique(whole.train.pairs.indices))
 
 
-def test_what_is_measured_is_what_is_served(experiment):
+def test_what_is_measured_on_one_device_is_what_eight_serve(experiment):
     predictor = Predictor.load(experiment.folder)
     measured = np.load(experiment.folder / "evaluate" / "test.npz")
     ((labels, scores),) = predictor.rank_side(predictor.dataset.test)
@@ -108,8 +118,10 @@ def test_each_part_has_a_row_of_its_own(experiment):
     assert rows["part z"] != rows["part v"]
 
 
-def test_one_pass_over_the_test_points_gives_the_rows_of_separate_rankings(experiment):
-    every, served = (Predictor.load(experiment.folder, every_part=part) for part in (True, False))
+def test_one_pass_over_the_test_points_gives_the_rows_of_separate_rankings(experiment, one_device):
+    every, served = (
+        Predictor.load(experiment.folder, one_device, every_part=part) for part in (True, False)
+    )
     assert every.ranking is not None and served.ranking is not None
     dataset, ranking = every.dataset, every.ranking
     assert set(ranking.parts) == set(SELECT.parts) and served.ranking.parts.keys() < set(
@@ -184,13 +196,13 @@ def test_points_seen_by_one_modality_are_known_but_for_titles_that_are_not_seen(
     assert known.titles == (wanted.titles if by == "text" else [""] * 3)
 
 
-def test_the_stage_gives_the_same_files_when_it_runs_again(experiment, tmp_path):
+def test_the_stage_gives_the_same_files_when_it_runs_again(experiment, one_device, tmp_path):
     again = dataclasses.replace(experiment, workdir=tmp_path / "run")
     minute.begun(experiment.folder, tmp_path / "run", "evaluate")
     for name in ("initialize", "retrieve"):
         assert (tmp_path / "run" / name).exists()
     shutil.rmtree(tmp_path / "run" / "select", ignore_errors=True)
-    run(again, "select")
+    run(again, "select", one_device)
     for name in ("mixes.json", "parts.json", "fits.json"):
         old, new = ((at / "select" / name).read_bytes() for at in (experiment.folder, again.folder))
         assert old == new
@@ -233,7 +245,7 @@ def test_a_weight_that_fills_lists_up_is_told_apart_from_none():
     assert alone.split()[-4:] == ["1.00", "12.50", "3.00", "12.50"]
 
 
-def test_what_a_killed_call_left_half_removed_is_no_part(experiment, tmp_path):
+def test_what_a_killed_call_left_half_removed_is_no_part(experiment, one_device, tmp_path):
     """It renames the parts it fitted with before it removes them: none is found incomplete."""
     again = dataclasses.replace(experiment, workdir=tmp_path / "run")
     minute.begun(experiment.folder, tmp_path / "run", "evaluate")
@@ -253,7 +265,7 @@ def test_what_a_killed_call_left_half_removed_is_no_part(experiment, tmp_path):
     assert not (select / "z").exists() and (select / "z.old").exists()
     (select / "z.old").rename(select / "fitting.old")
     (select / "fitting.old" / "entries.npy").unlink()
-    run(again, "select")
+    run(again, "select", one_device)
     assert (select / "fits.json").read_bytes() == wanted
     assert (select / "z" / "index.json").exists() and not (select / "fitting.old").exists()
 

@@ -1,4 +1,4 @@
-"""Which repeats of slow tests run today: a part of each group, another part every day.
+"""Which repeats of long tests run today: a part of each group, another part every day.
 
 A test that is marked `rotates("group", every=3)` belongs to a group; each day runs one in three of
 the group's tests. ROTATION names the day, for example `ROTATION=20261130 make test-slow`; without
@@ -66,4 +66,4 @@ def pytest_report_header() -> str | None:
     rotation = os.environ.get("ROTATION", "")
     if day_of(rotation) is None:
         return None
-    return f"ROTATION={rotation}: a part of the slow tests; without it, all of them"
+    return f"ROTATION={rotation}: a part of the long tests; without it, all of them"

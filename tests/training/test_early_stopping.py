@@ -108,6 +108,7 @@ def test_a_training_ends_when_its_patience_is_used_up(tmp_path, through):
     assert again.made == []
 
 
+@pytest.mark.rotates("validation", every=3)
 @pytest.mark.parametrize(("dies_at", "patience"), [(0, 0), (8, 0), (12, 0), (16, 2)])
 def test_a_run_that_is_killed_in_a_validation_resumes_to_the_bit(
     tmp_path, through, dies_at, patience
@@ -124,6 +125,7 @@ def test_a_run_that_is_killed_in_a_validation_resumes_to_the_bit(
     assert records(cut) == records(whole) and metrics(cut) == metrics(whole)
 
 
+@pytest.mark.rotates("validation", every=3)
 @pytest.mark.parametrize("dies_at", [6, 9])
 def test_a_run_that_is_killed_between_validations_resumes_to_the_bit(tmp_path, through, dies_at):
     with pytest.raises(KeyboardInterrupt):

@@ -54,6 +54,7 @@ def train(model, loader, optimizer, mesh):
     return losses, state.train
 
 
+@pytest.mark.rotates("kept outputs", every=3)
 @pytest.mark.parametrize("mode", MODES)
 def test_steps_on_kept_outputs_learn_what_steps_on_pixels_and_tokens_learn(
     mode, dataset, one_device, tmp_path

@@ -196,6 +196,7 @@ def trained(dataset, mesh, *teachers, steps=40):
     return found
 
 
+@pytest.mark.rotates("one and eight", every=3)
 def test_a_step_learns_from_the_teacher_on_one_device_and_on_eight(
     dataset, mesh, one_device, teacher
 ):
