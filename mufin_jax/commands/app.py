@@ -91,6 +91,21 @@ trained. Servers and `mufin predict` read the new version; nothing is changed if
         "mufin_jax.commands.labels",
         ("catalogue", "catalog", "add", "remove", "delete", "update", "items", "products"),
     ),
+    "export": Subcommand(
+        "write a finished run as a small folder that answers alone",
+        """\
+  mufin export RUN --to=DIR
+  mufin predict DIR --title="wall shelf, oak" --image=shelf.jpg -k 10
+  mufin export DIR --check              compare its files with their checksums
+
+DIR answers as the run does, wherever it is moved to, and also read-only; `mufin labels DIR` works
+as well. It has none of the data's pictures and texts.
+
+  --to=DIR              the new folder
+  --force               replace the export that is there""",
+        "mufin_jax.commands.export",
+        ("save", "pack", "package", "bundle", "dump", "publish", "push"),
+    ),
     "embed": Subcommand(
         "write ready vectors of a catalogue by checkpoints",
         """\

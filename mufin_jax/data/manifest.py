@@ -19,6 +19,8 @@ RECORDS_CHECKSUMS = "records.json"
 VERSION = 1
 AGAIN = "again (--redo=prepare)"
 """The advice on a prepared folder that is damaged."""
+WITHOUT_ITEMS = "without_items"
+"""Whether the items of a prepared folder have lost what they show, as in an export."""
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from mufin_jax.data.descriptors import (
     vectors_of,
 )
 from mufin_jax.data.layout import Layout, PoolSizes
+from mufin_jax.data.manifest import WITHOUT_ITEMS
 from mufin_jax.data.packing import count_rows, pack_texts, row_width, widths_of
 from mufin_jax.data.sources import ImageSource, Pixels, Sources, Tokens, Vectors
 from mufin_jax.runtime.distributed.padding import grown
@@ -53,7 +54,9 @@ class SeparateDescriptors:
         vectors = dataset.image_vectors
         self.num_images = len(dataset.images if vectors is None else vectors)
         sides, missing = (dataset.train, dataset.test, dataset.labels), None
-        if modalities == "images" and not any(most_images.values()):
+        if dataset.manifest.get(WITHOUT_ITEMS):
+            pass  # only items that bring their own content are read
+        elif modalities == "images" and not any(most_images.values()):
             missing = "picture"
         elif modalities == "text" and not any((side.text >= 0).any() for side in sides):
             missing = "title"

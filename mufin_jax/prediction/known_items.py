@@ -14,6 +14,7 @@ from jaxtyping import Int64
 from mufin_jax.data.bags import Bags, Pool
 from mufin_jax.data.dataset import Dataset, Side
 from mufin_jax.data.loader import Loader
+from mufin_jax.data.manifest import WITHOUT_ITEMS
 from mufin_jax.data.own_labels import LabelFinder
 from mufin_jax.prediction.items import Item
 from mufin_jax.prediction.queries import read_items, seen
@@ -73,6 +74,11 @@ class KnownItems:
         """
         if not is_bare(item):
             seen(item, self.dataset, self._loader.descriptors)
+        elif self.dataset.manifest.get(WITHOUT_ITEMS):
+            raise InputError(
+                f"{item.name}: an export has no titles and pictures of the run's products; "
+                "expected a title or images, or the folder of the run itself"
+            )
         elif self.find(str(item.id)) is None:
             raise InputError(
                 f"{item.name}: no product of the run has the id {item.id!r:.80} and something to "

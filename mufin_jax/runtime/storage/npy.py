@@ -15,7 +15,9 @@ from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.storage.disk import disk_errors
 from mufin_jax.runtime.storage.files import MAKE_ANEW, damaged, replacing
 
-_FREE, _TIMES = 2**26, 100
+FREE = 2**26
+"""Bytes that any npz file may unpack to."""
+_TIMES = 100
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -167,7 +169,7 @@ def check_unfolding(path: Path, more: int = 0) -> None:
     """
     with zipfile.ZipFile(path) as archive:
         unfolded = sum(member.file_size for member in archive.infolist())
-        if unfolded > _FREE + more + _TIMES * path.stat().st_size:
+        if unfolded > FREE + more + _TIMES * path.stat().st_size:
             raise ValueError(f"{path.name} would unpack to {unfolded:,} bytes")
         for member in archive.infolist():
             with archive.open(member) as file:

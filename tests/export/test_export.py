@@ -1,0 +1,194 @@
+"""The export of a run: it answers as the run does, anywhere, and is whole or absent."""
+
+import errno
+import os
+import shutil
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from mufin_jax.commands.app import main
+from mufin_jax.export import folder as folder_file
+from mufin_jax.export.folder import check_export, export_run
+from mufin_jax.prediction.predictor import Predictor
+from mufin_jax.runtime.errors import DiskError, InputError
+
+
+@pytest.fixture(scope="module")
+def run(minute_run):
+    """A predictor of the run, which tests may change in memory."""
+    return Predictor.load(minute_run)
+
+
+@pytest.fixture(scope="module")
+def exported(minute_run, tmp_path_factory):
+    """An export that was moved after it was made; do not change it."""
+    made = export_run(minute_run, tmp_path_factory.mktemp("made") / "export")
+    moved = tmp_path_factory.mktemp("moved") / "elsewhere"
+    shutil.move(made, moved)
+    return moved
+
+
+@pytest.fixture(scope="module")
+def alone(exported):
+    """The predictor of the export."""
+    return Predictor.load(exported)
+
+
+def items_of(run, count=12):
+    """Items with titles and pictures, half of them with ids."""
+    test = run.dataset.test
+    return [
+        {"title": test.titles[i], "images": list(run.dataset.images[test.images_of(i)])}
+        | ({"id": test.ids[i]} if i % 2 else {})
+        for i in range(count)
+    ]
+
+
+def test_an_export_answers_as_its_run_does_to_the_bit(run, alone):
+    items = items_of(run)
+    assert alone.predict(items, 10) == run.predict(items, 10)
+    np.testing.assert_array_equal(alone.encode(items), run.encode(items))
+    ids = list(run.dataset.labels.ids)
+    narrow = {"exclude": ids[:5], "within": ids[:15], "explain": True}
+    for ours, theirs in zip(
+        alone.predict(items, **narrow), run.predict(items, **narrow), strict=True
+    ):
+        assert [(one.id, one.score, one.why.parts) for one in ours] == [
+            (one.id, one.score, one.why.parts) for one in theirs
+        ]
+
+
+def test_labels_come_and_go_in_an_export_as_in_its_run(run, alone):
+    new = [
+        one | {"id": f"new{i}", "related": [run.dataset.train.ids[i]]}
+        for i, one in enumerate(items_of(run, 4))
+    ]
+    for predictor in (run, alone):
+        predictor.add_labels(new, save=False)
+        predictor.remove_labels([run.dataset.labels.ids[2]], save=False)
+    items = items_of(run)
+    try:
+        assert alone.predict(items, 20) == run.predict(items, 20)
+        assert any(one.id.startswith("new") for own in alone.predict(items, 20) for one in own)
+        assert alone.catalogue.added.points.tolist() == run.catalogue.added.points.tolist()
+    finally:
+        for predictor in (run, alone):
+            predictor.change_to(predictor.catalogue.changed(type(run.catalogue.changes).none(8)))
+
+
+@pytest.mark.slow
+@pytest.mark.rotates("exports", every=3)
+def test_an_export_has_the_current_version_of_the_catalogue(minute_run, run, tmp_path):
+    changed = tmp_path / "run"
+    shutil.copytree(minute_run, changed)
+    other = Predictor.load(changed)
+    other.add_labels([one | {"id": f"new{i}"} for i, one in enumerate(items_of(run, 3))])
+    other.remove_labels([run.dataset.labels.ids[0]])
+    loaded = Predictor.load(export_run(changed, tmp_path / "to"))
+    assert loaded.catalogue.version == other.catalogue.version == 2
+    items = items_of(run)
+    assert loaded.predict(items, 20) == other.predict(items, 20)
+    vectors = np.load(tmp_path / "to" / "labels" / "vectors.npy")
+    ids = (tmp_path / "to" / "labels" / "ids.txt").read_text().splitlines()
+    assert ids == [*list(run.dataset.labels.ids)[1:], "new0", "new1", "new2"]
+    np.testing.assert_allclose(vectors[-3:], other.encode(items_of(run, 3)), atol=1e-6)
+    other.remove_labels(["new1"])  # versions go on from the one that was exported
+    loaded.remove_labels(["new1"])
+    assert loaded.predict(items, 20) == other.predict(items, 20)
+
+
+def test_label_vectors_are_those_of_the_labels_in_the_order_of_the_ids(run, exported):
+    labels = run.dataset.labels
+    vectors = np.load(exported / "labels" / "vectors.npy")
+    assert vectors.dtype == np.float32 and vectors.shape == (len(labels), run.model.dim)
+    assert (exported / "labels" / "ids.txt").read_text().splitlines() == list(labels.ids)
+    shown = [
+        {"title": labels.titles[i], "images": list(run.dataset.images[labels.images_of(i)])}
+        for i in range(12)
+    ]
+    np.testing.assert_allclose(vectors[:12], run.encode(shown), atol=1e-6)
+    table = pyarrow.parquet.read_table(exported / "labels" / "labels.parquet")
+    assert table.column("id").to_pylist() == list(labels.ids)
+    assert table.column("title").to_pylist() == list(labels.titles)
+    np.testing.assert_array_equal(np.array(table.column("vector").to_pylist(), np.float32), vectors)
+
+
+def test_an_export_holds_no_content_of_the_data_and_no_path_of_the_machine(minute_run, exported):
+    names = {path.relative_to(exported).as_posix() for path in exported.rglob("*")}
+    assert not any(name.startswith("prepare/records/") or "checkpoints" in name for name in names)
+    for name in ("images.npy", "texts.npy"):
+        assert len(np.load(exported / "prepare" / name)) == 0
+    places = [str(minute_run).encode(), str(exported.parent.parent).encode()]
+    for path in exported.rglob("*"):
+        if path.is_file() and path.parts[len(exported.parts)] != "compiled":
+            assert not any(place in path.read_bytes() for place in places), path
+
+
+def test_a_known_id_alone_is_told_in_one_line(run, alone):
+    with pytest.raises(InputError, match=r"item 0: an export has no titles and pictures of .*"):
+        alone.predict([run.dataset.labels.ids[0]])
+
+
+def test_a_check_finds_a_changed_byte(exported, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    assert check_export(copy) > 20
+    victim = copy / "finetune" / "predictor" / "labels" / "w.npy"
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(InputError, match=r"w\.npy is damaged .*; export the run again"):
+        check_export(copy)
+    with pytest.raises(InputError, match="no export there"):
+        check_export(tmp_path)
+
+
+def test_an_export_replaces_an_export_by_force_alone(minute_run, exported, tmp_path, capsys):
+    to = tmp_path / "to"
+    shutil.copytree(exported, to)
+    (to / "mine").touch()
+    assert main(["export", str(minute_run), f"--to={to}"], {}) == 2
+    assert "is an export already; --force replaces it" in capsys.readouterr().err
+    assert main(["export", str(minute_run), f"--to={to}", "--force"], {}) == 0
+    assert not (to / "mine").exists() and os.listdir(tmp_path) == ["to"]
+    assert main(["export", str(to), "--check"], {}) == 0
+    assert capsys.readouterr().out.endswith("all as they were exported\n")
+
+
+@pytest.mark.parametrize(
+    ("run_name", "to", "words"),
+    [
+        ("run", "run/export", "lies inside of the run"),
+        ("run", "full", "is not empty, and no export"),
+        ("run", "file", "is a file"),
+        ("empty", "to", "no trained model there"),
+        ("nowhere", "to", "no such folder"),
+        ("run", None, "expected the folder of the export"),
+    ],
+)
+def test_what_cannot_be_exported_is_told_in_one_line(
+    minute_run, tmp_path, capsys, run_name, to, words
+):
+    (tmp_path / "run").symlink_to(minute_run)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "file").touch()
+    target = [] if to is None else [f"--to={tmp_path / to}"]
+    assert main(["export", str(tmp_path / run_name), *target], {}) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and words in line
+    assert not (tmp_path / "to").exists()
+
+
+def test_a_full_disk_leaves_nothing_of_an_export(minute_run, run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(folder_file, "save_label_vectors", full)
+    monkeypatch.setattr(folder_file.Predictor, "load", lambda _: run)
+    with pytest.raises(DiskError, match="make room or choose another --to"):
+        export_run(minute_run, tmp_path / "to")
+    assert not list(tmp_path.iterdir())
