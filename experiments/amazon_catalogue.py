@@ -53,7 +53,7 @@ CATALOGUE = dataclasses.replace(
     select=SelectConfig(parts=PARTS),
     cost="2,000 products from scratch: about 4 minutes on two CPU cores",
     expected="on two real catalogues and their floors: docs/recipe.md; on the built-in catalogue, "
-    "seed 0 with 1,000 steps of Module I: P@1 65.5, R@10 72.4, of a ceiling of 87.97",
+    "seeds 0, 1 and 2: P@1 64.2 ± 0.5, R@10 72.6, of a ceiling of 87.97",
 )
 
 FROZEN = dataclasses.replace(
