@@ -52,6 +52,17 @@ The same command resumes a stopped run, and skips finished stages.
   --pretrain.epochs=N   --finetune.epochs=N   --seed=N""",
         other_names=("fit", "run", "finetune", "pretrain", "prepare"),
     ),
+    "sample": Subcommand(
+        "write a made-up shop to try the other commands on",
+        """\
+  mufin sample --to=shop                3,000 products in shop/products.csv, with photos
+  mufin train --data=shop/products.csv --workdir=runs/shop
+
+  --to=DIR              a new folder; it also gets new.csv, gone.txt and tomorrow.csv
+  --products=N          (default 3000); --new=N and --gone=N that come and go (50 and 30)""",
+        "mufin_jax.commands.sample",
+        ("demo", "example", "generate"),
+    ),
     "predict": Subcommand(
         "rank the labels of a finished run for items",
         """\

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from scipy.sparse import csr_matrix
 
+from mufin_jax.data.synthetic.addresses import generator_of
 from mufin_jax.runtime.distributed.padding import divide_up
 from mufin_jax.runtime.errors import InputError
 
@@ -101,7 +102,7 @@ class Queries:
         count = config.clusters or divide_up(config.labels, LABELS_PER_CLUSTER)
         self.starts = _shares(config.labels, count, config.cluster_zipf)
         popularity = (1.0 + np.arange(config.labels)) ** -config.zipf
-        rank = _rng(config, "popularity").permutation(config.labels)
+        rank = generator_of(config.seed, "popularity").permutation(config.labels)
         self.reached: Float64[np.ndarray, " l1"] = np.append(0, np.cumsum(popularity[rank]))
         scales = (1.0 + np.arange(config.dim)) ** -0.5
         self._scales = (scales / np.linalg.norm(scales)).astype(np.float32)
@@ -112,7 +113,7 @@ class Queries:
 
     def draw(self, name: str, count: int) -> csr_matrix:
         """Draw the labels of datapoints: one by popularity, up to three more of its cluster."""
-        rng, reached = _rng(self.config, "pairs", name), self.reached
+        rng, reached = generator_of(self.config.seed, "pairs", name), self.reached
         at = rng.random(count) * reached[-1]
         first = np.searchsorted(reached[1:-1], at, "right")
         cluster = np.searchsorted(self.starts, first, "right") - 1
@@ -155,7 +156,7 @@ class Queries:
         shape = (_DRAWN, self.config.dim)
         first = start // _DRAWN
         drawn = [
-            _rng(self.config, name, part).standard_normal(shape, np.float32)
+            generator_of(self.config.seed, name, part).standard_normal(shape, np.float32)
             for part in range(first, divide_up(stop, _DRAWN))
         ]
         rows = np.concatenate(drawn)[start - first * _DRAWN : stop - first * _DRAWN]
@@ -168,12 +169,6 @@ def _shares(total: int, parts: int, exponent: float) -> Int64[np.ndarray, " part
     ends = np.floor(np.cumsum(weights) / weights.sum() * (total - parts) + 0.5).astype(np.int64)
     ends[-1] = total - parts
     return np.append(0, ends + np.arange(1, parts + 1))
-
-
-def _rng(config: AdsConfig, *address: str | int) -> np.random.Generator:
-    """Return the generator of an address: an added draw in one place changes none elsewhere."""
-    words = (int.from_bytes(a.encode()) if isinstance(a, str) else a for a in address)
-    return np.random.default_rng([config.seed, *words])
 
 
 def _unit(rows: Float32[np.ndarray, "r d"]) -> Float32[np.ndarray, "r d"]:

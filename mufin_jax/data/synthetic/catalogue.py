@@ -28,6 +28,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from mufin_jax.data.synthetic import titles as titles_module
+from mufin_jax.data.synthetic.addresses import generator_of
 from mufin_jax.data.synthetic.catalogue_pictures import write_images, write_vectors
 from mufin_jax.data.synthetic.catalogue_world import LABELS_PER_THEME, World, make_world
 from mufin_jax.runtime.errors import InputError, MufinError
@@ -120,18 +121,18 @@ def write_miniature(config: MiniatureConfig, out: Path) -> None:
     with disk_errors(out):
         claim(out, record)
     with filling(out, partial(discard, out)):
-        world = make_world(config, _rng(config, "world"))
+        world = make_world(config, generator_of(config.seed, "world"))
         relevance = {
-            "train": world.draw(world.train, _rng(config, "train"), cover=True),
-            "test": world.draw(world.test, _rng(config, "test"), cover=False),
+            "train": world.draw(world.train, generator_of(config.seed, "train"), cover=True),
+            "test": world.draw(world.test, generator_of(config.seed, "test"), cover=False),
         }
         _write_relations(world, relevance, out)
         uids = _uids(len(world.theme))
         _write_text(config, world, uids, out)
         if config.pictures == "drawn":
-            write_images(world, uids, config.picture, partial(_rng, config), out)
+            write_images(world, uids, config.picture, partial(generator_of, config.seed), out)
         else:
-            write_vectors(world, partial(_rng, config), out)
+            write_vectors(world, partial(generator_of, config.seed), out)
         best = {"P@1": round(world.ceiling(), 2), "explanation": _CEILING}
         part = out / "ceiling.json.part"
         part.write_text(json.dumps(best, indent=1) + "\n", encoding="utf-8")
@@ -161,12 +162,6 @@ def claim(out: Path, record: str) -> None:
         raise InputError(f"{out}: holds {what}, expected an empty folder; give another folder")
     (out / "ceiling.json").unlink(missing_ok=True)
     marker.write_text(record, encoding="utf-8")
-
-
-def _rng(config: MiniatureConfig, *address: str | int) -> np.random.Generator:
-    """Return the generator of an address: an added draw in one place changes none elsewhere."""
-    words = (int.from_bytes(a.encode()) if isinstance(a, str) else a for a in address)
-    return np.random.default_rng([config.seed, *words])
 
 
 def _write_relations(world: World, relevance: dict[str, csr_matrix], out: Path) -> None:
@@ -203,7 +198,7 @@ def _uids(total: int) -> list[str]:
 
 
 def _write_text(config: MiniatureConfig, world: World, uids: list[str], out: Path) -> None:
-    titles = titles_module.titles(config, world, _rng(config, "titles"))
+    titles = titles_module.titles(config, world, generator_of(config.seed, "titles"))
     lines = [f"{uid}->{title}" for uid, title in zip(uids, titles, strict=True)]
     (out / "raw_data").mkdir(exist_ok=True)
     for split, products in world.splits.items():

@@ -22,6 +22,7 @@ import numpy as np
 
 from mufin_jax.data.synthetic import draw
 from mufin_jax.data.synthetic import titles as titles_module
+from mufin_jax.data.synthetic.addresses import generator_of
 from mufin_jax.data.synthetic.catalogue import claim
 from mufin_jax.data.synthetic.outfits_world import Outfit, Shelf, make_shelf
 from mufin_jax.runtime.errors import InputError
@@ -104,8 +105,8 @@ def write_outfits(config: OutfitsConfig, out: Path) -> None:
                 config.copies,
                 config.stray,
                 first,
-                _rng(config, split, "items"),
-                _rng(config, split, "outfits"),
+                generator_of(config.seed, split, "items"),
+                generator_of(config.seed, split, "outfits"),
             )
             for split, first in (("train", 100_000_000), ("test", 200_000_000))
         }
@@ -128,11 +129,6 @@ _CEILING = (
 )
 
 
-def _rng(config: OutfitsConfig, *address: str) -> np.random.Generator:
-    """Return the generator of an address: an added draw in one place changes none elsewhere."""
-    return np.random.default_rng([config.seed, *(int.from_bytes(a.encode()) for a in address)])
-
-
 def _titles(config: OutfitsConfig, shelf: Shelf, rng: np.random.Generator) -> Iterator[str]:
     brands = [titles_module.invented_word(number).capitalize() for number in range(NUM_BRANDS)]
     sorts = zip(shelf.theme.tolist(), shelf.kind.tolist(), shelf.hue.tolist(), strict=True)
@@ -152,8 +148,8 @@ def _write_items(config: OutfitsConfig, shelves: dict[str, Shelf], out: Path) ->
     metadata: dict[str, Any] = {}
     (out / "images").mkdir(exist_ok=True)
     for split, shelf in shelves.items():
-        titles = _titles(config, shelf, _rng(config, split, "titles"))
-        rng = _rng(config, split, "pictures")
+        titles = _titles(config, shelf, generator_of(config.seed, split, "titles"))
+        rng = generator_of(config.seed, split, "pictures")
         for number, title in enumerate(until_stopped(titles, "prepare")):
             kind = int(shelf.kind[number])
             look = draw.Look(kind, int(shelf.hue[number]), int(shelf.texture[number]))
