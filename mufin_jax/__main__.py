@@ -1,6 +1,6 @@
 """The command `mufin`, also as `python -m mufin_jax`.
 
-The only file of the library that knows the experiments: `mufin train` has their presets.
+`mufin train` has the presets of `experiments.amazon`.
 """
 
 import sys
@@ -10,10 +10,10 @@ from mufin_jax.commands.app import main as run_command
 
 def _train(arguments: list[str]) -> int:
     """Run `mufin train`, which is `python -m experiments.amazon` by another name."""
-    from experiments.amazon import PRESETS
     from mufin_jax.pipeline.cli import main as train
+    from mufin_jax.pipeline.presets import presets
 
-    return train(PRESETS, arguments, prog="mufin train")
+    return train(presets(), arguments, prog="mufin train")
 
 
 def main() -> int:

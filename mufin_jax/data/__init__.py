@@ -12,8 +12,9 @@ from mufin_jax.runtime.imports import lazy_face
 
 if TYPE_CHECKING:
     from mufin_jax.data.bags import Bags, Pool
-    from mufin_jax.data.dataset import Dataset, Side
+    from mufin_jax.data.dataset import Dataset
     from mufin_jax.data.loader import Loader
+    from mufin_jax.data.side import Side
     from mufin_jax.data.sources import Pixels, Sources, Tokens, TrunkStates, Vectors
     from mufin_jax.data.validation import Validation
 
@@ -34,8 +35,9 @@ __getattr__, __dir__ = lazy_face(
     __name__,
     {
         "bags": ["Bags", "Pool"],
-        "dataset": ["Dataset", "Side"],
+        "dataset": ["Dataset"],
         "loader": ["Loader"],
+        "side": ["Side"],
         "sources": ["Pixels", "Sources", "Tokens", "TrunkStates", "Vectors"],
         "validation": ["Validation"],
     },

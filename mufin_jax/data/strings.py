@@ -17,6 +17,14 @@ def check_offsets(offsets: np.ndarray, total: int) -> None:
         raise ValueError(f"offsets do not rise from 0 to {total:,}")
 
 
+def check_rows(what: str, rows: np.ndarray, low: int, high: int, most_axes: int = 1) -> None:
+    """Raise ValueError unless `rows` are numbers from `low` to below `high`."""
+    if not 1 <= rows.ndim <= most_axes or rows.dtype.kind != "i":
+        raise ValueError(f"{what} are {rows.dtype} {rows.shape}")
+    if rows.size and not low <= rows.min() <= rows.max() < high:
+        raise ValueError(f"{what} go from {rows.min()} to {rows.max()}, of {high:,}")
+
+
 class Strings:
     """An immutable list of strings: one UTF-8 blob and the offsets that cut it.
 

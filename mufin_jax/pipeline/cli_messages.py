@@ -117,11 +117,16 @@ def unknown(argument: str, flags: Sequence[str]) -> str:
             f"unexpected argument {argument!r}: options are given as --name=value, switches as "
             "--name or --no-name; see --help"
         )
-    nearest = [flag for flag in flags if flag.endswith("." + name[2:])]
-    nearest = nearest or [flag for flag in _SYNONYMS.get(name, ()) if flag in flags]
-    nearest = nearest or difflib.get_close_matches(name, flags, 1, 0.7)
+    nearest = nearest_flags(name, flags)
     advice = f"did you mean {' or '.join(nearest)}?" if nearest else "see --help"
     return f"unrecognized option {name}; {advice}"
+
+
+def nearest_flags(name: str, flags: Sequence[str]) -> list[str]:
+    """Return the flags that somebody may mean by a name that no flag has; none if none is alike."""
+    nearest = [flag for flag in flags if flag.endswith("." + name[2:])]
+    nearest = nearest or [flag for flag in _SYNONYMS.get(name, ()) if flag in flags]
+    return nearest or difflib.get_close_matches(name, flags, 1, 0.7)
 
 
 def flags_of(settings: Any, prefix: str = "--", leave_out: Collection[str] = ()) -> Iterator[str]:

@@ -26,6 +26,7 @@ from mufin_jax.evaluation.test_set import measure
 from mufin_jax.evaluation.warm_cold import KINDS, SHOWN
 from mufin_jax.pipeline.cli import Command
 from mufin_jax.pipeline.experiment import Experiment, StageName
+from mufin_jax.pipeline.named_settings import with_settings
 from mufin_jax.pipeline.run import run
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed import processes
@@ -62,16 +63,7 @@ class Row:
 
     def of(self, experiment: Experiment) -> Experiment:
         """Return the experiment with this row's settings."""
-        return _changed(experiment, self.settings)
-
-
-def _changed(config: Any, settings: Mapping[str, Any]) -> Any:
-    """Return a dataclass with other values of some fields, and of fields of its fields."""
-    fields = {
-        name: _changed(getattr(config, name), value) if isinstance(value, Mapping) else value
-        for name, value in settings.items()
-    }
-    return dataclasses.replace(config, **fields)
+        return with_settings(experiment, self.settings)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mufin_jax.pipeline.checkpoints import check_checkpoints
 from mufin_jax.pipeline.experiment import Experiment, StageName
 from mufin_jax.pipeline.old_runs import made_with
 from mufin_jax.pipeline.refit import check_refit
-from mufin_jax.pipeline.runner import Runner
+from mufin_jax.pipeline.runner import Runner, measured
 from mufin_jax.pipeline.sources import reject_absent, stands_without, with_prepared_data
 from mufin_jax.pipeline.stage_table import STAGES, stages_of
 from mufin_jax.runtime.distributed import processes
@@ -25,10 +25,10 @@ from mufin_jax.runtime.run_folder import Run, environment, read_only, use_compil
 from mufin_jax.runtime.shared_stages import link_stages
 from mufin_jax.runtime.signals import check_stop
 from mufin_jax.runtime.storage.disk import disk_error
-from mufin_jax.runtime.storage.files import load_json
 from mufin_jax.runtime.storage.paths import Given, user_path
 from mufin_jax.runtime.surroundings import check_precision
 from mufin_jax.stages.select import SelectConfig
+from mufin_jax.training.follower import Callback
 from mufin_jax.training.teacher import check_teacher
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def run(
     mesh: Mesh | None = None,
     others: Sequence[Given] = (),
     redo: StageName | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any] | None:
     """Run one stage or all of them; return the metrics, if the run has been evaluated.
 
@@ -51,6 +52,8 @@ def run(
             the same settings, and all stages before it with the same settings too.
         redo: remove this stage and those after it first; "all" for every stage. If the run is
             interrupted, the same call resumes.
+        callbacks: called while training stages run, and after each stage. What one raises ends the
+            run, and the same call resumes.
 
     Raises:
         InputError: wrong data, or a folder made with another configuration.
@@ -77,7 +80,7 @@ def run(
         use_compile_cache(experiment.folder)
         if stage != "select":  # the stage itself rejects questions
             experiment = _answerable(experiment)
-        runner = Runner(experiment, held, mesh)
+        runner = Runner(experiment, held, mesh, callbacks)
         stages = stages_of(experiment)
         names = stages if stage == "all" else [stage]
         wanted = {n: STAGES[n].settings(experiment) for n in _through(stages, names[-1])}
@@ -96,14 +99,7 @@ def run(
                 runner.experiment = _answerable(experiment)
         if held.facts().get("redo"):
             held.record(redo=None)
-        return _metrics(held)
-
-
-def _metrics(held: Run) -> dict[str, Any] | None:
-    """Return the metrics of a run; None before it has been evaluated."""
-    path = held.workdir / "metrics.json"
-    known = processes.decide(lambda: held.finished("evaluate") and path.exists())
-    return load_json(path) if known else None
+        return measured(held)
 
 
 def _finished_before(experiment: Experiment, stage: StageName, mesh: Mesh) -> dict[str, Any] | None:
@@ -123,7 +119,7 @@ def _finished_before(experiment: Experiment, stage: StageName, mesh: Mesh) -> di
         if runner.is_left(name):
             raise disk_error(experiment.folder, f"read-only, and {name} is not finished", 0)
     log.info("%s cannot be written; all stages are finished", experiment.folder)
-    return _metrics(held)
+    return measured(held)
 
 
 def _check_types(experiment: object, mesh: object, others: object) -> None:

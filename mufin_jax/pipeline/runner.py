@@ -26,8 +26,9 @@ from mufin_jax.pipeline.time_plan import log_time_plan
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.run_folder import Run, flatten
-from mufin_jax.runtime.storage.files import jsonable
+from mufin_jax.runtime.storage.files import jsonable, load_json
 from mufin_jax.training.finetune_batches import check_depth
+from mufin_jax.training.follower import Callback
 from mufin_jax.training.teacher import check_teacher
 
 log = logging.getLogger(__name__)
@@ -45,10 +46,14 @@ class Runner:
         experiment: what to run, and where.
         held: the run's folder.
         mesh: all devices.
+        callbacks: called while training stages run, and after each stage.
     """
 
-    def __init__(self, experiment: Experiment, held: Run, mesh: Mesh):
+    def __init__(
+        self, experiment: Experiment, held: Run, mesh: Mesh, callbacks: Sequence[Callback] = ()
+    ):
         self.experiment, self.held, self.mesh = experiment, held, mesh
+        self.callbacks = callbacks
         self.fits = False
 
     def check(self, name: str, settings: Mapping[str, Any]) -> None:
@@ -119,8 +124,12 @@ class Runner:
         keep = functools.partial(keep_sources, folder, name, flatten(jsonable(settings)))
         processes.once("sources are known", keep)
         with self.held.timed(name):
-            STAGES[name].run(self.experiment, context(self.experiment, name, self.mesh))
+            given = context(self.experiment, name, self.mesh, self.callbacks)
+            STAGES[name].run(self.experiment, given)
         self.held.mark_finished(name)
+        found = (measured(self.held) if name == "evaluate" else None) or {}
+        for callback in self.callbacks:
+            callback(name, None, found)
 
     def reject_unwanted(self) -> None:
         """Reject a folder with a stage that the experiment does not have: it would be served.
@@ -238,6 +247,13 @@ class Runner:
         foresee(sizes, ahead, self.mesh)
         modules = (i if "pretrain" in ahead else None, iv if "finetune" in ahead else None)
         log_time_plan(*modules, mufin, dataset, self.mesh)
+
+
+def measured(held: Run) -> dict[str, Any] | None:
+    """Return the metrics of a run; None before it has been evaluated."""
+    path = held.workdir / "metrics.json"
+    known = processes.decide(lambda: held.finished("evaluate") and path.exists())
+    return load_json(path) if known else None
 
 
 def _missing(name: str, other: str, workdir: Path, first: str) -> str:

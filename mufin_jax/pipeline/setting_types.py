@@ -36,12 +36,18 @@ def reject_other_types(config: Any, prefix: str = "") -> None:
         elif made is not dataclasses.MISSING and dataclasses.is_dataclass(made):
             expected = getattr(made, "__name__", "configuration")
             raise InputError(f"{name}: found {type(value).__name__}; expected a {expected}")
-        elif type(field.default) in _TYPES:
-            _check(name, value, field)
+        else:
+            reject_other_type(name, value, field)
 
 
-def _check(name: str, value: object, field: dataclasses.Field) -> None:
-    """Reject the value of one setting that has a plain default."""
+def reject_other_type(name: str, value: object, field: dataclasses.Field) -> None:
+    """Reject the value of one setting if its default is plain, and of another type.
+
+    Raises:
+        InputError: with the setting, its value and what is expected.
+    """
+    if type(field.default) not in _TYPES:
+        return
     kind, expected = _TYPES[type(field.default)]
     if value is None and "None" in str(field.type):
         return

@@ -7,7 +7,7 @@ Each stage reads the folders of those before it and writes its own, `<workdir>/<
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from jax.sharding import Mesh
@@ -23,6 +23,7 @@ from mufin_jax.stages.pretrain import pretrain
 from mufin_jax.stages.report import report
 from mufin_jax.stages.retrieve import retrieve
 from mufin_jax.stages.select import select
+from mufin_jax.training.follower import Callback
 
 Config = TypeVar("Config")
 
@@ -153,7 +154,9 @@ def option_of(experiment: Experiment, stage: str, name: str) -> str:
     return ""
 
 
-def context(experiment: Experiment, stage: str, mesh: Mesh) -> StageContext:
+def context(
+    experiment: Experiment, stage: str, mesh: Mesh, callbacks: Sequence[Callback] = ()
+) -> StageContext:
     """Return what a stage of an experiment is given in addition to its own settings."""
     folders = {name: experiment.folder / name for name in STAGES}
     return StageContext(
@@ -168,4 +171,5 @@ def context(experiment: Experiment, stage: str, mesh: Mesh) -> StageContext:
         predict=experiment.predict,
         source=experiment.miniature if experiment.data is None else experiment.data,
         refit=refit_of(experiment),
+        callbacks=callbacks,
     )

@@ -72,7 +72,7 @@ def read_picture(source: Any, dataset: Dataset, name: str) -> UInt8[np.ndarray, 
     max_pixels = limits.get("max_pixels", MAX_PIXELS)
     path = f" ({os.fspath(source)!s:.200})" if isinstance(source, str | os.PathLike) else ""
     try:
-        plain = _plain(source, max_bytes)
+        plain = plain_picture(source, max_bytes)
         read = functools.partial(
             read_image, processing=dataset.processing, max_bytes=max_bytes, max_pixels=max_pixels
         )
@@ -87,7 +87,7 @@ def _is_one(value: Any) -> bool:
     return isinstance(value, paths | Image.Image) or hasattr(value, "read")
 
 
-def _plain(source: Any, max_bytes: int) -> Path | bytes | Image.Image:
+def plain_picture(source: Any, max_bytes: int) -> Path | bytes | Image.Image:
     """Return a source in one of the forms that `read_image` reads.
 
     Raises:

@@ -1,7 +1,7 @@
 """What every stage is given in addition to its own settings."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -12,6 +12,7 @@ from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.retrieval.config import IndexConfig
+from mufin_jax.training.follower import Callback
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class StageContext:
             load its predictor before evaluate has recorded what it measured with.
         source: the raw data folder, or built-in data. Read by prepare and report.
         refit: for a refit on all training points, what was chosen before.
+        callbacks: called while training stages run.
     """
 
     workdir: Path
@@ -62,6 +64,7 @@ class StageContext:
     predict: PredictConfig = dataclasses.field(default_factory=PredictConfig)
     source: Path | BuiltIn = dataclasses.field(default_factory=MiniatureConfig)
     refit: Refit | None = None
+    callbacks: Sequence[Callback] = ()
 
     def dataset(self) -> Dataset:
         """Load the prepared data, with validation points held out unless it is a refit."""

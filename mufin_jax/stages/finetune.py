@@ -91,6 +91,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
         writer=MetricsWriter(out),
         ids=batches.ids,
         validate=validate,
+        callbacks=context.callbacks,
     )
     model = setup.model(state)
     save_model(model, out / "model")

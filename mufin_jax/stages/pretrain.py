@@ -88,6 +88,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         refresh_every=every if config.mines else None,
         plateau=batches.plateau(),
         validate=_validate(config, context, dataset, setup),
+        callbacks=context.callbacks,
     )
     save_model(setup.model(state), out / "model")
 

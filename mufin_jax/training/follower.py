@@ -3,8 +3,8 @@
 import datetime
 import logging
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 
@@ -34,6 +34,10 @@ TEACHER = "teacher"
 B = TypeVar("B")
 """The batches of a stage."""
 
+Callback = Callable[[str, int | None, Mapping[str, Any]], object]
+"""Called with the name of a stage, a step and its metrics, at each step that is logged; and with
+None and the stage's results when a stage is finished. Every process calls it."""
+
 
 class Follower:
     """Writes metrics, shows progress, and warns once when training stays at the collapsed solution.
@@ -45,6 +49,7 @@ class Follower:
         config: intervals.
         plateau: the loss when all similarities are equal.
         writer: where metrics go; it is closed with this object.
+        callbacks: called with the metrics that are written.
     """
 
     def __init__(
@@ -55,7 +60,9 @@ class Follower:
         config: FitConfig,
         plateau: float | None,
         writer: MetricsWriter,
+        callbacks: Sequence[Callback] = (),
     ):
+        self.callbacks = callbacks
         self.name, self.steps, self.config = name, steps, config
         self.plateau, self.writer = plateau, writer
         self.bar = progress(total=steps, initial=start, desc=name, unit="step")
@@ -95,6 +102,8 @@ class Follower:
         self.bar.set_postfix_str(text)
         if self.bar.disable:  # no terminal: an occasional log line replaces the bar
             self._log(step, text)
+        for callback in self.callbacks:
+            callback(self.name, step, values)
 
     def _input(self) -> str:
         """Return the share of the time since the last call spent waiting for input, if large."""

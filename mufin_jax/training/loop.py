@@ -9,7 +9,7 @@ A step whose loss or gradients are not finite changes nothing and is reported (n
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import jax
@@ -22,7 +22,7 @@ from mufin_jax.runtime.storage import orbax
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.training.early_stopping import Validate, Validations
 from mufin_jax.training.fit_config import FitConfig
-from mufin_jax.training.follower import Follower
+from mufin_jax.training.follower import Callback, Follower
 from mufin_jax.training.nonfinite import Skips
 from mufin_jax.training.saving import Saver
 
@@ -50,6 +50,7 @@ def fit(
     refresh_every: int | None = None,
     plateau: float | None = None,
     validate: Validate[S] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> S:
     """Train to `steps`, from the newest checkpoint if there is one, and return the last state.
 
@@ -73,6 +74,7 @@ def fit(
         refresh_every: steps between two refreshes.
         plateau: the loss when all similarities are equal; staying there gives a warning.
         validate: how states are compared on validation points.
+        callbacks: called with the metrics of logged steps; what one raises ends the training.
 
     Raises:
         NonFinite: if more than `MOST_SKIPPED` steps in a row, or a weight, are not finite.
@@ -85,7 +87,7 @@ def fit(
     writer.resume(done)
     skips, segment = Skips(name, writer, ids), refresh_every or steps
     saver = Saver(name, steps, start, config, checkpoints, skips)
-    with Follower(name, steps, done, config, plateau, writer) as follow:
+    with Follower(name, steps, done, config, plateau, writer, callbacks) as follow:
         validations = Validations(validate, steps, done, writer, saver)
         validations(done, state)
         while done < steps and not validations.over:

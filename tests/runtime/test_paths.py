@@ -10,7 +10,7 @@ from PIL import Image
 from mufin_jax.data.preparation.config import PrepareConfig
 from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.model.config import ModelConfig
-from mufin_jax.prediction.pictures import _plain
+from mufin_jax.prediction.pictures import plain_picture
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.paths import user_name, user_path
 
@@ -46,7 +46,7 @@ def test_text_is_a_path_and_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
 def test_pictures_and_tokenizers_are_found_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     Image.new("RGB", (4, 4)).save(tmp_path / "lamp.png")
-    assert _plain("~/lamp.png", 1000) == tmp_path / "lamp.png"
+    assert plain_picture("~/lamp.png", 1000) == tmp_path / "lamp.png"
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nlamp\n")
     assert Tokenizer.load("~/words").vocab_size == 5

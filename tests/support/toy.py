@@ -42,7 +42,9 @@ class Toy:
         self.offset = np.load(path)
         self.refreshes.append(at)
 
-    def run(self, refresh=True, plateau=None, steps=STEPS, validate=None, **intervals):
+    def run(
+        self, refresh=True, plateau=None, steps=STEPS, validate=None, callbacks=(), **intervals
+    ):
         intervals = {"log_every": 4, "checkpoint_every": 5, "threads": 2} | intervals
         self.folder.mkdir(exist_ok=True)
         return fit(
@@ -60,6 +62,7 @@ class Toy:
             refresh_every=SEGMENT if refresh else None,
             plateau=plateau,
             validate=validate,
+            callbacks=callbacks,
         )
 
 

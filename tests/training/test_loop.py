@@ -63,6 +63,23 @@ def test_a_stop_ends_the_run_after_the_step_and_loses_nothing(tmp_path, through,
     assert metrics(tmp_path) == through[1]
 
 
+def test_callbacks_get_what_is_logged_and_one_that_raises_ends_the_run(tmp_path, through):
+    seen, told = [], ValueError("enough")
+
+    def stops(stage, step, values):
+        seen.append((stage, step, values["loss"]))
+        if step == 12:
+            raise told
+
+    with pytest.raises(ValueError, match="enough"):
+        Toy(tmp_path).run(callbacks=[stops])
+    assert [(stage, step) for stage, step, _ in seen] == [("toy", 4), ("toy", 8), ("toy", 12)]
+    assert [loss for *_, loss in seen] == [line["loss"] for line in through[1][:3]]
+    toy = Toy(tmp_path)
+    same(toy.run(), through[0])
+    assert metrics(tmp_path) == through[1] and min(toy.made) == 10
+
+
 def test_a_run_has_something_to_save_from_a_step_to_its_checkpoint(tmp_path, monkeypatch):
     """This tells `signals` whether a process may be ended in a native call."""
     after_step, at_refresh, toy = [], [], Toy(tmp_path)

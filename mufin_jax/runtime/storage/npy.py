@@ -143,6 +143,17 @@ def mapped(path: Path) -> np.ndarray:
         return np.lib.format.open_memmap(path, mode="r")
 
 
+def mapped_as(path: Path, kind: str, *shape: int | None) -> np.ndarray:
+    """Map a npy file; raise ValueError unless it has this kind of numbers and shape (None: any)."""
+    array = np.lib.format.open_memmap(path, mode="r")
+    fits = len(shape) == array.ndim and all(
+        want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+    )
+    if array.dtype.kind != kind or not fits:
+        raise ValueError(f"{path.name} is {array.dtype} {array.shape}")
+    return array
+
+
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays of an npz file.
 
