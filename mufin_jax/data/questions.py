@@ -40,6 +40,9 @@ class Questions:
     items: Int32[np.ndarray, " i"]
     compatible: Bool[np.ndarray, " outfits"]
 
+    def __repr__(self) -> str:
+        return f"Questions({len(self.right):,} questions, {len(self.compatible):,} outfits)"
+
     def outfits(self) -> list[np.ndarray]:
         """Return the labels of each outfit."""
         return np.split(self.items, self.offsets[1:-1]) if len(self.compatible) else []

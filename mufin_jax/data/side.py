@@ -70,6 +70,12 @@ class Side:
         """Return the number of items."""
         return len(self.text)
 
+    def __repr__(self) -> str:
+        labels = "" if self.relevance is None else f", {self.relevance.nnz:,} relevant labels"
+        return (
+            f"Side({self.name!r}: {len(self):,} items, {len(self.image_rows):,} pictures{labels})"
+        )
+
     @property
     def pairs(self) -> scipy.sparse.csr_matrix:
         """The relevance of a side of points.

@@ -58,6 +58,11 @@ class Strings:
         raw = self.blob[self.offsets[i] : self.offsets[i + 1]].tobytes()
         return raw.decode("utf-8", "replace")
 
+    def __repr__(self) -> str:
+        first = [repr(self[i][:40]) for i in range(min(2, len(self)))]
+        more = ["..."] if len(self) > 2 else []
+        return f"Strings({len(self):,}: {', '.join(first + more)})"
+
     def at(self, rows: Int[np.ndarray, "k"]) -> list[str]:
         """Return the strings of some rows."""
         return [self[int(row)] for row in rows]

@@ -15,11 +15,11 @@ import numpy as np
 import tokenizers
 from jaxtyping import Bool, Int32, Int64
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
-from tqdm import tqdm
 
 from mufin_jax.encoders.checkpoint_files import resolve
 from mufin_jax.encoders.sentence_files import prompt_of
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.logs import progress
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.files import damaged, save_array
 from mufin_jax.runtime.storage.npy import NpyWriter
@@ -196,7 +196,7 @@ def write_texts(
     lengths, cut = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
     with (
         NpyWriter(folder / "texts.npy", (max_tokens,), np.int32) as writer,
-        tqdm(total=len(titles), desc="titles", unit=" titles", disable=None) as progress,
+        progress(total=len(titles), desc="titles", unit=" titles") as bar,
     ):
         for start in until_stopped(range(0, len(titles), _AT_ONCE), "prepare"):
             part = titles[start : start + _AT_ONCE]
@@ -204,7 +204,7 @@ def write_texts(
             writer.append(ids)
             lengths.append(counts)
             cut.append(start + np.flatnonzero(lost))
-            progress.update(len(counts))
+            bar.update(len(counts))
     save_array(folder / "text_lengths.npy", np.concatenate(lengths))
     return np.concatenate(cut)
 

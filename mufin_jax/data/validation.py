@@ -35,6 +35,9 @@ class Validation:
         """Return the number of points."""
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"Validation({len(self):,} points, {int(self.cold.sum()):,} of them cold)"
+
     def save(self, folder: Path) -> None:
         """Write `validation.npz` and `validation_filter.npz`."""
         np.savez(folder / POINTS, rows=self.rows, cold=self.cold)

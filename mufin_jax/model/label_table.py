@@ -104,6 +104,10 @@ class LabelTable:
     square: Rows
     steps: Int[Array, ""]
 
+    def __repr__(self) -> str:
+        shape = getattr(self.rows.eta, "shape", ())  # the leaves may be placements
+        return f"LabelTable({' x '.join(map(str, shape))})"
+
 
 def placement(mesh: Mesh, config: TableConfig = TableConfig()) -> LabelTable:
     """Return where each array of the table lives, in the shape of a LabelTable."""
@@ -113,10 +117,7 @@ def placement(mesh: Mesh, config: TableConfig = TableConfig()) -> LabelTable:
 
 
 def abstract(
-    num_labels: int,
-    dim: int,
-    mesh: Mesh,
-    config: TableConfig = TableConfig(),
+    num_labels: int, dim: int, mesh: Mesh, config: TableConfig = TableConfig()
 ) -> LabelTable:
     """Return the shapes and placements of a table, for restoring one."""
     key = jax.random.key(0)

@@ -66,6 +66,15 @@ class Mufin(ItemEncoder, Heads):
         cross_attention = new_cross_attention(config, rngs)
         Heads.__init__(self, self_attention, cross_attention, dim=config.dim, mesh=mesh)
 
+    def __repr__(self) -> str:
+        """Return the kinds of its parts, and how many weights it has."""
+        parts = {"images": self.image_encoder, "texts": self.text_encoder}
+        kinds = (
+            f"{name}: {type(part).__name__}" for name, part in parts.items() if part is not None
+        )
+        weights = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
+        return f"Mufin({', '.join(kinds)}, D = {self.dim}, {weights:,} weights)"
+
     def encoder(self) -> ItemEncoder:
         """Return the half that describes, without the heads; it shares this model's weights."""
         return ItemEncoder(

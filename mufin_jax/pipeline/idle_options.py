@@ -92,8 +92,11 @@ RULES = (
     ),
     Rule(("pretrain.*",), lambda e: e.pretrain.epochs > 0, "--pretrain.epochs above 0"),
     Rule(
-        ("pretrain.temperature", "pretrain.both_ways"),
-        lambda e: e.pretrain.loss == "softmax",
+        ("pretrain.both_ways",), lambda e: e.pretrain.loss == "softmax", "--pretrain.loss=softmax"
+    ),
+    Rule(
+        ("pretrain.temperature",),
+        lambda e: e.pretrain.loss == "softmax" and e.pretrain.own_loss is None,
         "--pretrain.loss=softmax",
     ),
     Rule(
@@ -138,7 +141,7 @@ RULES = (
     ),
     Rule(
         ("finetune.temperature",),
-        lambda e: e.finetune.loss == "softmax",
+        lambda e: e.finetune.loss == "softmax" and e.finetune.own_loss is None,
         "--finetune.loss=softmax",
     ),
     Rule(

@@ -10,6 +10,14 @@ from mufin_jax.pipeline.cli_messages import flags_of, nearest_flags
 from mufin_jax.pipeline.experiment import ABOUT
 from mufin_jax.pipeline.setting_types import reject_other_type
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.training.own import register
+
+_OWN: dict[str, dict[str, Any]] = {
+    "pretrain.loss": {"loss": "softmax"},
+    "finetune.loss": {"loss": "softmax"},
+    "pretrain.batches": {},
+}
+"""Settings that may be a user's own function, and what it goes with."""
 
 C = TypeVar("C")
 """A configuration: a dataclass, which may hold others."""
@@ -21,7 +29,8 @@ def with_settings(config: C, settings: Mapping[str, Any]) -> C:
     Args:
         config: it stays unchanged.
         settings: values by name. Those of nested configurations have names joined by dots, or
-            stand in a mapping: {"pretrain.epochs": 3, "finetune": {"epochs": 2}}.
+            stand in a mapping: {"pretrain.epochs": 3, "finetune": {"epochs": 2}}. The losses, and
+            the batches of Module I, may be functions (`training/own.py`).
 
     Raises:
         InputError: for an unknown name, with the nearest one, and for a wrong value.
@@ -38,7 +47,10 @@ def _changed(config: Any, settings: Mapping[str, Any], prefix: str, whole: Any) 
         inner = dataclasses.is_dataclass(getattr(config, head, None))
         if head not in fields or (rest and not inner):
             raise InputError(_unknown(f"{prefix}{name}", whole))
-        if rest:
+        if f"{prefix}{head}" in _OWN and callable(value):
+            field = "own_sampler" if head == "batches" else "own_loss"
+            values |= {**_OWN[prefix + head], field: register(value)}
+        elif rest:
             nested.setdefault(head, {})[rest] = value
         elif inner and isinstance(value, Mapping):
             nested.setdefault(head, {}).update(value)
@@ -55,14 +67,22 @@ def _checked(config: Any, field: dataclasses.Field, value: Any, name: str) -> An
     Raises:
         InputError: if it is of another type, or none of the choices.
     """
+    now = getattr(config, field.name)
+    if dataclasses.is_dataclass(now) and not dataclasses.is_dataclass(value):
+        raise InputError(
+            f"{name}: found {type(value).__name__}; expected a mapping of settings, or a "
+            f"{type(now).__name__}"
+        )
     reject_other_type(name, value, field)
+    value = tuple(value) if isinstance(now, tuple) and isinstance(value, list) else value
     kind = typing.get_type_hints(type(config))[field.name]
     choices = [one for one in (kind, *typing.get_args(kind)) if typing.get_origin(one) is Literal]
     known = [choice for one in choices for choice in typing.get_args(one)]
-    if known and value not in known and not (value is None and type(None) in typing.get_args(kind)):
-        raise InputError(f"{name}={value!r:.80}: expected one of {', '.join(map(str, known))}")
-    is_tuple = isinstance(getattr(config, field.name), tuple)
-    return tuple(value) if is_tuple and isinstance(value, list) else value
+    optional = type(None) in typing.get_args(kind)
+    for one in value if isinstance(value, tuple) else (value,):
+        if known and one not in known and not (one is None and optional):
+            raise InputError(f"{name}={one!r:.80}: expected one of {', '.join(map(str, known))}")
+    return value
 
 
 def _unknown(name: str, whole: Any) -> str:

@@ -21,6 +21,7 @@ from mufin_jax.pipeline.stage_table import STAGES, stages_of
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.logs import show_lines
 from mufin_jax.runtime.run_folder import Run, environment, read_only, use_compile_cache
 from mufin_jax.runtime.shared_stages import link_stages
 from mufin_jax.runtime.signals import check_stop
@@ -60,6 +61,7 @@ def run(
         Held: another run uses the folder.
         Stopped: after a signal; the same call resumes.
     """
+    show_lines()
     _check_types(experiment, mesh, others)
     experiment = with_prepared_data(experiment)
     _check(experiment, stage, redo)

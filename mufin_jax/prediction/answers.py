@@ -51,7 +51,7 @@ class Prediction:
     id: str
     title: str
     score: float
-    why: Explanation | None = None
+    why: Explanation | None = dataclasses.field(default=None, repr=False)
 
 
 def named(

@@ -31,6 +31,9 @@ class Names:
     ids: Strings
     titles: Strings
 
+    def __repr__(self) -> str:
+        return f"Names({self.ids!r})"
+
     @functools.cached_property
     def finder(self) -> LabelFinder:
         """Finds labels by their ids; made when the first id is asked for, or before."""
@@ -59,6 +62,11 @@ class Catalogue:
     def changed(self, changes: Changes, version: int = 0) -> "Catalogue":
         """Return the catalogue of the same labels of training with other changes."""
         return Catalogue(self.base, changes, version)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.base.ids):,} labels of training"
+        changed = f"{len(self.added):,} added, {len(self.changes.removed):,} removed"
+        return f"Catalogue({sizes}, {changed}, version {self.version})"
 
     @property
     def added(self) -> Segment:

@@ -62,6 +62,11 @@ class LabelCache:
     offsets: Int64[np.ndarray, "l1"]
     most: int
 
+    def __repr__(self) -> str:
+        labels, descriptors = len(self.offsets) - 1, int(self.offsets[-1])
+        dim = self.arrays[1].shape[1]
+        return f"LabelCache({labels:,} labels, {descriptors:,} descriptors, D = {dim})"
+
     @classmethod
     def load(cls, folder: Path, block: CrossBlock, mesh: Mesh) -> "LabelCache":
         """Load what `cache_writer` wrote; each device gets its own rows, and none ever holds all.

@@ -29,6 +29,10 @@ class LabelEntries:
     vectors: Float32[np.ndarray, "e d"]
     offsets: Int[np.ndarray, " num_labels_plus_1"]
 
+    def __repr__(self) -> str:
+        entries, dim = self.vectors.shape
+        return f"LabelEntries({len(self.offsets) - 1:,} labels, {entries:,} entries, D = {dim})"
+
     @classmethod
     def group(
         cls, vectors: Float[np.ndarray, "e d"], labels: Int[np.ndarray, " e"], num_labels: int

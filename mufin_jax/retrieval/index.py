@@ -49,6 +49,9 @@ class LabelIndex:
     config: IndexConfig
     searcher: Searcher
 
+    def __repr__(self) -> str:
+        return f"LabelIndex({self.entries!r}, {type(self.searcher).__name__})"
+
     @classmethod
     def build(
         cls,

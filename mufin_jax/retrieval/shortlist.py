@@ -22,6 +22,10 @@ class Shortlist:
     labels: Int32[np.ndarray, "b k"]
     similarities: Float32[np.ndarray, "b k"]
 
+    def __repr__(self) -> str:
+        points, places = self.labels.shape
+        return f"Shortlist({points:,} datapoints, {places:,} labels each)"
+
     def save(self, folder: Path) -> None:
         """Write `labels.npy`, `similarities.npy` and, last, the manifest of both."""
         with disk_errors(folder):

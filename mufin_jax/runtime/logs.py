@@ -67,6 +67,12 @@ def set_up_logging(level: int = logging.INFO, process: int | None = None) -> Non
     absl.logging.set_verbosity(absl.logging.FATAL)
 
 
+def show_lines() -> None:
+    """Send log lines to stderr where nobody has set up logging, as in a notebook."""
+    if not logging.getLogger("mufin_jax").hasHandlers():
+        set_up_logging(process=processes.process() if processes.several() else None)
+
+
 def progress(**options: Any) -> tqdm:
     """Make a progress bar; only process 0 shows it, on a terminal or in a notebook.
 

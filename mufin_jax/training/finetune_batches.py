@@ -5,10 +5,11 @@ differentiated and updated once.
 """
 
 import dataclasses
-from typing import Any, Literal, no_type_check
+from typing import Annotated, Any, Literal, no_type_check
 
 import jax
 import numpy as np
+import tyro
 from jaxtyping import Bool, Int, Int32
 
 from mufin_jax.data.bags import Bags, Pool
@@ -24,6 +25,7 @@ from mufin_jax.training.epoch_batches import EpochBatches, check_counts
 from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.modality_dropout import check_probability
 from mufin_jax.training.optimizer import OptimizerConfig
+from mufin_jax.training.own import check_own_loss
 
 PAPER_DEPTH = 100
 """Places of a shortlist that the paper draws negatives from: all of them."""
@@ -54,6 +56,7 @@ class FinetuneConfig:
             for w = unit(z + eta) (SiameseXML).
         prototypes: for classifiers "sum", z goes through a block that also reads the label's
             centroid (`prototypes.py`); what makes x1 must be frozen.
+        own_loss: name of a user's own loss instead of the softmax; `fit` gives it.
         optimizer: rates, and which parts train.
         validate: when the model is validated, and when training ends early.
         fit: logs and checkpoints.
@@ -72,6 +75,7 @@ class FinetuneConfig:
     modality_dropout: float = 0.0
     classifiers: Literal["table", "labels", "sum"] = "table"
     prototypes: bool = False
+    own_loss: Annotated[str | None, tyro.conf.Suppress] = None
     optimizer: OptimizerConfig = dataclasses.field(
         default_factory=lambda: OptimizerConfig(rate=5e-5)
     )
@@ -82,6 +86,7 @@ class FinetuneConfig:
         """Reject counts below 1 and invalid margins."""
         counts = ("epochs", "batch_size", "positives", "negatives", "negatives_from")
         check_counts("finetune", self, *counts)
+        check_own_loss("finetune", self.own_loss, self.loss)
         if self.prototypes and self.classifiers != "sum":
             raise InputError(
                 f"finetune.prototypes with finetune.classifiers={self.classifiers}: expected "

@@ -140,16 +140,17 @@ def _softmax(
     others: Float[Array, "b u"],
     batch: Batch,
 ) -> Float[Array, "b"]:
-    """Return the softmax loss of each datapoint, with its own labels and the batch's others.
+    """Return the softmax loss, or a user's own, of each datapoint.
 
+    It compares the datapoint's own labels and the batch's others.
     The other labels are compared by x1·w: an x2 for every pair of the batch would cost some fifty
     times as much cross-attention, and these are the easy negatives.
     """
     assert batch.others is not None
     none = jnp.zeros_like(batch.others)
-    return losses.softmax_loss(
+    loss_of = losses.batch_loss(config.own_loss, "finetune", config.temperature)
+    return loss_of(
         jnp.concatenate([own, others], 1),
         jnp.concatenate([batch.positives, none], 1),
         jnp.concatenate([batch.negatives, batch.others], 1),
-        config.temperature,
     )

@@ -2,12 +2,25 @@
 
 The training step takes the mean over the batch. Similarities are cosines: all vectors that enter
 are sphere-normalised. The hinge and the cosine loss are the paper's. The softmax loss can take the
-place of either. The relation loss can be added to that of Module I.
+place of either, and a user's own loss that of the softmax. The relation loss can be added to that
+of Module I.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from mufin_jax.training import own
+
+BatchLoss = Callable[
+    [Float[Array, "a o"], Bool[Array, "a o"], Bool[Array, "a o"]], Float[Array, "a"]
+]
+"""Returns the loss of each anchor of a batch, from its similarities with all other items, its
+positives and its negatives. JAX compiles it. Items in neither mask play no part; an anchor without
+a positive must get 0."""
 
 
 def hinge_loss(
@@ -64,6 +77,22 @@ def softmax_loss(
     gaps = jnp.where(positives, total[:, None] - logits, 0)
     losses = jnp.where(positives, jax.nn.softplus(gaps), 0)
     return losses.sum(-1) / positives.sum(-1).clip(1)
+
+
+def batch_loss(name: str | None, stage: str, temperature: float | Float[Array, ""]) -> BatchLoss:
+    """Return the loss that compares an anchor with all of its batch: the softmax, or a user's own.
+
+    Args:
+        name: of a user's own loss (`own.register`); None for the softmax.
+        stage: whose loss it is, for messages.
+        temperature: of the softmax.
+
+    Raises:
+        InputError: if this process does not know the user's own loss.
+    """
+    if name is None:
+        return functools.partial(softmax_loss, temperature=temperature)
+    return own.find(name, f"{stage}.own_loss")
 
 
 def relation_loss(

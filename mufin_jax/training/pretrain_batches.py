@@ -24,6 +24,7 @@ from mufin_jax.runtime.distributed.padding import spare_rows
 from mufin_jax.runtime.draws import Draw, generator
 from mufin_jax.training import mining
 from mufin_jax.training.epoch_batches import EpochBatches
+from mufin_jax.training.own import sampled
 from mufin_jax.training.pretrain_config import PretrainConfig
 from mufin_jax.training.teacher import Teacher
 
@@ -148,9 +149,11 @@ class Batches(EpochBatches):
             found = search(other[self.usable_others], own[self.usable], count)
             self.near = found.astype(np.int32)
 
-    def plateau(self) -> float:
-        """Return the loss of a batch when all similarities are equal, about."""
+    def plateau(self) -> float | None:
+        """Return the loss of a batch when all similarities are equal, about; None if unknown."""
         config = self.config
+        if config.own_loss is not None:
+            return None
         labels, points = config.shapes(self.size)
         negatives = max(labels, points) - config.positives
         if config.loss == "softmax":
@@ -225,6 +228,9 @@ class Batches(EpochBatches):
 
     def _make_order(self, epoch: int) -> Int[np.ndarray, "k"]:
         vectors = self.z if self.over == "labels" else self.x
+        if self.config.own_sampler is not None:
+            shown = None if vectors is None else vectors[self.usable]
+            return sampled(self.config.own_sampler, self.usable, shown, self._epoch_draws(epoch))
         if self.config.batches == "clustered" and vectors is not None:
             order = mining.clustered_order(
                 vectors[self.usable], self.config.cluster_size, self._epoch_draws(epoch)

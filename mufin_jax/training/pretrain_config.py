@@ -1,7 +1,9 @@
 """The settings of Module I; the defaults are the paper's (Tab. 5, App. D)."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.paths import settle_paths
@@ -10,6 +12,7 @@ from mufin_jax.training.epoch_batches import check_counts
 from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.modality_dropout import check_probability
 from mufin_jax.training.optimizer import OptimizerConfig
+from mufin_jax.training.own import check_own_loss
 from mufin_jax.training.temperature import LOWEST
 
 
@@ -51,6 +54,8 @@ class PretrainConfig:
         teacher: ready vectors by item id (docs/data.md) whose relations the student's vectors take
             over: a folder, or one npy file with its ids next to it.
         teacher_weight: what the teacher's loss is multiplied by before it is added.
+        own_loss: name of a user's own loss instead of the softmax; `fit` gives it.
+        own_sampler: name of a user's own order of the items of an epoch; `fit` gives it.
         optimizer: rates, and which parts train.
         validate: when the model is validated, and when training ends early.
         fit: logs and checkpoints.
@@ -79,6 +84,8 @@ class PretrainConfig:
     dropout: float = 0.0
     teacher: str | None = None
     teacher_weight: float = 1.0
+    own_loss: Annotated[str | None, tyro.conf.Suppress] = None
+    own_sampler: Annotated[str | None, tyro.conf.Suppress] = None
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     validate: ValidateConfig = dataclasses.field(default_factory=ValidateConfig)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
@@ -106,6 +113,12 @@ class PretrainConfig:
             raise InputError(
                 f"pretrain.temperature={self.temperature}: expected a number from 0.001 to 10"
             )
+        check_own_loss("pretrain", self.own_loss, self.loss)
+        if self.own_loss is not None and self.learn_temperature:
+            raise InputError(
+                "pretrain.learn_temperature with a loss of one's own: only the softmax has a "
+                "temperature; leave one of the two out"
+            )
         if self.learn_temperature and self.loss != "softmax":
             raise InputError(
                 f"pretrain.learn_temperature with pretrain.loss={self.loss}: the hinge has no "
@@ -130,7 +143,8 @@ class PretrainConfig:
     @property
     def mines(self) -> bool:
         """Whether batches depend on the embeddings of the last refresh."""
-        return self.hard_limit < 1 or self.batches == "clustered" or self.mined_negatives > 0
+        ordered = self.batches == "clustered" or self.own_sampler is not None
+        return self.hard_limit < 1 or ordered or self.mined_negatives > 0
 
     @property
     def mined_side(self) -> str | None:

@@ -110,11 +110,13 @@ def _taught(
 def _softmax(
     config: PretrainConfig, train: Weights, similarities: Float[Array, "a o"], batch: Batch
 ) -> Float[Array, ""]:
-    """Return the mean softmax loss of the anchors, or of both sides in turn."""
-    temperature = temperature_of(train, config.temperature)
+    """Return the mean softmax loss, or a user's own, of the anchors or of both sides in turn."""
+    loss_of = losses.batch_loss(
+        config.own_loss, "pretrain", temperature_of(train, config.temperature)
+    )
 
     def mean(similarities: Array, positives: Array, negatives: Array) -> Array:
-        loss = losses.softmax_loss(similarities, positives, negatives, temperature)
+        loss = loss_of(similarities, positives, negatives)
         return loss.sum() / positives.any(1).sum()
 
     one_way = mean(similarities, batch.positives, batch.negatives)

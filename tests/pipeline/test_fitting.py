@@ -17,7 +17,8 @@ from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import load_json
 
 ITEMS = [
-    {"id": f"B{i}", "title": f"lamp {i % 7}", "related": [f"B{(i + 1) % 60}"]} for i in range(60)
+    {"id": f"B{i}", "title": f"lamp {i % 7}", "related": [f"B{(i + 1) % 60}", f"B{i * 7 % 20}"]}
+    for i in range(60)
 ]
 
 
@@ -76,14 +77,13 @@ def test_a_run_without_a_folder_stays_as_long_as_what_was_loaded_from_it(dataset
     ("arguments", "settings", "message"),
     [
         (["best"], {}, "^preset='best': expected one of miniature, catalogue"),
-        ([MINUTE, print], {}, "^callbacks: found <built-in function print>; expected a list of"),
         ([MINUTE], {"pretrain": {"epoch": 3}}, "'pretrain.epoch'; did you mean pretrain.epochs"),
         ([MINUTE], {"lr": 0.1}, "'lr'; did you mean pretrain.optimizer.rate or finetune.opt"),
         ([MINUTE], {"seeds": 3}, "^unknown setting 'seeds'; did you mean seed?"),
         ([MINUTE], {"pretrain.epochs.x": 3}, "^unknown setting 'pretrain.epochs.x'"),
         ([MINUTE], {"pretrain.epochs": "5"}, "^pretrain.epochs='5': expected a whole number"),
         ([MINUTE], {"finetune.loss": "hinge"}, "'hinge': expected one of cosine, softmax"),
-        ([MINUTE], {"pretrain": 7}, "^pretrain: found int; expected a PretrainConfig"),
+        ([MINUTE], {"pretrain": 7}, "^pretrain: found int; expected a mapping of settings"),
         ([MINUTE], {"pretrain.cluster_size": 7}, "cluster-size=7 does nothing here: it needs"),
     ],
 )
@@ -91,6 +91,12 @@ def test_wrong_use_is_one_line(dataset, ran, arguments, settings, message):
     with pytest.raises(InputError, match=message):
         mufin.fit(dataset, *arguments, **settings)
     assert not ran
+
+
+def test_callbacks_that_cannot_be_called_are_rejected_at_once():
+    for given in (print, [print, 7]):
+        with pytest.raises(InputError, match=r"^callbacks: found .*; expected a list of functions"):
+            fitting._check_callbacks(given)
 
 
 def test_a_dataset_of_other_origin_is_rejected_with_what_to_give(dataset, tmp_path):

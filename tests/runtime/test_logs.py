@@ -1,12 +1,14 @@
 """What a run logs: lines for people, metrics for programs."""
 
+import io
 import json
 import logging
+import sys
 
 import numpy as np
 import pytest
 
-from mufin_jax.runtime.logs import MetricsWriter, set_up_logging
+from mufin_jax.runtime.logs import MetricsWriter, progress, set_up_logging, show_lines
 
 
 def lines(folder):
@@ -56,6 +58,31 @@ def test_processes_other_than_0_log_only_warnings_with_their_number(own_handlers
     logging.getLogger("mufin_jax.training.loop").info("resuming at step %d", 5)
     logging.getLogger("mufin_jax.training.loop").warning("a file is damaged")
     assert capsys.readouterr().err.partition(" ")[2] == "WARNING process 3: a file is damaged\n"
+
+
+def test_a_session_without_logging_sees_the_lines_and_one_with_logging_keeps_its_own(capsys):
+    root, line = logging.getLogger(), "pretrain: already finished"
+    root.handlers[:] = []
+    show_lines()
+    show_lines()
+    logging.getLogger("mufin_jax.pipeline.runner").info(line)
+    assert capsys.readouterr().err.endswith(f"INFO {line}\n") and len(root.handlers) == 1
+    root.handlers[:] = [mine := logging.NullHandler()]
+    logging.getLogger("mufin_jax").setLevel(logging.NOTSET)
+    show_lines()
+    assert root.handlers == [mine] and logging.getLogger("mufin_jax").level == logging.NOTSET
+
+
+@pytest.mark.parametrize("notebook", [True, False])
+def test_a_progress_bar_is_a_widget_in_a_notebook_only(monkeypatch, notebook):
+    import tqdm.auto
+
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", logging)
+    widget = type("Widget", (tqdm.std.tqdm,), {})
+    monkeypatch.setattr(tqdm.auto, "tqdm", widget)
+    with progress(iterable=range(2), desc="titles", file=io.StringIO()) as bar:
+        assert isinstance(bar, widget) == notebook and list(bar) == [0, 1]
 
 
 def test_log_lines_are_plain_off_a_terminal_and_libraries_are_quiet(capsys):

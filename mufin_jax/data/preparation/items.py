@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from jaxtyping import Int32, Int64
-from tqdm import tqdm
 
 from mufin_jax.data.preparation.resize import Bag
 from mufin_jax.data.preparation.spool import JpegSpool
@@ -18,6 +17,7 @@ from mufin_jax.data.readers.tally import Tally
 from mufin_jax.data.strings import Strings
 from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.logs import progress
 from mufin_jax.runtime.signals import until_stopped
 
 
@@ -94,7 +94,8 @@ class ItemRecords:
         items, spool = self._items, self._spool
         numbers = until_stopped(range(start, stop), "prepare")
         title = f"{self._name} records"
-        for i in tqdm(numbers, title, len(items), initial=start, unit=" items", disable=None):
+        bar = {"desc": title, "total": len(items), "initial": start, "unit": " items"}
+        for i in progress(iterable=numbers, **bar):
             rows = items.image_rows[items.image_offsets[i] : items.image_offsets[i + 1]]
             images = spool.read(rows.tolist()) if spool else []
             yield {"uid": items.ids[i], "title": items.titles[i], "images": images}

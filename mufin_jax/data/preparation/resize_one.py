@@ -14,12 +14,12 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
-from tqdm import tqdm
 
 from mufin_jax.data.cut_jpeg import read_nearly_whole
 from mufin_jax.data.images import MAX_BYTES, BadImage, encode_jpeg
 from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.readers.catalogue import ImageSource
+from mufin_jax.runtime.logs import progress
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -85,13 +85,13 @@ Worker = Callable[[Resizer, Int64[np.ndarray, " i"], JpegSpool], Results]
 
 def resize_in_threads(resizer: Resizer, keys: Int64[np.ndarray, " i"], spool: JpegSpool) -> Results:
     """Resize on one machine; a `Worker`."""
-    progress = tqdm(map(int, keys), "images", len(keys), unit=" images", disable=None)
+    shown = progress(iterable=map(int, keys), desc="images", total=len(keys), unit=" images")
     with (
         warnings.catch_warnings(),  # from Pillow, about odd files; our report lists them
         spool.file(0).open("wb") as file,
     ):
         warnings.simplefilter("ignore")
-        for result in _in_order(resizer, progress):
+        for result in _in_order(resizer, shown):
             if isinstance(result, BadImage):
                 yield result
                 continue

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix, save_npz
-from tqdm import tqdm
 
 from mufin_jax.data.manifest import MANIFEST, save_manifest
 from mufin_jax.data.preparation.items import Items
@@ -31,6 +30,7 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.data.synthetic.ads_world import AdsConfig, Queries
 from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.runtime.blocks import cut
+from mufin_jax.runtime.logs import progress
 from mufin_jax.runtime.signals import until_stopped
 from mufin_jax.runtime.storage.disk import filling
 from mufin_jax.runtime.storage.files import save_json
@@ -105,7 +105,7 @@ def _write_vectors(queries: Queries, pairs: dict[str, csr_matrix], out: Path, bl
     with (
         NpyWriter(out / "text_vectors.npy", (config.dim,), np.float32) as texts,
         NpyWriter(out / "image_vectors.npy", (config.dim,), np.float32) as images,
-        tqdm(total=total, desc="generate", unit=" items", disable=None) as bar,
+        progress(total=total, desc="generate", unit=" items") as bar,
     ):
         for labels in until_stopped(cut(config.labels, block), "prepare"):
             rows = queries.vectors(labels.start, labels.stop)
