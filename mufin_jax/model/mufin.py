@@ -75,6 +75,8 @@ class Mufin(ItemEncoder, Heads):
         weights = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self, nnx.Param)))
         return f"Mufin({', '.join(kinds)}, D = {self.dim}, {weights:,} weights)"
 
+    __str__ = __repr__  # Flax prints every array
+
     def encoder(self) -> ItemEncoder:
         """Return the half that describes, without the heads; it shares this model's weights."""
         return ItemEncoder(

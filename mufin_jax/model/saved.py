@@ -17,11 +17,12 @@ from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.runtime.distributed import processes
-from mufin_jax.runtime.distributed.mesh import put, replicated
+from mufin_jax.runtime.distributed.mesh import make_mesh, put, replicated
 from mufin_jax.runtime.draws import Draw, key
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.runtime.storage.files import load_sealed, save_sealed
+from mufin_jax.runtime.storage.paths import Given, user_path
 
 _ENCODERS = {"image": "vit", "text": "distilbert"}
 """The model's encoders, and what they were in version 0.1, which had one kind of each."""
@@ -77,18 +78,21 @@ class ModelSizes:
         )
 
 
-def new_model(config: ModelConfig, dataset: Dataset, mesh: Mesh, seed: int) -> Mufin:
+def new_model(
+    config: ModelConfig, dataset: Dataset, mesh: Mesh | None = None, seed: int = 0
+) -> Mufin:
     """Return the model before any training: from checkpoints where they are named, else random.
 
     Args:
         config: sizes, kinds and checkpoints.
         dataset: the prepared folder that the model is for.
-        mesh: the devices.
+        mesh: the devices; all of them by default.
         seed: of the random weights.
 
     Raises:
         InputError: if a checkpoint cannot be read, or belongs to another kind of data.
     """
+    mesh = mesh or make_mesh()
     vectors, text_vectors = dataset.image_vectors, dataset.text_vectors
     for kind, ready, raw, named in (
         ("image", vectors, "pixels", config.image_checkpoint),
@@ -205,12 +209,17 @@ def load_sizes(folder: Path) -> tuple[ModelSizes, dict[str, float]]:
     return sizes, stored.get("vector_scales", {})  # absent from older files
 
 
-def load_model(folder: Path, mesh: Mesh) -> Mufin:
+def load_model(folder: Given, mesh: Mesh | None = None) -> Mufin:
     """Load the model that `save_model` wrote, of this version or an older one.
+
+    Args:
+        folder: of the model.
+        mesh: the devices; all of them by default.
 
     Raises:
         InputError: if there is no model, or it is incomplete.
     """
+    folder, mesh = user_path(folder, "folder"), mesh or make_mesh()
     sizes, scales = load_sizes(folder)
 
     def build(rngs: nnx.Rngs) -> Mufin:

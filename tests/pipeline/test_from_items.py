@@ -3,12 +3,14 @@
 import gc
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from minute import MINUTE
 from PIL import Image
+from places import ROOT
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.preparation.prepare import prepare
@@ -109,6 +111,19 @@ def test_every_title_of_an_item_is_a_text_of_its_own():
     found = from_items(given)
     assert found.train.text.shape == (8, 3)
     assert sorted((found.train.text >= 0).sum(1)) == [1] * 7 + [3]
+
+
+def test_the_model_on_a_batch_of_the_page_learns():
+    page = (ROOT / "docs" / "python.md").read_text("utf-8")
+    (code,) = re.findall(r"A model on a batch.*?```python\n(.*?)```", page, re.DOTALL)
+    assert len(code.splitlines()) < 25
+    code = code.replace(
+        "from experiments.amazon import CATALOGUE", "from minute import MINUTE as CATALOGUE"
+    )
+    found = {"data": from_items(items())}
+    exec(code, found)
+    before = found["loss"]
+    assert found["loss_of"](found["model"]) < before
 
 
 @pytest.mark.parametrize(
