@@ -75,22 +75,18 @@ def prepare_items(
         if temporary is not None:
             temporary.needed_by(prepare_items)
         raise
+    except BaseException:
+        shutil.rmtree(home, ignore_errors=True)  # it was new
+        raise
     if temporary is not None:
         temporary.needed_by(dataset)
     return dataset
 
 
 def _new_folder(given: Given) -> Path:
-    """Return a folder that a user names, without what an interrupted call has left there.
-
-    Raises:
-        InputError: if it holds anything else.
-    """
+    """Return a folder that a user names; reject one that holds anything."""
     folder = user_path(given, "folder")
-    if (folder / "items").is_dir() and not (folder / "items" / _SETTINGS).exists():
-        for name in ("items", "prepare"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
             f"{folder} is not empty: expected a new folder; what from_items has written there "
             f"before is opened by Dataset.load({str(folder / 'prepare')!r})"
