@@ -113,7 +113,10 @@ DIR answers as the run does, wherever it is moved to, and also read-only; `mufin
 as well. It has none of the data's pictures and texts.
 
   --to=DIR              the new folder
-  --force               replace the export that is there""",
+  --force               replace the export that is there
+  --encoders            also write encoders/text and encoders/image, for transformers
+  --push-to-hub=USER/NAME   upload it to the hub of Hugging Face, as a private repository
+  --public              ... as a public one""",
         "mufin_jax.commands.export",
         ("save", "pack", "package", "bundle", "dump", "publish", "push"),
     ),

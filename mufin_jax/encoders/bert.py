@@ -54,6 +54,17 @@ class BertConfig(PooledTextConfig):
             types=config.get("type_vocab_size", 2),
         )
 
+    def to_hf(self) -> dict[str, Any]:
+        """Return the Hugging Face `config.json` of this shape."""
+        return {
+            "architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu",
+            "vocab_size": self.vocab, "hidden_size": self.width,
+            "num_hidden_layers": self.depth, "num_attention_heads": self.heads,
+            "intermediate_size": self.mlp, "max_position_embeddings": self.max_positions,
+            "layer_norm_eps": self.layer_norm_eps, "type_vocab_size": self.types,
+            "pad_token_id": 0,
+        }  # fmt: skip
+
 
 EMBEDDINGS = (
     ("embeddings.word_embeddings", "words", WORDS),

@@ -53,6 +53,15 @@ class DistilBertConfig(PooledTextConfig):
             max_positions=config.get("max_position_embeddings", 512),
         )
 
+    def to_hf(self) -> dict[str, Any]:
+        """Return the Hugging Face `config.json` of this shape."""
+        return {
+            "architectures": ["DistilBertModel"], "model_type": "distilbert",
+            "activation": "gelu", "vocab_size": self.vocab, "dim": self.width,
+            "n_layers": self.depth, "n_heads": self.heads, "hidden_dim": self.mlp,
+            "max_position_embeddings": self.max_positions, "pad_token_id": 0,
+        }  # fmt: skip
+
 
 NAMING = Naming(
     prefix="distilbert.",

@@ -1,6 +1,7 @@
 """Converts the names and axes of a checkpoint's weights to ours, by a table complete both ways."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,16 +17,35 @@ def same(values: np.ndarray) -> np.ndarray:
     return values
 
 
+def from_convolution(values: np.ndarray) -> np.ndarray:
+    """Return (width, channel, row, column) as a matrix from (row, column, channel) to width."""
+    return values.transpose(2, 3, 1, 0).reshape(-1, values.shape[0])
+
+
+def to_convolution(values: np.ndarray) -> np.ndarray:
+    """Return what `from_convolution` made of square patches of three channels."""
+    side = math.isqrt(len(values) // 3)
+    return values.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
+
+
+def unsqueezed(values: np.ndarray) -> np.ndarray:
+    """Return vectors as checkpoints hold tokens that stand in front of every batch: (1, n, d)."""
+    return values.reshape(1, -1, values.shape[-1])
+
+
 LINEAR: Layer = ((".weight", ".kernel", np.transpose), (".bias", ".bias", same))
 NORM: Layer = ((".weight", ".scale", same), (".bias", ".bias", same))
 WORDS: Layer = ((".weight", ".embedding", same),)
 POSITIONS: Layer = ((".weight", "", same),)
 SQUEEZED: Layer = (("", "", np.squeeze),)
-# A convolution's (width, channel, row, column) is here a matrix from (row, column, channel).
-PATCHES: Layer = (
-    (".weight", ".kernel", lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])),
-    (".bias", ".bias", same),
-)
+PATCHES: Layer = ((".weight", ".kernel", from_convolution), (".bias", ".bias", same))
+INVERSES: Mapping[Convert, Convert] = {
+    same: same,
+    np.transpose: np.transpose,
+    np.squeeze: unsqueezed,
+    from_convolution: to_convolution,
+}
+"""What undoes each change of values."""
 
 
 def by_depth(config: Any) -> Iterable[tuple[int, ...]]:
@@ -48,6 +68,8 @@ class Naming:
     new: Mapping[str, Callable[[Any], Any]] = dataclasses.field(default_factory=dict)
     """Names here that a checkpoint may lack, either all or none of them, each with a function that
     computes its value from the encoder, whose other weights are filled."""
+    renamed: bool = False
+    """Whether files still have the older names."""
     blocks: Callable[[Any], Iterable[tuple[int, ...]]] = by_depth
     """From a config to the numbers that {} stands for; several where blocks contain blocks."""
 
@@ -56,6 +78,12 @@ class Naming:
         name = name.removeprefix(self.prefix)
         for old, new in self.older:
             name = name.replace(old, new)
+        return name
+
+    def stored(self, name: str) -> str:
+        """Return a modern name as files have it."""
+        for old, new in reversed(self.older) if self.renamed else ():
+            name = name.replace(new, old)
         return name
 
     def parameters(self, config: Any) -> Iterable[tuple[str, str, Convert]]:

@@ -93,6 +93,23 @@ class ImageProcessing:
         std = _three_numbers("std", config.get("image_std") or cls.std)
         return cls(size, fit, resample, mean, std, share)
 
+    def to_hf(self) -> dict[str, Any]:
+        """Return a Hugging Face `preprocessor_config.json` of this preprocessing.
+
+        No processor there pads: of `pad`, it resizes pictures that are square already.
+        """
+        square = {"height": self.size, "width": self.size}
+        crop = self.fit == "crop"
+        return {
+            "image_processor_type": "CLIPImageProcessor" if crop else "ViTImageProcessor",
+            "do_resize": True, "do_center_crop": crop,
+            "size": {"shortest_edge": round(self.size / self.share)} if crop else square,
+            **({"crop_size": square} if crop else {}),
+            "resample": next(n for n, name in _PILLOW_FILTERS.items() if name == self.resample),
+            "do_rescale": True, "rescale_factor": 1 / 255,
+            "do_normalize": True, "image_mean": list(self.mean), "image_std": list(self.std),
+        }  # fmt: skip
+
     def normalise(self, pixels: Any) -> Any:
         """Return (pixels / 255 - mean) / std in float32, computed by the library of `pixels`.
 

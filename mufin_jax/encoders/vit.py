@@ -64,6 +64,17 @@ class ViTConfig(ImageTransformerConfig):
             qkv_bias=config.get("qkv_bias", True),
         )
 
+    def to_hf(self) -> dict[str, Any]:
+        """Return the Hugging Face `config.json` of this shape."""
+        return {
+            "architectures": ["ViTModel"], "model_type": "vit", "hidden_act": "gelu",
+            "hidden_size": self.width, "num_hidden_layers": self.depth,
+            "num_attention_heads": self.heads, "intermediate_size": self.mlp,
+            "patch_size": self.patch, "image_size": self.image_size, "num_channels": 3,
+            "layer_norm_eps": self.layer_norm_eps, "qkv_bias": self.qkv_bias,
+            "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        }  # fmt: skip
+
 
 NAMING = Naming(
     prefix="vit.",
@@ -91,6 +102,7 @@ NAMING = Naming(
         (".intermediate.dense.", ".mlp.fc1."),
         (".output.dense.", ".mlp.fc2."),
     ),
+    renamed=True,
     ignored=("pooler.*", "classifier.*", "decoder.*", "embeddings.mask_token"),
 )
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mufin_jax.export.answers import save_answers
+from mufin_jax.export.card import save_card
+from mufin_jax.export.encoders import problem, save_encoders
 from mufin_jax.export.label_vectors import save_label_vectors
 from mufin_jax.prediction.config import check_finished
 from mufin_jax.prediction.predictor import Predictor
@@ -23,13 +25,14 @@ _CHANGES = "catalogue"
 """The folder of an export that changes with its labels; it has seals of its own."""
 
 
-def export_run(run: Given, to: Given, force: bool = False) -> Path:
+def export_run(run: Given, to: Given, force: bool = False, encoders: bool = False) -> Path:
     """Write what a finished run needs to answer into a folder of its own, and return the folder.
 
     Args:
         run: the folder of a run whose stage finetune is done, or of an export.
         to: the new folder; nothing is there before it is complete.
         force: replace an export that is there already.
+        encoders: also write the encoders under the names of Hugging Face.
 
     Raises:
         InputError: if the run is not finished or damaged, or `to` cannot take its export.
@@ -39,10 +42,15 @@ def export_run(run: Given, to: Given, force: bool = False) -> Path:
     check_finished(run)
     _check_target(run, to, force)
     predictor = Predictor.load(run)
+    if found := encoders and problem(predictor):
+        raise InputError(found)
     with _moved_into_place(to) as folder:
         save_answers(run, predictor, folder)
         cache = run / "finetune" / "predictor" / "labels"
         save_label_vectors(predictor, cache, folder / "labels")
+        if encoders:
+            save_encoders(predictor, folder / "encoders")
+        save_card(run, predictor, folder, to.name)
         facts = {
             "versions": environment()["versions"],
             "run": hashlib.sha256((cache / files.MANIFEST).read_bytes()).hexdigest(),

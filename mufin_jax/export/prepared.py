@@ -21,6 +21,8 @@ from mufin_jax.data.strings import Strings
 from mufin_jax.runtime.storage.files import save_array
 from mufin_jax.runtime.storage.npy import FREE
 
+_COPIED = ("train_ids.npz", "label_ids.npz", "label_titles.npz")
+_IF_THERE = ("tokenizer.json", "label_fields.npz")
 _SETTINGS = ("columns", "max_images", "max_bytes", "max_pixels")
 """The settings of prepare that answers read; others may name places on the machine of the run."""
 
@@ -34,11 +36,16 @@ def save_prepared(dataset: Dataset, folder: Path, pairs: bool) -> None:
         pairs: whether to keep the training pairs.
     """
     folder.mkdir(parents=True)
-    train, labels, nobody = dataset.train, dataset.labels, Strings.pack([])
+    train, labels = dataset.train, dataset.labels
+    files = dataset.manifest["files"]
+    for name in (*_COPIED, *(name for name in _IF_THERE if name in files)):
+        shutil.copyfile(dataset.path / name, folder / name)
     untitled = Strings(np.zeros(0, np.uint8), np.zeros(len(train) + 1, np.int64))
-    _save_side(folder, "train", train.ids, untitled, train.text)
-    _save_side(folder, "test", nobody, nobody, dataset.test.text[:0])
-    _save_side(folder, "label", labels.ids, labels.titles, labels.text)
+    _save_strings(folder / "train_titles.npz", untitled)
+    for kind in ("ids", "titles"):
+        _save_strings(folder / f"test_{kind}.npz", Strings.pack([]))
+    for side, count in ((train, len(train)), (dataset.test, 0), (labels, len(labels))):
+        _save_items(folder / f"{side.name}_items.npz", side.text[:count])
     none, nothing = (
         csr_matrix((count, len(labels)), dtype=np.float32) for count in (len(train), 0)
     )
@@ -52,14 +59,12 @@ def save_prepared(dataset: Dataset, folder: Path, pairs: bool) -> None:
     else:
         save_array(folder / "texts.npy", np.asarray(dataset.texts[:0]))
         save_array(folder / "text_lengths.npy", np.asarray(dataset.text_lengths[:0]))
-        shutil.copyfile(dataset.path / "tokenizer.json", folder / "tokenizer.json")
     if dataset.image_vectors is not None:
         save_array(folder / "image_vectors.npy", np.asarray(dataset.image_vectors[:0]))
     else:
         size = dataset.processing.size
         save_array(folder / "images.npy", np.zeros((0, size, size, 3), np.uint8))
-    files = [path.name for path in folder.iterdir()]
-    save_manifest(folder, _content(dataset.manifest), files)
+    save_manifest(folder, _content(dataset.manifest), [path.name for path in folder.iterdir()])
 
 
 def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,15 +75,15 @@ def _content(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {WITHOUT_ITEMS: True}
 
 
-def _save_side(
-    folder: Path, name: str, ids: Strings, titles: Strings, text: Int32[np.ndarray, "n *texts"]
-) -> None:
-    """Write a side whose items show nothing."""
-    for kind, strings in (("ids", ids), ("titles", titles)):
-        _save(folder / f"{name}_{kind}.npz", blob=strings.blob, offsets=strings.offsets)
-    zeros = np.zeros(len(ids) + 1, np.int64)
+def _save_strings(path: Path, strings: Strings) -> None:
+    _save(path, blob=strings.blob, offsets=strings.offsets)
+
+
+def _save_items(path: Path, text: Int32[np.ndarray, "n *texts"]) -> None:
+    """Write items that show nothing, as many as there are rows of texts."""
+    zeros = np.zeros(len(text) + 1, np.int64)
     nothing = np.full(text.shape, -1, np.int32)
-    _save(folder / f"{name}_items.npz", text=nothing, image_offsets=zeros, image_rows=zeros[:0])
+    _save(path, text=nothing, image_offsets=zeros, image_rows=zeros[:0])
 
 
 def _save(path: Path, **arrays: np.ndarray) -> None:

@@ -1,14 +1,20 @@
 """The export of a run: it answers as the run does, anywhere, and is whole or absent."""
 
 import errno
+import json
 import os
+import re
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet
 import pytest
+from huggingface_hub import ModelCard, RepoUrl
+from huggingface_hub.errors import LocalTokenNotFoundError
 
 from mufin_jax.commands.app import main
+from mufin_jax.encoders import rows
 from mufin_jax.export import folder as folder_file
 from mufin_jax.export.folder import check_export, export_run
 from mufin_jax.prediction.predictor import Predictor
@@ -192,3 +198,77 @@ def test_a_full_disk_leaves_nothing_of_an_export(minute_run, run, tmp_path, monk
     with pytest.raises(DiskError, match="make room or choose another --to"):
         export_run(minute_run, tmp_path / "to")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_card_has_the_metrics_of_the_run_and_what_the_hub_requires(minute_run, exported):
+    card = ModelCard.load(exported / "README.md")
+    assert card.data.library_name == "mufin_jax" and card.data.base_model is None
+    metrics = json.loads((minute_run / "metrics.json").read_text())
+    found = {one.metric_type: one.metric_value for one in card.data.eval_results}
+    assert found["P@1"] == metrics["P@1"] and found["R@10"] == metrics["R@10"]
+    for words in ("popularity", "ceiling", "30 labels", "minute, 0"):
+        assert words in card.text
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    compile(code, "card", "exec")
+
+
+class Hub:
+    """Stands for the hub: it copies what is uploaded, or fails."""
+
+    def __init__(self, folder, error=None):
+        self.folder, self.error, self.private = folder, error, None
+
+    def create_repo(self, name, private, exist_ok):
+        if self.error:
+            raise self.error
+        self.private = private
+        return RepoUrl(f"https://huggingface.co/{name}")
+
+    def upload_folder(self, repo_id, folder_path, commit_message, ignore_patterns):
+        copied = shutil.ignore_patterns(*(one.removesuffix("/*") for one in ignore_patterns))
+        shutil.copytree(folder_path, self.folder / repo_id, ignore=copied)
+
+
+def test_an_export_is_pushed_to_the_hub_and_answers_from_there(
+    exported, tmp_path, monkeypatch, capsys
+):
+    hub = Hub(tmp_path)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    assert main(["export", str(exported), "--push-to-hub=me/shop"], {}) == 0
+    assert "https://huggingface.co/me/shop has the export" in capsys.readouterr().out
+    assert hub.private and check_export(tmp_path / "me" / "shop") == check_export(exported)
+
+
+def test_what_the_hub_refuses_is_one_line_without_the_token(
+    exported, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    error = LocalTokenNotFoundError("401\nfor hf_secret")
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: Hub(tmp_path, error))
+    assert main(["export", str(exported), "--push-to-hub=me/shop"], {}) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "hf auth login" in line and "hf_secret" not in line and "is complete" in line
+    assert main(["export", str(exported), "--push-to-hub=shop"], {}) == 2
+    assert "expected USER/NAME" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_transformers_loads_the_encoders_of_an_export_with_their_tokenizer(
+    minute_run, run, tmp_path
+):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    folder = export_run(minute_run, tmp_path / "to", encoders=True) / "encoders"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "text")
+    model = transformers.AutoModel.from_pretrained(folder / "text").eval()
+    titles = ["oak shelf", "", "a lamp that has a title of far too many words for the model"]
+    given = tokenizer(titles, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        states = model(given["input_ids"], given["attention_mask"]).last_hidden_state
+    mask = given["attention_mask"][..., None]
+    found = (states * mask).sum(1) / mask.sum(1)
+    tokens, lengths = run.dataset.tokenizer.encode(titles, run.dataset.texts.shape[1])
+    tokens, lengths = jnp.asarray(tokens), jnp.asarray(lengths)
+    ours = run.model.text_encoder.packed(tokens, rows.alone(tokens, lengths), 1)[:, 0]
+    np.testing.assert_allclose(ours, found.numpy(), atol=1e-5)
+    assert transformers.AutoModel.from_pretrained(folder / "image").config.hidden_size == 16
+    assert transformers.AutoImageProcessor.from_pretrained(folder / "image").size["height"] == 16
