@@ -107,7 +107,8 @@ trained. Servers and `mufin predict` read the new version; nothing is changed if
         """\
   mufin export RUN --to=DIR
   mufin predict DIR --title="wall shelf, oak" --image=shelf.jpg -k 10
-  mufin export DIR --check              compare its files with their checksums
+  mufin export DIR --check              compare its files with their checksums, its programs
+                                        with its predictor
 
 DIR answers as the run does, wherever it is moved to, and also read-only; `mufin labels DIR` works
 as well. It has none of the data's pictures and texts.
@@ -115,6 +116,7 @@ as well. It has none of the data's pictures and texts.
   --to=DIR              the new folder
   --force               replace the export that is there
   --encoders            also write encoders/text and encoders/image, for transformers
+  --programs            also write the model as StableHLO programs (pip install flatbuffers)
   --push-to-hub=USER/NAME   upload it to the hub of Hugging Face, as a private repository
   --public              ... as a public one""",
         "mufin_jax.commands.export",

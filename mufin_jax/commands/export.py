@@ -28,20 +28,23 @@ class ExportCommand:
     """Replace the export that is there."""
     encoders: tyro.conf.FlagCreatePairsOff[bool] = False
     """Also write the encoders as checkpoints of Hugging Face, which have the same weights again."""
+    programs: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Also write the model as StableHLO programs; needs flatbuffers."""
     push_to_hub: str | None = None
     """A repository on the hub of Hugging Face, USER/NAME, that gets the export as well. Without
     --to, RUN is an export that is there."""
     public: tyro.conf.FlagCreatePairsOff[bool] = False
     """Let everybody see a repository that --push-to-hub makes; by default it is private."""
     check: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Compare the files of an export with their checksums, and write nothing."""
+    """Compare the files of an export with their checksums, and its programs with its predictor;
+    write nothing."""
 
     def __post_init__(self) -> None:
         """Reject a command without a target, and a check with one."""
         settle_paths(self, fields=["run", "to"])
         if self.check and (self.to is not None or self.push_to_hub):
             raise InputError("--check writes nothing: leave --to and --push-to-hub out")
-        for name in ("force", "encoders"):
+        for name in ("force", "encoders", "programs"):
             if getattr(self, name) and self.to is None:
                 raise InputError(f"--{name} needs --to=DIR")
         if not self.check and self.to is None and not self.push_to_hub:
@@ -58,11 +61,14 @@ def run(arguments: list[str]) -> None:
     command = parse(ExportCommand, arguments, "export")
     folder = command.run
     if command.to is None:
-        print(f"{folder}: {check_export(folder):,} files, all as they were exported")
+        print(f"{folder}: {check_export(folder)}")
     else:
-        folder = export_run(folder, command.to, command.force, command.encoders)
+        folder = export_run(folder, command.to, command.force, command.encoders, command.programs)
         for name, size in sizes(folder).items():
             print(f"{in_bytes(size, gigabytes=False):>12}  {name}")
+        left = [f"--{name}" for name in ("encoders", "programs") if not getattr(command, name)]
+        if left:
+            print(f"left out: {' and '.join(left)}")
         print(f"{folder} answers alone: mufin predict {folder} --title=... -k 10")
     if command.push_to_hub:
         print(f"{push(folder, command.push_to_hub, command.public)} has the export")

@@ -113,7 +113,7 @@ class ImageTransformer(nnx.Module):
         tokens = self.patches(found)
         if self.cls is not None:
             front = self.cls[...].astype(tokens.dtype)
-            front = jnp.broadcast_to(front, (len(images), 1, tokens.shape[-1]))
+            front = jnp.broadcast_to(front, (images.shape[0], 1, tokens.shape[-1]))
             tokens = jnp.concatenate([front, tokens], axis=1)
         positions = resample_positions(self.positions[...], rows, columns, self.in_front)
         tokens = tokens + positions.astype(tokens.dtype)[None]

@@ -9,8 +9,12 @@ from pathlib import Path
 
 from mufin_jax.export.answers import save_answers
 from mufin_jax.export.card import save_card
-from mufin_jax.export.encoders import problem, save_encoders
+from mufin_jax.export.encoders import problem as encoders_problem
+from mufin_jax.export.encoders import save_encoders
 from mufin_jax.export.label_vectors import save_label_vectors
+from mufin_jax.export.program_check import check_programs
+from mufin_jax.export.programs import FLATBUFFERS, has_flatbuffers, save_programs
+from mufin_jax.export.programs import problem as programs_problem
 from mufin_jax.prediction.config import check_finished
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.errors import DiskError, InputError
@@ -21,11 +25,15 @@ from mufin_jax.runtime.storage.paths import Given, user_path
 
 EXPORT = "export.json"
 """The last file of an export: what it was made of, and the checksums of its files."""
+PROGRAMS = "programs"
+"""The folder of the programs."""
 _CHANGES = "catalogue"
 """The folder of an export that changes with its labels; it has seals of its own."""
 
 
-def export_run(run: Given, to: Given, force: bool = False, encoders: bool = False) -> Path:
+def export_run(
+    run: Given, to: Given, force: bool = False, encoders: bool = False, programs: bool = False
+) -> Path:
     """Write what a finished run needs to answer into a folder of its own, and return the folder.
 
     Args:
@@ -33,6 +41,7 @@ def export_run(run: Given, to: Given, force: bool = False, encoders: bool = Fals
         to: the new folder; nothing is there before it is complete.
         force: replace an export that is there already.
         encoders: also write the encoders under the names of Hugging Face.
+        programs: also write the model as StableHLO programs.
 
     Raises:
         InputError: if the run is not finished or damaged, or `to` cannot take its export.
@@ -42,14 +51,17 @@ def export_run(run: Given, to: Given, force: bool = False, encoders: bool = Fals
     check_finished(run)
     _check_target(run, to, force)
     predictor = Predictor.load(run)
-    if found := encoders and problem(predictor):
-        raise InputError(found)
+    for wanted, problem in ((encoders, encoders_problem), (programs, programs_problem)):
+        if found := wanted and problem(predictor):
+            raise InputError(found)
     with _moved_into_place(to) as folder:
         save_answers(run, predictor, folder)
         cache = run / "finetune" / "predictor" / "labels"
         save_label_vectors(predictor, cache, folder / "labels")
         if encoders:
             save_encoders(predictor, folder / "encoders")
+        if programs:
+            save_programs(predictor, folder / PROGRAMS)
         save_card(run, predictor, folder, to.name)
         facts = {
             "versions": environment()["versions"],
@@ -63,11 +75,14 @@ def export_run(run: Given, to: Given, force: bool = False, encoders: bool = Fals
     return to
 
 
-def check_export(folder: Given) -> int:
-    """Compare every file of an export with its checksum; return how many there are.
+def check_export(folder: Given) -> str:
+    """Compare the files of an export with their checksums, and its programs with its predictor.
+
+    Returns:
+        what was found, in a line.
 
     Raises:
-        InputError: if the folder is no export, or a file is missing or damaged.
+        InputError: if the folder is no export, a file is missing or damaged, or a program differs.
     """
     folder = user_path(folder, "folder")
     if not (folder / EXPORT).is_file():
@@ -76,7 +91,14 @@ def check_export(folder: Given) -> int:
     present = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
     if found := files.damage(folder, listed, ignore=set(present) - set(listed)):
         raise InputError(f"{folder}: {found}; export the run again")
-    return len(listed)
+    told = f"{len(listed):,} files, all as they were exported"
+    if not (folder / PROGRAMS).is_dir():
+        return told
+    if not has_flatbuffers():
+        return f"{told}; its programs are not compared: {FLATBUFFERS}"
+    cache = folder / "finetune" / "predictor" / "labels"
+    most = check_programs(folder / PROGRAMS, cache, Predictor.load(folder))
+    return f"{told}; its programs differ from the predictor by {most:.1e} at most"
 
 
 def _changes(name: str) -> bool:

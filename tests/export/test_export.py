@@ -1,5 +1,6 @@
 """The export of a run: it answers as the run does, anywhere, and is whole or absent."""
 
+import datetime
 import errno
 import json
 import os
@@ -12,13 +13,17 @@ import pyarrow.parquet
 import pytest
 from huggingface_hub import ModelCard, RepoUrl
 from huggingface_hub.errors import LocalTokenNotFoundError
+from safetensors.numpy import load_file, save_file
 
 from mufin_jax.commands.app import main
 from mufin_jax.encoders import rows
 from mufin_jax.export import folder as folder_file
+from mufin_jax.export import programs as programs_file
 from mufin_jax.export.folder import check_export, export_run
+from mufin_jax.export.program_check import check_programs, load_programs
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.errors import DiskError, InputError
+from mufin_jax.runtime.storage.files import load_sealed
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +145,7 @@ def test_a_known_id_alone_is_told_in_one_line(run, alone):
 def test_a_check_finds_a_changed_byte(exported, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(exported, copy)
-    assert check_export(copy) > 20
+    assert re.fullmatch(r"[2-9]\d files, all as they were exported", check_export(copy))
     victim = copy / "finetune" / "predictor" / "labels" / "w.npy"
     content = bytearray(victim.read_bytes())
     content[-1] ^= 1
@@ -272,3 +277,37 @@ def test_transformers_loads_the_encoders_of_an_export_with_their_tokenizer(
     np.testing.assert_allclose(ours, found.numpy(), atol=1e-5)
     assert transformers.AutoModel.from_pretrained(folder / "image").config.hidden_size == 16
     assert transformers.AutoImageProcessor.from_pretrained(folder / "image").size["height"] == 16
+
+
+def test_programs_need_flatbuffers_and_a_model_that_they_can_hold(
+    minute_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(programs_file, "has_flatbuffers", lambda: False)
+    assert main(["export", str(minute_run), f"--to={tmp_path / 'to'}", "--programs"], {}) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        line == "error: --programs: programs need the package flatbuffers: pip install flatbuffers"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_programs_of_an_export_compute_what_its_predictor_computes(minute_run, tmp_path):
+    pytest.importorskip("flatbuffers")
+    folder = export_run(minute_run, tmp_path / "to", programs=True)
+    told = check_export(folder)
+    assert float(re.findall(r"differ from the predictor by (\S+) at most", told)[0]) <= 1e-5
+    facts = load_sealed(folder / "programs" / "programs.json")
+    assert list(facts["programs"]) == ["text", "image", "embed", "score"]
+    made, again = (datetime.date.fromisoformat(facts[n]) for n in ("made", "export_again_by"))
+    assert again - made == datetime.timedelta(days=180)
+    calls = load_programs(folder / "programs")
+    for items in (1, 5):  # any number of items, of descriptors and of labels
+        x0, mask = np.ones((items, items + 1, 8), np.float32), np.ones((items, items + 1), bool)
+        assert calls["embed"]({"x0": x0, "mask": mask})["vector"].shape == (items, 8)
+    weights = load_file(folder / "programs" / "weights.safetensors")
+    weights["self_attention.norm.scale"] += 1
+    save_file(weights, folder / "programs" / "weights.safetensors")
+    cache = folder / "finetune" / "predictor" / "labels"
+    with pytest.raises(InputError, match="the programs differ from the predictor by"):
+        check_programs(folder / "programs", cache, Predictor.load(folder))
