@@ -1,15 +1,10 @@
 """The arguments of a subcommand, checked: a wrong one is answered in one line."""
 
-import contextlib
 import dataclasses
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-import tyro
-
-from mufin_jax.pipeline.cli_messages import flags_of, one_line, reject_empty
-from mufin_jax.runtime.errors import InputError
+from mufin_jax.pipeline.cli_messages import flags_of, parse_arguments, reject_empty
 
 T = TypeVar("T")
 
@@ -28,16 +23,13 @@ def parse(kind: type[T], arguments: Sequence[str], name: str) -> T:
         SystemExit: after --help.
     """
     reject_empty(arguments, ["--prepare.prompt"])
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            return tyro.cli(kind, args=list(arguments), prog=f"mufin {name}")
-    except SystemExit as end:
-        if not end.code:
-            raise
+
+    def flags() -> Iterator[str]:
         shape: Any = kind
-        flags = [f"--{field.name}".replace("_", "-") for field in dataclasses.fields(shape)]
         for field in dataclasses.fields(shape):
+            flag = f"--{field.name}".replace("_", "-")
+            yield flag
             if dataclasses.is_dataclass(made := field.default_factory):
-                flags += flags_of(made(), f"--{field.name.replace('_', '-')}.")
-        raise InputError(one_line(message.getvalue(), flags)) from None
+                yield from flags_of(made(), f"{flag}.")
+
+    return parse_arguments(kind, flags, args=list(arguments), prog=f"mufin {name}")

@@ -3,11 +3,9 @@
 Every field of every configuration is a flag. A wrong flag gets a one-line answer and exit code 2.
 """
 
-import contextlib
 import dataclasses
 import gc
 import inspect
-import io
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mufin_jax.pipeline.cli_messages import flags_of, one_line, reject_empty
+from mufin_jax.pipeline.cli_messages import flags_of, parse_arguments, reject_empty
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.exit import main_guard
 from mufin_jax.runtime.imports import swift_imports
@@ -149,19 +147,10 @@ def parse(
     if preset == "catalogue" and frozen in presets and _brings_encoders(arguments):
         preset = frozen
     default = kind(presets[preset], preset=preset)
-    message = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(message):
-            command = tyro.cli(
-                kind, default=default, args=arguments, prog=prog or _prog(),
-                description=_description(kind, presets),
-            )  # fmt: skip
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise InputError(
-            one_line(message.getvalue(), [*flags_of(default, leave_out=ABOUT)])
-        ) from None
+    command = parse_arguments(
+        kind, lambda: flags_of(default, leave_out=ABOUT), default=default, args=arguments,
+        prog=prog or _prog(), description=_description(kind, presets),
+    )  # fmt: skip
     if command.experiment.data is None and begun_with is not None:
         experiment = dataclasses.replace(command.experiment, data=begun_with)
         command = dataclasses.replace(command, experiment=experiment)

@@ -5,14 +5,20 @@ reads the text; setup.cfg bounds tyro's version, and tests/pipeline/test_cli_mes
 case for each message.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import itertools
 import re
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import tyro
 
 from mufin_jax.runtime.errors import InputError
+
+T = TypeVar("T")
 
 _SYNONYMS = {
     "--lr": ("--pretrain.optimizer.rate", "--finetune.optimizer.rate"),
@@ -80,6 +86,28 @@ def one_line(message: str, flags: Sequence[str]) -> str:
     if found := re.search("Missing from [^:]*: ([^ ]+)", text):
         return f"{found[1]} is missing; see --help"
     return text
+
+
+def parse_arguments(kind: type[T], flags: Callable[[], Iterable[str]], **options: Any) -> T:
+    """Return what tyro makes of arguments.
+
+    Args:
+        kind: the type of the result.
+        flags: gives all flags of the command, for the answer to a wrong one.
+        **options: of `tyro.cli`.
+
+    Raises:
+        InputError: for a wrong argument, in one line.
+        SystemExit: after --help.
+    """
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(kind, **options)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise InputError(one_line(message.getvalue(), [*flags()])) from None
 
 
 def reject_empty(arguments: Sequence[str], allowed: Sequence[str] = ()) -> None:

@@ -17,7 +17,7 @@ from mufin_jax.pipeline.idle_options import reject_idle_options
 from mufin_jax.pipeline.named_settings import with_settings
 from mufin_jax.pipeline.old_runs import made_with
 from mufin_jax.pipeline.presets import preset_of
-from mufin_jax.pipeline.run import run
+from mufin_jax.pipeline.run import reject_part_of_run, run
 from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.distributed import processes
@@ -105,12 +105,7 @@ def fit(
         Stopped: after a signal.
     """
     base = preset_of(preset)
-    own: dict[str, Any] = {}
-    source = data if isinstance(data, Dataset) else user_path(data, "data")
-    if isinstance(source, Dataset):
-        raw, own = made_from(source)
-    else:
-        raw = source
+    raw, own = made_from(data) if isinstance(data, Dataset) else (user_path(data, "data"), {})
     experiment = with_settings(with_settings(base, own), settings)
     reject_idle_options(experiment, base)
     _check_callbacks(callbacks)
@@ -120,8 +115,9 @@ def fit(
         use_compile_cache(of_process("programs"))
     folder = temporary.path if temporary is not None else user_path(workdir or "", "workdir")
     experiment = dataclasses.replace(experiment, data=raw, workdir=folder)
-    if isinstance(source, Dataset):
-        processes.once("prepared data are taken over", lambda: _take_over(source, experiment))
+    reject_part_of_run(folder)
+    if isinstance(data, Dataset):
+        processes.once("prepared data are taken over", lambda: _take_over(data, experiment))
     metrics = run(experiment, mesh=mesh, callbacks=tuple(callbacks))
     return FittedRun(experiment, metrics or {}, mesh, temporary)
 

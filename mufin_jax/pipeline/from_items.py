@@ -50,10 +50,10 @@ def prepare_items(
         DiskError: if a file cannot be written.
     """
     settings = flatten(dict(settings)) if settings else {}
+    base = with_settings(preset_of(preset), settings)
     for name in settings:
         if not name.replace("-", "_").startswith(_DECIDE):
             raise InputError(f"{name}: from_items prepares, and this decides other things; see fit")
-    base = with_settings(preset_of(preset), settings)
     files, share = _files(train, labels, test)
     temporary = None
     if folder is None:

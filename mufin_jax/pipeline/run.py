@@ -155,7 +155,7 @@ def _check(experiment: Experiment, stage: StageName, redo: StageName | None) -> 
             f"--redo={redo} with --stage={stage}: {redo} and the stages after it are removed, and "
             f"only {stage} would be made; leave --stage out, or give --stage={redo}"
         )
-    _reject_part_of_run(experiment.folder)
+    reject_part_of_run(experiment.folder)
     data = experiment.data
     if data is not None and not data.is_dir() and not is_product_file(data):
         keeps = redo not in ("all", "prepare") and processes.decide(
@@ -181,7 +181,7 @@ def _check(experiment: Experiment, stage: StageName, redo: StageName | None) -> 
             )
 
 
-def _reject_part_of_run(workdir: Path) -> None:
+def reject_part_of_run(workdir: Path) -> None:
     """Reject the folder of a stage where a run's is expected: a run would begin inside a run.
 
     Raises:

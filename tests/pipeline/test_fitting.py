@@ -99,6 +99,13 @@ def test_callbacks_that_cannot_be_called_are_rejected_at_once():
             fitting._check_callbacks(given)
 
 
+def test_no_run_begins_inside_the_prepared_data(dataset, ran):
+    before = sorted(dataset.path.iterdir())
+    with pytest.raises(InputError, match="is the folder of a stage: expected the run's"):
+        mufin.fit(dataset, MINUTE, workdir=dataset.path)
+    assert sorted(dataset.path.iterdir()) == before and not ran
+
+
 def test_a_dataset_of_other_origin_is_rejected_with_what_to_give(dataset, tmp_path):
     shutil.copytree(dataset.path, tmp_path / "prepare")
     with pytest.raises(InputError, match=r"was not made by Dataset[.]from_items: expected such a"):

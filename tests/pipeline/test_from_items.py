@@ -159,6 +159,8 @@ def test_only_settings_of_preparation_are_taken():
     assert found.texts.shape[1] == 4
     with pytest.raises(InputError, match=r"^pretrain.epochs: from_items prepares, and this"):
         from_items(items(8), pretrain={"epochs": 4})
+    with pytest.raises(InputError, match=r"^unknown setting 'max_tokens'; did you mean prepare"):
+        from_items(items(8), max_tokens=4)
     with pytest.raises(InputError, match=r"^prepare.test_share: from_items sets it itself"):
         from_items(items(8), **{"prepare.test_share": 0.2})
 

@@ -108,10 +108,8 @@ def relevance_of(
             numbers.setdefault(uid, i)
     if complete:
         tell_relations(tally, [files["train"], files["test"]], numbers)
-    return {
-        name: _rows(files[name], numbers, len(label), tally, complete, products)
-        for name in ("train", "test")
-    }
+    labels = _Labels(numbers, len(label), complete, products)
+    return {name: _matrix(files[name], labels, tally) for name in ("train", "test")}
 
 
 def tell_relations(tally: Tally, files: Sequence[ProductFile], known: Container[str]) -> None:
@@ -141,54 +139,58 @@ def tell_relations(tally: Tally, files: Sequence[ProductFile], known: Container[
     ]
 
 
-def _rows(
-    file: ProductFile,
-    numbers: dict[str, int],
-    num_labels: int,
-    tally: Tally,
-    complete: bool,
-    products: Container[str],
-) -> scipy.sparse.csr_matrix:
-    counts_from_one = matrices.CountsFromOne(num_labels)
+@dataclasses.dataclass(frozen=True)
+class _Labels:
+    """What ids and numbers of labels are read by.
+
+    Attributes:
+        numbers: of the labels that are kept, by their ids.
+        count: of all labels.
+        complete: as in `relevance_of`.
+        products: as in `relevance_of`.
+    """
+
+    numbers: dict[str, int]
+    count: int
+    complete: bool
+    products: Container[str]
+
+
+def _matrix(file: ProductFile, labels: _Labels, tally: Tally) -> scipy.sparse.csr_matrix:
+    """Return the relations of a file's items."""
+    counts_from_one = matrices.CountsFromOne(labels.count)
     tally.seen("also_buy rows", len(file.items))
-    rows = _known(file, numbers, num_labels, tally, complete, products, counts_from_one)
-    matrix = matrices.from_rows(rows, num_labels)
+    matrix = matrices.from_rows(_known(file, labels, tally, counts_from_one), labels.count)
     counts_from_one.warn(tally, f"{file.name}: `target_ind`")
     return matrix
 
 
 def _known(
-    file: ProductFile,
-    numbers: dict[str, int],
-    num_labels: int,
-    tally: Tally,
-    complete: bool,
-    products: Container[str],
-    counts_from_one: matrices.CountsFromOne,
+    file: ProductFile, labels: _Labels, tally: Tally, counts_from_one: matrices.CountsFromOne
 ) -> Iterator[list[int]]:
     """Yield the numbers of each item's known labels; the tally takes the unknown ones."""
-    similar: Iterable[str] = numbers  # are looked through once
+    similar: Iterable[str] = labels.numbers  # are looked through once
     for item in file.items:
         found = []
         for name in item.relevant or ():
             if isinstance(name, str):
-                found.append(numbers.get(name, -1))
+                found.append(labels.numbers.get(name, -1))
             else:
                 counts_from_one.see(name)
-                found.append(name if 0 <= name < num_labels else -1)
+                found.append(name if 0 <= name < labels.count else -1)
         row = [number for number in found if number >= 0]
         if len(row) == len(found):
             yield row
             continue
         unknown = [n for n, i in zip(item.relevant or (), found, strict=True) if i < 0]
-        unbought = [name for name in unknown if isinstance(name, str) and name in products]
+        unbought = [name for name in unknown if isinstance(name, str) and name in labels.products]
         if unbought:
             reason = f"no training product relates to {unbought[0]!r}, so it is no label"
             tally.note(UNBOUGHT, file.name, item.row, reason)
         unknown = [name for name in unknown if name not in unbought]
         if unknown:
             reason, first = f"{len(unknown)} unknown labels, the first ", unknown[0]
-            if complete and not row:
+            if labels.complete and not row:
                 reason, similar = reason + quoted(first, similar), ()
                 tally.bad("also_buy rows", "unknown label", file.name, item.row, reason)
             else:
