@@ -167,11 +167,6 @@ def _read(given: object, side: str, needs_id: bool) -> list[Item]:
     found, places = list[Item](), dict[str, str]()
     for number, item in enumerate(items):
         place = f"{side}: {item.name}"
-        if item.text_vector is not None or item.image_vectors is not None:
-            raise InputError(
-                f"{place}: ready vectors: expected them in files, with the settings "
-                "prepare.text_vectors and prepare.image_vectors (docs/data.md)"
-            )
         if item.id is None and needs_id:
             raise InputError(f"{place}: no id; expected one, as relations are ids")
         uid = item.id or f"{side}-{number}"

@@ -2,12 +2,14 @@
 
 products.jsonl, or {trn,tst,lbl}.jsonl    one item a line (`data/readers/product_files.py`)
 images/                                   the pictures, named by the first item that has them
+{text,image}_vectors.npy, .ids.txt        ready vectors (`item_vectors.py`)
 """
 
 import dataclasses
 import hashlib
 import html
 import io
+import itertools
 import json
 import os
 import shutil
@@ -18,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from mufin_jax.data.readers.values import unescaped
+from mufin_jax.pipeline.item_vectors import write_vectors
 from mufin_jax.prediction.items import Item
 from mufin_jax.prediction.pictures import plain_picture
 from mufin_jax.runtime.errors import InputError
@@ -53,7 +56,9 @@ def write_items(
                     file.write(json.dumps({k: v for k, v in row.items() if v}) + "\n")
     most = max(len(item.titles) for items in files.values() for item in items)
     texts = ",".join(map(_text_field, range(1, most)))
-    return {"prepare.columns": [f"texts={texts}"]} if texts else {}
+    columns = {"prepare.columns": [f"texts={texts}"]} if texts else {}
+    with disk_errors(folder):
+        return columns | write_vectors(itertools.chain(*files.values()), folder)
 
 
 def _row(item: Item) -> dict[str, Any]:

@@ -114,6 +114,19 @@ def test_every_title_of_an_item_is_a_text_of_its_own():
     assert sorted((found.train.text >= 0).sum(1)) == [1] * 7 + [3]
 
 
+def test_ready_vectors_of_items_take_the_place_of_titles_and_pictures():
+    given = items(8)
+    for i, item in enumerate(given):
+        item |= {"text_vector": np.full(3, i + 1.0), "images": None}
+        item["image_vectors"] = [[1.0, i], [2.0, i]] if i else None
+    found = from_items(given)
+    row = [*found.train.ids].index("B4")
+    assert found.text_vectors is not None and found.image_vectors is not None
+    assert found.text_vectors[found.train.text[row]].tolist() == [5.0, 5.0, 5.0]
+    assert found.image_vectors[found.train.images_of(row)].tolist() == [[1.0, 4.0], [2.0, 4.0]]
+    assert [len(found.train.images_of(i)) for i in range(8)] == [0] + [2] * 7
+
+
 @pytest.mark.slow
 def test_the_model_on_a_batch_of_the_page_learns():
     page = (ROOT / "docs" / "python.md").read_text("utf-8")
@@ -144,7 +157,14 @@ def test_the_model_on_a_batch_of_the_page_learns():
             ([{"id": "B0", "images": [7]}],),
             "^train: item 0: picture: found int; expected a path, bytes",
         ),
-        (([{"id": "B0", "text_vector": [1.0]}],), "^train: item 0: ready vectors: expected them"),
+        (
+            ([{"id": "B0", "text_vector": [1.0]}, {"id": "B1", "text_vector": [1.0, 2.0]}],),
+            "^train: item 1: text_vector: expected 1 numbers a vector, as in the first one; finite",
+        ),
+        (
+            ([{"id": "B0", "image_vectors": [[1.0], [0.0]]}],),
+            "^train: item 0: image_vectors: expected a list of numbers; finite, and not all zero",
+        ),
         ((items(), [*items()[:4], {"title": "x"}]), "^labels: item 4: no id; expected one"),
         ((items(), None, 2.0), "^test=2.0: expected items, or a share above 0 and up to 0.5"),
     ],
