@@ -33,7 +33,7 @@ def test_the_line_has_the_sizes(shown):
         "LabelIndex(LabelEntries(30 labels, ",
         "Side('label': 30 items, ",
         "Strings(30: '",
-        "Shortlist(24 datapoints, 20 labels each)",
+        "Shortlist(24 datapoints, 21 labels each)",
     ):
         assert expected in text
 
