@@ -28,7 +28,7 @@ from mufin_jax.runtime.storage.paths import settle_paths
 _WIDTH = 100
 """Columns of a table that no terminal prints."""
 _MADE_OF = (
-    "prepare/manifest.json", "finetune/done.json", "finetune/predictor/index/manifest.json",
+    "prepare/manifest.json", "finetune/done.json", "finetune/predictor/index/index.json",
     "finetune/predictor/labels/manifest.json", "select/mixes.json", "catalogue/current",
 )  # fmt: skip
 """Small files of a run that change if its answers do."""

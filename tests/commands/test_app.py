@@ -2,14 +2,19 @@
 
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mufin_jax import __main__, __version__
+from mufin_jax.commands import predict
 from mufin_jax.commands.app import COMMANDS, main
 from mufin_jax.commands.parsing import parse
 from mufin_jax.commands.predict import PredictCommand
+from mufin_jax.data.dataset import Dataset
 from mufin_jax.pipeline.embed import EmbedConfig
+from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.runtime import machine
 from mufin_jax.runtime.errors import InputError
 
@@ -113,3 +118,39 @@ def test_wrong_use_of_predict_is_answered_in_one_line(arguments, line, capsys):
     assert main(["predict", "run", *arguments], {}) == 2
     shown = capsys.readouterr().err
     assert shown.startswith(f"error: {line}") and shown.count("\n") == 1
+
+
+def test_a_file_of_answers_is_resumed_only_if_what_answers_is_the_same(tmp_path, monkeypatch):
+    """Each small file that changes with the answers is a part of what the file was begun with."""
+    run, asked = tmp_path / "run", []
+    dataset = object.__new__(Dataset)  # nothing else of it is read
+    object.__setattr__(dataset, "manifest", {"config": {"columns": ["id=sku"], "max_images": 3}})
+    known = SimpleNamespace(check=print)
+    fake = SimpleNamespace(
+        config=PredictConfig(), known_items=known, predict=print, dataset=dataset
+    )
+    monkeypatch.setattr(predict.Predictor, "load", lambda _: fake)
+    monkeypatch.setattr(predict, "answer_file", lambda *given: asked.append(given[4]))
+    (tmp_path / "items.csv").write_text("sku,title\n1,lamp\n")
+    (tmp_path / "ids.txt").write_text("a\n")
+
+    def settings(*more):
+        arguments = [str(run), f"--items={tmp_path}/items.csv", f"--out={tmp_path}/o.csv", *more]
+        predict.run(arguments)
+        return asked[-1]
+
+    changing = (
+        "prepare/manifest.json", "finetune/done.json", "finetune/predictor/index/index.json",
+        "finetune/predictor/labels/manifest.json", "select/mixes.json", "catalogue/current",
+    )  # fmt: skip
+    before = settings()
+    assert settings() == before and before["columns"].id == ("sku",)
+    old = Path(__file__).parents[1] / "golden" / "runs" / "0.1.0"
+    assert all((old / name).is_file() for name in changing if "/predictor/" in name)
+    for name in changing:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("{}")
+        assert settings() != before, name
+        before = settings()
+    for more in ("-k=3", f"--exclude={tmp_path}/ids.txt", f"--within={tmp_path}/ids.txt"):
+        assert settings(more) != before, more
