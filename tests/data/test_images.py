@@ -145,6 +145,16 @@ def test_a_bomb_is_rejected_before_it_unfolds():
     tracemalloc.stop()
 
 
+def test_a_large_jpeg_is_as_sharp_as_the_same_picture_without_loss():
+    """It is decoded at a part of its size, which must stay twice the size that is wanted."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    image = Image.fromarray(noise).resize((260, 260), Image.Resampling.BICUBIC)
+    processing = ImageProcessing(size=64, fit="stretch")
+    sharp = read_image(encoded(image), processing).astype(int)
+    found = read_image(encoded(image, "JPEG", quality=95), processing)
+    assert np.abs(found - sharp).mean() < 4  # decoded at the size itself, it is 10
+
+
 def test_a_large_file_is_rejected_without_being_read_whole(tmp_path):
     path = tmp_path / "large.jpg"
     with path.open("wb") as file:

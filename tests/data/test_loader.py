@@ -101,6 +101,16 @@ def test_bags_of_labels_are_as_wide_as_labels_need(dataset):
     assert slots.shape == (5, 1) and not mask.any()
 
 
+@pytest.mark.parametrize("poor", ["train", "test"])
+def test_points_of_either_side_show_all_their_pictures(dataset, poor):
+    """One side of points has no pictures: the other one, and labels, keep theirs."""
+    dataset = dataclasses.replace(dataset, **{poor: without(getattr(dataset, poor), "picture")})
+    loader = Loader(dataset, "images")
+    for side in (dataset.train, dataset.test, dataset.labels):
+        shown = loader.slots(side, np.arange(len(side)))[1].sum(1)
+        np.testing.assert_array_equal(shown, np.diff(side.image_offsets))
+
+
 def test_a_batch_without_any_descriptor_still_has_a_pool(dataset):
     pool, (bags,) = Loader(dataset, "images", devices=8).batch([(dataset.train, np.array([2, 7]))])
     assert not bags.mask.any() and pool.images.rows.shape == (8, 8, 8, 3)

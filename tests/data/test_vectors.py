@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from block_sizes import small_blocks
 from flax import nnx
 from raw_folders import RELEVANCE, TITLES, read_catalogue, write_vectors
 from small import CONFIG
 
+from mufin_jax.data.readers import vectors as vectors_module
 from mufin_jax.data.readers.objects import read_lists
 from mufin_jax.encoders.vectors import ReadyVectors, unit_scale
 from mufin_jax.encoders.visual_bert import VisualBertConfig
@@ -19,6 +21,8 @@ from mufin_jax.runtime.errors import InputError
 
 VECTORS = {side: np.arange(12, dtype=np.float16).reshape(4, 3) for side in TITLES}
 MAPS = {"train": [[2, 0], -1, [3]], "test": [[1], [0]], "label": [-1, [0], [1, 2], [3]]}
+
+blocks = small_blocks((vectors_module, "_CHUNK", 1))
 
 
 def test_image_vectors_are_counted_through_all_files(tmp_path):

@@ -1,6 +1,7 @@
 """Claims about a predictor on a test set."""
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from scipy import sparse
 
 from mufin_jax.data.strings import Strings
+from mufin_jax.evaluation import test_set
 from mufin_jax.evaluation.test_set import evaluate, rank_test, time_blocks, time_single
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.errors import InputError
@@ -59,6 +61,17 @@ def test_single_points_are_timed_with_what_parts_know_of_them(dataset):
     predictor.rank = lambda pool, bags, count, known=None: asked.append(known)
     assert time_single(predictor, dataset, 2) >= 0
     assert asked == [("test", 0), ("test", 0), ("test", 1), ("test", 1)]
+
+
+def test_times_are_milliseconds_a_point(dataset, monkeypatch):
+    """The clock moves by a quarter of a second whenever it is read."""
+    clock = itertools.count()
+    monkeypatch.setattr(test_set, "time", SimpleNamespace(perf_counter=lambda: next(clock) / 4))
+    predictor = Ranks(dataset)
+    assert time_blocks(predictor, dataset) == pytest.approx(250 / len(dataset.test))
+    predictor.batch = lambda side, rows: (None, None)
+    predictor.rank = lambda *_, **__: None
+    assert time_single(predictor, dataset, 3) == pytest.approx(250)
 
 
 def test_a_data_set_without_test_points_is_rejected(dataset):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from block_sizes import small_blocks
 from finetuning import CONFIG, L, shortlists
 from flax import nnx
 from scipy.sparse import csr_matrix, random_array
@@ -13,6 +14,7 @@ from small import new_model
 
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.validation import Validation
+from mufin_jax.evaluation import validation as validation_module
 from mufin_jax.evaluation.selection import Judged
 from mufin_jax.evaluation.validation import ByShortlists, ByVectors, chosen_points, objective
 from mufin_jax.model import label_table
@@ -28,6 +30,8 @@ from mufin_jax.training.finetune_step import make_scores, place
 from mufin_jax.training.setup import TrainState, split
 
 ROWS = np.array([1, 4, 5, 9, 11, 17, 20, 24])
+
+blocks = small_blocks((validation_module, "BLOCK", 8), (validation_module, "POINTS", 8))
 
 
 @pytest.fixture(scope="module")

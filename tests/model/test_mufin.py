@@ -14,7 +14,7 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.data.sources import Vectors
 from mufin_jax.model.attention import Memory
 from mufin_jax.model.config import ModelConfig
-from mufin_jax.model.heads import Embedding
+from mufin_jax.model.heads import Embedding, new_cross_attention, new_self_attention
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.saved import load_model, save_model
 from mufin_jax.runtime.distributed.mesh import by_row, put
@@ -219,6 +219,13 @@ def test_labels_that_show_nothing_are_rejected():
 def test_widths_that_no_attention_block_can_have_are_rejected(wrong):
     with pytest.raises(InputError, match="heads must divide dim"):
         ModelConfig(**wrong)
+
+
+def test_both_blocks_have_the_heads_of_the_settings():
+    for cross in ("attention", "residual"):
+        config = dataclasses.replace(CONFIG, heads=3, cross_attention=cross)
+        for new in (new_self_attention, new_cross_attention):
+            assert new(config, nnx.Rngs(0)).heads == 3
 
 
 def test_the_halves_of_a_model_share_its_weights_and_have_nothing_else(one_device, dataset):

@@ -6,18 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from block_sizes import small_blocks
 from flax import nnx
 from small import CONFIG
 
+from mufin_jax.data.bags import Pool
+from mufin_jax.data.sources import Vectors
+from mufin_jax.model.embed_side import encode
 from mufin_jax.model.reduction import Dropout, Reduction
 from mufin_jax.model.saved import load_model, new_loader, new_model, save_model
 from mufin_jax.runtime.errors import InputError
+from mufin_jax.training import centring
 from mufin_jax.training.centring import centre, means
 from mufin_jax.training.optimizer import OptimizerConfig, trains
 from mufin_jax.training.pretrain_config import PretrainConfig
 
 HIDDEN = dataclasses.replace(CONFIG, reduce="hidden", reduce_hidden=5)
 VECTORS = jnp.asarray(np.random.default_rng(0).normal(2, 1, size=(40, 7)), jnp.float32)
+
+blocks = small_blocks((centring, "_BLOCK", 16))
 
 
 def test_neither_an_offset_nor_the_scale_of_vectors_changes_the_result():
@@ -56,6 +63,25 @@ def test_the_means_are_those_of_the_encoders_vectors(centred, dataset):
         "text_reduce": 12,
         "image_reduce": 12,
     }
+
+
+def test_a_mean_of_many_descriptors_is_that_of_evenly_spread_ones(centred, dataset, monkeypatch):
+    model, loader = centred
+    monkeypatch.setattr(centring, "SAMPLE", 16)
+    for kind, count in (("text", dataset.num_texts), ("image", len(dataset.images))):
+        spread = np.arange(16) * (count - 1) // 15
+        assert len(set(spread)) == 16 < count
+        found = means(model, loader)[f"{kind}_reduce"]
+        np.testing.assert_allclose(found, encode(model, loader, kind, spread).mean(0), atol=1e-6)
+
+
+def test_texts_and_pictures_drop_entries_of_their_own(centred):
+    model, dropout = centred[0], Dropout(jax.random.key(1), 0.5)
+    rows = jnp.asarray(np.random.default_rng(1).normal(size=(4, 12)), jnp.float32)
+    found = np.asarray(model.describe(Pool(Vectors(rows), Vectors(rows)), dropout))
+    for start, reduce, draw in ((0, model.text_reduce, 0), (4, model.image_reduce, 1)):
+        own = reduce(dropout(reduce.centred(rows), draw))
+        np.testing.assert_allclose(found[start : start + 4], own, atol=1e-5)
 
 
 def test_a_saved_model_keeps_its_means(centred, one_device, tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.synthetic.outfits import OutfitsConfig
 from mufin_jax.pipeline.experiment import Experiment
-from mufin_jax.pipeline.refit import chosen_step, chosen_weights
+from mufin_jax.pipeline.old_runs import made_with
+from mufin_jax.pipeline.refit import check_refit, chosen_step, chosen_weights
 from mufin_jax.pipeline.run import _check_refit, run
 from mufin_jax.pipeline.stage_table import STAGES
 from mufin_jax.prediction.mix import load_mixes, save_mixes
@@ -104,6 +105,20 @@ def finished(run, *stages, experiment=PLAIN):
         (run / stage).mkdir(parents=True)
         save_json(run / stage / "done.json", {})
         save_json(run / stage / "settings.json", STAGES[stage].settings(experiment.resolved()))
+
+
+@pytest.mark.parametrize(("has", "lacks"), [("run", "refit"), ("refit", "run")])
+def test_a_setting_that_one_of_the_two_runs_lacks_is_a_difference(tmp_path, has, lacks):
+    """A version made the run whose settings the other one does not know."""
+    run, settings = tmp_path / "run", STAGES["pretrain"].settings(refit(tmp_path).resolved())
+    settings = {"run": dict(settings), "refit": dict(settings)}
+    settings[has]["sharpness"] = 3
+    (run / "pretrain").mkdir(parents=True)
+    save_json(run / "pretrain" / "done.json", {})
+    save_json(run / "pretrain" / "settings.json", settings["run"])
+    said = "sharpness = 3, expected absent" if has == "run" else "sharpness = absent, expected 3"
+    with pytest.raises(InputError, match=f"its pretrain was made with {said}"):
+        check_refit(refit(tmp_path).resolved(), {"pretrain": settings["refit"]}, made_with)
 
 
 def test_a_run_on_questions_has_no_stage_select_and_can_be_refitted(tmp_path):

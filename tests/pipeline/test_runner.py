@@ -177,6 +177,8 @@ def test_a_finished_stage_needs_only_the_stages_that_it_reads(go, tmp_path, capl
     with caplog.at_level("INFO"):
         assert go() == ["report"]
     assert "pretrain: gone, and nothing that is left to do reads it" in caplog.text
+    with pytest.raises(InputError, match="was made from another pretrain: put that one back"):
+        go(stage="pretrain")  # asked for, it is not passed over
     shutil.rmtree(tmp_path / "run" / "evaluate")
     assert go(stage="evaluate") == ["evaluate"]
 

@@ -6,6 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from block_sizes import small_blocks
 from PIL import Image
 from raw_folders import colour
 from scipy import sparse
@@ -17,6 +18,7 @@ from mufin_jax.model import label_table
 from mufin_jax.model.heads import Embedding
 from mufin_jax.model.saved import save_model
 from mufin_jax.prediction import added as added_module
+from mufin_jax.prediction import changing
 from mufin_jax.prediction import pictures as pictures_file
 from mufin_jax.prediction.joined import Joined
 from mufin_jax.prediction.mix import Mix, Weights
@@ -43,6 +45,8 @@ WEIGHTS = Weights({"z": 1.0, "mu": 0.4, "c": 0.5, "v": 0.3, "g": 0.2}, 0.9, 0.05
 """Without sg, whose stand-ins are labels of training, and t, whose words are those of training."""
 EVERY = Weights(dict.fromkeys(PARTS, 1.0))
 ITEMS = [{"title": "red lamp"}, {"title": "blue chair label"}, {"title": "navy chair"}]
+
+blocks = small_blocks((changing, "_BLOCK", 2))
 
 
 def first(side, count, labels=False):
@@ -220,6 +224,9 @@ def test_labels_of_training_are_removed_and_come_back_as_they_were(predictor):
     found = named(predictor.predict(ITEMS, 9))
     assert not set(gone) & {uid for answer in found for uid in answer}
     assert [len(answer) for answer in found] == [min(9, BASE - 3)] * 3
+    others = named(predictor.predict(ITEMS, 9, exclude=found[0][:2]))
+    assert not {*gone, *found[0][:2]} & {uid for answer in others for uid in answer}
+    assert not predictor.predict(ITEMS[:1], 9, within=gone)[0]
     predictor.add_labels([{"id": uid} for uid in gone])
     assert predictor.predict(ITEMS, 9) == before
 

@@ -1,10 +1,15 @@
 """Products of the run's own data ask by their ids, with what the prepared folder holds of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from small import label_predictor
 
+from mufin_jax.data.loader import Loader
+from mufin_jax.data.strings import Strings
 from mufin_jax.prediction.items import read_query
+from mufin_jax.prediction.known_items import KnownItems
 from mufin_jax.runtime.errors import InputError
 
 
@@ -35,6 +40,19 @@ def test_a_known_product_does_not_get_itself(predictor):
 def test_an_id_that_no_product_has_is_rejected(predictor):
     with pytest.raises(InputError, match=r"^item 1: no product of the run has the id 'lamp'"):
         predictor.predict(["train0", "lamp"], 3)
+
+
+def test_an_id_stands_for_the_first_product_that_shows_something(dataset):
+    """train3 has no title, and a model of texts sees no pictures."""
+    ids = [*dataset.labels.ids][:-1]
+    labels = dataclasses.replace(dataset.labels, ids=Strings.pack([*ids, "train3"]))
+    for side, found in ((dataset.labels, None), (labels, (labels, len(labels) - 1))):
+        data = dataclasses.replace(dataset, labels=side)
+        known = KnownItems(data, Loader(data, "text"))
+        assert known.find("train3") == found
+    known = KnownItems(dataset, Loader(dataset, "text"))
+    with pytest.raises(InputError, match=r"^item 0: no product of the run has the id 'train3' and"):
+        known.check(*read_query(["train3"]))
 
 
 def test_a_file_checks_items_as_the_predictor_does(predictor):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from block_sizes import small_blocks
 from scipy.sparse import csr_matrix
 from small import SIZES
 
@@ -12,6 +13,7 @@ from mufin_jax.data.loader import Loader
 from mufin_jax.data.strings import Strings
 from mufin_jax.model import label_table
 from mufin_jax.model.embed_side import describe_once, embed_once
+from mufin_jax.prediction import part_files
 from mufin_jax.prediction.build import build_predictor
 from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.mix import Mix, Weights
@@ -92,6 +94,9 @@ def whole(made, name):
     """What a part says of all labels."""
     every = np.tile(np.arange(L, dtype=np.int32), (B, 1))
     return made.parts[name].ask(made.query).at(every)
+
+
+blocks = small_blocks((part_files, "_ROWS", 7))
 
 
 def softmax(values, temperature):

@@ -192,6 +192,19 @@ def test_pictures_lie_next_to_the_file_and_nowhere_else(tmp_path):
     assert len(others) == 4 and all(other == others[0] for other in others) and shown != others[0]
 
 
+def test_an_item_shows_as_many_pictures_as_those_of_its_run(tmp_path):
+    """The run's max_images is 2 (FACTS): the third picture of a row is named and not seen."""
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(picture(ord(name)))
+    path = tmp_path / "items.jsonl"
+    rows = [{"title": "lamp", "images": [f"{name}.png" for name in some]} for some in ("abc", "ab")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = ask(path, tmp_path / "out.jsonl")
+    first, second = (row["labels"] for row in lines(tmp_path / "out.jsonl"))
+    assert first == second
+    assert "1 images beyond the first 2 left out" in summary.tally.listed[0]["reason"]
+
+
 @pytest.mark.parametrize(
     ("path", "found"),
     [("no.jsonl", "no.jsonl: no such file"), ("a.txt", "a.txt: expected a name that ends in .jso")],

@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import scipy.sparse
+from block_sizes import small_blocks
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from mufin_jax.retrieval import words as words_module
 from mufin_jax.retrieval.words import TitleWords
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage import files
 
 LABELS = ["red lamp", "blue lamp", "", "chair"]
+
+blocks = small_blocks((words_module, "_ROWS", 3))
 
 
 @pytest.fixture(scope="module")

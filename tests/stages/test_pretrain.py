@@ -27,8 +27,10 @@ from mufin_jax.training.pretrain_step import make_step
 from mufin_jax.training.refresh import Refreshes
 from mufin_jax.training.setup import TrainState, split
 
-CONFIG = PretrainConfig(batch_size=8, optimizer=OptimizerConfig(text_encoder="full"))
-MARGIN, HARDEST = 0.2, 3
+MARGIN, HARDEST = 0.3, 2  # neither is the default
+CONFIG = PretrainConfig(
+    batch_size=8, margin=MARGIN, negatives=HARDEST, optimizer=OptimizerConfig(text_encoder="full")
+)
 
 
 def batches(dataset, config=CONFIG, devices=8, seed=0):
@@ -301,7 +303,7 @@ def test_draws_do_not_change_between_versions(dataset):
     assert labels.tolist() == [12, 5, 11, 10, 3, 0, 7, 2]
     assert points.tolist() == [25, 24, 10, 11, 23, 22, 21, 20, 8, 13, 1, 25, 15, 14, 7, 12]
     assert real.all()
-    randomly = batches(dataset, dataclasses.replace(CONFIG, hard_negatives=False))
+    randomly = batches(dataset, dataclasses.replace(CONFIG, hard_negatives=False, negatives=3))
     assert np.flatnonzero(randomly(3).negatives[0]).tolist() == [3, 9, 14]
 
 

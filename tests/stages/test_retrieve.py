@@ -4,20 +4,23 @@ import dataclasses
 
 import numpy as np
 import pytest
+from block_sizes import small_blocks
 from contexts import context
 from scipy import sparse
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.loader import Loader
-from mufin_jax.model.embed_side import describe_once
-from mufin_jax.model.saved import save_model
+from mufin_jax.model.embed_side import describe_once, embed_blocks
+from mufin_jax.model.saved import new_loader, save_model
 from mufin_jax.retrieval.config import IndexConfig
-from mufin_jax.retrieval.index import LabelIndex
+from mufin_jax.retrieval.index import LabelIndex, shortlist_points
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.stages import retrieve as stage
 from mufin_jax.stages.retrieve import RetrieveConfig, retrieve
 
 CONFIG = RetrieveConfig(shortlist=4, index=IndexConfig(backend="exact"))
+
+blocks = small_blocks((stage, "BLOCK", 10))
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,30 @@ def test_the_stage_writes_an_index_and_the_shortlists_of_both_sides(whole, datas
         bare = (side.text < 0) & (np.diff(side.image_offsets) == 0)
         np.testing.assert_array_equal((lists.labels < 0).any(1), bare)
     assert sorted(path.name for path in whole.iterdir()) == ["index", "test", "train"]
+
+
+def test_each_point_has_the_list_of_its_own_embedding(whole, dataset, model, mesh, tmp_path):
+    loader = new_loader(model.config, dataset, mesh)
+    vectors = describe_once(model, loader, tmp_path / "vectors.npy")
+    index = LabelIndex.load(whole / "index", mesh)
+    for side in (dataset.train, dataset.test):
+        parts = embed_blocks(model, loader, vectors, side)
+        x = np.concatenate([part.vector for _, part in parts])
+        wanted, found = shortlist_points(index, x, 4), Shortlist.load(whole / side.name)
+        np.testing.assert_array_equal(found.labels, wanted.labels)
+        np.testing.assert_allclose(found.similarities, wanted.similarities, atol=1e-6)
+
+
+def test_the_index_is_of_the_kind_that_the_settings_ask_for(
+    whole, dataset, pretrained, mesh, tmp_path
+):
+    """pooled: one entry a label that shows something, its embedding; here without an empty one."""
+    config = dataclasses.replace(CONFIG, pooled=True)
+    retrieve(config, context_of(dataset, pretrained, tmp_path / "out", mesh))
+    pooled, usual = (
+        LabelIndex.load(folder / "index", mesh).entries for folder in (tmp_path / "out", whole)
+    )
+    assert np.diff(pooled.offsets).max() == 1 < np.diff(usual.offsets).max()
 
 
 @pytest.fixture

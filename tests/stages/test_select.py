@@ -6,28 +6,33 @@ import shutil
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import minute
 import numpy as np
 import pytest
+from scipy import sparse
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.validation import Validation
 from mufin_jax.evaluation import selection
 from mufin_jax.evaluation.part_rows import rank_rows
 from mufin_jax.evaluation.selection import Fit
 from mufin_jax.evaluation.summary import CONTENT, MODULE_1, PAPER_MIX
 from mufin_jax.evaluation.test_set import rank_test
+from mufin_jax.model.heads import Embedding
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.pipeline.run import run
 from mufin_jax.prediction.mix import Mix, Weights, load_mixes
-from mufin_jax.prediction.part_ranking import candidates
+from mufin_jax.prediction.part_ranking import Candidates, PartRanking, candidates
 from mufin_jax.prediction.parts import Query
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.report.cross_attention import ask
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.mesh import fetch
-from mufin_jax.runtime.errors import InputError
+from mufin_jax.runtime.errors import InputError, Stopped
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
-from mufin_jax.stages.select import SelectConfig, _remove, _summary
+from mufin_jax.stages import select as select_stage
+from mufin_jax.stages.select import SelectConfig, _fit, _remove, _summary, _validation_candidates
 from mufin_jax.training.early_stopping import ValidateConfig, best_step
 
 SELECT = SelectConfig(parts=("z", "mu", "c", "v", "sg", "t"), candidates=20)
@@ -236,6 +241,47 @@ def test_parts_and_the_best_step_require_validation_points(tmp_path, what):
     with pytest.raises(InputError, match=f"{said}.*add --prepare"):
         run(plain, "all")
     assert not (tmp_path / "run" / "prepare").exists()  # it is said before any work
+
+
+def test_weights_of_some_validation_points_are_fitted_on_their_own_labels():
+    """z knows the relevant labels, of which the filter takes the last one away."""
+    dense = np.random.default_rng(0).random((40, 9)) < 0.3
+    dense[:, :2] = True, False
+    last = 8 - dense[:, ::-1].argmax(1)
+    filter = (np.arange(9) == last[:, None]) & (last > 0)[:, None]
+    every, ones = np.arange(40), np.zeros(40, bool)
+    validation = Validation(every, ones, *(sparse.csr_matrix(m * 1.0) for m in (filter, dense)))
+    rows = np.array([3, 8, 9, 21, 30, 38])
+    values = {"z": np.float32(dense & ~filter)[rows] - 10 * np.float32(filter)[rows]}
+    labels = np.tile(np.arange(9, dtype=np.int32), (6, 1))
+    found = Candidates(labels, values, labels >= 0, np.arange(6) < 3)
+    for fit in _fit(("z",), found, validation, rows, 0).values():
+        assert fit.points == 3 and fit.alone == {"z": 100}
+        assert fit.objective == 100
+
+
+def test_as_many_points_and_candidates_are_judged_as_the_settings_ask_for(dataset, monkeypatch):
+    predictor, asked = object.__new__(Predictor), []
+    predictor.dataset = dataset
+    predictor.read = lambda side, rows: iter([(np.arange(len(rows)), None, None)])
+    bag = np.zeros((4, 1, 6), np.float32)
+    points = Embedding(jnp.array(bag), jnp.ones((4, 1), bool), jnp.array(bag[:, 0]))
+    predictor.embed = lambda pool, bags: points
+    pairs = sparse.csr_matrix((6, dataset.num_labels))
+    validation = Validation(np.arange(6), np.zeros(6, bool), pairs, pairs)
+    mix = Mix(Weights({}), Weights({}))
+    trained = np.ones(dataset.num_labels, bool)
+    ranking = PartRanking({}, mix, trained, dataset.labels.ids)
+
+    def judge(parts, query, k, trained):
+        asked.append((len(query.x), k))
+        raise Stopped
+
+    monkeypatch.setattr(select_stage, "candidates", judge)
+    config = SelectConfig(parts=("z",), candidates=7, points=4)
+    with pytest.raises(Stopped):
+        _validation_candidates(config, predictor, ranking, validation, 0)
+    assert asked == [(4, 7)]
 
 
 def test_a_weight_that_fills_lists_up_is_told_apart_from_none():

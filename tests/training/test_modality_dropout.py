@@ -14,7 +14,7 @@ from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.runtime.draws import Draw, sequence
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training.finetune_batches import FinetuneConfig
-from mufin_jax.training.modality_dropout import SIDES, drop_modalities, uniform
+from mufin_jax.training.modality_dropout import drop_modalities, uniform
 from mufin_jax.training.pretrain_batches import Batches as PretrainBatches
 from mufin_jax.training.pretrain_config import PretrainConfig
 
@@ -73,8 +73,12 @@ def test_a_draw_depends_on_the_item_and_the_address_alone():
         assert abs(np.corrcoef(drawn, uniform(items, sequence(*address)))[0, 1]) < 0.2
 
 
-def test_the_two_sides_of_a_batch_have_addresses_of_their_own():
-    assert SIDES.keys() == {"train", "label"} and len(set(SIDES.values())) == 2
+def test_a_point_and_the_label_of_its_number_lose_modalities_of_their_own(dataset):
+    rows = np.arange(len(dataset.labels))
+    sides = [kinds(dataset, side, rows, 1.0) for side in (dataset.train, dataset.labels)]
+    both = sides[0][0].all(1) & sides[1][0].all(1)
+    kept = [after[both] for _, after in sides]
+    assert 0 < (kept[0] != kept[1]).all(1).sum() < both.sum()
 
 
 def made(dataset, stage, probability, devices=1, step=1, seed=0):

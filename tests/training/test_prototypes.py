@@ -24,7 +24,7 @@ from mufin_jax.runtime.errors import InputError, Stopped
 from mufin_jax.runtime.signals import stop_requested
 from mufin_jax.training import loop
 from mufin_jax.training.finetune_batches import FinetuneConfig
-from mufin_jax.training.finetune_step import make_step, place
+from mufin_jax.training.finetune_step import make_scores, make_step, place
 from mufin_jax.training.optimizer import OptimizerConfig
 from mufin_jax.training.prototypes import CENTROIDS, PART, absorbed, block_of, new_weights
 from mufin_jax.training.setup import TrainState, split
@@ -99,6 +99,30 @@ def test_absorbed_rows_give_the_classifiers_that_were_trained(mesh, one_device, 
             np.testing.assert_allclose(w, wanted, atol=1e-6)
     if dtype == "float32":
         np.testing.assert_allclose(found[1], found[8], atol=1e-6)
+
+
+def test_scores_with_prototypes_are_those_of_the_rows_that_absorbed_them(dataset, one_device):
+    """What a step learns by is what a run saves: z alone would not do."""
+    model, weights = new_model(dataset, one_device), moved(new_weights(DIM, 0))
+    batch = place(batches(dataset, PROTOTYPES, 1)(0), one_device)
+    z = np.zeros((1024, DIM), np.float32)
+    real = np.asarray(batch.ids) < 1024
+    z[np.asarray(batch.ids)[real]] = np.asarray(
+        model.embed(model.describe(batch.pool), batch.labels).vector
+    )[real]
+    mu = np.zeros((1024, DIM), np.float32)
+    mu[:L] = central()
+    eta = np.asarray(block_of({PART: weights}, DIM)(jnp.array(z), jnp.array(mu))) - z
+    found = []
+    for config, rows in ((PROTOTYPES, np.zeros_like(eta)), (SUM, eta)):
+        graphdef, train, frozen = split(model, config.optimizer, cross=True)
+        if config.prototypes:
+            train, frozen = train | {PART: weights}, frozen | {CENTROIDS: jnp.array(mu)}
+        table = label_table.initialize(jax.random.key(0), L, DIM, one_device)
+        table = dataclasses.replace(table, rows=Rows(jnp.array(rows), table.rows.alpha))
+        state = TrainState(opt=(), table=table, train=train)
+        found.append(np.asarray(make_scores(config, graphdef, one_device)(state, frozen, batch)))
+    np.testing.assert_allclose(*found, atol=1e-5)
 
 
 def trained(dataset, mesh, config):

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.sparse
+from block_sizes import small_blocks
 from places import GOLDEN
 from raw_folders import (
     LABEL,
@@ -29,6 +30,7 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.data.images import decode_jpeg
 from mufin_jax.data.manifest import MANIFEST
 from mufin_jax.data.preparation import prepare as prepare_module
+from mufin_jax.data.preparation import resize
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.data.record_images import load_split
 from mufin_jax.data.sparse import load_csr
@@ -38,6 +40,8 @@ from mufin_jax.runtime.errors import InputError, TooManyBadRows
 from mufin_jax.runtime.storage.files import save_sealed
 
 CONFIG = PrepareConfig(image_size=16, max_tokens=8, vocab_size=200)
+
+blocks = small_blocks((resize, "_CHUNK", 1))  # vectors
 
 
 def prepared(raw, out, config=CONFIG) -> Dataset:

@@ -4,9 +4,11 @@ import logging
 
 import numpy as np
 import pytest
+from block_sizes import small_blocks
 from raw_folders import RELEVANCE, TITLES, tiny_outfits, write_repository
 
 from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.preparation import ready as ready_module
 from mufin_jax.data.preparation.prepare import PrepareConfig, prepare
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.files import load_json
@@ -17,6 +19,8 @@ TEXTS = np.random.default_rng(0).normal(size=(len(IDS), 5)).astype(np.float32)
 PICTURES = ["D", "D", "A,B", "D", "E"]
 SHOWN = np.random.default_rng(1).normal(size=(len(PICTURES), 4)).astype(np.float32)
 SMALL = {"image_size": 8, "records": False, "vocab_size": 128, "max_tokens": 8}
+
+blocks = small_blocks((ready_module, "_BLOCK", 2))
 
 
 def write(path, ids, vectors):

@@ -169,6 +169,17 @@ def test_points_are_chosen_by_a_hash_of_their_ids(folder):
     assert all(validation.cold[hidden])
 
 
+def test_points_without_a_label_are_no_validation_points(tmp_path):
+    """There would be nothing to measure on them."""
+    titles = [(f"P{i}", f"chair {i}") for i in range(60)]
+    rows = [[(i + 1) % 60] if i % 3 else [] for i in range(60)]
+    sides = {"train": titles, "test": titles[:9], "label": titles}
+    raw = write_repository(tmp_path / "raw", sides, {"train": rows, "test": rows[:9]})
+    validation = prepared(raw, tmp_path / "out", 0.25).validation
+    assert validation is not None
+    assert validation.rows.tolist() == [i for i in CHOSEN if i % 3] != CHOSEN
+
+
 def test_nothing_of_a_validation_point_trains_and_no_cold_label_has_a_training_pair(folder):
     dataset = Dataset.load(folder)
     validation = dataset.validation

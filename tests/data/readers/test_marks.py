@@ -15,6 +15,8 @@ from raw_folders import (
 )
 
 from mufin_jax.data.readers import Catalogue, load_ceiling
+from mufin_jax.data.readers.fields import Columns
+from mufin_jax.data.readers.products import product_of
 from mufin_jax.data.readers.values import clean_id
 from mufin_jax.data.tokenizer import Tokenizer
 from mufin_jax.encoders.checkpoint_files import parsed
@@ -22,6 +24,7 @@ from mufin_jax.runtime.errors import InputError
 
 MARK = b"\xef\xbb\xbf"
 SIDES = ("train", "test", "label")
+COLUMNS = ("id=sku", "related=goes_with")
 
 
 def by_side(folder: Path) -> Path:
@@ -174,3 +177,14 @@ def test_blanks_around_the_ids_of_outfits_and_items_are_no_part_of_them(tmp_path
 )
 def test_a_number_that_may_have_been_another_one_is_no_id(value, uid):
     assert clean_id(value) == uid
+
+
+def test_the_number_0_is_an_id_like_any_other():
+    for uid in (0, "0"):
+        found = product_of(1, {"sku": uid, "goes_with": [0, 7]}, Columns.parse(COLUMNS))
+        assert found.uid == "0" and list(found.relevant or ()) == ["0", "7"]
+    rest = {"sku": None, "uid": "x", "goes_with": [1]}
+    with pytest.raises(ValueError, match="expected a non-empty `sku`"):
+        product_of(1, rest, Columns.parse(COLUMNS))
+    usual = product_of(1, {"ASIN": "", "asin": None, "uid": 0, "id": 5}, Columns())
+    assert usual.uid == "0"  # the first that there is

@@ -85,6 +85,7 @@ LAYOUTS = {
     "semicolons.csv": table(";", "|"),
     "semicolons in cells.csv": table(",", "; "),
     "named separator.csv": "sep=;\n" + table(";", "|"),
+    "loudly named separator.csv": "SEP=;\r\n" + table(";", "|"),
     "tabs.tsv": table("\t", "|"),
     "lists as Python writes them.csv": python_lists(),
     "a byte-order mark.csv": "\ufeff" + table(",", "|"),
@@ -103,6 +104,18 @@ def test_every_layout_of_products_is_read_alike(layout, zipped, expected, tmp_pa
     else:
         (tmp_path / name).write_bytes(data)
     assert content(tmp_path) == expected
+
+
+def test_only_the_first_images_are_kept(tmp_path):
+    items = [item | {"images": ["a.jpg", "b.jpg", "c.jpg"][: i % 4]}
+             for i, item in enumerate(PRODUCTS)]  # fmt: skip
+    tally = Tally(0.05)
+    catalogue = load_catalogue(write_json_lines(tmp_path, products=items), tally, 2, 10**7)
+    label, number = catalogue.sides["label"], {item["ASIN"]: i for i, item in enumerate(PRODUCTS)}
+    counts = [min(number[uid] % 4, 2) for uid in label.ids]
+    assert [*map(int, label.image_offsets[1:] - label.image_offsets[:-1])] == counts
+    names = {catalogue.images.name(int(key)) for key in label.image_keys}
+    assert names == {"a.jpg", "b.jpg"} and tally.counts["more images than max_images"] >= 10
 
 
 def write_parquet(path: Path, items: list[dict]) -> None:

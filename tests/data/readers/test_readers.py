@@ -31,6 +31,14 @@ def test_no_path_in_the_data_leads_out_of_the_folder(name, tmp_path):
         SourceFolder(folder).image(name)
 
 
+@pytest.mark.parametrize("name", ["front..v2.jpg", "..x.jpg", "a...b/c..jpg"])
+def test_two_dots_within_a_name_lead_nowhere(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(picture(1))
+    assert SourceFolder(tmp_path).image(name).read_bytes() == picture(1)
+
+
 def test_a_link_within_the_folder_is_followed(tmp_path):
     (tmp_path / "a.jpg").write_bytes(picture(1))
     (tmp_path / "b.jpg").symlink_to("a.jpg")

@@ -152,6 +152,7 @@ def test_bad_lines_are_reported_and_keep_the_other_rows_in_place(tmp_path):
     replace_line("raw_data/train.raw.txt", 3, "no arrow")(folder)
     replace_line("raw_data/test.raw.txt", 5, "B1->again")(folder)
     replace_line("trn_X_Y.txt", 7, "2:1.0 99:1.0")(folder)
+    replace_line("trn_X_Y.txt", 9, "3:0.5 5:0 6:-1 4:0.0")(folder)
     replace_line("tst_X_Y.txt", 8, "3:x")(folder)
     catalogue, tally = read_catalogue(folder)
     found = {(entry["kind"], entry["file"], entry["row"]) for entry in tally.listed}
@@ -164,6 +165,7 @@ def test_bad_lines_are_reported_and_keep_the_other_rows_in_place(tmp_path):
     assert np.flatnonzero(~catalogue.sides["train"].kept).tolist() == [2]
     assert np.flatnonzero(~catalogue.sides["test"].kept).tolist() == [4]
     assert catalogue.relevance["train"][5].indices.tolist() == [2]
+    assert catalogue.relevance["train"][7].indices.tolist() == [3]  # others are stored as none
     assert catalogue.relevance["train"][39].indices.tolist() == [19]
     assert catalogue.relevance["test"][6].nnz == 0
 
