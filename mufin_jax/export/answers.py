@@ -24,8 +24,8 @@ def save_answers(run: Path, predictor: Predictor, folder: Path) -> None:
     """
     dataset = Dataset.load(run / "prepare", hold_out=False, to_answer=True)
     save_prepared(dataset, folder / "prepare", pairs=predictor.ranking is not None)
-    shutil.copytree(run / "finetune" / "model", folder / "finetune" / "model")
-    shutil.copytree(run / "finetune" / "predictor", folder / "finetune" / "predictor")
+    _copy_folder(run / "finetune" / "model", folder / "finetune" / "model")
+    _copy_folder(run / "finetune" / "predictor", folder / "finetune" / "predictor")
     _copy(run / "finetune", folder / "finetune", "done.json")
     if predictor.ranking is not None:
         _save_parts(run / "select", folder / "select", predictor.ranking.parts)
@@ -41,7 +41,7 @@ def _save_parts(selected: Path, folder: Path, parts: Container[str]) -> None:
     names: list[PartName] = [name for name in facts["names"] if name in parts]
     save_sealed(folder / "parts.json", facts | {"names": names})
     for name in dict.fromkeys(name for part in names for name in FILES.get(part, ())):
-        shutil.copytree(selected / name, folder / name)
+        _copy_folder(selected / name, folder / name)
 
 
 def _save_catalogue(predictor: Predictor, folder: Path) -> None:
@@ -50,8 +50,18 @@ def _save_catalogue(predictor: Predictor, folder: Path) -> None:
     if versions is None or number < 1:
         return
     target = folder / "versions" / str(number)
-    versions.load(number, lambda version: shutil.copytree(version, target))
+    versions.load(number, lambda version: _copy_folder(version, target))
     save_sealed(folder / "current", {"version": number})
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder; unlike `shutil.copytree`, stop at the first error, and raise that one."""
+    target.mkdir(parents=True)
+    for path in sorted(source.rglob("*")):
+        if path.is_dir():
+            (target / path.relative_to(source)).mkdir()
+        else:
+            shutil.copyfile(path, target / path.relative_to(source))
 
 
 def _copy(source: Path, target: Path, *names: str) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.errors import DiskError, InputError
 from mufin_jax.runtime.run_folder import environment
 from mufin_jax.runtime.storage import files
-from mufin_jax.runtime.storage.disk import disk_errors
+from mufin_jax.runtime.storage.disk import disk_error, is_disk_error
 from mufin_jax.runtime.storage.paths import Given, user_path
 
 EXPORT = "export.json"
@@ -123,25 +122,37 @@ def _check_target(run: Path, to: Path, force: bool) -> None:
         )
 
 
+def _make(new: Path, to: Path) -> None:
+    """Make an empty folder next to `to`; raise InputError where no folder can be."""
+    files.discard(new)
+    try:
+        new.mkdir(parents=True)
+    except OSError as error:
+        if is_disk_error(error):
+            raise
+        raise InputError(f"--to={to} cannot be made ({error.strerror})") from None
+
+
 @contextlib.contextmanager
 def _moved_into_place(to: Path) -> Iterator[Path]:
     """Give a new folder to fill, which becomes `to` in one step when it is on the disk."""
     new, old = (to.with_name(f".{to.name}.{kind}") for kind in ("new", "old"))
     try:
-        with disk_errors(to):
-            files.discard(new)
-            new.mkdir(parents=True)
-            yield new
-            for path in [*new.rglob("*"), new]:
-                files.sync(path)
-            files.discard(old)
-            if (to / EXPORT).is_file():
-                os.replace(to, old)
-            os.replace(new, to)
-            files.sync(to.parent)
-            shutil.rmtree(old, ignore_errors=True)
+        _make(new, to)
+        yield new
+        for path in [*new.rglob("*"), new]:
+            files.sync(path)
+        files.discard(old)
+        if (to / EXPORT).is_file():
+            os.replace(to, old)
+        os.replace(new, to)
+        files.sync(to.parent)
+        files.discard(old)
     except BaseException as error:
+        written = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
         files.discard(new)
-        if isinstance(error, DiskError):
-            raise DiskError(str(error).replace("another --workdir", "another --to")) from error
+        fault = error.__cause__ if isinstance(error, DiskError) else error
+        if isinstance(fault, OSError) and is_disk_error(fault):
+            told = str(disk_error(to, fault.strerror or str(fault), written, more=True))
+            raise DiskError(told.replace("another --workdir", "another --to")) from error
         raise

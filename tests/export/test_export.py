@@ -180,14 +180,16 @@ def test_an_export_replaces_an_export_by_force_alone(
         ("run", "run/export", "lies inside of the run"),
         ("run", "full", "is not empty, and no export"),
         ("run", "file", "is a file"),
+        ("run", "file/to", "cannot be made (Not a directory)"),
         ("empty", "to", "no trained model there"),
         ("nowhere", "to", "no such folder"),
         ("run", None, "expected the folder of the export"),
     ],
 )
 def test_what_cannot_be_exported_is_told_in_one_line(
-    minute_run, tmp_path, capsys, run_name, to, words
+    minute_run, run, tmp_path, monkeypatch, capsys, run_name, to, words
 ):
+    monkeypatch.setattr(folder_file.Predictor, "load", lambda _: run)
     (tmp_path / "run").symlink_to(minute_run)
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
@@ -200,11 +202,12 @@ def test_what_cannot_be_exported_is_told_in_one_line(
     assert not (tmp_path / "to").exists()
 
 
-def test_a_full_disk_leaves_nothing_of_an_export(minute_run, run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["folder.save_label_vectors", "answers.shutil.copyfile"])
+def test_a_full_disk_leaves_nothing_of_an_export(minute_run, run, tmp_path, monkeypatch, place):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(folder_file, "save_label_vectors", full)
+    monkeypatch.setattr(f"mufin_jax.export.{place}", full)
     monkeypatch.setattr(folder_file.Predictor, "load", lambda _: run)
     with pytest.raises(DiskError, match="make room or choose another --to"):
         export_run(minute_run, tmp_path / "to")
