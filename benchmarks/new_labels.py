@@ -160,10 +160,10 @@ def main() -> None:
         raise SystemExit("the two runs have other test points")
     found = {"trained": measure(ranked(whole), wanted, apart)}
     found["absent"] = measure(ranked(fewer), wanted, apart)
-    fewer.lenders = 0
+    usual, fewer.lenders = fewer.lenders, 0
     fewer.add_labels(items_of(options.new, options.vectors), save=False)
     found["lent nothing"] = measure(ranked(fewer), wanted, apart)
-    fewer.lenders = Predictor.lenders
+    fewer.lenders = usual
     fewer.change_to(fewer.catalogue)
     found["not related"] = measure(ranked(fewer), wanted, apart)
     fewer.update_labels(items_of(options.new, options.vectors, bought), save=False)

@@ -11,6 +11,9 @@ the 100 nearest labels; it is measured exactly and with ScaNN, in batches of 256
     removed     20% of the labels: tombstones
     added       10,000 labels after the index was built, in a segment of their own
 
+    fields      1% of the labels by a condition on a field, next to the same labels by their ids:
+                which labels these are is found anew for each call of `predict`
+
 Recall is the share of the exact best 10 labels (for added labels, of the best 100) that are found.
 For added labels the other side is an index of all labels, built again. Also measured: the CPU time
 of adding them without encoding, with bags of six descriptors, and of writing a version. `ratio` is
@@ -29,15 +32,19 @@ import numpy as np
 from catalogue import Catalogue, normal, unit
 from flax import nnx
 
+from mufin_jax.data.kept_fields import KeptFields
 from mufin_jax.data.strings import Strings
 from mufin_jax.model.attention import AttentionBlock
 from mufin_jax.model.heads import Embedding, Heads
 from mufin_jax.prediction.added import Added, Base
+from mufin_jax.prediction.catalogue import Catalogue as Labels
+from mufin_jax.prediction.catalogue import Names
 from mufin_jax.prediction.joined import Joined
 from mufin_jax.prediction.label_cache import LabelCache
 from mufin_jax.prediction.parts import Known, Nearest, Query
 from mufin_jax.prediction.segment import Changes, Segment
 from mufin_jax.prediction.versions import Versions
+from mufin_jax.prediction.within import allowed_labels
 from mufin_jax.retrieval.barred import Barred, Within, allowed_points
 from mufin_jax.retrieval.config import IndexConfig
 from mufin_jax.retrieval.exact import LabelEntries
@@ -97,6 +104,29 @@ def measure_barred(x: np.ndarray, exact: LabelIndex, scann: LabelIndex) -> dict[
     return found
 
 
+def measure_fields(labels: int) -> dict[str, Any]:
+    """Return milliseconds of finding 1% of the labels, by their ids and by fields."""
+    rng, ids = np.random.default_rng(4), Strings.pack(map(str, range(labels)))
+    codes, prices = rng.integers(100, size=labels), rng.uniform(0, 100, labels)
+    rows = [((f"kind {code}",), price) for code, price in zip(codes, prices.tolist(), strict=True)]
+    kept = KeptFields.build(["category", "price"], rows)
+    labels_now = Labels(Names(ids, ids, kept), Changes.none(DIM))
+    chosen = [str(label) for label in np.flatnonzero(codes == 7)]
+    cases = {
+        "ids": chosen,
+        "category": {"category": "kind 7"},
+        "category and price": {"category": ["kind 7", "kind 8"], "price": (None, 50.0)},
+    }
+    same = [allowed_labels(labels_now, cases[name]) for name in ("ids", "category")]
+    assert np.array_equal(*same) and len(same[0])
+    sides = {
+        name: (lambda within=within: allowed_labels(labels_now, within))
+        for name, within in cases.items()
+    }
+    timed = measuring.in_turn(sides, count=5, warm_up=1)
+    return {name: times.facts(1) for name, times in timed.items()}
+
+
 def measure_added(
     x: np.ndarray, vectors: np.ndarray, bags: np.ndarray, base: LabelIndex, added: int
 ) -> dict[str, Any]:
@@ -152,6 +182,7 @@ def main() -> None:
     exact, scann = index_of(vectors[:labels], "exact"), index_of(vectors[:labels], "scann")
     found = measure_barred(x, exact, scann)
     facts = measure_added(x, vectors, bags, scann, added)
+    facts |= {"found_by": measure_fields(labels)}
     ratio = found["within 1%"]["scann"]["ms"] / found["plain"]["scann"]["ms"]
     measuring.line("within", ratio, LIMIT, labels=labels, dim=DIM, k=K, cases=found, added=facts)
 

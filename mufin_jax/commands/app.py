@@ -78,6 +78,7 @@ The same command resumes a stopped file, to the same bytes.
   --id=ID               of a known product; repeat it for several
   -k N                  labels an item (default 10)
   --exclude=FILE        ids that nobody gets, one a line; --within=FILE the only ones
+  --within=category=chair --within="price<=20"          fields that the run keeps (mufin labels)
   --explain             the parts of each score
   --json                JSON instead of a table
   --images=DIR          where the pictures of --items are, if not next to the file
@@ -92,6 +93,7 @@ The same command resumes a stopped file, to the same bytes.
   mufin labels RUN add new.jsonl        recommend more products from now on
   mufin labels RUN update changed.csv   replace products, by their ids
   mufin labels RUN remove ids.txt       recommend products no more: ids, one a line
+  mufin labels RUN keep products.csv --fields category price    for --within of mufin predict
   mufin labels RUN rollback             return to the version before
 
 A new product that names training products in its field of relations is found as if it had been

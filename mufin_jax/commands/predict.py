@@ -5,12 +5,13 @@ import functools
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from mufin_jax.commands.conditions import read_within
 from mufin_jax.commands.parsing import parse
 from mufin_jax.data.readers.fields import Columns
 from mufin_jax.data.readers.id_lists import load_ids
@@ -20,6 +21,7 @@ from mufin_jax.prediction.item_files import ItemFile
 from mufin_jax.prediction.items import check_k
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.prediction.stream import answer_file
+from mufin_jax.prediction.within import Allowed
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.logs import set_up_logging
 from mufin_jax.runtime.storage.fingerprint import fingerprint
@@ -54,8 +56,9 @@ class PredictCommand:
     """Labels of an item."""
     exclude: Path | None = None
     """A file of ids that no item gets, one a line."""
-    within: Path | None = None
-    """A file of the only ids that items get, one a line."""
+    within: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """The only labels that items get: a file of ids, one a line, or a condition on a kept field,
+    such as category=chair or "price<=20"; repeat it for several."""
     explain: tyro.conf.FlagCreatePairsOff[bool] = False
     """Tell why each label has its score: its parts, and with --json the attention."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -69,7 +72,7 @@ class PredictCommand:
 
     def __post_init__(self) -> None:
         """Reject a command without an item, or with two kinds of them."""
-        settle_paths(self, fields=["run", "items", "out", "exclude", "within", "images"])
+        settle_paths(self, fields=["run", "items", "out", "exclude", "images"])
         given = {"--title or --image": self.title or self.image}
         given |= {"--id": self.id, "--items": self.items}
         named = [name for name, value in given.items() if value]
@@ -90,7 +93,7 @@ def run(arguments: list[str]) -> None:
     command = parse(PredictCommand, arguments, "predict")
     limits: dict[str, Any] = {
         "exclude": load_ids(command.exclude) if command.exclude else [],
-        "within": load_ids(command.within) if command.within else None,
+        "within": read_within(command.within),
     }
     if command.items is not None and command.out is not None:
         _answer_file(command, command.items, command.out, limits)
@@ -118,7 +121,7 @@ def _answer_file(command: PredictCommand, items: Path, out: Path, limits: dict[s
         source = dataclasses.replace(source, columns=Columns.parse(given))
     settings = {
         "k": command.k, "columns": source.columns, "images": command.images,
-        "exclude": _digest(limits["exclude"]), "within": _digest(limits["within"]),
+        "exclude": _digest(limits["exclude"]), "within": _conditions(limits["within"]),
         "run": fingerprint(command.run, _MADE_OF) | {"config": predictor.config},
     }  # fmt: skip
     answer = functools.partial(predictor.predict, k=command.k, **limits)
@@ -132,6 +135,14 @@ def _digest(ids: list[str] | None) -> str | None:
     if ids is None:
         return None
     return f"{len(ids):,} ids, {hashlib.sha256(' '.join(ids).encode()).hexdigest()[:16]}"
+
+
+def _conditions(within: Allowed | None) -> Any:
+    """Return what tells other conditions from these, as JSON has it."""
+    if not isinstance(within, Mapping):
+        return _digest(None if within is None else [str(uid) for uid in within])
+    ids = {"id": _digest(within["id"])} if "id" in within else {}
+    return dict(within) | ids
 
 
 def _print_table(name: str, answer: Sequence[Prediction]) -> None:

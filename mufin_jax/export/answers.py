@@ -11,6 +11,8 @@ from mufin_jax.prediction.parts import PartName
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.storage.files import load_sealed, save_sealed
 
+_LENT: tuple[PartName, ...] = ("v", "g", "sg", "tv")
+"""Parts of which labels of training lend added labels a share."""
 _MEASURED = ("done.json", "settings.json", "metrics.json")
 
 
@@ -40,7 +42,10 @@ def _save_parts(selected: Path, folder: Path, parts: Container[str]) -> None:
     facts = load_sealed(selected / "parts.json")
     names: list[PartName] = [name for name in facts["names"] if name in parts]
     save_sealed(folder / "parts.json", facts | {"names": names})
-    for name in dict.fromkeys(name for part in names for name in FILES.get(part, ())):
+    copied = [name for part in names for name in FILES.get(part, ())]
+    if any(name in parts for name in _LENT) and (selected / "z").exists():
+        copied.append("z")  # labels that are added later are compared with z
+    for name in dict.fromkeys(copied):
         _copy_folder(selected / name, folder / name)
 
 

@@ -16,13 +16,14 @@ from jaxtyping import Int32
 from scipy.sparse import csr_matrix
 
 from mufin_jax.data.dataset import Dataset, training_pairs
+from mufin_jax.data.kept_fields import FILE
 from mufin_jax.data.manifest import WITHOUT_ITEMS, save_manifest
 from mufin_jax.data.strings import Strings
 from mufin_jax.runtime.storage.files import save_array
 from mufin_jax.runtime.storage.npy import FREE
 
 _COPIED = ("train_ids.npz", "label_ids.npz", "label_titles.npz")
-_IF_THERE = ("tokenizer.json", "label_fields.npz")
+_IF_THERE = ("tokenizer.json", FILE)
 _SETTINGS = ("columns", "max_images", "max_bytes", "max_pixels")
 """The settings of prepare that answers read; others may name places on the machine of the run."""
 

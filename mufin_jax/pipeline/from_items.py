@@ -159,7 +159,7 @@ def _read(given: object, side: str, needs_id: bool) -> list[Item]:
         InputError: if there are none, or one is wrong.
     """
     try:
-        items = read_query(given, labels=True)
+        items = read_query(given, kept=())
     except InputError as error:
         raise InputError(f"{side}: {error}") from None
     if not items:

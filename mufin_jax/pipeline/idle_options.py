@@ -54,7 +54,11 @@ RULES = (
         lambda e: e.data is not None or not e.miniature.PREPARED,
         "--data: these built-in data are prepared as they are made",
     ),
-    Rule(("prepare.columns", "prepare.images"), lambda e: e.data is not None, "--data"),
+    Rule(
+        ("prepare.columns", "prepare.images", "prepare.keep"),
+        lambda e: e.data is not None,
+        "--data",
+    ),
     Rule(("prepare.beam_options",), lambda e: bool(e.prepare.beam_runner), "--prepare.beam-runner"),
     Rule(
         ("prepare.tokenizer", "prepare.prompt", "prepare.vocab_size", "prepare.max_tokens"),

@@ -21,6 +21,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "validation_share": 0.0,
         "prompt": None,
         "columns": [],
+        "keep": [],
         "images": None,
         "text_vectors": None,
         "image_vectors": None,

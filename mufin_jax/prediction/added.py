@@ -88,7 +88,9 @@ class Added:
         alone = np.diff(segment.point_offsets) == 0
         lenders = None
         if base.lenders and alone.any():
-            lenders = _lenders(base.index, base.ranking, segment.z, alone, base.lenders)
+            # One vector a label: among all entries, a label need not be nearest to itself.
+            near = base.ranking.vectors() if base.ranking.vectors else base.index
+            lenders = _lenders(near, base.ranking, segment.z, alone, base.lenders)
         joined = _joined(base.ranking, segment, vectors, cache, lenders)
         return cls(base, segment, cache, joined)
 
@@ -214,7 +216,7 @@ def _lenders(
     """Return added labels x labels of training: the trained labels that are most like each.
 
     Args:
-        index: of the labels of training.
+        index: of z of the labels of training.
         ranking: which of them are trained.
         z: of the added labels.
         alone: which of these go with no training point; to others, nothing is lent.

@@ -7,12 +7,13 @@ come after them, and may change with the next version of the catalogue.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from mufin_jax.data.dataset import Side
+from mufin_jax.data.kept_fields import KeptFields
 from mufin_jax.data.own_labels import LabelFinder
 from mufin_jax.data.strings import Strings
 from mufin_jax.prediction.segment import Changes, Segment
@@ -26,10 +27,12 @@ class Names:
     Attributes:
         ids: of the labels.
         titles: "" where there is none.
+        kept: their fields for filters; None if there are none.
     """
 
     ids: Strings
     titles: Strings
+    kept: KeptFields | None = None
 
     def __repr__(self) -> str:
         return f"Names({self.ids!r})"
@@ -55,9 +58,15 @@ class Catalogue:
     version: int = 0
 
     @classmethod
-    def of(cls, labels: Side, dim: int) -> "Catalogue":
-        """Return the catalogue of all labels of training, and no other; D is `dim`."""
-        return cls(Names(labels.ids, labels.titles), Changes.none(dim))
+    def of(cls, labels: Side, dim: int, kept: KeptFields | None = None) -> "Catalogue":
+        """Return the catalogue of all labels of training, and no other.
+
+        Args:
+            labels: those of training.
+            dim: D.
+            kept: their fields for filters.
+        """
+        return cls(Names(labels.ids, labels.titles, kept), Changes.none(dim))
 
     def changed(self, changes: Changes, version: int = 0) -> "Catalogue":
         """Return the catalogue of the same labels of training with other changes."""
@@ -84,6 +93,12 @@ class Catalogue:
         found = np.ones(self.num_labels, bool)
         found[self.changes.removed] = False
         return found
+
+    @functools.cached_property
+    def fields(self) -> KeptFields:
+        """The fields of all labels that are kept for filters, in the order of their numbers."""
+        base = self.changes.kept or self.base.kept or KeptFields(len(self.base.ids))
+        return base.followed_by(self.added.fields)
 
     def id_of(self, label: int) -> str:
         """Return the id of a label."""
@@ -154,7 +169,7 @@ class Catalogue:
         self.check_new([*new.ids, *restored], restored)
         back = self.labels_of(restored)
         removed = np.setdiff1d(self.changes.removed, back).astype(np.int32)
-        return Changes(self.added.followed_by(new), removed)
+        return Changes(self.added.followed_by(new), removed, self.changes.kept)
 
     def without_labels(self, ids: Iterable[str]) -> Changes:
         """Return the changes of a catalogue that lacks the labels with these ids.
@@ -172,4 +187,28 @@ class Catalogue:
         removed = np.union1d(self.changes.removed, gone[gone < base]).astype(np.int32)
         kept = np.ones(len(self.added), bool)
         kept[gone[gone >= base] - base] = False
-        return Changes(self.added if kept.all() else self.added.only(kept), removed)
+        added = self.added if kept.all() else self.added.only(kept)
+        return Changes(added, removed, self.changes.kept)
+
+    def with_fields(self, ids: Sequence[str], new: KeptFields, kinds: Mapping[str, str]) -> Changes:
+        """Return the changes of a catalogue that keeps other fields of some labels.
+
+        Args:
+            ids: of the labels, each once; those of no label change nothing.
+            new: the values of their fields.
+            kinds: "number" or "text" for fields that are to be of this kind.
+
+        Raises:
+            InputError: if no id is that of a label.
+        """
+        found = [(label, row) for row, uid in enumerate(ids) for label in self.all_of(uid)]
+        if not found:
+            raise InputError(
+                f"fields to keep: none of the {len(ids):,} ids is a label's; the first is "
+                f"{ids[0] if ids else ''!r:.80}"
+            )
+        labels, rows = np.array(found, np.int64).T
+        fields, base = self.fields.replaced(labels, new.at(rows), kinds), len(self.base.ids)
+        own = fields.at(np.arange(base, self.num_labels))
+        added = dataclasses.replace(self.added, kept=own)
+        return Changes(added, self.changes.removed, fields.at(np.arange(base)))

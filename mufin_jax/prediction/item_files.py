@@ -199,7 +199,9 @@ def read_labels(file: ItemFile) -> list[Item]:
         titles = [text for text in (product.title, *product.texts) if text]
         related = [one for one in product.relevant or () if isinstance(one, str)]
         vectors = given.get("text_vector"), given.get("image_vectors")
-        found.append(Item(_name(row), product.uid or None, titles, pictures, *vectors, related))
+        fields = dict(zip(file.columns.keep, product.kept_fields, strict=True))
+        item = Item(_name(row), product.uid or None, titles, pictures, *vectors, related, fields)
+        found.append(item)
     if not found:
         raise InputError(f"{file.path} is empty: expected products, a row each")
     return found

@@ -6,11 +6,13 @@ by the number of its item and its type: text made of a list's or a number's sign
 
 import dataclasses
 import decimal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from mufin_jax.data.kept_fields import FieldValue
+from mufin_jax.data.readers.field_values import read_value
 from mufin_jax.data.readers.values import clean_id, unescaped
 from mufin_jax.prediction.pictures import pictures_in
 from mufin_jax.runtime.errors import InputError
@@ -46,6 +48,7 @@ class Item:
         text_vector: as the user gave it, None if there is none.
         image_vectors: as the user gave them, None if there are none.
         related: ids of products that a new label goes with.
+        fields: values of a new label's fields that are kept for filters.
     """
 
     name: str
@@ -55,21 +58,25 @@ class Item:
     text_vector: Any = None
     image_vectors: Any = None
     related: Sequence[str] = ()
+    fields: Mapping[str, FieldValue] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def read(cls, given: Mapping[str, Any], name: str, label: bool = False) -> "Item":
+    def read(
+        cls, given: Mapping[str, Any], name: str, kept: Collection[str] | None = None
+    ) -> "Item":
         """Return the item of a dict.
 
         Args:
             given: with some of the fields "id", "title" or "titles", "images", "text_vector" and
                 "image_vectors".
             name: for messages.
-            label: whether it becomes a label, which may have "related".
+            kept: the fields that are kept for filters, if it becomes a label; this may have them,
+                and "related".
 
         Raises:
             InputError: if a field is unknown, or its value is of another kind.
         """
-        fields = _FIELDS + _OF_LABELS * label
+        fields = _FIELDS if kept is None else (*_FIELDS, *_OF_LABELS, *kept)
         if unknown := [field for field in given if field not in fields]:
             raise InputError(
                 f"{name}: unknown field {unknown[0]!r:.80}; expected {', '.join(fields)}"
@@ -86,6 +93,7 @@ class Item:
             found.get("text_vector"),
             vectors,
             read_ids(found.get("related", ()), f"{name}: related"),
+            {field: read_value(found.get(field)) for field in kept or ()},
         )
 
 
@@ -93,12 +101,12 @@ Items = Iterable[Mapping[str, Any] | str | Item] | Table
 """Dicts, one an item, or ids of known products, or items; or a table."""
 
 
-def read_query(items: object, labels: bool = False) -> list[Item]:
+def read_query(items: object, kept: Collection[str] | None = None) -> list[Item]:
     """Return the items of a query.
 
     Args:
         items: dicts or ids in any iterable, items that are read, or a table (`Items`).
-        labels: whether they become labels, which may have "related".
+        kept: the fields that are kept for filters, if the items become labels.
 
     Raises:
         InputError: if the items are in another form, or a field of one is.
@@ -117,7 +125,7 @@ def read_query(items: object, labels: bool = False) -> list[Item]:
         if not isinstance(item, Mapping | str):
             raise InputError(f"item {row}: found {type(item).__name__}; {expected}")
         given = {"id": item} if isinstance(item, str) else item
-        found.append(Item.read(given, f"item {row}", labels))
+        found.append(Item.read(given, f"item {row}", kept))
     return found
 
 

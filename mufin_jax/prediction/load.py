@@ -73,7 +73,9 @@ def load_run(
             ranking=load_ranking(selected, whole, heads, found.cache, every_part)
         )
     base = hashlib.sha256((folder / "labels" / MANIFEST).read_bytes()).hexdigest()
-    versions = Versions(workdir / "catalogue", base)
+    ids = dataset.train.ids  # their content: an export packs the file in another way
+    points = hashlib.sha256(ids.offsets.tobytes() + ids.blob.tobytes()).hexdigest()
+    versions = Versions(workdir / "catalogue", base, points)
     if catalogue:
         return found._replace(versions=versions)
     if versions.folder.exists():

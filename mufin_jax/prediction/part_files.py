@@ -10,7 +10,7 @@ The walks need no file: they read the training pairs of the prepared folder.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -280,4 +280,15 @@ def load_ranking(
     chosen: list[PartName] = names if every else [name for name in names if name in mix.names]
     pairs = TrainingPairs.read(dataset)
     parts = load_parts(folder, chosen, pairs, heads, cache, config)
-    return PartRanking(parts, mix, pairs.trained, dataset.labels.ids)
+    vectors = None
+    if (folder / "z" / "index.json").exists():
+        vectors = functools.cache(lambda: _vectors(folder, parts, heads))
+    return PartRanking(parts, mix, pairs.trained, dataset.labels.ids, vectors)
+
+
+def _vectors(folder: Path, parts: Mapping[str, Part], heads: Heads) -> LabelIndex:
+    """Return the index of z: that of a part that has it, else loaded."""
+    for part in (parts.get("z"), parts.get("sg")):
+        if isinstance(part, Nearest | SoftWalk):
+            return part.index
+    return LabelIndex.load(folder / "z", heads.mesh)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
@@ -14,6 +14,7 @@ from mufin_jax.model.heads import Embedding
 from mufin_jax.prediction.mix import Mix
 from mufin_jax.prediction.parts import WIDTH, Known, Part, Query
 from mufin_jax.retrieval.barred import Barred
+from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.retrieval.shortlist import Shortlist
 from mufin_jax.runtime.distributed.padding import next_multiple
 
@@ -105,12 +106,15 @@ class PartRanking:
         mix: their weights; a part without a weight is not asked.
         trained: whether each label has a training pair.
         label_ids: of the labels that a datapoint can be; added labels come after these.
+        vectors: loads the index of the labels' vectors z, whether the part z has a weight or not;
+            None where there is no such index.
     """
 
     parts: Mapping[str, Part]
     mix: Mix
     trained: Bool[np.ndarray, " l"]
     label_ids: Strings
+    vectors: Callable[[], LabelIndex] | None = None
 
     @functools.cached_property
     def _finder(self) -> LabelFinder:

@@ -1,7 +1,6 @@
 """Prediction: titles and pictures in, ranked labels out.
 
-`ranker.py` ranks. The labels that are ranked come and go: `catalogue.py` knows them, `changing.py`
-changes them.
+`ranker.py` ranks. The labels that are ranked come and go (`living.py`).
 
 A warm server compiles nothing: queries are padded to few shapes (`shapes.py`), all of which
 `Predictor.warm_up` compiles (`warming.py`).
@@ -16,67 +15,32 @@ from jaxtyping import Float32
 
 from mufin_jax.data.dataset import Dataset
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.prediction import changing, ranker
-from mufin_jax.prediction.added import Added, Base
+from mufin_jax.prediction import ranker
 from mufin_jax.prediction.answers import Prediction, named
 from mufin_jax.prediction.catalogue import Catalogue
 from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.prediction.explain import explained, with_reasons
 from mufin_jax.prediction.items import Items, check_k, read_ids, read_query
-from mufin_jax.prediction.known_items import KnownItems
-from mufin_jax.prediction.label_cache import LabelCache
+from mufin_jax.prediction.living import LivingRanker
 from mufin_jax.prediction.load import load_built, load_run
-from mufin_jax.prediction.part_ranking import PartRanking
 from mufin_jax.prediction.queries import barred_labels, names_of
-from mufin_jax.prediction.ranker import Ranker
-from mufin_jax.prediction.versions import Versions
 from mufin_jax.prediction.warming import warm_up
+from mufin_jax.prediction.within import Allowed, allowed_labels
 from mufin_jax.retrieval.barred import Within
-from mufin_jax.retrieval.index import LabelIndex
 from mufin_jax.runtime.distributed.mesh import fetch
 from mufin_jax.runtime.storage.paths import Given, user_path
 
 
-class Predictor(Ranker):
+class Predictor(LivingRanker):
     """Answers queries: titles and pictures in, ranked labels out.
 
     With several processes on the model's mesh, all of them must ask the same, and all get the
     answer.
 
-    Args:
-        model: the encoders and attention blocks that Module IV leaves.
-        index: label entries under this model.
-        cache: the labels' bags, as A_C sees them, and classifiers.
-        dataset: the prepared folder the model was trained on: tokenizer, picture size, titles.
-        config: shortlist and mix.
-        ranking: the parts and weights that rank instead of the paper's mix of c and a.
-        versions: the folder of the catalogue's versions; None keeps changes in memory.
-
-    Attributes:
-        lenders: how many labels of training lend an added label a share of their votes and walks
-            (the parts v, g, sg, tv); 0 gives it what an untrained label of training has.
+    See `LivingRanker` for its arguments.
     """
 
-    lenders: int = 30
-
-    def __init__(
-        self,
-        model: Mufin,
-        index: LabelIndex,
-        cache: LabelCache,
-        dataset: Dataset,
-        config: PredictConfig,
-        ranking: PartRanking | None = None,
-        versions: Versions | None = None,
-    ):
-        super().__init__(model, index, cache, dataset, config, ranking)
-        self.versions = versions
-        self._within: Within | None = None
-        self._known_items: KnownItems | None = None
-        # Replaced together, in one step: a query in another thread sees both or neither.
-        self._labels: tuple[Catalogue, Added | None] = Catalogue.of(dataset.labels, model.dim), None
-        if versions is not None:
-            self.refresh()
+    _within: Within | None = None
 
     @classmethod
     def load_parts(
@@ -103,6 +67,7 @@ class Predictor(Ranker):
         config: PredictConfig | None = None,
         every_part: bool = False,
         catalogue: bool = True,
+        lenders: int = 30,
     ) -> "Predictor":
         """Load the predictor of a run whose stage finetune is done.
 
@@ -117,11 +82,13 @@ class Predictor(Ranker):
             every_part: load the parts without a weight, too; they do not rank.
             catalogue: recommend the labels of the current version of the run's catalogue; without,
                 those of training.
+            lenders: see `LivingRanker`.
 
         Raises:
             InputError: if the folder holds no finished run.
         """
-        return cls(*load_run(user_path(workdir), mesh, config, every_part, catalogue))
+        found = load_run(user_path(workdir), mesh, config, every_part, catalogue)
+        return cls(*found, lenders=lenders)
 
     def predict(
         self,
@@ -129,7 +96,7 @@ class Predictor(Ranker):
         k: int = 5,
         *,
         exclude: Iterable[object] = (),
-        within: Iterable[object] | None = None,
+        within: Allowed | None = None,
         explain: bool = False,
     ) -> list[list[Prediction]]:
         """Rank labels for items; an item with an "id" never gets the label that it is itself.
@@ -142,7 +109,10 @@ class Predictor(Ranker):
                 of pandas, polars or pyarrow with such columns serves as well.
             k: labels to return for each item; at most the length of the shortlist.
             exclude: ids of labels that no item gets; those that are no label's change nothing.
-            within: ids of the only labels that items get; None allows all labels.
+            within: ids of the only labels that items get; or a dict of conditions on the fields
+                that are kept for filters, such as {"category": ["chair", "sofa"],
+                "price": (None, 20.0)}: a value, a list of which any will do, or a pair (low, high)
+                of numbers. All conditions hold; "id" names ids. None allows all labels.
             explain: whether each prediction tells why it has its score.
 
         Returns:
@@ -156,7 +126,7 @@ class Predictor(Ranker):
         query, (catalogue, added) = read_query(items), self._labels
         results: list[list[Prediction]] = [[] for _ in query]
         gone = catalogue.barred(read_ids(exclude, "exclude"))
-        allowed = None if within is None else self._only(catalogue, read_ids(within, "within"))
+        allowed = None if within is None else self._only(catalogue, within)
         for places, block, pool, bags in self.known_items.blocks(query, ranker.BLOCK):
             known = self.ranking and self.ranking.known(*names_of(block))
             barred = barred_labels(block, catalogue, gone, allowed)
@@ -183,13 +153,6 @@ class Predictor(Ranker):
             vectors[list(places)] = fetch(self.embed(pool, bags).vector)[: len(places)]
         return vectors
 
-    @property
-    def known_items(self) -> KnownItems:
-        """The items of the run's own data."""
-        if self._known_items is None or self._known_items.dataset is not self.dataset:
-            self._known_items = KnownItems(self.dataset, self.loader)
-        return self._known_items
-
     def __repr__(self) -> str:
         how = f"{self.config.mix:g} c + {1 - self.config.mix:g} a"
         if self.ranking is not None:
@@ -197,83 +160,12 @@ class Predictor(Ranker):
         sizes = f"{self.catalogue.num_labels:,} labels, D = {self.model.dim}"
         return f"Predictor({sizes}, lists of {self.config.shortlist}, {how})"
 
-    def _only(self, catalogue: Catalogue, ids: list[str]) -> Within:
-        """Return the labels with these ids; what the last query made of its own is used again."""
-        labels, last = catalogue.labels_of(ids), self._within
+    def _only(self, catalogue: Catalogue, within: Allowed) -> Within:
+        """Return the allowed labels; what the last query made of the same ones is used again."""
+        labels, last = allowed_labels(catalogue, within), self._within
         if last is None or not np.array_equal(last.labels, labels):
             self._within = last = Within(labels)
         return last
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The labels that can be recommended now."""
-        return self._labels[0]
-
-    @property
-    def added(self) -> Added | None:
-        """The added labels, ready to answer; None if there are none."""
-        return self._labels[1]
-
-    def change_to(self, catalogue: Catalogue) -> None:
-        """Recommend the labels of a catalogue; every process must call this function."""
-        added = None
-        if len(catalogue.added):
-            base = Base(
-                self._heads, self.index, self.cache, self.config.mix, self.ranking, self.lenders
-            )
-            added = Added.build(catalogue.added, base)
-        self._labels = catalogue, added
-
-    def add_labels(self, items: Items, save: bool = True) -> None:
-        """Recommend more labels from now on, without training.
-
-        Args:
-            items: in the forms of `predict`, each with an "id", and perhaps "related": the ids of
-                training points that go with it. An item that is a removed label of training, and
-                has nothing but its id, comes back as it was trained.
-            save: whether a predictor of a run's folder writes the next version of its catalogue;
-                without, the change is lost with this predictor.
-
-        Raises:
-            InputError: if an item has no id, an id that is recommended already, or nothing to see.
-            Held: if another process writes a version at this moment.
-            DiskError: if the version cannot be written.
-        """
-        changing.add(self, items, save)
-
-    def remove_labels(self, ids: Iterable[object], save: bool = True) -> None:
-        """Recommend labels no more; see `add_labels`.
-
-        Args:
-            ids: of labels that are recommended.
-            save: as for `add_labels`.
-
-        Raises:
-            InputError: if an id is that of no label that is recommended.
-        """
-        changing.remove(self, ids, save)
-
-    def update_labels(self, items: Items, save: bool = True) -> None:
-        """Replace labels by items with the same ids, in one step; see `add_labels`.
-
-        A label of training that is updated loses what it has learned: its classifier and centroid.
-        """
-        changing.update(self, items, save)
-
-    def refresh(self) -> bool:
-        """Move to the current version of the catalogue; return whether that is another one.
-
-        Changes that were not saved are lost.
-        """
-        return changing.refresh(self)
-
-    def roll_back(self) -> None:
-        """Make the version before the current one of the catalogue current again, for all.
-
-        Raises:
-            InputError: if there is none.
-        """
-        changing.roll_back(self)
 
     def warm_up(
         self, points: int = ranker.BLOCK, images: int = 15, extra: int = 0, titles: int = 1

@@ -4,6 +4,7 @@ They have no training points and no row of the label table: their classifier is 
 The folder holds `ids.npz`, `titles.npz`, `bags.npy` (float32 (e, D): Z1, label after label),
 `offsets.npy` (int64 (n + 1,)), `w.npy` (float32 (n, D)), and which training points each label goes
 with: `points.npy` (int64, their rows, label after label) and `point_offsets.npy` (int64 (n + 1,)).
+`fields.npz` holds their fields for filters, if there are any (`data.kept_fields`).
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 from scipy.sparse import csr_matrix
 
+from mufin_jax.data.kept_fields import KeptFields
 from mufin_jax.data.strings import Strings, check_offsets
 from mufin_jax.runtime.storage import files
 
@@ -21,6 +23,7 @@ _ARRAYS = {
     "point_offsets": "point_offsets",
 }  # fmt: skip
 """The arrays of a segment, and the names of their files."""
+_FIELDS = "fields.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Segment:
         z: their vectors, which are their classifiers, too.
         points: rows of the training points that each label goes with, label after label.
         point_offsets: where the points of each label start, and where the last ones end.
+        kept: their fields for filters; None if there are none.
     """
 
     ids: Strings
@@ -44,6 +48,12 @@ class Segment:
     z: Float32[np.ndarray, "n d"]
     points: Int64[np.ndarray, " p"]
     point_offsets: Int64[np.ndarray, " n_plus_1"]
+    kept: KeptFields | None = None
+
+    @property
+    def fields(self) -> KeptFields:
+        """The fields of the labels that are kept for filters."""
+        return KeptFields(len(self)) if self.kept is None else self.kept
 
     @classmethod
     def empty(cls, dim: int) -> "Segment":
@@ -65,6 +75,7 @@ class Segment:
             np.concatenate([self.z, other.z]),
             np.concatenate([self.points, other.points]),
             np.concatenate([self.point_offsets, self.point_offsets[-1] + other.point_offsets[1:]]),
+            self.fields.followed_by(other.fields),
         )
 
     def only(self, kept: Bool[np.ndarray, " n"]) -> "Segment":
@@ -79,6 +90,7 @@ class Segment:
             self.z[kept],
             self.points[np.repeat(kept, points)],
             np.concatenate([[0], np.cumsum(points[kept])]).astype(np.int64),
+            self.fields.at(rows),
         )
 
     def pairs(self, num_points: int) -> csr_matrix:
@@ -94,6 +106,8 @@ class Segment:
         self.titles.save(folder / "titles.npz")
         for name, file in _ARRAYS.items():
             files.save_array(folder / f"{file}.npy", getattr(self, name))
+        if self.fields.fields:
+            self.fields.save(folder / _FIELDS)
 
     @classmethod
     def load(cls, folder: Path, dim: int) -> "Segment":
@@ -102,11 +116,12 @@ class Segment:
             name: np.load(folder / f"{file}.npy", allow_pickle=False)
             for name, file in _ARRAYS.items()
         }
-        found = cls(Strings.load(folder / "ids.npz"), Strings.load(folder / "titles.npz"), **arrays)
+        ids, titles = (Strings.load(folder / f"{name}.npz") for name in ("ids", "titles"))
+        found = cls(ids, titles, **arrays, kept=_load_fields(folder))
         check_offsets(found.offsets, len(found.bags))
         check_offsets(found.point_offsets, len(found.points))
         counts = {len(found.ids), len(found.titles), len(found.z), len(found.offsets) - 1,
-                  len(found.point_offsets) - 1}  # fmt: skip
+                  len(found.point_offsets) - 1, len(found.fields)}  # fmt: skip
         if len(counts) > 1 or found.z.shape[1:] != (dim,) or found.bags.shape[1:] != (dim,):
             raise ValueError(f"{sorted(counts)} labels, vectors {found.z.shape}, expected D={dim}")
         return found
@@ -119,10 +134,12 @@ class Changes:
     Attributes:
         added: labels that training did not know.
         removed: labels of training that are gone, ascending: their tombstones.
+        kept: the fields of the labels of training, where they are others than before.
     """
 
     added: Segment
     removed: Int32[np.ndarray, " r"]
+    kept: KeptFields | None = None
 
     @classmethod
     def none(cls, dim: int) -> "Changes":
@@ -130,22 +147,37 @@ class Changes:
         return cls(Segment.empty(dim), np.zeros(0, np.int32))
 
     def save(self, folder: Path) -> None:
-        """Write `added/` and `removed.npy` to a folder."""
+        """Write `added/`, `removed.npy` and perhaps `fields.npz` to a folder."""
         self.added.save(folder / "added")
         files.save_array(folder / "removed.npy", self.removed)
+        if self.kept is not None:
+            self.kept.save(folder / _FIELDS)
 
     @classmethod
-    def load(cls, folder: Path, dim: int, num_labels: int) -> "Changes":
-        """Load what `save` wrote; raise ValueError if it does not fit so many labels of training.
+    def load(cls, folder: Path, dim: int, num_labels: int, num_points: int) -> "Changes":
+        """Load what `save` wrote; raise ValueError if it does not fit so many labels and points.
 
         Args:
             folder: where it was written.
             dim: D.
             num_labels: L, the labels of training.
+            num_points: N, the training points.
         """
         removed = np.load(folder / "removed.npy", allow_pickle=False)
         if removed.dtype != np.int32 or removed.ndim != 1 or (np.diff(removed) <= 0).any():
             raise ValueError(f"removed.npy is {removed.dtype} {removed.shape}, or out of order")
         if len(removed) and not 0 <= removed[0] <= removed[-1] < num_labels:
             raise ValueError(f"removed.npy names labels up to {removed[-1]} of {num_labels}")
-        return cls(Segment.load(folder / "added", dim), removed)
+        added = Segment.load(folder / "added", dim)
+        if len(added.points) and not 0 <= added.points.min() <= added.points.max() < num_points:
+            raise ValueError(f"points.npy names training points up to {added.points.max()}")
+        kept = _load_fields(folder)
+        if kept is not None and len(kept) != num_labels:
+            raise ValueError(f"{_FIELDS} has {len(kept)} of {num_labels} labels")
+        return cls(added, removed, kept)
+
+
+def _load_fields(folder: Path) -> KeptFields | None:
+    """Return the fields in a folder; None if it has none."""
+    path = folder / _FIELDS
+    return KeptFields.load(path) if path.exists() else None

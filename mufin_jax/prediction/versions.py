@@ -33,10 +33,11 @@ class Versions:
     Args:
         folder: made by the first change.
         base: identifies the labels of training, and the model that knows them.
+        points: identifies the training points, which versions number; None does not compare them.
     """
 
-    def __init__(self, folder: Path, base: str):
-        self.folder, self.base = folder, base
+    def __init__(self, folder: Path, base: str, points: str | None = None):
+        self.folder, self.base, self.points = folder, base, points
 
     @property
     def writable(self) -> bool:
@@ -69,10 +70,13 @@ class Versions:
         with self._advice():
             files.check_seal(folder)
             facts = files.load_sealed(folder / "version.json")
-            if facts["base"] == self.base:
+            # Older versions do not tell their points: their numbers are checked when they are read.
+            same_points = self.points is None or facts.get("points") in (None, self.points)
+            if facts["base"] == self.base and same_points:
                 return read(folder)
+            what = "the labels" if facts["base"] != self.base else "labels by the training points"
         raise InputError(
-            f"{folder}: this catalogue changes the labels of another model; delete {self.folder}, "
+            f"{folder}: this catalogue changes {what} of another model; delete {self.folder}, "
             "and add and remove its labels again"
         )
 
@@ -131,7 +135,8 @@ class Versions:
             files.discard(new)
             new.mkdir()
             write(new)
-            files.save_sealed(new / "version.json", {"parent": parent, "base": self.base})
+            facts = {"parent": parent, "base": self.base, "points": self.points}
+            files.save_sealed(new / "version.json", facts)
             files.seal(new)
             for path in [*new.rglob("*"), new]:
                 files.sync(path)

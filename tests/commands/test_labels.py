@@ -8,6 +8,7 @@ from PIL import Image
 
 from mufin_jax.commands import labels
 from mufin_jax.commands.app import main
+from mufin_jax.data.kept_fields import KeptFields
 from mufin_jax.data.strings import Strings
 from mufin_jax.prediction.catalogue import Catalogue, Names
 from mufin_jax.prediction.predictor import Predictor
@@ -24,8 +25,8 @@ class FakePredictor(Predictor):
     def __init__(self, columns):
         self.calls = []
         self.dataset = SimpleNamespace(manifest={"config": {"columns": list(columns)}})
-        for name in ("add_labels", "update_labels", "remove_labels", "roll_back"):
-            setattr(self, name, lambda *given, name=name: self.calls.append((name, *given)))
+        for name in ("add_labels", "update_labels", "remove_labels", "roll_back", "keep_fields"):
+            setattr(self, name, lambda *given, name=name: self.calls.append((name, *given)) or 1)
 
 
 @pytest.fixture
@@ -70,6 +71,29 @@ def test_each_action_makes_its_call(predictor, tmp_path):
     assert list(predictor.calls[0][1]) == ["a", "b"] and predictor.calls[1][1][0].id == "n1"
 
 
+def test_fields_of_a_file_are_kept_and_rows_without_an_id_are_counted(predictor, tmp_path, capsys):
+    file = tmp_path / "new.csv"
+    file.write_text("sku,title,kind,price\na,x,oak|steel,$5\n,y,z,3\nb,,,\nq,x,y,1\na,again,,\n")
+    arguments = ("RUN", "keep", file, "--columns", "id=sku", "--fields", "kind", "price:number")
+    assert call(*arguments) == 0
+    ((name, rows, fields),) = predictor.calls
+    assert name == "keep_fields" and fields == ("kind", "price:number")
+    assert rows == [
+        {"id": "a", "kind": ("oak", "steel"), "price": ("$5",)},
+        {"id": "b", "kind": None, "price": None},
+    ]
+    out = capsys.readouterr().out
+    assert "2 of 3 products are labels\n2 rows without an id of their own" in out
+
+
+def test_the_fields_that_are_kept_are_shown(predictor, capsys):
+    kept = KeptFields.build(["kind", "price"], [(("oak",), 3.0), (None, 1.0), (None, 2.0)])
+    predictor.catalogue = Catalogue(Names(NAMES, NAMES, kept), Changes.none(4))
+    assert call("RUN") == 0
+    shown = "fields for filters: kind (text, 1 labels), price (number, 3 labels)\n"
+    assert capsys.readouterr().out.endswith(shown)
+
+
 @pytest.mark.parametrize(
     "action, content, said",
     [
@@ -83,17 +107,26 @@ def test_each_action_makes_its_call(predictor, tmp_path):
         ("add", "\n", "is empty: expected products"),
         ("update", None, "new.jsonl: no such file"),
         ("rollback", "a\n", "rollback reads no file"),
+        ("keep", '{"id": "a", "kind": "oak"}\n', "both keep and --fields are needed"),
+        ("keep --fields=kind", '{"id": "q", "kind": "oak"}\n', "none of 1 ids is a label's; the "),
+        ("keep --fields=size", '{"id": "a", "kind": "oak"}\n', "no row has the field 'size'; foun"),
     ],
 )
 def test_a_bad_file_changes_nothing_and_is_told(predictor, tmp_path, capsys, action, content, said):
     if content is not None:
         (tmp_path / "new.jsonl").write_text(content)
-    assert call("RUN", action, tmp_path / "new.jsonl") == 2
+    action, *more = action.split()
+    assert call("RUN", action, tmp_path / "new.jsonl", *more) == 2
     assert said in capsys.readouterr().err and not predictor.calls
 
 
 def test_an_action_needs_its_file_and_must_be_known(predictor, capsys):
     assert call("RUN", "add") == 2
     assert "expected a file of products" in capsys.readouterr().err
-    assert call("RUN", "drop", "x.txt") == 2
-    assert "rollback" in capsys.readouterr().err
+    for wrong, meant in (("delete", "remove"), ("Udpate", "update"), ("undo", "rollback")):
+        assert call("RUN", wrong, "x.txt") == 2
+        said = capsys.readouterr().err
+        assert f"found the action '{wrong}'; expected show, add" in said
+        assert f"did you mean {meant}?" in said
+    assert call("RUN", "xyzzy") == 2
+    assert capsys.readouterr().err.endswith("keep, rollback\n")

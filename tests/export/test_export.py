@@ -1,5 +1,6 @@
 """The export of a run: it answers as the run does, anywhere, and is whole or absent."""
 
+import dataclasses
 import datetime
 import errno
 import json
@@ -19,11 +20,15 @@ from minute import environment
 from safetensors.numpy import load_file, save_file
 
 from mufin_jax.commands.app import main
+from mufin_jax.data.dataset import Dataset
+from mufin_jax.data.kept_fields import FILE, KeptFields
 from mufin_jax.encoders import rows
 from mufin_jax.export import folder as folder_file
 from mufin_jax.export import programs as programs_file
 from mufin_jax.export.folder import check_export, export_run
+from mufin_jax.export.prepared import save_prepared
 from mufin_jax.export.program_check import check_programs, load_programs
+from mufin_jax.prediction.living import load_kept_fields
 from mufin_jax.prediction.predictor import Predictor
 from mufin_jax.runtime.errors import DiskError, InputError
 from mufin_jax.runtime.storage.files import load_sealed
@@ -324,3 +329,18 @@ def test_the_programs_of_an_export_compute_what_its_predictor_computes(
     cache = folder / "finetune" / "predictor" / "labels"
     with pytest.raises(InputError, match="the programs differ from the predictor by"):
         check_programs(folder / "programs", cache, Predictor.load(folder))
+
+
+def test_fields_that_are_kept_for_filters_are_exported(run, tmp_path):
+    dataset = run.dataset
+    kept = KeptFields.build(["price"], [(float(i),) for i in range(dataset.num_labels)])
+    for name in ("train_ids.npz", "label_ids.npz", "label_titles.npz", "tokenizer.json"):
+        shutil.copyfile(dataset.path / name, tmp_path / name)
+    kept.save(tmp_path / FILE)
+    files = dataset.manifest["files"] | {FILE: {}}
+    given = dataclasses.replace(
+        dataset, path=tmp_path, manifest=dataset.manifest | {"files": files}
+    )
+    save_prepared(given, tmp_path / "out", pairs=False)
+    found = load_kept_fields(Dataset.load(tmp_path / "out", to_answer=True))
+    np.testing.assert_array_equal(found.fields["price"].values, kept.fields["price"].values)

@@ -38,7 +38,7 @@ def number_of(found):
 
 
 def read(folder):
-    return number_of(Changes.load(folder, DIM, 1 << 30))
+    return number_of(Changes.load(folder, DIM, 1 << 30, 1))
 
 
 def write(versions, number):
@@ -86,6 +86,27 @@ def test_one_writer_at_a_time(versions):
         versions.hold(),
     ):
         pass
+
+
+def test_a_version_of_other_training_points_is_rejected_and_an_older_one_read(tmp_path):
+    """Versions number the training points; older ones do not tell of which data."""
+    older = Versions(tmp_path / "catalogue", "a model")
+    write(older, 1)
+    of_points = Versions(tmp_path / "catalogue", "a model", "points")
+    assert of_points.load_current(read, -1) == (1, 1)
+    write(of_points, 2)
+    assert of_points.load_current(read, -1) == older.load_current(read, -1) == (2, 2)
+    with pytest.raises(InputError, match=r"labels by the training points of another model; delete"):
+        Versions(tmp_path / "catalogue", "a model", "others").load_current(read, -1)
+
+
+def test_a_version_that_names_a_point_that_is_not_there_is_rejected(tmp_path):
+    z, ends = np.ones((1, DIM), np.float32), np.array([0, 1])
+    label = Segment(Strings.pack("a"), Strings.pack("a"), z, ends, z, np.array([7]), ends)
+    Changes(label, np.zeros(0, np.int32)).save(tmp_path)
+    assert len(Changes.load(tmp_path, DIM, 3, 8).added) == 1
+    with pytest.raises(ValueError, match="training points up to 7"):
+        Changes.load(tmp_path, DIM, 3, 7)
 
 
 @pytest.mark.parametrize("name", ["added/w.npy", "removed.npy", "version.json", "../../current"])

@@ -8,6 +8,7 @@ from typing import Any
 from mufin_jax.data import images as pictures
 from mufin_jax.data.preparation.cold_split import Split
 from mufin_jax.data.preparation.overlap import Overlap
+from mufin_jax.data.readers.field_values import parse_keep
 from mufin_jax.data.readers.fields import Columns
 from mufin_jax.encoders.processing import Fit, ImageProcessing, Resample
 from mufin_jax.runtime.errors import InputError
@@ -37,6 +38,9 @@ class PrepareConfig:
     """Other names of the fields of products: id=NAME, title=NAME, images=NAME, related=NAME,
     category=NAME; texts=NAME,NAME: fields that are further texts of an item, such as its
     description; and separator=TEXT, between the values of a list in one cell."""
+    keep: tuple[str, ...] = ()
+    """Fields of labels that are kept for filters, such as category price; NAME:number or NAME:text
+    where the values do not tell."""
     max_bytes: int = pictures.MAX_BYTES
     """Pictures whose file is larger are left out."""
     max_pixels: int = pictures.MAX_PIXELS
@@ -111,16 +115,22 @@ class PrepareConfig:
             raise InputError(
                 f"validation_share is {self.validation_share}: expected a share from 0 to 0.5"
             )
-        _ = self.processing, Columns.parse(self.columns)
+        _ = self.processing, self.parsed_columns
 
     def recorded(self) -> Iterator[tuple[str, Any]]:
         """Yield the settings that a manifest records: older ones lack some, at their defaults."""
         later: dict[str, Any] = {"split": "given", "validation_share": 0.0}
         later |= {"columns": (), "images": None, "text_vectors": None, "image_vectors": None}
-        later |= {"missing_rows": 0.0, "test_share": None}
+        later |= {"missing_rows": 0.0, "test_share": None, "keep": ()}
         for name, value in dataclasses.asdict(self).items():
             if value != later.get(name, ...):
                 yield name, value
+
+    @property
+    def parsed_columns(self) -> Columns:
+        """The fields that are read; InputError if `columns` or `keep` is invalid."""
+        keep = tuple(parse_keep(self.keep, "prepare.keep"))
+        return dataclasses.replace(Columns.parse(self.columns), keep=keep)
 
     @property
     def processing(self) -> ImageProcessing:

@@ -12,6 +12,7 @@ Writes (see `Dataset` for how the files are opened)
     {train,test}_{relevance,filter}.npz    CSR of points x labels
     train_held_out.npz, validation.npz, validation_filter.npz    with a validation share
     label_categories.npz, questions.npz, ceiling.json      if the catalogue has them
+    label_fields.npz                fields of labels for filters, if the user keeps some
     tokenizer.json, prepare_report.json, records.json, and finally manifest.json
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from mufin_jax.data import images as pictures
+from mufin_jax.data import kept_fields
 from mufin_jax.data.manifest import MANIFEST, RECORDS_CHECKSUMS, save_manifest
 from mufin_jax.data.preparation.beam import Beam
 from mufin_jax.data.preparation.cold_split import drop_test_products
@@ -37,6 +39,7 @@ from mufin_jax.data.preparation.items import (
     save_categories,
     save_pairs,
 )
+from mufin_jax.data.preparation.label_fields import save_kept_fields
 from mufin_jax.data.preparation.overlap import overlap_filter
 from mufin_jax.data.preparation.ready import ready_images
 from mufin_jax.data.preparation.records import write_records
@@ -48,7 +51,6 @@ from mufin_jax.data.preparation.spool import JpegSpool
 from mufin_jax.data.preparation.texts import write_all_texts
 from mufin_jax.data.preparation.validation import save_validation
 from mufin_jax.data.readers.catalogue import SIDES, Catalogue
-from mufin_jax.data.readers.fields import Columns
 from mufin_jax.data.readers.files import SourceFolder
 from mufin_jax.data.readers.forms import load_catalogue, load_ceiling
 from mufin_jax.data.readers.tally import Fact, Tally
@@ -74,7 +76,7 @@ _FILES = (
     *(f"{side}_{part}.npz" for side in SIDES for part in ("items", "ids", "titles")),
     *(f"{side}_{part}.npz" for side in SIDES[:2] for part in ("relevance", "filter")),
     *("label_categories.npz", "questions.npz", "ceiling.json"),
-    *(HELD_OUT, POINTS, FILTER),
+    *(HELD_OUT, POINTS, FILTER, kept_fields.FILE),
 )
 _log = logging.getLogger(__name__)
 _SPOOL = "images.spool"
@@ -103,7 +105,7 @@ def prepare(
     if out.resolve() == source.resolve():
         raise InputError(f"{out} is both the catalogue and the output: name another output folder")
     beam = Beam(config.beam_runner, config.beam_options) if config.beam_runner else None
-    tally, columns = Tally(config.max_bad), Columns.parse(config.columns)
+    tally, columns = Tally(config.max_bad), config.parsed_columns
     out = out.absolute()  # Beam's workers have another working directory
     try:
         # An earlier preparation stays until the new catalogue has been read.
@@ -156,6 +158,7 @@ def _write(
     if spool is not None:
         save_array(out / "image_homes.npy", image_homes(items))
     save_categories(catalogue, out)
+    kept = save_kept_fields(catalogue, config.keep, out)
     if catalogue.questions is not None:
         kept = (catalogue.sides[name].kept for name in ("test", "label"))
         catalogue.questions.compact(*kept).save(out / "questions.npz")
@@ -176,7 +179,7 @@ def _write(
         save_json(out / "ceiling.json", ceiling)
     warn_of(catalogue, items, counts, cut, config.max_tokens, tally)
     facts = [*facts_of(catalogue, items, counts, tally), cut]
-    facts += pair_facts(catalogue, items, filters)
+    facts += [*pair_facts(catalogue, items, filters), *kept]
     tally.warnings += warnings_of(facts, catalogue.questions is not None)
     report = {"form": catalogue.form, "kept": counts} | left_out | tally.as_dict()
     save_json(out / REPORT, report | {"summary": as_rows(facts)})

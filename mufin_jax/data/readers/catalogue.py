@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Int64
 
+from mufin_jax.data.kept_fields import FieldValue
 from mufin_jax.data.questions import Questions
 from mufin_jax.data.readers.fields import FieldCounts
 
@@ -49,6 +50,7 @@ class RawSide:
         fields: how many items have which field, if the form has fields.
         no_items: why there is no item, if the reader knows.
         may_lack: whether no items are needed: the user has no test points.
+        kept_fields: of each item, the values of the fields that are kept for filters.
     """
 
     file: str
@@ -63,6 +65,7 @@ class RawSide:
     fields: FieldCounts | None = None
     no_items: str = ""
     may_lack: bool = False
+    kept_fields: Sequence[Sequence[FieldValue]] = ()
 
     def __len__(self) -> int:
         """Return the number of items, unusable ones included."""

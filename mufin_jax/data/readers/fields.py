@@ -23,6 +23,7 @@ class Columns:
         separator: between the values of a list in one cell; if None, the first of | ; , that occurs
             in it (in pictures, the first of | ;).
         given: the names that the user chose.
+        keep: names of fields that are kept for filters.
         needs_id: whether a product without an id is bad.
     """
 
@@ -34,6 +35,7 @@ class Columns:
     texts: tuple[str, ...] = ()
     separator: str | None = None
     given: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
     needs_id: bool = True
 
     @classmethod
@@ -69,7 +71,7 @@ class Columns:
     def names(self) -> frozenset[str]:
         """All names that are read."""
         named = (*self.id, *self.title, *self.images, *self.related, *self.category, *self.texts)
-        return frozenset((*named, "target_ind", "target_rel"))
+        return frozenset((*named, *self.keep, "target_ind", "target_rel"))
 
 
 _ALIKE = {

@@ -58,6 +58,11 @@ def load_catalogue(
                     f"{path} has the form {reader.FORM}, which has no columns to name: leave "
                     "--prepare.columns out"
                 )
+            if source.columns.keep and reader is not product_files:
+                raise InputError(
+                    f"{path} has the form {reader.FORM}, which has no fields to keep: leave "
+                    "--prepare.keep out"
+                )
             if source.test_share is not None and reader is not product_files:
                 raise InputError(
                     f"{path} has the form {reader.FORM}, which has test points of its own: leave "

@@ -89,6 +89,7 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
             raise InputError(f"{source.path} has {names}: name the one to read by --data=FILE")
         whole = _read_file(source, found[0], tally)
         _check_columns([whole], source.columns)
+        _check_keep(whole, source.columns)
         share = TEST_SHARE if source.test_share is None else source.test_share
         files = split_by_hash(whole, tally, share)
         sides = {name: side_of(files[name], images, tally, max_images) for name in _FILES}
@@ -111,6 +112,7 @@ def read(source: SourceFolder, tally: Tally, max_images: int, max_bytes: int) ->
             raise InputError(f"{source.path} lacks {stem}.jsonl (or .json, or .gz)")
         files[name] = _read_file(source, path, tally)
     _check_columns(list(files.values()), source.columns)
+    _check_keep(files["label"], source.columns)
     sides = {name: side_of(files[name], images, tally, max_images) for name in _FILES}
     if source.find("trn_X_Y.txt"):
         relevance, filters = repository.read_pairs(source, sides, tally)
@@ -189,6 +191,20 @@ def _check_columns(files: Sequence[ProductFile], columns: Columns) -> None:
             raise InputError(
                 f"{names}: no item has a value in {column[:40]!r}, which columns names; "
                 f"found the fields {files[0].fields.shown()}"
+            )
+
+
+def _check_keep(labels: ProductFile, columns: Columns) -> None:
+    """Reject a field to keep that no item has.
+
+    Raises:
+        InputError: with the fields of the file.
+    """
+    for name in columns.keep:
+        if labels.fields.items and name not in labels.fields.counts:
+            raise InputError(
+                f"{labels.name}: no item has a value in {name[:40]!r}, which keep names; found the "
+                f"fields {labels.fields.shown()}"
             )
 
 

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from mufin_jax.data.kept_fields import FieldValue
+from mufin_jax.data.readers.field_values import read_value
 from mufin_jax.data.readers.fields import Columns
 from mufin_jax.data.readers.json_rows import Repeated, reject_odd
 from mufin_jax.data.readers.values import clean_id, unescaped, whole_number
@@ -29,6 +31,7 @@ class Product:
         nulls: how many values of its lists are null or blank, and left out.
         entities: whether its texts or its category had HTML entities.
         texts: its further texts, stripped; no two are equal, nor is one the title.
+        kept_fields: the values of the fields that are kept for filters.
     """
 
     row: int
@@ -42,6 +45,7 @@ class Product:
     nulls: int = 0
     entities: bool = False
     texts: Sequence[str] = ()
+    kept_fields: Sequence[FieldValue] = ()
 
 
 def product_of(row: int, found: Any, columns: Columns) -> Product:
@@ -95,7 +99,19 @@ def _checked(row: int, found: dict[str, Any], columns: Columns) -> Product:
         nulls=nulls + more,
         entities=entities or texts != written,
         texts=[text for text in dict.fromkeys(map(str.strip, texts)) if text and text != title],
+        kept_fields=tuple(read_value(found.get(name)) for name in columns.keep),
     )
+
+
+def kept_fields_of(found: Any, columns: Columns) -> tuple[str, tuple[FieldValue, ...]] | None:
+    """Return the id of a product and its values of `columns.keep`; None if it has no id.
+
+    Its other fields are not checked.
+    """
+    uid = clean_id(_first(found, columns.id)[1]) if isinstance(found, dict) else None
+    if uid is None:
+        return None
+    return uid, tuple(read_value(found.get(name)) for name in columns.keep)
 
 
 def _first(found: dict[str, Any], names: Sequence[str]) -> tuple[str, Any]:

@@ -71,6 +71,7 @@ def side_of(file: ProductFile, images: ImageFiles, tally: Tally, max_images: int
         fields=file.fields,
         no_items=file.no_items,
         may_lack=file.may_lack,
+        kept_fields=[item.kept_fields for item in file.items],
     )
 
 
