@@ -49,6 +49,7 @@ class Item:
         image_vectors: as the user gave them, None if there are none.
         related: ids of products that a new label goes with.
         fields: values of a new label's fields that are kept for filters.
+        exclude: ids of labels that this item must not get, whatever the others of its query get.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Item:
     image_vectors: Any = None
     related: Sequence[str] = ()
     fields: Mapping[str, FieldValue] = dataclasses.field(default_factory=dict)
+    exclude: Sequence[str] = ()
 
     @classmethod
     def read(

@@ -56,7 +56,7 @@ def barred_labels(
     everywhere: Int32[np.ndarray, " e"],
     within: Within | None,
 ) -> Barred | None:
-    """Return the labels that items must not get: those that they are, and those barred for all.
+    """Return the labels that items must not get: themselves, their own excluded ones, those of all.
 
     Args:
         items: of a query.
@@ -67,9 +67,10 @@ def barred_labels(
     Returns:
         None where nothing is barred.
     """
-    if not len(everywhere) and within is None and not any(item.id for item in items):
+    named = [(*item.exclude, item.id) if item.id else item.exclude for item in items]
+    if not len(everywhere) and within is None and not any(named):
         return None
-    found = [list(catalogue.all_of(item.id)) if item.id else [] for item in items]
+    found = [catalogue.labels_of(ids) for ids in named]
     own = np.full((len(items), max(map(len, found))), -1, np.int32)
     for row, labels in enumerate(found):
         own[row, : len(labels)] = labels

@@ -11,7 +11,7 @@ from test_predictor import K, build
 from mufin_jax.data.own_labels import LabelFinder
 from mufin_jax.data.strings import Strings
 from mufin_jax.prediction.config import PredictConfig
-from mufin_jax.prediction.items import read_ids
+from mufin_jax.prediction.items import read_ids, read_query
 from mufin_jax.prediction.mix import Mix, Weights
 from mufin_jax.prediction.part_files import (
     PartConfig,
@@ -121,6 +121,22 @@ def test_an_answer_does_not_depend_on_what_is_barred_for_the_other_items(either)
     for item, answer in zip(items, together, strict=True):
         (alone,) = either.predict([item], K, exclude=["label4"])
         assert [one.label for one in alone] == [one.label for one in answer]
+
+
+def test_items_of_one_query_may_exclude_labels_of_their_own(either):
+    given = [ITEM, ITEM, ITEM | {"id": "label1"}, {"title": "blue chair"}]
+    top = [one.id for one in either.predict([ITEM], K)[0]]
+    excluded = [[], top[:2], [*top[2:5], "no"], top]
+    items = [
+        dataclasses.replace(item, exclude=ids)
+        for item, ids in zip(read_query(given), excluded, strict=True)
+    ]
+    together = either.predict(items, K)
+    for item, ids, answer in zip(given, excluded, together, strict=True):
+        (alone,) = either.predict([item], K, exclude=ids)
+        assert [one.label for one in alone] == [one.label for one in answer]
+        assert not {one.id for one in answer} & {*ids, item.get("id")}
+    assert len({len(answer) for answer in together[:3]}) == 1
 
 
 @pytest.mark.parametrize(
