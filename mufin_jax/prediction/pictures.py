@@ -54,13 +54,16 @@ def pictures_in(value: Any, name: str) -> list[Any]:
     return [*value]
 
 
-def read_picture(source: Any, dataset: Dataset, name: str) -> UInt8[np.ndarray, "size size 3"]:
+def read_picture(
+    source: Any, dataset: Dataset, name: str, most: int | None = None
+) -> UInt8[np.ndarray, "size size 3"]:
     """Return a picture as the run prepared its own: by its processing, under its limits.
 
     Args:
         source: one of those that `pictures_in` returned.
         dataset: the prepared folder, which recorded both.
         name: of the item, for messages.
+        most: pixels of a picture, if the caller has a limit, too: the lower one holds.
 
     Raises:
         InputError: if it is no picture, or one that the run would have left out.
@@ -70,6 +73,7 @@ def read_picture(source: Any, dataset: Dataset, name: str) -> UInt8[np.ndarray, 
     limits: Mapping[str, Any] = dataset.manifest.get("config", {})
     max_bytes = limits.get("max_bytes", MAX_BYTES)
     max_pixels = limits.get("max_pixels", MAX_PIXELS)
+    max_pixels = max_pixels if most is None else min(most, max_pixels)
     path = f" ({os.fspath(source)!s:.200})" if isinstance(source, str | os.PathLike) else ""
     try:
         plain = plain_picture(source, max_bytes)

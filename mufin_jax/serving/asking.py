@@ -7,7 +7,7 @@ request excludes is a matter of its items, and the largest k serves all: each li
 import dataclasses
 import itertools
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -75,6 +75,7 @@ class Answered(NamedTuple):
     labels: list[list[Prediction]]
 
 
+@runtime_checkable
 class Asking(Protocol):
     """What carries a question, such as a job of the engine."""
 

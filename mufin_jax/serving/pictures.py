@@ -12,13 +12,10 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
+from mufin_jax.data.dataset import Dataset
 from mufin_jax.prediction.pictures import ReadPicture, read_picture
 from mufin_jax.runtime.errors import InputError
-
-if TYPE_CHECKING:
-    from mufin_jax.data.dataset import Dataset
 
 Fetch = Callable[[str], bytes]
 """Returns the bytes of the picture at an address, or raises InputError."""
@@ -74,16 +71,19 @@ class PictureReader:
         most: bytes of a picture.
         fetch: reads an address.
         observe: is told the seconds that a picture took, in the thread that read it.
+        pixels: of a picture, at most; the limit of the dataset holds as well.
     """
 
     def __init__(
         self,
-        dataset: "Dataset",
+        dataset: Dataset,
         threads: int = 0,
         most: int = 10_000_000,
         fetch: Fetch = no_fetch,
         observe: Callable[[float], None] = lambda seconds: None,
+        pixels: int = 16_000_000,
     ):
+        self._pixels = pixels
         self._dataset, self._most, self._fetch, self._observe = dataset, most, fetch, observe
         threads = threads or max(1, (os.cpu_count() or 2) - 1)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
@@ -128,7 +128,7 @@ class PictureReader:
             content = source if isinstance(source, bytes) else self._bytes(source)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-        pixels = read_picture(content, self._dataset, name)
+        pixels = read_picture(content, self._dataset, name, self._pixels)
         self._observe(time.monotonic() - begin)
         return ReadPicture(pixels)
 

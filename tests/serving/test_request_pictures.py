@@ -5,18 +5,14 @@ import base64
 import dataclasses
 import io
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mufin_jax.encoders.processing import ImageProcessing
 from mufin_jax.prediction.pictures import ReadPicture, read_picture
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.serving.pictures import PictureReader, from_data_uri
-
-SIZE = 16
 
 
 def encoded(colour=(200, 30, 40), size=(40, 30), form="PNG"):
@@ -30,16 +26,15 @@ def uri(content, kind="image/png"):
 
 
 @pytest.fixture(scope="module")
-def dataset():
+def limited(dataset):
+    """The small data set, as if it had been prepared under low limits."""
     limits = {"max_bytes": 10_000, "max_pixels": 10_000}
-    return SimpleNamespace(
-        manifest={"config": limits}, processing=dataclasses.replace(ImageProcessing(), size=SIZE)
-    )
+    return dataclasses.replace(dataset, manifest=dataset.manifest | {"config": limits})
 
 
 @pytest.fixture
-def reader(dataset):
-    reader = PictureReader(dataset, threads=2, most=10_000)
+def reader(limited):
+    reader = PictureReader(limited, threads=2, most=10_000)
     yield reader
     reader.close()
 
@@ -48,15 +43,15 @@ def read(reader, *sources):
     return asyncio.run(reader.read(sources))
 
 
-def test_a_data_uri_and_its_bytes_give_the_pixels_that_predict_sees(reader, dataset):
+def test_a_data_uri_and_its_bytes_give_the_pixels_that_predict_sees(reader, limited):
     content = encoded()
     found = read(reader, [uri(content), content], [], [uri(encoded((0, 0, 255), form="JPEG"))])
     assert [len(own) for own in found] == [2, 0, 1]
-    wanted = read_picture(content, dataset, "x")
+    wanted = read_picture(content, limited, "x")
     for one in found[0]:
         assert isinstance(one, ReadPicture)
         np.testing.assert_array_equal(one.pixels, wanted)
-    assert found[2][0].pixels.shape == (SIZE, SIZE, 3)
+    assert found[2][0].pixels.shape == wanted.shape
 
 
 @pytest.mark.parametrize(
@@ -93,6 +88,13 @@ def test_a_picture_of_as_many_bytes_as_are_allowed_is_read():
         assert from_data_uri(uri(content), count) == content
 
 
+def test_the_limit_of_the_server_holds_in_addition_to_that_of_the_run(limited):
+    reader = PictureReader(limited, pixels=1_199)
+    with pytest.raises(InputError, match="40 x 30 is more than 1,199 pixels"):
+        read(reader, [encoded()])
+    reader.close()
+
+
 def test_addresses_go_to_the_fetcher_alone(dataset):
     asked = []
 
@@ -102,7 +104,7 @@ def test_addresses_go_to_the_fetcher_alone(dataset):
 
     reader = PictureReader(dataset, fetch=fetch)
     ((one,),) = read(reader, ["https://example.com/a.png"])
-    assert one.pixels.shape == (SIZE, SIZE, 3) and asked == ["https://example.com/a.png"]
+    assert one.pixels.shape[2] == 3 and asked == ["https://example.com/a.png"]
     reader.close()
 
 
