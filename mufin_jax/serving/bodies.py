@@ -146,6 +146,16 @@ class LabelAnswer(BaseModel):
     version: int
 
 
+class ChangeAnswer(BaseModel):
+    """What a change of labels leaves.
+
+    Attributes:
+        version: of the catalogue; -1 if it could not be saved and holds in memory alone.
+    """
+
+    version: int
+
+
 class ModelAnswer(BaseModel):
     """The model that answers.
 

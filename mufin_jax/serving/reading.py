@@ -11,10 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from mufin_jax.runtime.errors import InputError
-from mufin_jax.serving.bodies import EncodeBody
+from mufin_jax.serving.bodies import EncodeBody, LabelsBody
 
 B = TypeVar("B", bound=pydantic.BaseModel)
-E = TypeVar("E", bound=EncodeBody)
+E = TypeVar("E", bound=EncodeBody | LabelsBody)
 Sources = list[list[str | bytes]]
 """Of each item, its pictures as they came."""
 

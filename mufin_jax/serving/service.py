@@ -147,11 +147,14 @@ class Service:
                 )
         check_k(k, min(most.k, self.predictor.config.shortlist))
 
-    async def pictures(self, sources: Sequence[Sequence[str | bytes]]) -> list[list[ReadPicture]]:
+    async def pictures(
+        self, sources: Sequence[Sequence[str | bytes]], until: float
+    ) -> list[list[ReadPicture]]:
         """Return the pictures of items, decoded by other threads.
 
         Raises:
             Busy: if too much waits already: nothing is decoded for a request that is turned away.
+            Expired: if the deadline, on the monotonic clock, passes.
             InputError: if one cannot be read.
         """
         _, items = self.predictor, len(sources)
@@ -159,7 +162,10 @@ class Service:
             raise Busy(1)
         self._decoding += items
         try:
-            return await self._reader.read(sources)
+            left = until - time.monotonic()
+            return await asyncio.wait_for(self._reader.read(sources), left)
+        except TimeoutError:
+            raise Expired("the deadline passed while pictures were read") from None
         finally:
             self._decoding -= items
 
