@@ -15,7 +15,6 @@ import pydantic
 from fastapi import FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from mufin_jax.serving.engine import Busy, Expired, Unavailable
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
@@ -25,6 +24,7 @@ from mufin_jax.serving import bodies
 from mufin_jax.serving.asking import Question
 from mufin_jax.serving.bodies import as_item
 from mufin_jax.serving.edge import TooLarge
+from mufin_jax.serving.engine import Busy, Expired, Unavailable
 from mufin_jax.serving.metrics import CONTENT_TYPE
 from mufin_jax.serving.probes import Health, answer_of
 from mufin_jax.serving.reading import read_body, read_items

@@ -5,13 +5,13 @@ import re
 from typing import TypeVar
 
 import pydantic
-from mufin_jax.serving.config import ServeConfig
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.serving.bodies import EncodeBody, LabelsBody
+from mufin_jax.serving.config import ServeConfig
 
 B = TypeVar("B", bound=pydantic.BaseModel)
 E = TypeVar("E", bound=EncodeBody | LabelsBody)

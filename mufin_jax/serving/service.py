@@ -6,18 +6,17 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mufin_jax.serving.config import ServeConfig
-from mufin_jax.serving.engine import Busy, Engine, Expired, Job, Unavailable
-from mufin_jax.serving.urls import PictureUrls
-
 from mufin_jax.prediction.items import check_k
 from mufin_jax.prediction.pictures import ReadPicture
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.serving.asking import Asker, Question
 from mufin_jax.serving.bodies import ItemBody
+from mufin_jax.serving.config import ServeConfig
+from mufin_jax.serving.engine import Busy, Engine, Expired, Job, Unavailable
 from mufin_jax.serving.metrics import Metrics
 from mufin_jax.serving.pictures import PictureReader, no_fetch
 from mufin_jax.serving.probes import Health
+from mufin_jax.serving.urls import PictureUrls
 
 if TYPE_CHECKING:
     from mufin_jax.prediction.predictor import Predictor
