@@ -86,6 +86,25 @@ The same command resumes a stopped file, to the same bytes.
         "mufin_jax.commands.predict",
         ("infer", "inference", "query", "recommend", "score", "answer", "rank"),
     ),
+    "serve": Subcommand(
+        "answer over HTTP by a finished run",
+        """\
+  mufin serve RUN                                     http://127.0.0.1:8000
+  mufin serve RUN --host=0.0.0.0 --port=80 --probe-port=8081 --admin-token-file=token.txt
+  curl localhost:8000/v1/predict -H "Content-Type: application/json" \\
+      -d '{"items": [{"title": "wall shelf, oak"}], "k": 10}'
+
+/readyz is 503 until all is loaded and compiled. /docs describes the routes, /metrics is for
+Prometheus. SIGTERM ends the server gently.
+
+  --admin-token-file=FILE   its token allows to add and remove labels; without, nobody can
+  --image-hosts HOST ...    hosts from which pictures may be named by URL (default: none)
+  --probe-port=N            /livez and /readyz alone, whatever the load
+  --drain-delay=SECONDS     to go on after SIGTERM (default 5)
+  --access-log              a line of JSON for each request""",
+        "mufin_jax.commands.serve",
+        ("server", "http", "api", "rest", "deploy", "host"),
+    ),
     "labels": Subcommand(
         "add, update and remove labels of a finished run, without training",
         """\
