@@ -45,7 +45,7 @@ class FakePredictor:
         return [
             [
                 Prediction(
-                    i, f"{item.titles[0]}{i}", f"{len(item.pictures)} {item.exclude}", i, why
+                    i, f"{item.titles[0]}{i}", f"{len(item.pictures)} {item.exclude}", i + 0.0, why
                 )
                 for i in range(k)
             ]
@@ -92,7 +92,7 @@ def client(predictor, lines):
     with client:
         yield client
     predictor.gate.set()
-    assert service.close(10)
+    assert service.close(10.0)
 
 
 def picture() -> bytes:
@@ -196,7 +196,7 @@ def test_a_body_that_is_too_large_is_refused_while_it_comes(predictor, lines):
     with client:
         refused(client.post("/v1/predict", content=pieces()), 413, "too_large")
         refused(client.post("/v1/predict", content=b" " * 4096), 413, "too_large")
-    assert service.close(10)
+    assert service.close(10.0)
 
 
 def test_a_bug_is_told_to_nobody(client):
@@ -222,7 +222,7 @@ def test_a_draining_server_is_not_ready_and_answers_still(predictor, lines):
         assert client.get("/readyz").status_code == client.get("/health").status_code == 503
         assert client.get("/livez").status_code == 200
         assert client.post("/v1/predict", json=A).status_code == 200
-    assert service.close(10)
+    assert service.close(10.0)
 
 
 def test_a_full_queue_is_429_with_the_time_to_come_back_and_changes_no_probe(predictor, lines):
@@ -246,7 +246,7 @@ def test_a_full_queue_is_429_with_the_time_to_come_back_and_changes_no_probe(pre
         predictor.gate.set()
         for thread in threads:
             thread.join(10)
-    assert service.close(10)
+    assert service.close(10.0)
 
 
 def test_an_answer_that_comes_too_late_is_504(predictor, lines):
@@ -255,7 +255,7 @@ def test_an_answer_that_comes_too_late_is_504(predictor, lines):
     with client:
         refused(client.post("/v1/predict", json=A), 504, "deadline")
         predictor.gate.set()
-    assert service.close(10)
+    assert service.close(10.0)
 
 
 def test_labels_change_with_the_token_alone(client, predictor):
@@ -280,7 +280,7 @@ def test_without_a_token_labels_cannot_be_changed(predictor, lines):
     with client:
         for headers in ({}, {"Authorization": "Bearer "}, ADMIN):
             refused(client.delete("/v1/labels/x", headers=headers), 403, "http", "no admin token")
-    assert service.close(10)
+    assert service.close(10.0)
 
 
 def test_a_label_and_the_model_can_be_looked_up(client, predictor):
