@@ -88,7 +88,6 @@ def test_a_batch_during_which_labels_changed_is_asked_again_and_is_of_one_versio
     [
         {"items": [{"nothing": 1}]},
         {"items": [{"title": 3}]},
-        {"items": titles("a"), "exclude": [1.5]},
     ],
 )
 def test_a_question_in_another_form_is_rejected_before_it_waits(given):
