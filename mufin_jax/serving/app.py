@@ -18,7 +18,6 @@ from fastapi.responses import JSONResponse, Response
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from mufin_jax import __version__
 from mufin_jax.runtime.errors import DiskError, Held, InputError
 from mufin_jax.serving import bodies
 from mufin_jax.serving.asking import Question
@@ -57,7 +56,7 @@ _TYPES: tuple[tuple[type[Exception], int, str], ...] = (
 def build_app(service: Service) -> FastAPI:
     """Return the routes of a service."""
     app = FastAPI(
-        title="mufin_jax", version=__version__, redoc_url=None, responses=_ERRORS,
+        title="mufin_jax", version="1", redoc_url=None, responses=_ERRORS,
         description="Ranked labels for items with titles and pictures.",
     )  # fmt: skip
     _add_errors(app, service)
