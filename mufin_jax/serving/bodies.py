@@ -25,16 +25,18 @@ class Body(BaseModel):
 class ItemBody(Body):
     """An item: what `Predictor.predict` takes, with pictures as texts."""
 
-    id: str | None = Field(None, max_length=_LONGEST_TEXT, description="of a known product")
-    title: str | None = Field(None, max_length=_LONGEST_TEXT)
-    titles: list[str] | None = Field(None, description="several texts of one item")
+    id: str | None = Field(default=None, max_length=_LONGEST_TEXT, description="of a known product")
+    title: str | None = Field(default=None, max_length=_LONGEST_TEXT)
+    titles: list[str] | None = Field(default=None, description="several texts of one item")
     images: list[str] = Field(
         default_factory=list,
         description="data URIs (data:image/jpeg;base64,...); https addresses, if the server "
         "allows their host",
     )
-    text_vector: list[float] | None = Field(None, description="for models of ready vectors")
-    image_vectors: list[list[float]] | None = Field(None, description="the same for pictures")
+    text_vector: list[float] | None = Field(default=None, description="for models of ready vectors")
+    image_vectors: list[list[float]] | None = Field(
+        default=None, description="the same for pictures"
+    )
 
 
 class LabelBody(ItemBody):
@@ -53,21 +55,21 @@ class EncodeBody(Body):
 class PredictBody(EncodeBody):
     """A request of labels."""
 
-    k: int = Field(10, ge=1, description="labels of an item")
+    k: int = Field(default=10, ge=1, description="labels of an item")
     exclude: list[str] = Field(
         default_factory=list, max_length=_MOST_IDS, description="ids that no item gets"
     )
     within: list[str] | None = Field(
-        None, max_length=_MOST_IDS, description="the only ids that items get"
+        default=None, max_length=_MOST_IDS, description="the only ids that items get"
     )
-    explain: bool = Field(False, description="tell why each label has its score")
+    explain: bool = Field(default=False, description="tell why each label has its score")
 
 
 class LabelsBody(Body):
     """A request to add labels, or to replace those with the same ids."""
 
     items: list[LabelBody] = Field(min_length=1)
-    update: bool = Field(False, description="replace the labels that have these ids")
+    update: bool = Field(default=False, description="replace the labels that have these ids")
 
 
 class EmbeddingsBody(BaseModel):

@@ -68,7 +68,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 code = message["status"]
                 policy = -1 if scope["path"] in _PAGES else None
-                message = message | {"headers": [*message.get("headers", ()), *_HEADERS[:policy]]}
+                message = {**message, "headers": [*message.get("headers", ()), *_HEADERS[:policy]]}
             await send(message)
 
         try:

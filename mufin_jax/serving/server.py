@@ -206,7 +206,7 @@ def _count_compilations(service: Service) -> None:
     """Count what is compiled from now on: expected is nothing."""
     from jax import monitoring
 
-    def note(event: str, seconds: float, **_: Any) -> None:
+    def note(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event == _COMPILED:
             service.metrics.compilations.inc()
 

@@ -218,10 +218,13 @@ class Service:
             else:
                 future.set_result(answer)
 
+        def deliver(answer: Any) -> None:
+            loop.call_soon_threadsafe(settle, answer)
+
         self._engine.submit(
             Job(
                 getattr(self._asker, what), question.key, len(question.items), question, until,
-                lambda answer: loop.call_soon_threadsafe(settle, answer), future.cancelled,
+                deliver, future.cancelled,
             )
         )  # fmt: skip
         leaving = asyncio.ensure_future(left())
