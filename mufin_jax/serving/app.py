@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from mufin_jax.runtime.errors import DiskError, Held, InputError
 from mufin_jax.serving import bodies
@@ -49,6 +50,7 @@ _TYPES: tuple[tuple[type[Exception], int, str], ...] = (
     (Held, 409, "held"),
     (DiskError, 507, "disk"),
     (Gone, 499, "client_left"),
+    (ClientDisconnect, 499, "client_left"),
 )
 """What exceptions become; the first that fits counts."""
 

@@ -12,8 +12,10 @@ from mufin_jax.prediction.answers import Prediction, as_json
 
 _LONGEST_TEXT = 10_000
 """Characters of a text or an id: the model reads the first few hundred of a title."""
-_MOST_IDS = 10_000
-"""Ids that a request excludes or allows, at most."""
+_MOST_EXCLUDED = 1_000
+"""Ids that a request excludes, at most: each of its items compares its list with all of them."""
+_MOST_ALLOWED = 10_000
+"""Ids that it allows, at most."""
 
 
 class Body(BaseModel):
@@ -57,10 +59,10 @@ class PredictBody(EncodeBody):
 
     k: int = Field(default=10, ge=1, description="labels of an item")
     exclude: list[str] = Field(
-        default_factory=list, max_length=_MOST_IDS, description="ids that no item gets"
+        default_factory=list, max_length=_MOST_EXCLUDED, description="ids that no item gets"
     )
     within: list[str] | None = Field(
-        default=None, max_length=_MOST_IDS, description="the only ids that items get"
+        default=None, max_length=_MOST_ALLOWED, description="the only ids that items get"
     )
     explain: bool = Field(default=False, description="tell why each label has its score")
 

@@ -20,7 +20,7 @@ class Metrics:
         durations: of requests, by route.
         queued: seconds that a request waited for the model.
         decoded: seconds that a picture took.
-        inference: seconds of a batch, by what was asked.
+        inference: seconds of a batch; its part is the whole model.
         batch: items of a batch.
         queue: items that wait.
         rejected: requests that were turned away, by reason.
@@ -63,7 +63,7 @@ class Metrics:
         for state, count in (("trained", trained), ("added", added), ("removed", removed)):
             self.labels.labels(state).set(count)
 
-    def observe_batch(self, batch: "Batch", part: str = "predict") -> None:
+    def observe_batch(self, batch: "Batch", part: str = "model") -> None:
         """Note a batch of the engine."""
         self.batch.observe(batch.items)
         self.inference.labels(part).observe(batch.seconds)
