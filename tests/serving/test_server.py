@@ -53,7 +53,9 @@ def test_a_server_answers_as_the_predictor_does_changes_labels_and_ends_gently(
         wanted = Predictor.load(run).predict(items, 5)
         for answer, own in zip(found["answers"], wanted, strict=True):
             assert [one["id"] for one in answer["labels"]] == [one.id for one in own]
-            assert [one["score"] for one in answer["labels"]] == [one.score for one in own]
+            # This process has eight devices: XLA compiles another program for each number of them.
+            scores = [one["score"] for one in answer["labels"]]
+            assert scores == pytest.approx([one.score for one in own], rel=1e-6)
         first = wanted[0][0].id
         admin = {"Authorization": f"Bearer {TOKEN}"}
         removed = client.delete(f"/v1/labels/{first}", headers=admin)
