@@ -48,6 +48,8 @@ The same command resumes a stopped run, and skips finished stages.
   --preset=NAME         another recipe, such as paper (default with --data: catalogue)
   --stage=NAME          one stage alone, such as prepare
   --redo=NAME           make a stage and those after it again
+  --from=RUN            start from a finished run, on new data: a third of the steps
+  --finetune.epochs=+N  train a finished run longer
   --prepare.columns id=NAME title=NAME images=NAME related=NAME
   --pretrain.epochs=N   --finetune.epochs=N   --seed=N""",
         other_names=("fit", "run", "finetune", "pretrain", "prepare"),
@@ -142,6 +144,20 @@ as well. It has none of the data's pictures and texts.
   --public              ... as a public one""",
         "mufin_jax.commands.export",
         ("save", "pack", "package", "bundle", "dump", "publish", "push"),
+    ),
+    "compare": Subcommand(
+        "compare finished runs on the same test points",
+        """\
+  mufin compare runs/a runs/b
+  mufin compare runs/a runs/b runs/c --out=page.html
+
+Each run is compared with the first: metrics with intervals of the difference, test points won and
+lost, settings that differ, and costs.
+
+  --out=FILE.html       the ten largest wins and losses, with pictures and titles
+  --json                JSON instead of tables""",
+        "mufin_jax.commands.compare",
+        ("diff", "versus", "vs", "benchmark"),
     ),
     "embed": Subcommand(
         "write ready vectors of a catalogue by checkpoints",

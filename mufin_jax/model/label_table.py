@@ -274,10 +274,17 @@ def save_table(table: LabelTable, folder: Path) -> None:
     Checkpoints(folder).save(0, table, {})
 
 
+def saved_config(folder: Path) -> TableConfig:
+    """Return the kind of the label table that `save_table` wrote, as the file itself tells it."""
+    arrays = Checkpoints(folder).described()
+    return TableConfig(
+        dtype="bfloat16" if arrays.get("rows/eta", {}).get("dtype") == "uint16" else "float32",
+        update="adam" if "mean/eta" in arrays else "adagrad",
+    )
+
+
 def load_table(folder: Path, num_labels: int, dim: int, mesh: Mesh) -> LabelTable:
     """Load the label table that `save_table` wrote, its rows split over the devices.
-
-    The file itself tells which kind of table it holds.
 
     Args:
         folder: where the table was saved.
@@ -288,13 +295,7 @@ def load_table(folder: Path, num_labels: int, dim: int, mesh: Mesh) -> LabelTabl
     Raises:
         InputError: if there is no readable table of this size.
     """
-    checkpoints = Checkpoints(folder)
-    arrays = checkpoints.described()
-    config = TableConfig(
-        dtype="bfloat16" if arrays.get("rows/eta", {}).get("dtype") == "uint16" else "float32",
-        update="adam" if "mean/eta" in arrays else "adagrad",
-    )
-    found = checkpoints.restore(abstract(num_labels, dim, mesh, config))
+    found = Checkpoints(folder).restore(abstract(num_labels, dim, mesh, saved_config(folder)))
     if found is None:
         raise InputError(f"{folder}: no readable label table; run the stage that writes it first")
     return found[1]

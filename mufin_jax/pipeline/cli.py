@@ -24,9 +24,11 @@ with swift_imports():
     from mufin_jax.data.preparation.overlap import Overlap
     from mufin_jax.evaluation.summary import summary
     from mufin_jax.pipeline.experiment import ABOUT, Experiment, StageName
-    from mufin_jax.pipeline.idle_options import reject_idle_options
+    from mufin_jax.pipeline.idle_options import changed_options, reject_idle_options
+    from mufin_jax.pipeline.more_epochs import with_sums
     from mufin_jax.pipeline.run import run
     from mufin_jax.pipeline.sources import recorded_data
+    from mufin_jax.pipeline.start import recorded_preset, reject_contradictions
     from mufin_jax.runtime import machine
     from mufin_jax.runtime.distributed import processes
     from mufin_jax.runtime.distributed.startup import HostsConfig
@@ -45,8 +47,8 @@ class Command:
     redo: StageName | None = None
     """Remove this stage and those after it, and make them again; finished stages before it stay."""
     preset: str = "miniature"
-    """Where the defaults come from: by default miniature without --data; with it catalogue, or
-    paper where the experiment has no catalogue."""
+    """Where the defaults come from: by default that of --from; without it, miniature without
+    --data, and with it catalogue, or paper where the experiment has no catalogue."""
     filter: Overlap | None = None
     """Short for --prepare.filter."""
     label_images: Literal["true", "false"] | None = None
@@ -140,12 +142,16 @@ def parse(
     begun_with = _begun_with(arguments)
     given = begun_with is not None or _value(arguments, "--data") is not None
     own = "catalogue" if "catalogue" in presets else "paper"
-    preset = _value(arguments, "--preset") or (own if given else "miniature")
+    run = _value(arguments, "--from")
+    before = _preset_of(presets, user_path(run)) if run else None
+    preset = _value(arguments, "--preset") or before or (own if given else "miniature")
     if preset not in presets:
         raise InputError(f"--preset={preset}: expected one of {', '.join(presets)}")
     frozen = f"{preset}-frozen"
     if preset == "catalogue" and frozen in presets and _brings_encoders(arguments):
         preset = frozen
+    folder = _value(arguments, "--workdir") or Path("runs") / presets[preset].name
+    arguments = with_sums(arguments, user_path(folder))
     default = kind(presets[preset], preset=preset)
     command = parse_arguments(
         kind, lambda: flags_of(default, leave_out=ABOUT), default=default, args=arguments,
@@ -156,7 +162,15 @@ def parse(
         command = dataclasses.replace(command, experiment=experiment)
     experiment = _with_short_flags(command)
     reject_idle_options(experiment, presets[preset])
+    if experiment.start_from is not None:
+        reject_contradictions(experiment, changed_options(experiment, presets[preset]))
     return dataclasses.replace(command, experiment=experiment)
+
+
+def _preset_of(presets: Mapping[str, Experiment], run: Path) -> str | None:
+    """Return the preset that a run to start from was begun with; None if it does not tell."""
+    name = recorded_preset(run)
+    return next((known for known, preset in presets.items() if preset.name == name), None)
 
 
 def _begun_with(arguments: list[str]) -> Path | None:

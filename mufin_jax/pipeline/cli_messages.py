@@ -50,6 +50,11 @@ _SYNONYMS = {
     "--asin": ("--id",),
     "--filter": ("--within",),
     "--recipe": ("--preset",),
+    "--start-from": ("--from",),
+    "--warm-start": ("--from",),
+    "--init-from": ("--from",),
+    "--resume-from": ("--from",),
+    "--checkpoint": ("--from", "--model.text-checkpoint"),
     "--config": ("--preset",),
     "--val-share": ("--prepare.validation-share",),
     "--test-size": ("--prepare.test-share",),
@@ -57,6 +62,10 @@ _SYNONYMS = {
     "--max-length": ("--prepare.max-tokens",),
 }
 """What people call options elsewhere; of the names here, those count that the command has."""
+
+
+_OTHER_NAMES = {"start-from": "from"}
+"""Options that have another name than their field, which may not be a word of Python."""
 
 
 def one_line(message: str, flags: Sequence[str]) -> str:
@@ -169,6 +178,7 @@ def flags_of(settings: Any, prefix: str = "--", leave_out: Collection[str] = ())
         if field.name in leave_out:
             continue
         value, name = getattr(settings, field.name), field.name.replace("_", "-")
+        name = _OTHER_NAMES.get(name, name)
         if not dataclasses.is_dataclass(value):
             yield prefix + name
         else:

@@ -22,6 +22,7 @@ from mufin_jax.stages.pretrain import PretrainConfig
 from mufin_jax.stages.report import ReportConfig
 from mufin_jax.stages.retrieve import RetrieveConfig
 from mufin_jax.stages.select import SelectConfig
+from mufin_jax.stages.start import StartConfig
 from mufin_jax.training.optimizer import OptimizerConfig
 
 StageName = Literal[
@@ -57,6 +58,11 @@ class Experiment:
     refit_of: Path | None = None
     """A finished run with held-out validation points: train on them, too, for the steps that it
     chose, and keep its weights of the parts (docs/recipe.md)."""
+    start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """A finished run to start from on new data: its encoders, attention blocks and label table
+    (docs/training.md)."""
+    start: StartConfig = dataclasses.field(default_factory=StartConfig)
+    """How long, and at which rates, a run with --from trains."""
     miniature: Annotated[
         MiniatureConfig | AdsConfig | OutfitsConfig, tyro.conf.AvoidSubcommands
     ] = dataclasses.field(default_factory=MiniatureConfig)
@@ -88,7 +94,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Reject seeds that numpy and JAX cannot both take, and free vectors that cannot learn."""
-        settle_paths(self, fields=["data", "workdir", "refit_of"])
+        settle_paths(self, fields=["data", "workdir", "refit_of", "start_from"])
         reject_other_types(self)
         if not 0 <= self.seed < 2**31:
             raise InputError(f"seed={self.seed}: expected a whole number from 0 to 2147483647")

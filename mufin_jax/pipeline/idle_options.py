@@ -48,6 +48,7 @@ def _searches(*backends: str) -> Callable[[Experiment], bool]:
 
 
 RULES = (
+    Rule(("start.*",), lambda e: e.start_from is not None, "--from"),
     Rule(("miniature.*",), lambda e: e.data is None, "no --data, which has sizes of its own"),
     Rule(
         ("prepare.[!v]*", "prepare.vocab_size"),
@@ -204,30 +205,38 @@ def reject_idle_options(experiment: Experiment, preset: Experiment) -> None:
     Raises:
         InputError: with the flag, and the flag that it needs.
     """
-    values, before = dict(_leaves(experiment)), dict(_leaves(preset))
-    changed = [path for path, value in values.items() if value != before.get(path, ...)]
+    changed = changed_options(experiment, preset)
     for rule in RULES:
-        for path in changed:
+        for path, value in changed.items():
             if not any(fnmatch.fnmatchcase(path, pattern) for pattern in rule.options):
                 continue
             if path.endswith((".epochs", ".every")) or rule.works(experiment):
                 continue
-            raise InputError(
-                f"{_flag(path, values[path])} does nothing here: it needs {rule.needs}"
-            )
+            raise InputError(f"{flag_of(path, value)} does nothing here: it needs {rule.needs}")
 
 
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every option with its path and its value; of the kind of an encoder, all options."""
+def changed_options(experiment: Experiment, preset: Experiment) -> dict[str, Any]:
+    """Return the options that differ from those of a preset, with their values, by their paths."""
+    before = dict(options_of(preset))
+    return {n: value for n, value in options_of(experiment) if value != before.get(n, ...)}
+
+
+def options_of(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every option with its path and its value; of the kind of an encoder, all options.
+
+    Args:
+        config: an experiment, or one of its parts.
+        prefix: in front of each path, such as "model.".
+    """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{field.name}.")
+            yield from options_of(value, f"{prefix}{field.name}.")
         elif prefix or field.name not in ABOUT:
             yield prefix + field.name, value
 
 
-def _flag(path: str, value: Any) -> str:
+def flag_of(path: str, value: Any) -> str:
     """Return an option as its user writes it."""
     *groups, name = path.replace("_", "-").split(".")
     if isinstance(value, bool):

@@ -36,6 +36,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "model.reduce_hidden": 512,
         "loss": "hinge",
         "least_steps": 0,
+        "more_epochs": [],
         "crop": 0.0,
         "dropout": 0.0,
         "temperature": 0.07,
@@ -58,6 +59,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "finetune": {
         "loss": "cosine",
         "least_steps": 0,
+        "more_epochs": [],
         "temperature": 0.07,
         "modality_dropout": 0.0,
         "prototypes": False,

@@ -13,11 +13,13 @@ from mufin_jax.data.readers.product_files import is_product_file
 from mufin_jax.model.label_table import ROWS
 from mufin_jax.pipeline.checkpoints import check_checkpoints
 from mufin_jax.pipeline.experiment import Experiment, StageName
+from mufin_jax.pipeline.more_epochs import add_epochs
 from mufin_jax.pipeline.old_runs import made_with
 from mufin_jax.pipeline.refit import check_refit
 from mufin_jax.pipeline.runner import Runner, measured
 from mufin_jax.pipeline.sources import reject_absent, stands_without, with_prepared_data
 from mufin_jax.pipeline.stage_table import STAGES, stages_of
+from mufin_jax.pipeline.start import recorded_start, with_run
 from mufin_jax.runtime.distributed import processes
 from mufin_jax.runtime.distributed.mesh import make_mesh
 from mufin_jax.runtime.errors import InputError
@@ -65,6 +67,7 @@ def run(
     _check_types(experiment, mesh, others)
     experiment = with_prepared_data(experiment)
     _check(experiment, stage, redo)
+    experiment = with_run(experiment)
     experiment, others = experiment.resolved(), [user_path(other) for other in others]
     check_precision()
     mesh = mesh or make_mesh()
@@ -87,6 +90,7 @@ def run(
         names = stages if stage == "all" else [stage]
         wanted = {n: STAGES[n].settings(experiment) for n in _through(stages, names[-1])}
         processes.once("stages are removed", lambda: runner.redo(redo, wanted))
+        processes.once("epochs are added", lambda: add_epochs(held, wanted, stages))
         link_stages(experiment.folder, wanted, others, made_with)
         for name, settings in wanted.items():  # before hours of work begin
             runner.check(name, settings)
@@ -99,8 +103,8 @@ def run(
                 runner.take(name, names[place:], only=stage != "all")
             if name == "prepare":
                 runner.experiment = _answerable(experiment)
-        if held.facts().get("redo"):
-            held.record(redo=None)
+        if begun := [name for name in ("redo", "more") if held.facts().get(name)]:
+            held.record(**dict.fromkeys(begun))
         return measured(held)
 
 
@@ -156,6 +160,12 @@ def _check(experiment: Experiment, stage: StageName, redo: StageName | None) -> 
             f"only {stage} would be made; leave --stage out, or give --stage={redo}"
         )
     reject_part_of_run(experiment.folder)
+    if experiment.start_from is None and redo not in ("all", "prepare"):
+        if (run := processes.decide(lambda: recorded_start(experiment.folder))) is not None:
+            raise InputError(
+                f"{experiment.folder} was begun with --from={run}: give it again, with the path "
+                "that the folder has now, or choose another --workdir"
+            )
     data = experiment.data
     if data is not None and not data.is_dir() and not is_product_file(data):
         keeps = redo not in ("all", "prepare") and processes.decide(

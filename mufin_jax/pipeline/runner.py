@@ -246,7 +246,8 @@ class Runner:
         )
         foresee(sizes, ahead, self.mesh)
         modules = (i if "pretrain" in ahead else None, iv if "finetune" in ahead else None)
-        log_time_plan(*modules, mufin, dataset, self.mesh)
+        start = context(experiment, "pretrain", self.mesh).start
+        log_time_plan(*modules, mufin, dataset, self.mesh, 1.0 if start is None else start.steps)
 
 
 def measured(held: Run) -> dict[str, Any] | None:

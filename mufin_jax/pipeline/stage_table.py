@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from mufin_jax.pipeline.experiment import Experiment
 from mufin_jax.pipeline.refit import chosen_steps, chosen_weights, refit_of
+from mufin_jax.pipeline.start import start_of, started
 from mufin_jax.stages.context import StageContext
 from mufin_jax.stages.evaluate import evaluate
 from mufin_jax.stages.finetune import finetune
@@ -102,18 +103,19 @@ STAGES: dict[str, Stage[Any]] = {
     ),
     "pretrain": Stage(
         pretrain, lambda e: e.pretrain,
-        reads=lambda e: _model(e) | chosen_steps(e, "pretrain"), ignores=("fit",), draws=True,
-        needs=("prepare",),
+        reads=lambda e: _model(e) | chosen_steps(e, "pretrain") | started(e, "pretrain"),
+        ignores=("fit",), draws=True, needs=("prepare",),
     ),
     "retrieve": Stage(retrieve, lambda e: e.retrieve, needs=("prepare", "pretrain")),
     "initialize": Stage(
-        initialize, lambda e: e.initialize, reads=_cross_attention, draws=True,
+        initialize, lambda e: e.initialize,
+        reads=lambda e: _cross_attention(e) | started(e, "initialize"), draws=True,
         needs=("prepare", "pretrain"),
     ),
     "finetune": Stage(
         finetune, lambda e: e.finetune,
-        reads=lambda e: chosen_steps(e, "finetune"), ignores=("fit",), draws=True,
-        needs=("prepare", "retrieve", "initialize"),
+        reads=lambda e: chosen_steps(e, "finetune") | started(e, "finetune"),
+        ignores=("fit",), draws=True, needs=("prepare", "retrieve", "initialize"),
     ),
     "select": Stage(
         select, lambda e: e.select, reads=chosen_weights, draws=True, wanted=_has_parts,
@@ -172,4 +174,5 @@ def context(
         source=experiment.miniature if experiment.data is None else experiment.data,
         refit=refit_of(experiment),
         callbacks=callbacks,
+        start=start_of(experiment),
     )

@@ -92,6 +92,7 @@ def log_time_plan(
     model: Mufin,
     dataset: Dataset,
     mesh: Mesh,
+    share: float = 1.0,
 ) -> None:
     """Log how long the training stages ahead will take, about.
 
@@ -101,12 +102,13 @@ def log_time_plan(
         model: its weights may be shapes alone.
         dataset: the prepared folder.
         mesh: all devices.
+        share: of the steps that a run from nothing takes.
     """
     costs, plans = costs_of(model, dataset), []
     if pretrain is not None and pretrain.epochs:
-        plans.append(plan_pretrain(pretrain, costs, dataset))
+        plans.append(plan_pretrain(pretrain, costs, dataset, share))
     if finetune is not None:
-        plans.append(plan_finetune(finetune, costs, dataset))
+        plans.append(plan_finetune(finetune, costs, dataset, share))
     if plans:
         log.info("%s", in_words(plans, processes.decide(lambda: operations_a_second(mesh))))
 
@@ -173,24 +175,28 @@ def costs_of(model: Mufin, dataset: Dataset) -> Costs:
     )
 
 
-def plan_pretrain(config: PretrainConfig, costs: Costs, dataset: Dataset) -> StagePlan:
+def plan_pretrain(
+    config: PretrainConfig, costs: Costs, dataset: Dataset, share: float = 1.0
+) -> StagePlan:
     """Return the plan of Module I."""
     pairs, _ = training_pairs(dataset.train)
     over_labels = config.batches_over == "labels"
     usable = len(np.unique(pairs.indices)) if over_labels else _nonempty(pairs)
     size = min(config.batch_size, usable)
-    steps = _steps(config, usable, size)
+    steps = _steps(config, usable, size, share)
     labels, points = config.shapes(size)
     step = _step(costs, dataset, (points, labels), config.optimizer)
     operations = steps * step + _whole(costs, dataset)
     return StagePlan("Module I", steps, operations + _validations(config, costs, dataset, steps))
 
 
-def plan_finetune(config: FinetuneConfig, costs: Costs, dataset: Dataset) -> StagePlan:
+def plan_finetune(
+    config: FinetuneConfig, costs: Costs, dataset: Dataset, share: float = 1.0
+) -> StagePlan:
     """Return the plan of Module IV."""
     usable = _nonempty(training_pairs(dataset.train)[0])
     size = min(config.batch_size, usable)
-    steps = _steps(config, usable, size)
+    steps = _steps(config, usable, size, share)
     drawn = size * (config.positives + config.negatives)
     step = _step(costs, dataset, (size, drawn), config.optimizer) + 3 * drawn * costs.pair
     operations = steps * step + _whole(costs, dataset)
@@ -239,8 +245,10 @@ def _embedding(costs: Costs, side: Side, items: int) -> float:
     return items * (texts * costs.text + images * costs.image + slots)
 
 
-def _steps(config: PretrainConfig | FinetuneConfig, usable: int, size: int) -> int:
-    return max(config.epochs * divide_up(usable, max(size, 1)), config.least_steps)
+def _steps(config: PretrainConfig | FinetuneConfig, usable: int, size: int, share: float) -> int:
+    epoch = divide_up(usable, max(size, 1))
+    first = max(config.epochs * epoch, config.least_steps)
+    return max(round(share * first), 1) + sum(config.more_epochs) * epoch
 
 
 def _bag(side: Side) -> tuple[float, float]:

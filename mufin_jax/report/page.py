@@ -42,15 +42,20 @@ class Shown:
 
 
 def render_page(
-    name: str, metrics: Mapping[str, Any], panels: Sequence[Shown], facts: Mapping[str, Any]
+    name: str,
+    metrics: Mapping[str, Any],
+    panels: Sequence[Shown],
+    facts: Mapping[str, Any] | None,
+    about: str = "",
 ) -> bytes:
     """Return the page.
 
     Args:
-        name: of the experiment.
+        name: of the experiment, or of the runs that are compared.
         metrics: the content of metrics.json.
         panels: in their order.
-        facts: the result of `run_facts`.
+        facts: the result of `run_facts`; None for several runs.
+        about: what the page compares, in a sentence; "" for the page of a run.
     """
     import jinja2
 
@@ -64,7 +69,9 @@ def render_page(
     environment.filters["number"] = number
     template = environment.get_template("page.html")
     keys = headline(metrics)
-    text = template.render(name=name, metrics=metrics, keys=keys, panels=panels, facts=facts)
+    text = template.render(
+        name=name, metrics=metrics, keys=keys, panels=panels, facts=facts, about=about
+    )
     return text.encode("utf-8", "replace")
 
 

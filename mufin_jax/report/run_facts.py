@@ -45,7 +45,7 @@ def run_facts(recorded: Mapping[str, Any]) -> dict[str, Any]:
         "machine": machine,
         "versions": list(recorded.get("versions", {}).items()),
         "stages": stages,
-        "settings": [(name, _shown(value)) for name, value in flatten(experiment).items()],
+        "settings": [(name, shown_setting(value)) for name, value in flatten(experiment).items()],
     }
 
 
@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 2 * HOUR else f"{seconds / HOUR:.1f} h"
 
 
-def _shown(value: Any) -> str:
+def shown_setting(value: Any) -> str:
     """Return a setting as text; of an absolute path, which tells who ran it, only the last part."""
     if isinstance(value, str) and PurePath(value).is_absolute():
         return PurePath(value).name

@@ -50,6 +50,8 @@ class Draw(enum.IntEnum):
     """Samples of validation points, whose weights are averaged."""
     PRETRAIN_CROPS = 18
     """Crops of the pictures of a step of Module I."""
+    BOOTSTRAP = 19
+    """Test points of a sample, when runs are compared."""
 
 
 def sequence(seed: int, draw: Draw, *numbers: int) -> np.random.SeedSequence:

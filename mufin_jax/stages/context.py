@@ -12,7 +12,11 @@ from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.prediction.config import PredictConfig
 from mufin_jax.retrieval.config import IndexConfig
+from mufin_jax.training.epoch_batches import EpochBatches
+from mufin_jax.training.finetune_batches import FinetuneConfig
 from mufin_jax.training.follower import Callback
+from mufin_jax.training.optimizer import OptimizerConfig
+from mufin_jax.training.pretrain_config import PretrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +30,36 @@ class Refit:
 
     steps: Mapping[str, int | None]
     selected: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a warm start takes from another run, and how it trains from there.
+
+    Attributes:
+        run: the other run's folder.
+        steps: share of the steps of Modules I and IV.
+        rate: what their learning rates are multiplied by.
+    """
+
+    run: Path
+    steps: float
+    rate: float
+
+    @property
+    def model(self) -> Path:
+        """The folder of the model that Module IV left."""
+        return self.run / "finetune" / "model"
+
+    @property
+    def table(self) -> Path:
+        """The folder of the label table; absent if classifiers are the labels' embeddings."""
+        return self.run / "finetune" / "table"
+
+    @property
+    def prepared(self) -> Path:
+        """The folder of the prepared data, which has the labels' ids and the tokenizer."""
+        return self.run / "prepare"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +85,7 @@ class StageContext:
         source: the raw data folder, or built-in data. Read by prepare and report.
         refit: for a refit on all training points, what was chosen before.
         callbacks: called while training stages run.
+        start: for a warm start, the run to start from.
     """
 
     workdir: Path
@@ -65,6 +100,7 @@ class StageContext:
     source: Path | BuiltIn = dataclasses.field(default_factory=MiniatureConfig)
     refit: Refit | None = None
     callbacks: Sequence[Callback] = ()
+    start: Start | None = None
 
     def dataset(self) -> Dataset:
         """Load the prepared data, with validation points held out unless it is a refit."""
@@ -74,6 +110,19 @@ class StageContext:
         """Return after how many of the steps of a stage it ends."""
         chosen = self.refit.steps[stage] if self.refit is not None else None
         return steps if chosen is None else min(chosen, steps)
+
+    def lengths(
+        self, config: PretrainConfig | FinetuneConfig, batches: EpochBatches
+    ) -> tuple[int, ...]:
+        """Return the steps of a training, and of each one that is added to it (`more_epochs`)."""
+        first = batches.steps(config.epochs, config.least_steps)
+        if self.start is not None:
+            first = max(round(self.start.steps * first), 1)
+        return (first, *(more * batches.per_epoch for more in config.more_epochs))
+
+    def rates(self, optimizer: OptimizerConfig) -> OptimizerConfig:
+        """Return the optimizer of a stage with the rates that it trains at."""
+        return optimizer if self.start is None else optimizer.scaled(self.start.rate)
 
     @property
     def prepared(self) -> Path:

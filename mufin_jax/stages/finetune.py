@@ -43,6 +43,7 @@ from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.runtime.storage.npy import mapped, whole_npy
 from mufin_jax.stages.context import StageContext
+from mufin_jax.stages.start import steps_before
 from mufin_jax.training.early_stopping import Validate
 from mufin_jax.training.finetune_batches import Batches, FinetuneConfig
 from mufin_jax.training.finetune_step import make_scores, make_step, place
@@ -66,9 +67,11 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     loader = new_loader(model.config, dataset, mesh)
     lists = Shortlist.load(context.folders["retrieve"] / "train")
     batches = Batches(config, dataset, loader, lists.labels, context.seed)
-    steps = batches.steps(config.epochs, config.least_steps)
+    lengths = context.lengths(config, batches)
+    config = dataclasses.replace(config, optimizer=context.rates(config.optimizer))
     setup = set_up(
-        model, loader, config.optimizer, steps, "finetune", out, context.kept, config.fit.cache_gb,
+        model, loader, config.optimizer, lengths, "finetune", out, context.kept,
+        config.fit.cache_gb,
         has_table=config.classifiers != "labels",
         prototypes=new_weights(model.dim, context.seed) if config.prototypes else None,
     )  # fmt: skip
@@ -76,7 +79,8 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     if config.prototypes:
         read = read | {CENTROIDS: _centroids(setup, model, dataset, out)}
     batches.read_from(loader)
-    step = make_step(config, setup.graphdef, setup.optimizer, steps, mesh)
+    before = steps_before(initialized)
+    step = make_step(config, setup.graphdef, setup.optimizer, lengths, mesh, before)
     validate = _validate(config, context, dataset, setup, read, lists)
     state = fit(
         # Only the loop holds the initial state, and drops it when it resumes.
@@ -85,7 +89,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
         batches,
         lambda batch: place(batch, mesh),
         name="finetune",
-        steps=context.steps("finetune", steps),
+        steps=context.steps("finetune", sum(lengths)),
         config=config.fit,
         checkpoints=Checkpoints(out / "checkpoints"),
         writer=MetricsWriter(out),

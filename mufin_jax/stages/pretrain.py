@@ -18,12 +18,13 @@ from mufin_jax.data.dataset import Dataset
 from mufin_jax.evaluation.validation import ByVectors
 from mufin_jax.model.mufin import Mufin
 from mufin_jax.model.reduction import MEAN
-from mufin_jax.model.saved import new_loader, new_model, save_model
+from mufin_jax.model.saved import new_loader, save_model
 from mufin_jax.retrieval.sharded import MeshSearch
 from mufin_jax.runtime.distributed.mesh import by_row, put, replicated
 from mufin_jax.runtime.logs import MetricsWriter
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
 from mufin_jax.stages.context import StageContext
+from mufin_jax.stages.start import first_model
 from mufin_jax.training.centring import means
 from mufin_jax.training.early_stopping import Validate
 from mufin_jax.training.loop import fit
@@ -47,19 +48,19 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
     dataset, model_config, out = context.dataset(), context.model, context.out
     mesh, seed = context.mesh, context.seed
     if not config.epochs:
-        save_model(new_model(model_config, dataset, mesh, seed), out / "model")
+        save_model(first_model(model_config, dataset, context), out / "model")
         return
     loader = new_loader(model_config, dataset, mesh)
     teacher = Teacher.load(Path(config.teacher), dataset, out) if config.teacher else None
     batches = Batches(config, dataset, loader, seed, teacher)
-    steps = batches.steps(config.epochs, config.least_steps)
-    model = new_model(model_config, dataset, mesh, seed)
+    lengths, rates = context.lengths(config, batches), context.rates(config.optimizer)
+    model = first_model(model_config, dataset, context)
     setup = set_up(
-        model, loader, config.optimizer, steps, "pretrain", out, context.kept, config.fit.cache_gb,
+        model, loader, rates, lengths, "pretrain", out, context.kept, config.fit.cache_gb,
         temperature=config.temperature if config.learn_temperature else None,
     )  # fmt: skip
     batches.read_from(setup.loader)
-    if setup.learns_to_describe:
+    if setup.learns_to_describe and context.start is None:  # else learned maps have theirs
         _set_means(model, setup)
     step = make_step(config, setup.graphdef, setup.optimizer, seed)
 
@@ -79,7 +80,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> None:
         batches,
         lambda batch: put(batch, by_row(mesh)),
         name="pretrain",
-        steps=context.steps("pretrain", steps),
+        steps=context.steps("pretrain", sum(lengths)),
         config=config.fit,
         checkpoints=Checkpoints(out / "checkpoints"),
         writer=MetricsWriter(out),

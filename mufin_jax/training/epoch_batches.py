@@ -7,6 +7,7 @@ arguments of the compiled step, and differs.
 
 import abc
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -29,6 +30,16 @@ def check_counts(stage: str, config: object, *names: str) -> None:
     for name in names:
         if (found := getattr(config, name)) < 1:
             raise InputError(f"{stage}.{name}={found}: expected a number >= 1")
+
+
+def check_more(stage: str, more: Sequence[int]) -> None:
+    """Reject passes that add nothing to a training.
+
+    Raises:
+        InputError: one of them is less than 1.
+    """
+    if any(some < 1 for some in more):
+        raise InputError(f"{stage}.more_epochs={' '.join(map(str, more))}: expected numbers >= 1")
 
 
 class EpochBatches(abc.ABC):

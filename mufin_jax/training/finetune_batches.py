@@ -21,7 +21,7 @@ from mufin_jax.runtime.draws import Draw
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.training import mining
 from mufin_jax.training.early_stopping import ValidateConfig
-from mufin_jax.training.epoch_batches import EpochBatches, check_counts
+from mufin_jax.training.epoch_batches import EpochBatches, check_counts, check_more
 from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.modality_dropout import check_probability
 from mufin_jax.training.optimizer import OptimizerConfig
@@ -38,6 +38,8 @@ class FinetuneConfig:
     Attributes:
         epochs: passes over the training points.
         least_steps: steps at least; a small catalogue is passed over more often.
+        more_epochs: passes that are added to the finished training; several numbers for several
+            additions. Each starts from the last state, with the rate's rise and fall anew.
         batch_size: datapoints a step.
         positives: relevant labels drawn for each datapoint.
         negatives: labels drawn for each datapoint from its shortlist.
@@ -64,6 +66,7 @@ class FinetuneConfig:
 
     epochs: int = 20
     least_steps: int = 0
+    more_epochs: tuple[int, ...] = ()
     batch_size: int = 200
     positives: int = 2
     negatives: int = 12
@@ -87,6 +90,7 @@ class FinetuneConfig:
         counts = ("epochs", "batch_size", "positives", "negatives", "negatives_from")
         check_counts("finetune", self, *counts)
         check_own_loss("finetune", self.own_loss, self.loss)
+        check_more("finetune", self.more_epochs)
         if self.prototypes and self.classifiers != "sum":
             raise InputError(
                 f"finetune.prototypes with finetune.classifiers={self.classifiers}: expected "

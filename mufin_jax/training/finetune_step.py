@@ -7,7 +7,7 @@ the same scores without a step.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +38,20 @@ def make_step(
     config: FinetuneConfig,
     graphdef: nnx.GraphDef[Mufin],
     optimizer: optax.GradientTransformation,
-    steps: int,
+    steps: int | Sequence[int],
     mesh: Mesh,
+    before: int = 0,
 ) -> Step[Batch]:
-    """Return the jitted step of Module IV: (state, frozen, batch) -> (state, metrics)."""
+    """Return the jitted step of Module IV: (state, frozen, batch) -> (state, metrics).
+
+    Args:
+        config: the settings.
+        graphdef: the model's structure.
+        optimizer: of the weights that train.
+        steps: of the stage, for the `schedule` of the label table's rate.
+        mesh: the devices.
+        before: steps that the label table's optimizer had made when the stage began.
+    """
     rates = config.optimizer
     table_rate = schedule(rates.table_rate or rates.rate, rates.warmup, steps)
 
@@ -76,7 +86,8 @@ def make_step(
         weights = dataclasses.replace(state, table=None)
         new = kept_unless_finite(metrics, updated(weights, gradients, optimizer), weights)
         if table is not None:
-            rate, made = jnp.asarray(table_rate(table.steps)), is_finite(metrics)
+            steps_now = table.steps - before if before else table.steps
+            rate, made = jnp.asarray(table_rate(steps_now)), is_finite(metrics)
             table = label_table.update(table, batch.ids, row_gradients, rate, mesh, made=made)
         return dataclasses.replace(new, table=table), metrics
 

@@ -5,7 +5,8 @@ label table is not here: its row-sparse Adam is `label_table.update`, at the rat
 """
 
 import dataclasses
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import jax
@@ -19,6 +20,9 @@ from mufin_jax.training import prototypes, temperature
 
 TrainingOption = Literal["frozen", "last", "full", "auto"]
 """Which blocks of an encoder train; "auto" is settled when a run begins."""
+
+RATES = ("rate", "encoder_rate", "reduce_rate", "attention_rate", "table_rate")
+"""The learning rates of an `OptimizerConfig`."""
 
 _DESCRIBING = ("image_encoder", "text_encoder", "image_reduce", "text_reduce")
 
@@ -58,7 +62,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Reject rates that cannot train."""
-        for name in ("rate", "encoder_rate", "reduce_rate", "attention_rate", "table_rate"):
+        for name in RATES:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{name}={value}: expected a positive learning rate, such as 2e-4")
@@ -68,9 +72,26 @@ class OptimizerConfig:
                 "expected warmup >= 0, weight_decay in [0, 1) and clip >= 0"
             )
 
+    def scaled(self, factor: float) -> "OptimizerConfig":
+        """Return the same with all learning rates multiplied by a factor."""
+        rates = {name: getattr(self, name) for name in RATES}
+        own = {name: factor * rate for name, rate in rates.items() if rate is not None}
+        return dataclasses.replace(self, **own)
 
-def schedule(peak: float, warmup: int, steps: int) -> optax.Schedule:
-    """Return a linear warm-up from 0, then half a cosine down to 0 at the last step."""
+
+def schedule(peak: float, warmup: int, steps: int | Sequence[int]) -> optax.Schedule:
+    """Return a linear warm-up from 0, then half a cosine down to 0 at the last step.
+
+    Args:
+        peak: the largest rate.
+        warmup: steps until then.
+        steps: of the training; several numbers for trainings that follow each other, each of which
+            has its own warm-up and cosine.
+    """
+    if not isinstance(steps, int):
+        first, *later = (schedule(peak, warmup, some) for some in steps)
+        ends = [*itertools.accumulate(steps)]
+        return optax.join_schedules([first, *later], ends[:-1]) if later else first
     warmup = min(warmup, steps // 2)
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1))
 
@@ -113,13 +134,13 @@ def check_trains(train: dict, stage: str) -> None:
 
 
 def by_part(
-    config: OptimizerConfig, steps: int, train: Collection[str] = ()
+    config: OptimizerConfig, steps: int | Sequence[int], train: Collection[str] = ()
 ) -> optax.GradientTransformation:
     """Return the optimizer of the model: one AdamW per named part, on the parts that train.
 
     Args:
         config: the rates.
-        steps: of the stage, for the schedule.
+        steps: of the stage, for the `schedule`.
         train: names of what trains; "temperature" and "prototypes" get an optimizer only if they
             are among them.
     """

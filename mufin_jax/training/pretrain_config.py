@@ -8,7 +8,7 @@ import tyro
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.paths import settle_paths
 from mufin_jax.training.early_stopping import ValidateConfig
-from mufin_jax.training.epoch_batches import check_counts
+from mufin_jax.training.epoch_batches import check_counts, check_more
 from mufin_jax.training.fit_config import FitConfig
 from mufin_jax.training.modality_dropout import check_probability
 from mufin_jax.training.optimizer import OptimizerConfig
@@ -24,6 +24,8 @@ class PretrainConfig:
         epochs: passes over the labels (or datapoints) that have a training pair. With 0 the model
             keeps its initial weights, as ready vectors require.
         least_steps: steps at least; a small catalogue is passed over more often.
+        more_epochs: passes that are added to the finished training; several numbers for several
+            additions. Each starts from the last state, with the rate's rise and fall anew.
         batch_size: labels a step, or datapoints in batches over datapoints.
         positives: |P_l|, datapoints drawn for each label (or labels drawn for each datapoint).
         loss: the paper's hinge, or softmax: the contrastive loss (InfoNCE) over all negatives of
@@ -63,6 +65,7 @@ class PretrainConfig:
 
     epochs: int = 200
     least_steps: int = 0
+    more_epochs: tuple[int, ...] = ()
     batch_size: int = 1024
     positives: int = 2
     loss: Literal["hinge", "softmax"] = "hinge"
@@ -98,6 +101,7 @@ class PretrainConfig:
                 raise InputError(f"pretrain.{name}={found}: expected a number >= 0")
         counts = ("positives", "negatives", "refresh_epochs", "cluster_size")
         check_counts("pretrain", self, *counts)
+        check_more("pretrain", self.more_epochs)
         if self.batch_size < 2:
             raise InputError(
                 f"pretrain.batch_size={self.batch_size}: expected at least 2 labels, as a label's "

@@ -5,6 +5,7 @@ differentiated. What the frozen parts make of the descriptors is computed once.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, no_type_check, runtime_checkable
 
@@ -121,7 +122,7 @@ def set_up(
     model: Mufin,
     loader: Loader,
     config: OptimizerConfig,
-    steps: int,
+    steps: Sequence[int],
     stage: Literal["pretrain", "finetune"],
     out: Path,
     kept: Path,
@@ -139,7 +140,7 @@ def set_up(
         model: with the weights that the stage starts from.
         loader: of the dataset.
         config: which parts train, and how.
-        steps: of the stage, for the schedule.
+        steps: of the stage, for the `schedule`.
         stage: whose flags an error names; A_C takes part in "finetune" only.
         out: the stage's folder.
         kept: the run's folder of precomputed arrays.

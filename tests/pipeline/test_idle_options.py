@@ -10,7 +10,7 @@ from experiments.amazon import PRESETS
 from mufin_jax.data.synthetic.ads import AdsConfig
 from mufin_jax.pipeline import cli
 from mufin_jax.pipeline.experiment import Experiment
-from mufin_jax.pipeline.idle_options import RULES, _leaves, reject_idle_options
+from mufin_jax.pipeline.idle_options import RULES, options_of, reject_idle_options
 from mufin_jax.runtime.errors import InputError
 
 
@@ -24,6 +24,7 @@ def replaced(config, **values):
 
 
 IDLE = [
+    ({"start__steps": 0.5}, "--start.steps=0.5", "--from"),
     ({"pretrain__temperature": 0.2}, "--pretrain.temperature=0.2", "--pretrain.loss=softmax"),
     ({"pretrain__both_ways": False}, "--pretrain.no-both-ways", "--pretrain.loss=softmax"),
     ({"pretrain__loss": "softmax", "pretrain__margin": 0.3}, "margin=0.3", "--pretrain.loss=hinge"),
@@ -100,7 +101,7 @@ def test_a_preset_may_hold_an_option_of_what_a_command_replaces():
 
 
 def test_every_rule_is_about_options_that_exist_and_has_a_case_here():
-    known = [path for path, _ in _leaves(Experiment())]
+    known = [path for path, _ in options_of(Experiment())]
     for rule in RULES:
         for pattern in rule.options:
             assert fnmatch.filter(known, pattern), pattern

@@ -10,6 +10,7 @@ import minute
 import pytest
 from raw_folders import write_json_lines
 
+from mufin_jax.pipeline import more_epochs
 from mufin_jax.pipeline import run as running
 from mufin_jax.pipeline import runner as deciding
 from mufin_jax.pipeline.experiment import Experiment
@@ -22,6 +23,7 @@ from mufin_jax.runtime.errors import DiskError, InputError
 from mufin_jax.runtime.run_folder import Run
 from mufin_jax.runtime.storage.files import load_json, save_json
 from mufin_jax.runtime.storage.fingerprint import load_sources
+from mufin_jax.training.early_stopping import ValidateConfig
 
 NAMES = minute.STAGES
 
@@ -354,3 +356,119 @@ def test_a_finished_run_in_a_read_only_folder_gives_its_metrics(go, tmp_path, mo
     shutil.rmtree(tmp_path / "run" / "report")
     with pytest.raises(DiskError, match="read-only, and report is not finished"):
         go()
+
+
+def longer(workdir: Path, stage: str, *more: int, **options) -> Experiment:
+    """The experiment with epochs that are added to a training."""
+    config = dataclasses.replace(getattr(minute.MINUTE, stage), more_epochs=more, **options)
+    return at(workdir, **{stage: config})
+
+
+def test_more_epochs_train_on_from_a_finished_stage_and_make_later_ones_again(go, tmp_path):
+    workdir = tmp_path / "run"
+    go()
+    for part in ("model", "predictor", "checkpoints"):
+        (workdir / "finetune" / part).mkdir()
+    assert go(longer(workdir, "finetune", 5)) == NAMES[4:]
+    left = {path.name for path in (workdir / "finetune").iterdir()}
+    assert "checkpoints" in left and not left & {"model", "predictor"}
+    assert go(longer(workdir, "finetune", 5)) == []
+    assert load_json(workdir / "run.json")["more"] is None
+    assert go(longer(workdir, "finetune", 5, 2)) == NAMES[4:]
+    with pytest.raises(InputError, match=r"other settings \(more_epochs: \[5, 2\] -> \[5\]\)"):
+        go(longer(workdir, "finetune", 5))
+    assert go(longer(workdir, "finetune", 5, 2)) == []
+
+
+def test_more_epochs_of_module_i_make_everything_after_it_again(go, tmp_path):
+    go()
+    assert go(longer(tmp_path / "run", "pretrain", 1)) == NAMES[1:]
+
+
+@pytest.mark.parametrize("dies_at", ["record", "remove", "settings"])
+def test_an_interrupted_addition_of_epochs_resumes_by_the_same_call(
+    go, tmp_path, monkeypatch, dies_at
+):
+    workdir = tmp_path / "run"
+    go()
+    target = {
+        "record": (more_epochs, "remove_stages"),
+        "remove": (more_epochs.shutil, "rmtree"),
+        "settings": (more_epochs, "save_json"),
+    }[dies_at]
+
+    def die(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*target, die)
+        with pytest.raises(KeyboardInterrupt):
+            go(longer(workdir, "finetune", 5))
+    assert more_epochs.with_sums(["--finetune.epochs=+5"], workdir) == [
+        "--finetune.epochs=2", "--finetune.more-epochs", "5",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="an addition of 5 epochs is not complete"):
+        more_epochs.with_sums(["--finetune.epochs=+3"], workdir)
+    assert go(longer(workdir, "finetune", 5)) == NAMES[4:]
+    assert load_json(workdir / "finetune" / "settings.json")["more_epochs"] == [5]
+
+
+def test_epochs_are_added_to_what_a_finished_training_had(go, tmp_path):
+    workdir = tmp_path / "run"
+    with pytest.raises(InputError, match=r"=\+5: epochs are added to a finished training, and"):
+        more_epochs.with_sums(["--finetune.epochs=+5"], workdir)
+    first = longer(workdir, "finetune", epochs=7)
+    go(first)
+    named = ["--seed=1", "--finetune.epochs=7", "--finetune.more-epochs", "5", "--threads=2"]
+    for given in (["--finetune.epochs=+5"], ["--finetune.epochs", "+5"]):
+        assert more_epochs.with_sums(["--seed=1", *given, "--threads=2"], workdir) == named
+    for plain in (["--finetune.epochs=5"], ["--finetune.epochs", "5", "+5"], ["--a=+5"]):
+        assert more_epochs.with_sums(plain, workdir) == plain
+    with pytest.raises(InputError, match=r"=\+0: expected a number of epochs to add"):
+        more_epochs.with_sums(["--finetune.epochs=+0"], workdir)
+    go(longer(workdir, "finetune", 5, epochs=7))
+    assert more_epochs.with_sums(["--finetune.epochs=+2"], workdir)[1:] == [
+        "--finetune.more-epochs", "5", "2",
+    ]  # fmt: skip
+
+
+def test_epochs_cannot_be_added_to_a_linked_stage_or_one_that_ends_by_patience(go, tmp_path):
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    go()
+    go(at(other), others=[workdir])
+    with pytest.raises(InputError, match=r"finetune is a link to the stage of another run"):
+        go(longer(other, "finetune", 1))
+    assert (workdir / "finetune" / "done.json").exists() and go() == []
+    share = dataclasses.replace(minute.MINUTE.prepare, records=False, validation_share=0.2)
+    validate = ValidateConfig(every=1, patience=2)
+    patient = dataclasses.replace(
+        longer(tmp_path / "third", "finetune", validate=validate), prepare=share
+    )
+    go(patient)
+    more = dataclasses.replace(patient.finetune, more_epochs=(1,))
+    with pytest.raises(InputError, match=r"the training ends by itself when validations bring no"):
+        go(dataclasses.replace(patient, finetune=more))
+    assert go(patient) == []
+
+
+def test_nothing_is_added_where_other_settings_differ_too(go, tmp_path):
+    go()
+    with pytest.raises(InputError, match=r"finetune was made with other settings \(batch_size"):
+        go(longer(tmp_path / "run", "finetune", 1, batch_size=9))
+    other = dataclasses.replace(longer(tmp_path / "run", "finetune", 1), seed=3)
+    with pytest.raises(InputError, match=r"pretrain was made with other settings \(seed"):
+        go(other)
+    assert go() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_added_epochs_give_the_bits_of_a_run_that_has_them_from_the_start(
+    minute_run, compiled, tmp_path
+):
+    added = shutil.copytree(minute_run, tmp_path / "added")
+    minute.finish(added, "--finetune.epochs=+1", cache=compiled)
+    whole = minute.begun(minute_run, tmp_path / "whole", "finetune")
+    minute.finish(whole, "--finetune.more-epochs", "1", cache=compiled)
+    minute.assert_same(added, whole)
+    assert len(minute.losses(added)) == 1.5 * len(minute.losses(minute_run))
