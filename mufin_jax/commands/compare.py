@@ -134,7 +134,7 @@ def _short(value: Any) -> str:
     return f"…{text[1 - _WIDEST :]}" if text.startswith("/") else f"{text[: _WIDEST - 1]}…"
 
 
-def _amount(value: float) -> str:
+def _amount(value: float | int) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 

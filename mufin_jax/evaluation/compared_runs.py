@@ -87,7 +87,7 @@ class FinishedRun:
                 found |= {f"{stage}.{n}": one for n, one in flatten(load_json(path)).items()}
         return found
 
-    def costs(self) -> dict[str, float]:
+    def costs(self) -> dict[str, float | int]:
         """Return seconds and memory of the stages, weights, bytes of a label, and answer times."""
         path = self.folder / "run.json"
         facts = load_json(path) if path.is_file() else {}

@@ -277,10 +277,9 @@ def save_table(table: LabelTable, folder: Path) -> None:
 def saved_config(folder: Path) -> TableConfig:
     """Return the kind of the label table that `save_table` wrote, as the file itself tells it."""
     arrays = Checkpoints(folder).described()
-    return TableConfig(
-        dtype="bfloat16" if arrays.get("rows/eta", {}).get("dtype") == "uint16" else "float32",
-        update="adam" if "mean/eta" in arrays else "adagrad",
-    )
+    lean = arrays.get("rows/eta", {}).get("dtype") == "uint16"
+    update = "adam" if "mean/eta" in arrays else "adagrad"
+    return TableConfig("bfloat16" if lean else "float32", update)
 
 
 def load_table(folder: Path, num_labels: int, dim: int, mesh: Mesh) -> LabelTable:

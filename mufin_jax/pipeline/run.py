@@ -1,9 +1,10 @@
 """Run an experiment: each stage reads the folders of earlier stages and writes its own."""
 
 import dataclasses
+import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,7 @@ def run(
     experiment, others = experiment.resolved(), [user_path(other) for other in others]
     check_precision()
     mesh = mesh or make_mesh()
-    if ROWS % mesh.size:
-        raise InputError(
-            f"{mesh.size} devices: the label table requires a number that divides {ROWS}, such as "
-            "1, 2, 4 or 8; use fewer devices"
-        )
+    _check_devices(mesh)
     if experiment.refit_of is not None:
         others = (*others, experiment.refit_of)
         processes.once("the run to refit is checked", lambda: _check_refit(experiment))
@@ -89,12 +86,7 @@ def run(
         stages = stages_of(experiment)
         names = stages if stage == "all" else [stage]
         wanted = {n: STAGES[n].settings(experiment) for n in _through(stages, names[-1])}
-        processes.once("stages are removed", lambda: runner.redo(redo, wanted))
-        processes.once("epochs are added", lambda: add_epochs(held, wanted, stages))
-        link_stages(experiment.folder, wanted, others, made_with)
-        for name, settings in wanted.items():  # before hours of work begin
-            runner.check(name, settings)
-        processes.once("unwanted stages are checked", runner.reject_unwanted)
+        _begin(runner, wanted, others, redo)
         processes.once("inputs are checked", lambda: _check_inputs(experiment, names, runner))
         held.record(experiment=experiment.options(), **environment())
         for place, name in enumerate(names):
@@ -106,6 +98,39 @@ def run(
         if begun := [name for name in ("redo", "more") if held.facts().get(name)]:
             held.record(**dict.fromkeys(begun))
         return measured(held)
+
+
+def _check_devices(mesh: Mesh) -> None:
+    """Reject a number of devices that the rows of the label table do not divide over."""
+    if ROWS % mesh.size:
+        raise InputError(
+            f"{mesh.size} devices: the label table requires a number that divides {ROWS}, such as "
+            "1, 2, 4 or 8; use fewer devices"
+        )
+
+
+def _begin(
+    runner: Runner,
+    wanted: Mapping[str, Mapping[str, Any]],
+    others: Sequence[Path],
+    redo: StageName | None,
+) -> None:
+    """Remove, prolong and link stages, and reject a folder that was made in another way.
+
+    Args:
+        runner: holds the run's folder.
+        wanted: the settings of the stages of this call, by name.
+        others: folders of other runs, to link to.
+        redo: the first stage that is removed.
+    """
+    held, experiment = runner.held, runner.experiment
+    processes.once("stages are removed", lambda: runner.redo(redo, wanted))
+    added = functools.partial(add_epochs, held, wanted, stages_of(experiment))
+    processes.once("epochs are added", added)
+    link_stages(experiment.folder, wanted, others, made_with)
+    for name, settings in wanted.items():  # before hours of work begin
+        runner.check(name, settings)
+    processes.once("unwanted stages are checked", runner.reject_unwanted)
 
 
 def _finished_before(experiment: Experiment, stage: StageName, mesh: Mesh) -> dict[str, Any] | None:

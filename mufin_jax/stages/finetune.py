@@ -67,11 +67,10 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
     loader = new_loader(model.config, dataset, mesh)
     lists = Shortlist.load(context.folders["retrieve"] / "train")
     batches = Batches(config, dataset, loader, lists.labels, context.seed)
-    lengths = context.lengths(config, batches)
+    steps = context.lengths(config, batches)
     config = dataclasses.replace(config, optimizer=context.rates(config.optimizer))
     setup = set_up(
-        model, loader, config.optimizer, lengths, "finetune", out, context.kept,
-        config.fit.cache_gb,
+        model, loader, config.optimizer, steps, "finetune", out, context.kept, config.fit.cache_gb,
         has_table=config.classifiers != "labels",
         prototypes=new_weights(model.dim, context.seed) if config.prototypes else None,
     )  # fmt: skip
@@ -80,7 +79,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
         read = read | {CENTROIDS: _centroids(setup, model, dataset, out)}
     batches.read_from(loader)
     before = steps_before(initialized)
-    step = make_step(config, setup.graphdef, setup.optimizer, lengths, mesh, before)
+    step = make_step(config, setup.graphdef, setup.optimizer, steps, mesh, before)
     validate = _validate(config, context, dataset, setup, read, lists)
     state = fit(
         # Only the loop holds the initial state, and drops it when it resumes.
@@ -89,7 +88,7 @@ def finetune(config: FinetuneConfig, context: StageContext) -> None:
         batches,
         lambda batch: place(batch, mesh),
         name="finetune",
-        steps=context.steps("finetune", sum(lengths)),
+        steps=context.steps("finetune", sum(steps)),
         config=config.fit,
         checkpoints=Checkpoints(out / "checkpoints"),
         writer=MetricsWriter(out),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,7 +91,8 @@ def runs(minute_run, tmp_path):
         labels, scores = arrays["labels"].copy(), arrays["scores"]
     for row in range(0, len(labels), 2):  # half of the points: what is right comes first
         right = whole.scored.relevance[[row]].indices
-        labels[row] = np.concatenate([right, np.setdiff1d(labels[row], right)])[: labels.shape[1]]
+        others = np.setdiff1d(labels[row], [*right, -1])
+        labels[row, : len(right) + len(others)] = [*right, *others]
     np.savez(second / "evaluate" / "test.npz", labels=labels, scores=scores)
     settings = load_json(second / "finetune" / "settings.json")
     save_json(second / "finetune" / "settings.json", settings | {"batch_size": 77})
@@ -156,10 +158,10 @@ def test_runs_on_other_test_points_are_rejected_in_one_line(runs, minute_run, mo
 
     def check(said, other):
         monkeypatch.setattr(
-            compared_runs.FinishedRun, "load", lambda folder: {"a": first, "b": other}[folder]
+            compared_runs.FinishedRun, "load", lambda folder: {"a": first, "b": other}[folder.name]
         )
         with pytest.raises(InputError, match=said) as caught:
-            load_runs(["a", "b"])
+            load_runs([Path("a"), Path("b")])
         assert "\n" not in str(caught.value)
 
     def with_test(**changes):
@@ -188,7 +190,7 @@ def test_other_numbers_of_the_same_labels_are_the_same_test(runs, monkeypatch):
     first, second = (FinishedRun.load(run) for run in runs)
     data, count = second.dataset, len(second.dataset.labels)
     order = np.random.default_rng(0).permutation(count)
-    ids = Strings.pack([*(data.labels.ids[label] for label in order), "new"])
+    ids = Strings.pack([*(data.labels.ids[int(label)] for label in order), "new"])
 
     def wider(pairs):
         pairs = csr_matrix(pairs)[:, order]
@@ -204,9 +206,9 @@ def test_other_numbers_of_the_same_labels_are_the_same_test(runs, monkeypatch):
         scored=second.scored._replace(relevance=wider(second.scored.relevance)),
     )  # fmt: skip
     monkeypatch.setattr(
-        compared_runs.FinishedRun, "load", lambda folder: {"a": first, "b": other}[folder]
+        compared_runs.FinishedRun, "load", lambda folder: {"a": first, "b": other}[folder.name]
     )
-    assert len(load_runs(["a", "b"])) == 2
+    assert len(load_runs([Path("a"), Path("b")])) == 2
 
 
 def test_wrong_use_is_answered_in_one_line(runs, tmp_path, capsys):
