@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,7 +13,7 @@ from mufin_jax.data.kept_fields import KeptFields
 from mufin_jax.data.strings import Strings
 from mufin_jax.prediction.catalogue import Catalogue, Names
 from mufin_jax.prediction.predictor import Predictor
-from mufin_jax.prediction.segment import Changes
+from mufin_jax.prediction.segment import Changes, Segment
 
 NAMES = Strings.pack(["a", "b", "c"])
 
@@ -130,3 +131,20 @@ def test_an_action_needs_its_file_and_must_be_known(predictor, capsys):
         assert f"did you mean {meant}?" in said
     assert call("RUN", "xyzzy") == 2
     assert capsys.readouterr().err.endswith("keep, rollback\n")
+
+
+def test_the_labels_that_are_left_are_counted():
+    one, none = np.zeros((1, 4), np.float32), np.zeros(0, np.int64)
+    new = Segment(
+        Strings.pack(["n"]),
+        Strings.pack(["new"]),
+        one,
+        np.arange(2),
+        one,
+        none,
+        np.zeros(2, np.int64),
+    )
+    changes = Changes(new, np.array([0, 2], np.int32))
+    assert labels.summary(Catalogue(Names(NAMES, NAMES), changes, 4)) == (
+        "2 labels: 3 of training, 2 of them removed; 1 added (version 4)"
+    )

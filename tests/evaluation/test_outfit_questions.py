@@ -142,6 +142,16 @@ def test_given_answers_score_as_in_a_shortlist_of_all_labels(predictor, mix):
         np.testing.assert_allclose(found[row], wanted, atol=2e-6)
 
 
+def test_chance_is_the_mean_of_the_questions_own_chances(predictor):
+    """Of two answers one is right half of the time, of four a quarter of the time."""
+    answers = np.array([[4, 2, -1, -1], [0, 1, 2, 3]], np.int32)
+    questions = dataclasses.replace(
+        predictor.dataset.questions, answers=answers, right=np.zeros(2, np.int32),
+        unseen=np.zeros(2, bool),
+    )  # fmt: skip
+    assert outfits.chance(questions)["FITB"] == 37.5
+
+
 def test_a_query_outfit_is_ranked_like_a_test_point(predictor):
     dataset, k = predictor.dataset, 5
     test, labels = dataset.test, dataset.labels

@@ -16,7 +16,7 @@ from mufin_jax.model.attention import Memory
 from mufin_jax.model.config import ModelConfig
 from mufin_jax.model.heads import Embedding, new_cross_attention, new_self_attention
 from mufin_jax.model.mufin import Mufin
-from mufin_jax.model.saved import load_model, save_model
+from mufin_jax.model.saved import _check_texts, load_model, save_model
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.errors import InputError
 
@@ -219,6 +219,18 @@ def test_labels_that_show_nothing_are_rejected():
 def test_widths_that_no_attention_block_can_have_are_rejected(wrong):
     with pytest.raises(InputError, match="heads must divide dim"):
         ModelConfig(**wrong)
+
+
+def test_texts_may_be_as_long_as_the_text_encoder_takes(dataset):
+    most = dataset.texts.shape[1]
+    for positions in (most, most - 1):
+        text = dataclasses.replace(CONFIG.text, max_positions=positions)
+        config = dataclasses.replace(CONFIG, text=text)
+        if positions == most:
+            _check_texts(dataset, config)
+            continue
+        with pytest.raises(InputError, match=f"texts have up to {most} tokens, but the text"):
+            _check_texts(dataset, config)
 
 
 def test_both_blocks_have_the_heads_of_the_settings():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mufin_jax.retrieval.shortlist import Shortlist
+from mufin_jax.retrieval.shortlist import Shortlist, recall
 from mufin_jax.runtime.errors import InputError
 
 LABELS = np.array([[4, 0, 2], [1, -1, -1]], np.int32)
@@ -61,3 +61,9 @@ def test_arrays_of_another_kind_are_rejected(folder, name, wrong):
     np.save(folder / f"{name}.npy", wrong)
     with pytest.raises(InputError, match=rf"{name}\.npy has \d+ bytes instead of \d+"):
         Shortlist.load(folder)
+
+
+def test_recall_is_the_share_of_the_exact_labels_that_are_found():
+    near = np.zeros((1, 3), np.float32)
+    few, more = (Shortlist(np.array([row], np.int32), near) for row in ((4, -1, -1), (1, 4, -1)))
+    assert recall(few, more) == 0.5 and recall(more, few) == 1

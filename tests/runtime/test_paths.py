@@ -59,5 +59,15 @@ def test_what_is_no_path_is_named(wrong):
         check(wrong, "data")
 
 
+def test_names_may_be_as_long_as_file_systems_take_them():
+    """255 bytes a name, counted as UTF-8; 4,095 a path, with its separators."""
+    deep = "/".join(["x" * 127] * 32)[:4095]
+    for most in ("n" * 255, "é" * 127 + "n", deep[:-1]):
+        assert user_path(most) == Path(most)
+    for more in ("n" * 256, "é" * 128, deep + "y"):
+        with pytest.raises(InputError, match="expected names of at most 255 bytes"):
+            user_path(more)
+
+
 def test_every_door_of_the_library_takes_text():
     subprocess.run([sys.executable, "-c", _AS_TEXT], check=True)

@@ -7,7 +7,14 @@ import pytest
 from scipy import sparse
 
 from mufin_jax.data.dataset import training_pairs
-from mufin_jax.training.mining import candidates, clustered_order, draw, draw_positives, row
+from mufin_jax.training.mining import (
+    candidates,
+    clustered_order,
+    draw,
+    draw_positives,
+    row,
+    thinned,
+)
 
 # Label 0 has the points 0..5, label 1 the point 3, label 2 none.
 POINTS_OF = sparse.csr_matrix(np.array([[1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 0, 0], [0] * 6], bool))
@@ -121,3 +128,10 @@ def test_the_order_of_clusters_is_random_but_reproducible():
 def test_equal_vectors_still_make_a_permutation():
     order = clustered_order(np.zeros((11, 3)), 2, np.random.default_rng(0))
     assert sorted(order) == list(range(11))
+
+
+def test_thinned_rows_of_few_candidates_keep_them_and_nothing_else():
+    given = np.array([[1, 0, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
+    kept = thinned(given, 3, np.random.default_rng(0))
+    np.testing.assert_array_equal(kept[:2], given[:2])
+    assert kept[2].sum() == 3

@@ -226,11 +226,22 @@ def test_ready_vectors_replace_pictures(tmp_path):
     dataset = prepared(raw, tmp_path / "out", config)
     assert dataset.image_vectors is not None and dataset.image_vectors.dtype == np.float32
     assert len(dataset.images) == 0
+    assert dataset.num_texts == 3  # of the items that are kept: "bad line" is none of theirs
     kept = {"train": [[3], []], "test": [[1, 0], [], [2]], "label": [[], [2], [3, 1]]}
     for name, side in sides(dataset).items():
         for i, rows in enumerate(kept[name]):
             found = dataset.image_vectors[side.images_of(i)]
             np.testing.assert_array_equal(found, vectors[name][rows])
+
+
+def test_the_array_of_pictures_takes_no_more_than_it_may(tmp_path):
+    """40 pictures of 16 x 16 pixels in three colours are 30,720 bytes."""
+    raw = tiny_repository(tmp_path / "raw")
+    config = dataclasses.replace(CONFIG, records=False, image_array_gb=30_721 / 1e9)
+    assert len(prepared(raw, tmp_path / "out", config).images) == 40
+    less = dataclasses.replace(config, image_array_gb=30_719 / 1e9)
+    with pytest.raises(InputError, match=r"40 pictures exceed image_array_gb=3.0719e-05: r"):
+        prepare(less, raw, tmp_path / "less")
 
 
 def test_the_preprocessing_of_a_checkpoint_overrides_the_config(tmp_path):

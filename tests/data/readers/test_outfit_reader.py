@@ -141,6 +141,7 @@ ASKED, FACTS = "disjoint/fill_in_blank_test.json", "polyvore_item_metadata.json"
         (ASKED, lambda x: x[0]["question"].append(["a"] * 10**5), 1, "names list, which is not an item"),
         (ASKED, lambda x: x[0].update(question=[]), 1, "expected items of the outfit, and two or"),
         (ASKED, lambda x: x[0].update(answers=["21_3", "21_3"]), 1, "two or more distinct answers"),
+        (ASKED, lambda x: x[0]["answers"].extend([one for one in x[0]["answers"] if one != "21_3"][:1]), 1, "two or more distinct answers"),
         (ASKED, lambda x: x[0]["answers"].remove("21_3"), 1, "0 answers are from the question's outfit"),
         (ASKED, lambda x: x[0]["answers"].append("21_1"), 1, "2 answers are from the question's outfit"),
         (FACTS, lambda x: x.pop("4"), 0, "item 4 is absent"),

@@ -134,6 +134,13 @@ def test_parquet_is_read(expected, tmp_path):
         assert "\n" not in str(error.value) and "products.parquet" in str(error.value)
 
 
+def test_cells_that_pandas_left_empty_are_absent(expected, tmp_path):
+    """A column without a value is one of numbers that are NaN."""
+    rows = [item | {"ASIN": float("nan"), "asin": item["ASIN"]} for item in PRODUCTS]
+    write_parquet(tmp_path / "products.parquet", rows)
+    assert content(tmp_path) == expected
+
+
 def test_without_pyarrow_the_remedy_is_named(tmp_path, monkeypatch):
     (tmp_path / "products.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
