@@ -34,6 +34,8 @@ def test_a_server_answers_as_the_predictor_does_changes_labels_and_ends_gently(
     run, port, probes = tmp_path / "run", free_port(), free_port()
     shutil.copytree(minute_run, run)
     (tmp_path / "token").write_text(TOKEN)
+    client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE)
+    probe = httpx2.Client(base_url=f"http://127.0.0.1:{probes}", timeout=PATIENCE)
     process = subprocess.Popen(
         [
             sys.executable, "-m", "mufin_jax", "serve", str(run), f"--port={port}",
@@ -44,8 +46,6 @@ def test_a_server_answers_as_the_predictor_does_changes_labels_and_ends_gently(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE)
-        probe = httpx2.Client(base_url=f"http://127.0.0.1:{probes}", timeout=PATIENCE)
         codes = wait_until_ready(process, probe)
         assert codes[0] == 503  # it listens before it is ready
         items = [{"title": "red lamp"}, {"title": "blue chair"}]
@@ -74,6 +74,8 @@ def test_a_server_answers_as_the_predictor_does_changes_labels_and_ends_gently(
         assert {"/v1/predict", "/metrics"} <= {line["route"] for line in logged}
         assert TOKEN not in out + err
     finally:
+        client.close()
+        probe.close()
         process.kill()
         process.communicate()
 
