@@ -47,8 +47,8 @@ class Command:
     redo: StageName | None = None
     """Remove this stage and those after it, and make them again; finished stages before it stay."""
     preset: str = "miniature"
-    """Where the defaults come from: by default that of --from; without it, miniature without
-    --data, and with it catalogue, or paper where the experiment has no catalogue."""
+    """Where the defaults come from: the preset of --from; else miniature without --data;
+    with it catalogue, or paper where the experiment has no catalogue."""
     filter: Overlap | None = None
     """Short for --prepare.filter."""
     label_images: Literal["true", "false"] | None = None

@@ -140,7 +140,7 @@ def test_inconsistent_repository_files_are_one_clear_error(name, tmp_path):
 
 def test_an_archive_that_would_unpack_to_gigabytes_is_rejected(tmp_path, monkeypatch):
     folder = tiny_repository(tmp_path / "raw")
-    monkeypatch.setattr(npy, "_FREE", 2**20)
+    monkeypatch.setattr(npy, "FREE", 2**20)
     zeros = np.zeros(2**22, np.uint8)
     np.savez_compressed(folder / "images" / "train.img.bin.npz", data=zeros)
     with pytest.raises(InputError, match="would unpack to 4,194"):

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from mufin_jax.data.synthetic import catalogue
+from mufin_jax.data.synthetic.addresses import generator_of
 from mufin_jax.data.synthetic.catalogue import MiniatureConfig
 from mufin_jax.data.synthetic.catalogue_world import ACCESSORY, World, make_world
 
 
 def world_of(**fields) -> World:
     config = MiniatureConfig(**fields)
-    return make_world(config, catalogue._rng(config, "world"))
+    return make_world(config, generator_of(config.seed, "world"))
 
 
 def draw_test(world: World, seed: int) -> csr_matrix:
