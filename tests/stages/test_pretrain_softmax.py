@@ -12,6 +12,7 @@ from small import new_model, relevant, weights
 
 from mufin_jax.data.loader import Loader
 from mufin_jax.data.sources import Pixels
+from mufin_jax.model import saved
 from mufin_jax.runtime.distributed.mesh import by_row, put
 from mufin_jax.runtime.errors import InputError
 from mufin_jax.runtime.storage.checkpoint import Checkpoints
@@ -194,7 +195,7 @@ def test_a_training_that_was_killed_learns_the_same_temperature_and_weights_to_t
     assert whole[0] == resumed[0] == 4
     jax.tree.map(np.testing.assert_array_equal, resumed[1], whole[1])
     assert np.exp(whole[1]["train"]["temperature"]) != pytest.approx(0.2, abs=1e-6)
-    model = stage.new_model(small.CONFIG, dataset, one_device, 0)
+    model = saved.new_model(small.CONFIG, dataset, one_device, 0)
     assert not any("temperature" in name for name in weights(model))
 
 
