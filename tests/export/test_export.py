@@ -221,7 +221,7 @@ def test_a_full_disk_leaves_nothing_of_an_export(minute_run, run, tmp_path, monk
 
 def test_the_card_has_the_metrics_of_the_run_and_what_the_hub_requires(minute_run, exported):
     card = ModelCard.load(exported / "README.md")
-    assert card.data.library_name == "mufin_jax" and card.data.base_model is None
+    assert card.data["library_name"] == "mufin_jax" and card.data.base_model is None
     metrics = json.loads((minute_run / "metrics.json").read_text())
     found = {one.metric_type: one.metric_value for one in card.data.eval_results}
     assert found["P@1"] == metrics["P@1"] and found["R@10"] == metrics["R@10"]

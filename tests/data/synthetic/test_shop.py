@@ -34,6 +34,8 @@ def test_tomorrow_is_today_with_the_new_products_and_without_those_that_go(shop)
     assert not today.keys() & new.keys() and set(gone) <= today.keys()
     for row in tomorrow.values():
         assert set(filter(None, row["related"].split("|"))) <= tomorrow.keys() - {row["id"]}
+    for row in today.values():
+        assert set(filter(None, row["related"].split("|"))) <= today.keys() - {row["id"]}
     for row in new.values():
         assert set(filter(None, row["related"].split("|"))) <= today.keys() - set(gone)
     same = [name for name in COLUMNS if name != "related"]
